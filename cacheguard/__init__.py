@@ -1,0 +1,10 @@
+"""Cache-aside that keeps the database up: two tiers, one load at a time, and no stale value left behind."""
+
+from .bloom import BloomFilter
+from .errors import CacheGuardError
+from .events import Stats
+from .functions import MISSING
+from .guard import CacheGuard, Inspection
+from .policy import Policy
+
+__all__ = ["MISSING", "BloomFilter", "CacheGuard", "CacheGuardError", "Inspection", "Policy", "Stats"]

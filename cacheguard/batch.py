@@ -1,0 +1,188 @@
+"""Many keys, one loader call: each key keeps its own flight, lease, TTL and absence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from .engine import Engine, opened, stale_window
+from .errors import CacheGuardError, ReentrantLoad, Unreachable
+from .flights import CHAIN, Flight
+from .loading import Ask, Job, Loaded
+from .policy import Rules
+from .tiers.remote import Found, Granted
+
+LoadMany = Callable[[list[str]], Any]
+
+
+class Batch:
+    """One `get_or_set_many` under one engine.
+
+    Args:
+        asks: by key; an ask's own loader loads just that key, for keys that need a way of their own.
+        names: by key, what the batch loader calls it.
+        load_many: takes the names that are missing, returns a mapping of those that exist.
+    """
+
+    def __init__(self, engine: Engine, asks: Mapping[str, Ask], names: Mapping[str, str], load_many: LoadMany) -> None:
+        self._engine, self._asks, self._names, self._load_many = engine, asks, names, load_many
+        self._rules: Rules = next(iter(asks.values())).rules
+        self._tickets: dict[str, int] = {}
+
+    async def read(self) -> dict[str, Any]:
+        """The values of all keys.
+
+        Keys that are in flight elsewhere in this process are joined, not loaded again. Round trips: one to read, two
+        more (lease, fill) if anything is missing, whatever the number of keys.
+        """
+        survey = await self._engine.survey(self._asks)
+        answers = {key: opened(stored, self._rules) for key, stored in survey.there.items()}
+        if not survey.missing:
+            return answers
+        mine, joined = self._board(survey.missing)
+        if mine:
+            await self._engine.runtime.start(self._fly(mine), detached=False)
+        for key, (flight, joined_at) in joined.items():
+            answers[key] = await self._arrival(key, flight, joined_at, leading=key in mine)
+        return answers
+
+    def _board(
+        self, missing: dict[str, Found | None]
+    ) -> tuple[dict[str, tuple[Flight, Found | None]], dict[str, tuple[Flight, int]]]:
+        """Flights for the missing keys: those that this batch leads, and all of them with the moment of joining."""
+        engine = self._engine
+        for key in missing:
+            if key in CHAIN.get().keys:
+                raise ReentrantLoad(f"the loader of {key} reads the key that it is loading")
+            failure = engine.loading.paused(key, self._rules)
+            if failure is not None and not self._stands_in(missing[key]):
+                engine.shared.events.backoffs += 1
+                raise failure.error.with_traceback(failure.traceback)
+        mine: dict[str, tuple[Flight, Found | None]] = {}
+        joined: dict[str, tuple[Flight, int]] = {}
+        for key, stale in missing.items():
+            engine.shared.events.misses += 1
+            flight = Flight(engine.runtime.signal())
+            current = engine.flights.setdefault(key, flight)
+            joined[key] = current, current.leases
+            if current is flight:
+                mine[key] = flight, stale if self._stands_in(stale) else None
+            else:
+                engine.shared.events.shared += 1
+        return mine, joined
+
+    def _stands_in(self, stale: Found | None) -> bool:
+        return stale is not None and self._engine.loading.servable(self._rules, stale)
+
+    async def _arrival(self, key: str, flight: Flight, joined_at: int, *, leading: bool) -> Any:
+        """The outcome of one flight, or the key's own way if that flight proves nothing to this caller."""
+        await flight.signal.wait(None if leading else self._rules.wait_timeout)
+        if flight.landed and (leading or flight.serves(joined_at, anew=False)):
+            if leading and flight.loaded is not None:
+                return opened(flight.loaded, self._rules)
+            if flight.error is not None:
+                raise flight.error
+            if flight.answer is not None:
+                return opened(flight.answer, self._rules)
+        return await self._engine.read(self._asks[key])
+
+    async def _fly(self, mine: dict[str, tuple[Flight, Found | None]]) -> None:
+        """Lease, load and fill the keys that this batch leads; nobody is left waiting."""
+        flights = {key: flight for key, (flight, _) in mine.items()}
+        try:
+            await self._lead(flights, {key: stale for key, (_, stale) in mine.items() if stale is not None})
+        except Exception as error:  # noqa: BLE001 - it is handed to everybody who waits
+            for flight in flights.values():
+                flight.fail(error)
+        finally:
+            for key, flight in flights.items():
+                self._engine.loading.retire(key, flight)
+                if not flight.landed:
+                    flight.abandon()
+
+    async def _lead(self, flights: dict[str, Flight], stale: dict[str, Found]) -> None:
+        engine = self._engine
+        tokens = {key: engine.runtime.token() for key in flights}
+        for key, flight in flights.items():
+            flight.leases += 1
+            self._tickets[key] = engine.shared.local.tickets.take(key)
+        asked_at = engine.runtime.now()
+        try:
+            leases = await engine.remote.lease_many(tokens, next(iter(self._asks.values())).codec)
+        except Unreachable:
+            await self._load(flights, {}, stale, keep=True)
+            return
+        granted: dict[str, Flight] = {}
+        for key, lease in leases.items():
+            if isinstance(lease, Granted):
+                granted[key] = flights[key]
+                if lease.found is not None and self._stands_in(lease.found):
+                    stale[key] = lease.found
+            elif isinstance(lease, Found) and lease.stored is not None:
+                ticket = self._tickets[key]
+                engine.keep(key, lease.stored, self._rules, lease.fresh_left, ticket, asked_at)
+                flights[key].land(lease.stored, proven=False)
+            else:  # loaded elsewhere, being written, or not readable here: that key goes its own way
+                engine.loading.retire(key, flights[key])
+                flights[key].abandon()
+        if granted:
+            await self._load(granted, {key: tokens[key] for key in granted}, stale, keep=False)
+
+    async def _load(
+        self, flights: dict[str, Flight], tokens: dict[str, str], stale: dict[str, Found], *, keep: bool
+    ) -> None:
+        names = [self._names[key] for key in flights]
+        job = Job(flights, replace(self._rules, not_found=()), lambda: self._load_many(names), tokens, stale)
+        loaded = await self._engine.loading.run(job)
+        if loaded is None:
+            return
+        if not isinstance(loaded.value, Mapping):
+            error = CacheGuardError(f"the loader of many keys must return a mapping, got {type(loaded.value).__name__}")
+            await self._engine.loading.give_up(job, error)
+            return
+        await self._fill(job, loaded, keep=keep)
+
+    async def _fill(self, job: Job, loaded: Loaded, *, keep: bool) -> None:
+        engine, loading = self._engine, self._engine.loading
+        began = engine.runtime.now()
+        fills: list[tuple[str, str, Any, float, float]] = []
+        held: dict[str, str] = {}
+        outcome: dict[str, tuple[Any, float | None]] = {}
+        for key in job.flights:
+            value = loaded.value.get(self._names[key])
+            stored = loading.stored(Loaded(value, None, loaded.seconds), self._asks[key].tags)
+            ttl = loading.drawn_ttl(key, self._rules, stored) if job.tokens or keep else None
+            outcome[key] = stored, ttl
+            if key not in job.tokens:
+                continue
+            envelope = None if ttl is None else loading.packed(key, stored, ttl, self._asks[key].codec)
+            if ttl is None or envelope is None:
+                held[key] = job.tokens[key]
+            else:
+                fills.append((key, job.tokens[key], envelope, ttl, stale_window(stored, self._rules)))
+        for key, flight in job.flights.items():
+            loading.retire(key, flight)
+        proven = await self._send(fills, held)
+        for key, flight in job.flights.items():
+            stored, ttl = outcome[key]
+            sure = proven.get(key, keep)
+            if sure and ttl is not None:
+                sure = engine.keep(key, stored, self._rules, ttl, self._tickets[key], began)
+            engine.land(flight, stored, proven=sure)
+
+    async def _send(self, fills: Sequence[tuple[str, str, Any, float, float]], held: dict[str, str]) -> dict[str, bool]:
+        """Store what can be stored and give the other leases back; which keys were not invalidated meanwhile."""
+        engine, events = self._engine, self._engine.shared.events
+        proven = dict.fromkeys([*held, *(key for key, *_ in fills)], False)
+        try:
+            if fills:
+                for (key, *_), stored in zip(fills, await engine.remote.fill_many(list(fills)), strict=True):
+                    proven[key] = stored
+                    events.fills += stored
+                    events.fills_refused += not stored
+            if held:
+                proven |= dict.fromkeys(held, await engine.remote.release(held))
+        except Unreachable:
+            events.fills_failed += len(proven)
+        return proven

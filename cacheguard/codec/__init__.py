@@ -1,0 +1,10 @@
+"""A value ↔ the payload bytes that are stored for it."""
+
+from __future__ import annotations
+
+from .form import Codec
+from .registry import CustomCodec, Registry, return_codec
+from .tagged import TAGGED
+from .typed import codec_for
+
+__all__ = ["TAGGED", "Codec", "CustomCodec", "Registry", "codec_for", "return_codec"]

@@ -1,0 +1,175 @@
+"""Which codec a function's values take, and which one a stored payload was written by."""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import typing
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from ..errors import CodecError, ConfigurationError
+from .form import Codec, fingerprint
+from .tagged import TAGGED
+from .typed import build
+
+_BYTES: tuple[type[Any], ...] = (bytes, bytearray, memoryview)
+_AWAITED = (collections.abc.Awaitable, collections.abc.Coroutine)
+
+
+class CustomCodec:
+    """The user's own serializer: an object or module with ``dumps`` and ``loads``, such as `pickle`.
+
+    What it writes is taken at its word: nothing is read back to be compared.
+    """
+
+    __slots__ = ("_dumps", "_loads", "_name")
+
+    schema = fingerprint("custom 1")
+
+    def __init__(self, serializer: Any) -> None:
+        self._name = getattr(serializer, "__name__", type(serializer).__qualname__)
+        dumps, loads = getattr(serializer, "dumps", None), getattr(serializer, "loads", None)
+        if not (callable(dumps) and callable(loads)):
+            raise ConfigurationError(
+                f"serializer must have dumps(value) and loads(bytes), as the pickle module does, got {serializer!r}"
+            )
+        self._dumps: Callable[[Any], Any] = dumps
+        self._loads: Callable[[bytes], Any] = loads
+
+    def __repr__(self) -> str:
+        return f"<codec of {self._name}>"
+
+    def encode(self, value: Any) -> bytes:
+        try:
+            payload = self._dumps(value)
+        except Exception as error:
+            raise CodecError(f"{self._name} cannot store a {type(value).__qualname__}: {error}") from error
+        if isinstance(payload, str):
+            return payload.encode()
+        if isinstance(payload, _BYTES):
+            return bytes(payload)
+        raise CodecError(f"{self._name}.dumps must return bytes or str, got {type(payload).__qualname__}")
+
+    def decode(self, payload: bytes | memoryview) -> Any:
+        try:
+            return self._loads(bytes(payload))
+        except Exception as error:
+            raise CodecError(f"{self._name} cannot read these bytes: {error}") from error
+
+
+class LateCodec:
+    """The codec of a function whose return annotation names something that is not defined yet.
+
+    Its first use settles it, for good; by then an import that was under way is over.
+    """
+
+    __slots__ = ("_codec", "_fn")
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self._fn = fn
+        self._codec: Codec | None = None
+
+    def __repr__(self) -> str:
+        return f"<late codec of {self._fn.__qualname__}>"
+
+    def settled(self) -> Codec | None:
+        """The codec, if the annotation can be resolved by now."""
+        if self._codec is None:
+            self._codec = _resolve(self._fn)
+        return self._codec
+
+    def _settle(self) -> Codec:
+        codec = self._codec = self.settled() or TAGGED
+        return codec
+
+    @property
+    def schema(self) -> bytes:
+        return self._settle().schema
+
+    def encode(self, value: Any) -> bytes:
+        return self._settle().encode(value)
+
+    def decode(self, payload: bytes | memoryview) -> Any:
+        return self._settle().decode(payload)
+
+
+def return_codec(fn: Callable[..., Any]) -> Codec:
+    """The codec for what *fn* returns, or what awaiting it gives; `TAGGED` without a usable annotation."""
+    return _resolve(fn) or LateCodec(fn)
+
+
+def _resolve(fn: Callable[..., Any]) -> Codec | None:
+    """The codec of *fn*, or ``None`` if its annotation has a name that cannot be resolved."""
+    fn = inspect.unwrap(fn)
+    try:
+        annotation = getattr(fn, "__annotations__", {}).get("return", typing.Any)
+        carrier = SimpleNamespace(__annotations__={"return": annotation})
+        hints = typing.get_type_hints(carrier, *_scopes(fn), include_extras=True)
+        annotation = hints["return"]
+        if typing.get_origin(annotation) in _AWAITED:
+            annotation = typing.get_args(annotation)[-1]
+        return build(annotation)
+    except NameError:
+        return None
+    except Exception:  # noqa: BLE001 - an annotation is any expression, and may be no type at all
+        return TAGGED
+
+
+def _scopes(fn: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The names that an annotation of *fn* may use: its module's, and those it closes over."""
+    outer: dict[str, Any] = getattr(fn, "__globals__", {})
+    names = getattr(getattr(fn, "__code__", None), "co_freevars", ())
+    inner: dict[str, Any] = {}
+    for name, cell in zip(names, getattr(fn, "__closure__", None) or (), strict=True):
+        try:
+            inner[name] = cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    return outer, inner
+
+
+class Registry:
+    """The codecs of a guard's functions, found by what was stored or by what is to be stored.
+
+    Reads and writes by bare key go through it: nobody tells them which function the value belongs to.
+    """
+
+    def __init__(self) -> None:
+        self._by_schema: dict[bytes, Codec] = {TAGGED.schema: TAGGED}
+        self._by_type: dict[type, Codec] = {}
+        self._late: dict[LateCodec, None] = {}
+
+    def register(self, codec: Codec) -> None:
+        """Make *codec* known; the first of several for one schema or type stays."""
+        if isinstance(codec, LateCodec):
+            self._late[codec] = None
+            return
+        self._by_schema.setdefault(codec.schema, codec)
+        for kind in getattr(codec, "types", ()):
+            self._by_type.setdefault(kind, codec)
+
+    def by_schema(self, schema: bytes) -> Codec | None:
+        """The codec that reads payloads of this schema, if a registered one does."""
+        codec = self._by_schema.get(schema)
+        if codec is None and self._settle_late():
+            codec = self._by_schema.get(schema)
+        return codec
+
+    def for_value(self, value: object) -> Codec:
+        """The codec of a function that returns exactly this type of value, else `TAGGED`."""
+        codec = self._by_type.get(type(value))
+        if codec is None and self._settle_late():
+            codec = self._by_type.get(type(value))
+        return codec or TAGGED
+
+    def _settle_late(self) -> bool:
+        """Register the late codecs that can be resolved by now; false if there were none at all."""
+        late = list(self._late)
+        for codec in late:
+            settled = codec.settled()
+            if settled is not None:
+                self.register(settled)
+                self._late.pop(codec, None)
+        return bool(late)

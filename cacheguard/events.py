@@ -1,0 +1,139 @@
+"""What happened: counters, and a word in the log when a state changes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, fields
+
+log = logging.getLogger("cacheguard")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Counts since the guard was made. Hits are counted without locks and may miss a few under many threads."""
+
+    l1_hits: int
+    """Answers from the in-process tier."""
+    l2_hits: int
+    """Answers from Redis (one round trip)."""
+    misses: int
+    """Reads that found no usable entry in either tier."""
+    stale_hits: int
+    """Answers older than their TTL: revalidated behind, or instead of a failed or slow load."""
+    null_hits: int
+    """Answers that were a cached absence, whatever the tier."""
+    shared: int
+    """Reads that were answered by a load that another reader in this process had started."""
+    waits: int
+    """Times this process waited for a load in another process."""
+    loads: int
+    """Loaders started."""
+    load_failures: int
+    """Loaders that raised something other than an absence."""
+    load_timeouts: int
+    """Loaders that took longer than their hard timeout."""
+    refreshes: int
+    """Loads started behind an answer (stale or early)."""
+    backoffs: int
+    """Reads answered with the exception of a load that had just failed."""
+    overloads: int
+    """Loads refused because too many ran already."""
+    fills: int
+    """Loaded values stored in Redis."""
+    fills_refused: int
+    """Loaded values not stored because an invalidation came in between."""
+    fills_failed: int
+    """Loaded values not stored because Redis did not take them."""
+    invalidations: int
+    """Keys invalidated or expired here."""
+    invalidations_queued: int
+    """Invalidations that Redis has not acknowledged yet (now, not since start)."""
+    absences_over_budget: int
+    """Absences not cached because too many were outstanding."""
+    bloom_rejects: int
+    """Calls answered "absent" by a Bloom filter."""
+    validate_rejects: int
+    """Calls answered "absent" by ``validate``."""
+    undecodable: int
+    """Entries in Redis that could not be read: garbage, foreign types, other versions of a class."""
+    unencodable: int
+    """Values that could not become bytes and were kept out of Redis."""
+    oversize: int
+    """Values larger than ``max_value_bytes``."""
+    redis_errors: int
+    """Round trips that failed."""
+    evictions: int
+    """Entries that left the in-process tier to make room."""
+    l1_entries: int
+    """Entries in the in-process tier (now)."""
+    l1_bytes: int
+    """Their size in bytes (now); 0 unless ``l1_max_bytes`` is set."""
+    l2_up: bool
+    """Whether the last round trip to Redis succeeded."""
+
+
+class Events:
+    """The guard's counters; plain ints, exported when asked."""
+
+    __slots__ = (*(field.name for field in fields(Stats)), "_said")
+
+    def __init__(self) -> None:
+        for field in fields(Stats):
+            setattr(self, field.name, 0)
+        self.l2_up: bool = True
+        self._said: set[str] = set()
+
+    l1_hits: int
+    l2_hits: int
+    misses: int
+    stale_hits: int
+    null_hits: int
+    shared: int
+    waits: int
+    loads: int
+    load_failures: int
+    load_timeouts: int
+    refreshes: int
+    backoffs: int
+    overloads: int
+    fills: int
+    fills_refused: int
+    fills_failed: int
+    invalidations: int
+    invalidations_queued: int
+    absences_over_budget: int
+    bloom_rejects: int
+    validate_rejects: int
+    undecodable: int
+    unencodable: int
+    oversize: int
+    redis_errors: int
+    evictions: int
+    l1_entries: int
+    l1_bytes: int
+
+    def redis_failed(self, error: BaseException) -> None:
+        """Count a failed round trip; the first of a row is logged."""
+        self.redis_errors += 1
+        if self.l2_up:
+            self.l2_up = False
+            log.warning("Redis is out of reach, going on without it: %s", error)
+
+    def redis_answered(self) -> None:
+        """Note that Redis is back, if it was away."""
+        if not self.l2_up:
+            self.l2_up = True
+            log.warning("Redis answers again")
+
+    def once(self, about: str, message: str, *args: object) -> None:
+        """Warn about one thing once."""
+        if about not in self._said and len(self._said) < 1000:  # noqa: PLR2004 - a bound on memory, not a meaning
+            self._said.add(about)
+            log.warning(message, *args)
+
+    def snapshot(self, entries: int, size: int, hits: int, nulls: int) -> Stats:
+        """The counters as they stand, with what the in-process tier holds and has not handed in yet."""
+        counts = {field.name: getattr(self, field.name) for field in fields(Stats)}
+        counts["l1_hits"] += hits
+        counts["null_hits"] += nulls
+        return Stats(**(counts | {"l1_entries": entries, "l1_bytes": size}))

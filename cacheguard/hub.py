@@ -1,0 +1,300 @@
+"""Everything one guard owns in this process: its tiers, its connections, its engines."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from .codec import Codec, Registry
+from .defenses.penetration import AbsenceBudget
+from .engine import Engine
+from .envelope import Sealer
+from .errors import CacheGuardError, ConfigurationError, Unreachable
+from .events import Events, Stats
+from .flights import Shared
+from .policy import Rules
+from .runtime.aio import AsyncRuntime
+from .runtime.blocking import BlockingRuntime
+from .runtime.bulkhead import FairBulkhead
+from .tiers.bloom import BloomTier
+from .tiers.local import ABSENCE_SHARE, Eviction, Local
+from .tiers.memory import MemoryCommands
+from .tiers.packing import ObjectPacking, SealedPacking
+from .tiers.remote import Remote
+
+if TYPE_CHECKING:
+    from .runtime.blocking_redis import BlockingCommands
+
+MOST_CONNECTIONS = 64
+SCHEMES = ("memory", "redis", "rediss", "unix")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a guard was asked for, checked."""
+
+    l1_size: int
+    l1_max_bytes: int | None
+    l1_eviction: Eviction
+    l1_copy: bool
+    codec: Codec | None
+    sealer: Sealer
+    operation_timeout: float
+    max_loads: int
+    load_wait: float
+    max_absences: int
+    raise_unreachable: bool
+
+
+class Hub:
+    """Shared by a guard and its namespaces; works from any thread, any event loop, before and after a fork."""
+
+    def __init__(self, options: Options, pool: Any, apool: Any, *, memory: bool) -> None:
+        self.options = options
+        self.events = Events()
+        self.registry = Registry()
+        self.off = 0
+        self.now = time.monotonic
+        self.closed = False
+        self.local = Local(
+            options.l1_size,
+            options.l1_max_bytes,
+            options.l1_eviction,
+            threading.RLock(),
+            self.events,
+        )
+        self.memory = memory
+        self.filters: list[BloomTier] = []
+        budget = max(1, options.l1_size // ABSENCE_SHARE) if memory else options.max_absences
+        self.bulkhead = FairBulkhead(options.max_loads, options.load_wait)
+        self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(budget))
+        self._pool, self._apool = pool, apool
+        self._commands: BlockingCommands | None = None
+        self._connect: Callable[[], Any] | None = None
+        if pool is not None:
+            from .runtime.blocking_redis import redis_commands
+
+            self._commands = redis_commands(pool, MOST_CONNECTIONS, options.operation_timeout)
+        if apool is not None:
+            from .runtime.aio_redis import redis_connector
+
+            self._connect = redis_connector(apool, options.operation_timeout)
+        self._store = MemoryCommands(options.l1_size, threading.RLock(), time.monotonic)
+        self._owed: dict[str, None] = {}
+        self._engines: dict[tuple[int, bool], Engine] = {}
+        self._lock = threading.RLock()
+        _hubs.add(self)
+
+    def blocking(self, *, l2: bool = True) -> Engine:
+        """The engine for threads."""
+        return self._engines.get((0, l2)) or self._blocking(l2=l2)
+
+    def _blocking(self, *, l2: bool) -> Engine:
+        self._check_open()
+        with self._lock:
+            engine = self._engines.get((0, l2))
+            if engine is None:
+                remote = l2 and not self.memory
+                if remote and self._commands is None:
+                    raise ConfigurationError("this guard was given no blocking Redis client: pass client= or a URL")
+                runtime = BlockingRuntime(self._commands if remote and self._commands is not None else self._store)
+                engine = self._engines[0, l2] = self._engine(runtime, remote=remote)
+            return engine
+
+    def running(self, *, l2: bool = True) -> Engine:
+        """The engine of the event loop that runs here."""
+        loop = asyncio.get_running_loop()
+        engine = self._engines.get((id(loop), l2))
+        if engine is not None and engine.runtime.loop is loop:  # type: ignore[attr-defined]  # an AsyncRuntime
+            return engine
+        return self._running(loop, l2=l2)
+
+    def _running(self, loop: asyncio.AbstractEventLoop, *, l2: bool) -> Engine:
+        self._check_open()
+        with self._lock:
+            self._leave_closed_loops(loop)
+            remote = l2 and not self.memory
+            if remote and self._connect is None:
+                raise ConfigurationError("this guard was given no asyncio Redis client: pass aclient= or a URL")
+            runtime = AsyncRuntime(self._store)
+            if remote and self._connect is not None:
+                from .runtime.aio_redis import AsyncCommands
+
+                wire = AsyncCommands(self._connect, self.options.operation_timeout)
+                runtime = AsyncRuntime(wire, wire)
+            engine = self._engines[id(loop), l2] = self._engine(runtime, remote=remote)
+            return engine
+
+    def _engine(self, runtime: Any, *, remote: bool) -> Engine:
+        packing = SealedPacking(self.options.sealer, self.registry) if remote else ObjectPacking()
+        return Engine(runtime, Remote(runtime.commands, packing, self.events, self._owed), self.shared)
+
+    def _leave_closed_loops(self, current: asyncio.AbstractEventLoop) -> None:
+        """Let go of engines whose event loop has ended, and of one whose place in memory this loop has taken."""
+        for name, engine in list(self._engines.items()):
+            runtime = engine.runtime
+            if isinstance(runtime, AsyncRuntime) and runtime.loop is not current and runtime.loop.is_closed():
+                self._remove(name, engine)
+                runtime.abandon()
+
+    def _remove(self, name: tuple[int, bool], engine: Engine) -> None:
+        self._engines.pop(name, None)
+        self.shared.flights = [flights for flights in self.shared.flights if flights is not engine.flights]
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise CacheGuardError("this guard is closed")
+
+    async def tell(self, engine_call: Callable[[list[str]], Awaitable[bool]], keys: list[str]) -> None:
+        """Invalidate or expire; if Redis has not acknowledged it, it is owed, and said if the guard wants to know."""
+        if keys and not await engine_call(keys) and self.options.raise_unreachable:
+            raise Unreachable("Redis cannot be reached: the invalidation is queued and delivered when it is back")
+
+    async def put(
+        self, engine: Engine, values: dict[str, Any], rules: Rules, codecs: dict[str, Codec], tags: tuple[str, ...]
+    ) -> None:
+        """Store values by hand. What Redis did not take is invalidated instead, so that nothing older stays."""
+        try:
+            await engine.store(values, rules, codecs, tags)
+        except Unreachable as error:
+            await engine.invalidate(list(values))
+            if self.options.raise_unreachable:
+                raise Unreachable("Redis cannot be reached: nothing is stored, older values are invalidated") from error
+
+    async def touch(self, engine: Engine, key: str, rules: Rules) -> bool:
+        """Give an entry a new TTL; false if there is none, or Redis cannot say so."""
+        try:
+            return await engine.touch(key, rules)
+        except Unreachable:
+            return False
+
+    def new_lock(self) -> AbstractContextManager[Any]:
+        """A lock for a part that must not know threads."""
+        return threading.RLock()
+
+    def switch(self, *, off: bool) -> None:
+        """Turn caching off, or on again; calls nest."""
+        with self._lock:
+            self.off += 1 if off else -1
+        self.local.switch(off=off)
+
+    def stats(self) -> Stats:
+        """The counters as they stand."""
+        return self.events.snapshot(*self.local.census())
+
+    def close(self) -> None:
+        """End the threads and the connections that threads use; the event loops' engines go with `aclose`."""
+        self.closed = True
+        self.local.drop_all()
+        for name, engine in list(self._engines.items()):
+            runtime = engine.runtime
+            if isinstance(runtime, BlockingRuntime):
+                runtime.close()
+                self._remove(name, engine)
+            elif isinstance(runtime, AsyncRuntime):
+                self._close_from_outside(runtime)
+        if self._commands is not None:
+            self._commands.close()
+        _hubs.discard(self)
+
+    def _close_from_outside(self, runtime: AsyncRuntime) -> None:
+        """Ask another loop to end its engine; if that loop is over, let go of the connection here."""
+        if runtime.loop.is_running():
+            runtime.loop.call_soon_threadsafe(lambda: runtime.spawn(runtime.aclose()))
+        else:
+            runtime.abandon()
+
+    async def aclose(self) -> None:
+        """End everything, waiting for what belongs to this event loop."""
+        self.closed = True
+        loop = asyncio.get_running_loop()
+        for name, engine in list(self._engines.items()):
+            if isinstance(engine.runtime, AsyncRuntime) and engine.runtime.loop is loop:
+                self._remove(name, engine)
+                await engine.runtime.aclose()
+        await asyncio.to_thread(self.close)
+
+    def after_fork(self) -> None:
+        """Leave the parent's threads, loops, connections and flights to the parent."""
+        self._lock = threading.RLock()
+        self.local.lock = threading.RLock()
+        self._store.unlock(threading.RLock())
+        self.bulkhead.reset()
+        for tier in self.filters:
+            tier.after_fork(threading.RLock())
+        self.shared.after_fork()
+        if self._commands is not None:
+            self._commands.after_fork()
+        for name, engine in list(self._engines.items()):
+            if isinstance(engine.runtime, BlockingRuntime):
+                engine.runtime.after_fork()
+            else:
+                self._remove(name, engine)
+
+
+_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for hub in list(_hubs):
+        hub.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def pools(url: str | None, client: Any, aclient: Any) -> tuple[Any, Any, bool]:
+    """Where connections come from, for threads and for event loops, and whether there are none: ``memory://``."""
+    if client is not None or aclient is not None:
+        if url is not None:
+            raise ConfigurationError("give a URL or clients, not both")
+        return _pool_of(client, "client"), _pool_of(aclient, "aclient"), False
+    url = url or os.environ.get("CACHEGUARD_URL") or "memory://"
+    scheme = urlsplit(url).scheme
+    if scheme == "memory":
+        return None, None, True
+    if scheme not in SCHEMES:
+        raise ConfigurationError(
+            f"url must begin with one of {', '.join(f'{each}://' for each in SCHEMES)}, got {_public(url)!r}"
+        )
+    import redis
+    import redis.asyncio
+
+    try:
+        made: tuple[Any, Any] = (
+            redis.ConnectionPool.from_url(url, protocol=2),
+            redis.asyncio.ConnectionPool.from_url(url, protocol=2),
+        )
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"url {_public(url)!r} does not work: {error}") from error
+    return *made, False
+
+
+def _pool_of(client: Any, name: str) -> Any:
+    if client is None:
+        return None
+    pool = getattr(client, "connection_pool", None)
+    if pool is None or not hasattr(pool, "connection_class"):
+        raise ConfigurationError(f"{name} must be a Redis client with a connection pool, got {type(client).__name__}")
+    is_async = "asyncio" in type(pool).__module__ or "asyncio" in type(client).__module__
+    if is_async != (name == "aclient"):
+        raise ConfigurationError(
+            f"{name} got a {'asyncio' if is_async else 'blocking'} client, {type(client).__name__}"
+        )
+    return pool
+
+
+def _public(url: str) -> str:
+    """*url* without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}").geturl()

@@ -1,0 +1,25 @@
+"""A call's function and arguments → key text, and key text → Redis key.
+
+Key text is what people write, read and pass to ``invalidate``: ``user:42``. Two different sets of field values never
+make the same text, because whatever could end a field is percent-encoded inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .call import CallText
+from .names import escape, namespace_prefix, redis_key
+from .template import TextTemplate
+from .text import KeyMaker
+
+__all__ = ["CallText", "KeyMaker", "TextTemplate", "compile_key", "escape", "namespace_prefix", "redis_key"]
+
+
+def compile_key(template: str | None, fn: Callable[..., Any]) -> KeyMaker:
+    """How the calls of *fn* are told apart: by *template*, or by all arguments and their types.
+
+    `KeyTemplateError` if the template does not fit the function, or without one if a call has no text of its own.
+    """
+    return CallText(fn) if template is None else TextTemplate(template, fn)

@@ -1,0 +1,195 @@
+"""Texts made by a template: ``"user:{user_id}"``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from functools import partial
+from operator import attrgetter, itemgetter
+from string import Formatter
+from typing import Any, NamedTuple, TypeAlias
+
+from ..errors import KeyTemplateError
+from .names import TO_ESCAPE, escape
+from .text import function_name, has_default, parameters_of, stated_classes, whole_number, without_address
+
+_Render: TypeAlias = Callable[[Any], str]
+_Complain: TypeAlias = Callable[[str], KeyTemplateError]
+
+_FIELD = re.compile(r"([^.\[\]]*)((?:\.[^.\[\]]+|\[[^\[\]]+\])*)")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[([^\[\]]+)\]")
+_CONVERSIONS: Mapping[str | None, Callable[[Any], Any]] = {"r": repr, "s": str, "a": ascii}
+# The methods that a field's text comes from, by conversion.
+_SOURCES = {"r": ("__repr__",), "a": ("__repr__",), "s": ("__str__", "__repr__")}
+_SHOWN: tuple[type[Any], ...] = (list, tuple, set, frozenset, dict, bytes)
+_ALL_SOURCES = ("__format__", "__str__", "__repr__")
+
+
+class TextTemplate:
+    """A text with fields over the parameters of a function, in the language of `str.format`.
+
+    Values are escaped, so that no value can pose as two fields; *escaped* turns that off, for texts that are compared
+    but never become part of a key.
+    """
+
+    __slots__ = ("_pattern", "_steps", "fields")
+
+    def __init__(self, template: str, fn: Callable[..., Any], *, escaped: bool = True) -> None:
+        parameters = parameters_of(fn)
+        complain = partial(_complaint, template, fn, tuple(parameters))
+        pattern: list[str] = []
+        places: dict[str, int] = {}
+        steps: list[tuple[int, _Render]] = []
+        for literal, name, spec, conversion in _parsed(template, complain):
+            pattern.append(literal.replace("%", "%%"))
+            if name is not None:
+                field = _field(name, spec or "", conversion, complain)
+                if field.root not in parameters:
+                    raise complain(f"{{{name}}} is no parameter")
+                _check_annotation(field, parameters[field.root], complain)
+                pattern.append("%s")
+                steps.append((places.setdefault(field.root, len(places)), _renderer(field, complain, escaped=escaped)))
+        self.fields = tuple(places)
+        self._pattern = "".join(pattern)
+        self._steps = tuple(steps)
+
+    def __repr__(self) -> str:
+        return f"<TextTemplate {self._pattern!r} of {self.fields}>"
+
+    def text(self, arguments: Mapping[str, Any]) -> str:
+        return self.text_of(*[arguments[name] for name in self.fields])
+
+    def text_of(self, *values: Any) -> str:
+        return self._pattern % tuple([render(values[place]) for place, render in self._steps])
+
+
+class _Field(NamedTuple):
+    """A replacement field: ``{root.attribute[item]!conversion:spec}``."""
+
+    name: str
+    root: str
+    path: tuple[Callable[[Any], Any], ...]
+    conversion: str | None
+    spec: str
+
+
+def _complaint(template: str, fn: Callable[..., Any], parameters: tuple[str, ...], what: str) -> KeyTemplateError:
+    known = ", ".join(parameters) or "none"
+    return KeyTemplateError(f"template {template!r} of {function_name(fn)}: {what}; the parameters are: {known}")
+
+
+def _parsed(template: object, complain: _Complain) -> list[tuple[str, str | None, str | None, str | None]]:
+    if not isinstance(template, str) or not template:
+        raise complain("it must be a text, and not empty")
+    try:
+        return list(Formatter().parse(template))
+    except ValueError as error:
+        raise complain(f"it is broken ({error})") from error
+
+
+def _field(name: str, spec: str, conversion: str | None, complain: _Complain) -> _Field:
+    match = _FIELD.fullmatch(name)
+    if match is None:
+        raise complain(f"{{{name}}} is broken")
+    root, rest = match[1], match[2]
+    if not root or root.isdigit():
+        raise complain(f"{{{name}}} is positional, name a parameter")
+    if conversion is not None and conversion not in _CONVERSIONS:
+        raise complain(f"{{{name}!{conversion}}} has a conversion other than !r, !s and !a")
+    if "{" in spec:
+        raise complain(f"{{{name}}} has a field within its format")
+    path = tuple(_step(step, name, complain) for step in _STEP.finditer(rest))
+    return _Field(name, root, path, conversion, spec)
+
+
+def _step(step: re.Match[str], name: str, complain: _Complain) -> Callable[[Any], Any]:
+    attribute, item = step[1], step[2]
+    if attribute is None:
+        return itemgetter(int(item) if item.isdecimal() else item)
+    if attribute.startswith("_"):
+        raise complain(f"{{{name}}} reads the private attribute {attribute}")
+    return attrgetter(attribute)
+
+
+def _check_annotation(field: _Field, hint: Any, complain: _Complain) -> None:
+    if field.path:
+        return
+    sources = _SOURCES.get(field.conversion or "", _ALL_SOURCES)
+    for kind in stated_classes(hint):
+        if has_default(kind, *sources):
+            raise complain(
+                f"{{{field.name}}} would be made of the default repr of {kind.__qualname__}, "
+                f"use an attribute such as {{{field.root}.id}}"
+            )
+
+
+def _renderer(field: _Field, complain: _Complain, *, escaped: bool) -> _Render:
+    """How the value of the field's parameter becomes text."""
+    plain = not (field.path or field.conversion or field.spec)
+    careful = partial(_careful, _readable if plain else partial(_formatted, field), field, complain, escaped)
+    return partial(_quick, careful) if plain and escaped else careful
+
+
+def _quick(careful: _Render, value: object) -> str:
+    """The plain numbers and texts that most keys are made of."""
+    if type(value) is str:
+        return escape(value) if TO_ESCAPE.search(value) else value
+    return whole_number(value) if type(value) is int else careful(value)
+
+
+def _careful(write: _Render, field: _Field, complain: _Complain, escaped: bool, value: Any) -> str:  # noqa: FBT001
+    try:
+        text = write(value)
+    except Exception as error:
+        kind = type(value).__qualname__
+        raise complain(f"{{{field.name}}} cannot be made of a {kind} ({type(error).__name__}: {error})") from error
+    return escape(text) if escaped else text
+
+
+def _formatted(field: _Field, value: Any) -> str:
+    for step in field.path:
+        value = step(value)
+    if not (field.conversion or field.spec):
+        return _readable(value)
+    converted = _CONVERSIONS[field.conversion](value) if field.conversion else value
+    text = format(converted, field.spec)
+    return text if isinstance(value, str) else without_address(text)
+
+
+def _readable(value: Any) -> str:
+    """*value* as `str.format` shows it, except for what would differ between processes."""
+    if type(value) is int:
+        return whole_number(value)
+    if isinstance(value, Enum) and isinstance(value, (str, int, float)):
+        return _readable(value.value)  # what format() makes of these depends on the Python version
+    if isinstance(value, str):
+        return format(value)
+    if isinstance(value, _SHOWN):
+        return _shown(value)
+    return without_address(format(value))
+
+
+def _shown(value: object) -> str:
+    """The ``repr`` of *value*, with sets in order."""
+    show = _SHOWS.get(type(value))
+    if show is not None:
+        return show(value)
+    return repr(value) if isinstance(value, str) else without_address(repr(value))
+
+
+def _all_shown(values: Iterable[object]) -> str:
+    return ", ".join(map(_shown, values))
+
+
+def _members_shown(values: Iterable[object]) -> str:
+    return ", ".join(sorted(map(_shown, values)))
+
+
+_SHOWS: Mapping[type, Callable[[Any], str]] = {
+    list: lambda value: f"[{_all_shown(value)}]",
+    tuple: lambda value: f"({_all_shown(value)}{',' if len(value) == 1 else ''})",
+    set: lambda value: f"{{{_members_shown(value)}}}" if value else "set()",
+    frozenset: lambda value: f"frozenset({{{_members_shown(value)}}})",
+    dict: lambda value: f"{{{', '.join(f'{_shown(key)}: {_shown(item)}' for key, item in value.items())}}}",
+}

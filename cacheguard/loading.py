@@ -1,0 +1,239 @@
+"""Running the user's loader: in its place in the line, under its lease, and never twice at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .defenses.avalanche import jittered
+from .defenses.breakdown import next_pause
+from .envelope import Kind, Oversize
+from .errors import CodecError, LoadTimeout, Overloaded, Unreachable
+from .flights import CHAIN, Chain, Failure, Flight, Shared
+from .tiers.exceptions import describe
+from .tiers.remote import LEASE_MS, Found, Remote, Stored
+
+if TYPE_CHECKING:
+    from .codec import Codec
+    from .policy import Rules
+    from .ports import Runtime
+
+
+@dataclass(slots=True)
+class Ask:
+    """One question: which key, how to load it, and by which rules."""
+
+    key: str
+    rules: Rules
+    codec: Codec | None
+    load: Callable[[], Any]
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Job:
+    """One run of a loader: for one key, or for several at once."""
+
+    flights: dict[str, Flight]
+    rules: Rules
+    load: Callable[[], Any]
+    tokens: dict[str, str]  # the leases it runs under; empty: it may not fill
+    stale: dict[str, Found]  # what may be served instead
+
+    @property
+    def landed(self) -> bool:
+        """Whether those who wait have had their answer already."""
+        return all(flight.landed for flight in self.flights.values())
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What a loader returned, or the absence that it raised."""
+
+    value: Any
+    absence: Exception | None
+    seconds: float
+
+
+class Loading:
+    """Runs loaders under one runtime and says what may be made of their outcome."""
+
+    def __init__(self, runtime: Runtime, remote: Remote, shared: Shared, flights: dict[str, Flight]) -> None:
+        self._runtime, self._remote, self._shared = runtime, remote, shared
+        self._flights = flights
+        self._events = shared.events
+
+    async def run(self, job: Job) -> Loaded | None:
+        """Run the loader of *job*; None if its flights have been told already how it ended."""
+        try:
+            leave = await self._enter()
+        except Overloaded as error:
+            self._events.overloads += 1
+            await self._release(job, None)
+            self._end_badly(job, error)
+            return None
+        except BaseException:
+            await self._release(job, None)
+            raise
+        chain = CHAIN.get()
+        reset = CHAIN.set(Chain(chain.keys | job.flights.keys(), spare=True))
+        watch = self._runtime.watch(
+            lambda: self._renew(job), LEASE_MS / 3000, lambda: self._late(job), job.rules.hard_timeout
+        )
+        self._events.loads += 1
+        began = self._runtime.now()
+        try:
+            value = await self._runtime.call(job.load)
+        except Exception as error:  # noqa: BLE001 - the loader's own, for all who wait
+            if isinstance(error, job.rules.not_found) and len(job.flights) == 1:
+                return self._succeeded(job, Loaded(None, error, self._runtime.now() - began))
+            watch.stop()
+            await self.give_up(job, error)
+            return None
+        except BaseException:
+            watch.stop()
+            await self._release(job, None)
+            raise
+        finally:
+            watch.stop()
+            CHAIN.reset(reset)
+            leave()
+        return self._succeeded(job, Loaded(value, None, self._runtime.now() - began))
+
+    async def _enter(self) -> Callable[[], None]:
+        """Take a place in the bulkhead. A nested load uses the place of the one around it, which is waiting for it."""
+        around = CHAIN.get()
+        if not around.spare:
+            await self._shared.bulkhead.enter(self._runtime)
+            return self._shared.bulkhead.leave
+        around.spare = False
+
+        def give_back() -> None:
+            around.spare = True
+
+        return give_back
+
+    def _succeeded(self, job: Job, loaded: Loaded) -> Loaded:
+        for key in job.flights:
+            self._shared.failures.pop(key, None)
+        return loaded
+
+    async def give_up(self, job: Job, error: Exception) -> None:
+        """End *job* with *error*: told to all who wait, in this process and in others, and not tried again at once."""
+        self._events.load_failures += 1
+        if not job.landed:
+            self._remember(job, error)
+        await self._release(job, error)
+        self._end_badly(job, error)
+
+    async def _renew(self, job: Job) -> None:
+        try:
+            await self._remote.renew(job.tokens)
+        except Unreachable:
+            return  # counted there; if the lease runs out, the fill is refused
+
+    async def _late(self, job: Job) -> None:
+        """The loader has used up its time: nobody waits for it any longer."""
+        self._events.load_timeouts += 1
+        error = LoadTimeout(f"the load of {_names(job.flights)} took longer than {job.rules.hard_timeout:g} s")
+        for key, flight in job.flights.items():
+            self.retire(key, flight)
+        self._remember(job, error)
+        self._end_badly(job, error)
+        await self._release(job, error)
+
+    async def _release(self, job: Job, error: Exception | None) -> None:
+        if not job.tokens:
+            return
+        told = None if error is None else Stored(Kind.ERROR, describe(error), 0.0, 0.0, ())
+        try:
+            await self._remote.release(job.tokens, told)
+        except Unreachable:
+            return  # counted there; the lease ends by itself
+
+    def _end_badly(self, job: Job, error: Exception) -> None:
+        for key, flight in job.flights.items():
+            stale = job.stale.get(key)
+            if stale is not None and stale.stored is not None and self.servable(job.rules, stale):
+                self._events.stale_hits += not flight.landed
+                flight.land(stale.stored, proven=False)
+            else:
+                flight.fail(error)
+
+    def _remember(self, job: Job, error: Exception) -> None:
+        backoff = job.rules.error_backoff
+        if backoff is None:
+            return
+        for key in job.flights:
+            previous = self._shared.failures.get(key)
+            pause = next_pause(previous.pause if previous else None, backoff)
+            self._shared.remember(key, Failure(error, error.__traceback__, pause, self._runtime.now() + pause))
+
+    def paused(self, key: str, rules: Rules) -> Failure | None:
+        """The failure because of which *key* is not loaded now."""
+        failure = self._shared.failures.get(key)
+        if failure is None or rules.error_backoff is None or self._runtime.now() >= failure.until:
+            return None
+        return failure
+
+    def retire(self, key: str, flight: Flight) -> None:
+        """Take no more followers.
+
+        follower:                                       joins, trusts the fill
+        leader:   FILL accepted .......... (reply) .......... lands "old"
+        writer:                  invalidates
+
+        So nobody may join once the fill is on its way.
+        """
+        with self._shared.local.lock:
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+
+    def servable(self, rules: Rules, stale: Found) -> bool:
+        """May *stale* stand in for a load that fails or is slow?"""
+        return stale.stored is not None and -stale.fresh_left < rules.stale
+
+    def stored(self, loaded: Loaded, tags: tuple[str, ...]) -> Stored:
+        """What to keep of the outcome of a load; its TTL is drawn later."""
+        if loaded.absence is not None:
+            return Stored(Kind.ERROR, describe(loaded.absence), 0.0, loaded.seconds, tags)
+        kind = Kind.ABSENT if loaded.value is None else Kind.VALUE
+        return Stored(kind, loaded.value, 0.0, loaded.seconds, tags)
+
+    def drawn_ttl(self, key: str, rules: Rules, stored: Stored) -> float | None:
+        """How long *stored* shall be fresh, in seconds; None if it shall not be cached."""
+        if stored.kind is Kind.VALUE:
+            try:
+                ttl = rules.ttl_of(stored.value)
+            except Exception as error:  # noqa: BLE001 - the user's function; a bad answer must not cost the value
+                self._events.unencodable += 1
+                self._events.once("ttl", "ttl(value) failed, %s is not cached: %r", key, error)
+                return None
+        elif rules.null_ttl is None:
+            return None
+        else:
+            ttl = rules.null_ttl
+            with self._shared.local.lock:
+                room = self._shared.budget.take(self._runtime.now(), ttl)
+            if not room:
+                self._events.absences_over_budget += 1
+                return None
+        return jittered(ttl, rules.jitter, self._runtime.random())
+
+    def packed(self, key: str, stored: Stored, ttl: float, codec: Codec | None) -> Any:
+        """The bytes to store; None if there are none, which is counted and said once."""
+        try:
+            return self._remote.pack(key, Stored(stored.kind, stored.value, ttl, stored.load_time, stored.tags), codec)
+        except Oversize as error:
+            self._events.oversize += 1
+            self._events.once("oversize", "%s is not cached in Redis: %s", key, error)
+        except CodecError as error:
+            self._events.unencodable += 1
+            self._events.once(f"codec {type(stored.value)}", "%s is not cached in Redis: %s", key, error)
+        return None
+
+
+def _names(keys: Sequence[str] | dict[str, Flight]) -> str:
+    names = list(keys)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")  # noqa: PLR2004 - enough to recognise

@@ -1,0 +1,46 @@
+-- Begins a rebuild: from here on every added item is kept for the filter under construction as well.
+-- KEYS   1 meta, 2 log of added items, 3 items the rebuild has to take over
+-- ARGV   1 epoch of the new filter, 2 ms until the rebuild counts as dead unless it is heard of,
+--        and for a filter that is not there yet: 3 its epoch, 4 layers, 5 probe, 6 room, 7 chunks, 8 ms a mirror may go
+--        without asking
+-- Reply  { OK, epoch, layers, epoch, layers ... } with the filters whose chunks may be left over; or { BLIND } if this
+--        user may not run INFO
+local meta, log, side = KEYS[1], KEYS[2], KEYS[3]
+
+local function server_now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- The process and its replication history: another one may have lost what this one had acknowledged.
+local function identity()
+  local server, replication = redis.pcall('INFO', 'server'), redis.pcall('INFO', 'replication')
+  if type(server) ~= 'string' or type(replication) ~= 'string' then return '' end
+  local run = server:match('run_id:(%w+)')
+  return run and run .. (replication:match('master_replid:(%w+)') or '') or ''
+end
+
+local now, run = server_now(), identity()
+if run == '' then return { 'BLIND' } end
+if redis.call('HEXISTS', meta, 'epoch') == 0 then
+  redis.call('HSET', meta, 'epoch', ARGV[3], 'layers', ARGV[4], 'probe', ARGV[5], 'complete', 0, 'damaged', 0,
+    'run', run, 'count', 0, 'filled', 0, 'room', ARGV[6], 'chunks', 0, 'total', ARGV[7], 'seq', 0,
+    'span', ARGV[8], 'lease', now + 1 + ARGV[8])
+end
+
+-- The latest items of the past come along: their rows may not be committed yet, so the rebuild may not see them.
+redis.call('UNLINK', side)
+redis.call('COPY', log, side)
+local taken = redis.call('LLEN', side)
+redis.call('HSET', meta, 'next', ARGV[1], 'next_until', now + ARGV[2], 'next_run', run, 'side', taken)
+redis.call('PEXPIRE', side, ARGV[2])
+
+local reply, fields = { 'OK' }, redis.call('HGETALL', meta)
+for i = 1, #fields, 2 do
+  local old = fields[i]:match('^old:(.+)$')
+  if old then
+    reply[#reply + 1] = old
+    reply[#reply + 1] = fields[i + 1]
+  end
+end
+return reply

@@ -1,0 +1,32 @@
+-- Declares a Bloom filter complete: every row that exists was added.
+-- KEYS   1 meta
+-- ARGV   1 epoch and 2 server that the caller's adds went to; empty if it made none
+-- Reply  OK; NONE: no such filter; DAMAGED: bits were lost; CHANGED: another filter or server since those adds;
+--        BLIND: this user may not run INFO, so nobody could notice a restart
+local meta = KEYS[1]
+
+local function server_now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- The process and its replication history: another one may have lost what this one had acknowledged.
+local function identity()
+  local server, replication = redis.pcall('INFO', 'server'), redis.pcall('INFO', 'replication')
+  if type(server) ~= 'string' or type(replication) ~= 'string' then return '' end
+  local run = server:match('run_id:(%w+)')
+  return run and run .. (replication:match('master_replid:(%w+)') or '') or ''
+end
+
+local m, run = redis.call('HMGET', meta, 'epoch', 'complete', 'damaged', 'run', 'span', 'lease'), identity()
+if run == '' then return 'BLIND' end
+if not m[1] then return 'NONE' end
+if m[3] == '1' then return 'DAMAGED' end
+if m[2] == '1' and m[4] == run then return 'OK' end
+if ARGV[1] ~= '' and (m[1] ~= ARGV[1] or run ~= ARGV[2]) then return 'CHANGED' end
+if m[4] ~= run then
+  -- What was granted on the other server may not be written down here.
+  redis.call('HSET', meta, 'lease', math.max(tonumber(m[6]), server_now() + 1 + m[5]))
+end
+redis.call('HSET', meta, 'complete', 1, 'run', run)
+return 'OK'

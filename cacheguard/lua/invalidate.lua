@@ -1,0 +1,34 @@
+-- INVALIDATE: no value, and no lease under which an older load could bring one back.
+-- KEYS[1] the entry
+-- ARGV    channel, message, quarantine ms, floor ('' or fixed-width text), floor ms, begin id, intent ms, end id
+-- Reply   1
+local T = redis.call('TIME')
+local now = T[1] * 1000 + math.floor(T[2] / 1000)
+local K = KEYS[1]
+redis.call('HDEL', K, 'v', 'g', 't', 'u', 'x') -- the first write: a full server lets the rest of the script through
+redis.call('PUBLISH', ARGV[1], ARGV[2])
+if ARGV[8] ~= '' then redis.call('HDEL', K, 'w:' .. ARGV[8]) end
+if ARGV[6] ~= '' then redis.call('HSET', K, 'w:' .. ARGV[6], now + tonumber(ARGV[7])) end
+local quarantine = tonumber(ARGV[3])
+if quarantine > 0 then
+  local old = redis.call('HGET', K, 'q')
+  if not old or tonumber(old) < now + quarantine then redis.call('HSET', K, 'q', now + quarantine) end
+end
+if ARGV[4] ~= '' then
+  local old = redis.call('HGET', K, 'f')
+  if not old or old < ARGV[4] then redis.call('HSET', K, 'f', ARGV[4]) end
+end
+if redis.call('EXISTS', K) == 1 then
+  local last = 0
+  for _, f in ipairs(redis.call('HKEYS', K)) do
+    if string.sub(f, 1, 2) == 'w:' then
+      local deadline = tonumber(redis.call('HGET', K, f))
+      if deadline > now then last = math.max(last, deadline) else redis.call('HDEL', K, f) end
+    end
+  end
+  local h = redis.call('HMGET', K, 'q', 'f')
+  if h[1] then last = math.max(last, tonumber(h[1])) end
+  if h[2] then last = math.max(last, now + tonumber(ARGV[5]), now + redis.call('PTTL', K)) end
+  if last <= now then redis.call('DEL', K) else redis.call('PEXPIRE', K, last - now) end
+end
+return 1

@@ -1,0 +1,133 @@
+"""The seams the library is written against: a way to Redis, and a way to wait.
+
+Everything between the front door and these two protocols is written once, as coroutines. Under the blocking
+runtime each of the methods below blocks instead of suspending, so the same coroutine runs to its end on a
+single ``send(None)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Arg = str | bytes | int
+Reply = Any  # what a Redis server may answer: bytes, int, None, or a list of these
+Command = tuple[Arg, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Script:
+    """A Lua script: its file's name, its text, and the SHA-1 that Redis knows it by."""
+
+    name: str
+    source: str
+    sha: str
+
+    def __call__(self, *keys: str) -> Callable[..., ScriptCall]:
+        """Name the keys, then give the arguments: ``LEASE(key)(token, lease_ms)``."""
+        return lambda *args: ScriptCall(self, keys, args)
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptCall:
+    """One run of a script. Every script of ours may run twice without harm."""
+
+    script: Script
+    keys: tuple[str, ...]
+    args: tuple[Arg, ...]
+
+
+Call = Command | ScriptCall
+
+
+class Commands(Protocol):
+    """A way to Redis. One ``send`` is one round trip, whatever the number of calls."""
+
+    async def send_each(self, *calls: Call) -> list[Reply]:
+        """Run *calls* in order and return their replies; an error that the server answered stands as a `Refused`.
+
+        Raises `Unreachable` if the server could not be asked. Calls are safe to repeat, so an implementation may send
+        them again after a lost connection or an unknown script.
+        """
+        ...
+
+    async def send(self, *calls: Call) -> list[Reply]:
+        """Like `send_each`, but raises the first `Refused`."""
+        ...
+
+
+class Bulkhead(Protocol):
+    """A bound on the loads that run at once."""
+
+    async def enter(self, runtime: Runtime) -> None:
+        """Take a place, waiting in line if need be; `Overloaded` if none comes free in time."""
+        ...
+
+    def leave(self) -> None:
+        """Give the place back."""
+        ...
+
+
+class Signal(Protocol):
+    """A flag that is raised once, by any thread."""
+
+    def set(self) -> None: ...
+
+    async def wait(self, timeout: float | None) -> bool:
+        """Wait until the flag is up, at most *timeout* seconds; false if it is still down."""
+        ...
+
+
+class Watch(Protocol):
+    """The clockwork beside a running load; `stop` ends it."""
+
+    def stop(self) -> None: ...
+
+
+class Runtime(Protocol):
+    """A way to wait: threads, or the tasks of one event loop."""
+
+    commands: Commands
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        ...
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+        ...
+
+    def token(self) -> str:
+        """128 random bits, as text."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+    def signal(self) -> Signal: ...
+
+    async def start(self, work: Coroutine[Any, Any, None], *, detached: bool) -> bool:
+        """Run *work* in its own right: its caller may be cancelled, the work goes on.
+
+        A blocking runtime runs it here and now unless it is *detached*. False if a detached work found no room and
+        was closed unstarted.
+        """
+        ...
+
+    async def call(self, load: Callable[[], Any]) -> Any:
+        """Run the user's loader."""
+        ...
+
+    async def each(self, works: Sequence[Callable[[], Coroutine[Any, Any, Any]]], most: int) -> list[Any]:
+        """Run *works*, at most *most* at once, and return their results in order."""
+        ...
+
+    def watch(
+        self,
+        beat: Callable[[], Coroutine[Any, Any, None]],
+        every: float,
+        late: Callable[[], Coroutine[Any, Any, None]],
+        deadline: float | None,
+    ) -> Watch:
+        """Run *beat* every so many seconds and *late* once, *deadline* seconds from now; beats end there."""
+        ...

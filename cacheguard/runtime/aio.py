@@ -1,0 +1,175 @@
+"""Waiting by yielding to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from inspect import isawaitable
+from typing import Any, Protocol
+
+from ..ports import Commands
+
+PATIENCE_AT_CLOSE = 2.0
+
+
+class Wire(Protocol):
+    """A connection that belongs to one event loop."""
+
+    async def aclose(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+class TaskSignal:
+    """A flag that tasks of one loop wait for, and that any thread may raise."""
+
+    __slots__ = ("_loop", "_up", "_waiters")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiters: list[asyncio.Future[None]] = []
+        self._up = False
+
+    def set(self) -> None:
+        self._up = True
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = False
+        if here:
+            self._wake()
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    async def wait(self, timeout: float | None) -> bool:
+        if self._up:
+            return True
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        if timeout is None:
+            await waiter
+            return True
+        timer = self._loop.call_later(timeout, _give_up, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+        return self._up
+
+
+def _give_up(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class TaskWatch:
+    """The timers beside one running load."""
+
+    def __init__(self, runtime: AsyncRuntime, beat: Any, every: float, late: Any, deadline: float | None) -> None:
+        self._runtime, self._beat, self._every, self._late = runtime, beat, every, late
+        self._load = asyncio.current_task()
+        loop = runtime.loop
+        self._next = loop.call_later(every, self._on_beat)
+        self._end = None if deadline is None else loop.call_later(deadline, self._on_end)
+
+    def stop(self) -> None:
+        self._next.cancel()
+        if self._end is not None:
+            self._end.cancel()
+
+    def _on_beat(self) -> None:
+        self._runtime.spawn(self._beat())
+        self._next = self._runtime.loop.call_later(self._every, self._on_beat)
+
+    def _on_end(self) -> None:
+        self.stop()
+        self._runtime.spawn(self._finish())
+
+    async def _finish(self) -> None:
+        await self._late()
+        if self._load is not None:
+            self._load.cancel()
+
+
+class AsyncRuntime:
+    """The tasks of one event loop. Every load is a task of its own, so a caller that goes away takes nothing along."""
+
+    def __init__(self, commands: Commands, wire: Wire | None = None) -> None:
+        self.commands = commands
+        self._wire = wire  # ours to close
+        self.loop = asyncio.get_running_loop()
+        self.now = time.monotonic
+        self.random = random.Random(os.urandom(16)).random
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def token(self) -> str:
+        return os.urandom(16).hex()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def signal(self) -> TaskSignal:
+        return TaskSignal()
+
+    async def start(self, work: Coroutine[Any, Any, None], *, detached: bool) -> bool:  # noqa: ARG002 - a task always is
+        self.spawn(work)
+        return True
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run *work* as a task that somebody holds on to."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def call(self, load: Callable[[], Any]) -> Any:
+        value = load()
+        return await value if isawaitable(value) else value
+
+    def watch(
+        self,
+        beat: Callable[[], Coroutine[Any, Any, None]],
+        every: float,
+        late: Callable[[], Coroutine[Any, Any, None]],
+        deadline: float | None,
+    ) -> TaskWatch:
+        return TaskWatch(self, beat, every, late, deadline)
+
+    async def aclose(self) -> None:
+        """Cancel the tasks and see them end."""
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=PATIENCE_AT_CLOSE)
+        if self._wire is not None:
+            await self._wire.aclose()
+
+    def abandon(self) -> None:
+        """Let go of a connection whose event loop is over."""
+        if self._wire is not None:
+            self._wire.abandon()
+
+    async def each(self, works: Sequence[Callable[[], Coroutine[Any, Any, Any]]], most: int) -> list[Any]:
+        """Run *works*, at most so many at once; their results in order. The first exception is raised when all ended."""
+        line = asyncio.Semaphore(most)
+
+        async def one(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+            async with line:
+                return await work()
+
+        results = await asyncio.gather(*(one(work) for work in works), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return results

@@ -1,0 +1,147 @@
+"""Redis from one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import redis.exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from ..errors import ConfigurationError, Unreachable
+from ..ports import Call, Reply
+from . import resp
+
+
+class AsyncCommands:
+    """One connection, on which everything that waits in the same turn travels together.
+
+    A caller hands its bytes over and waits for a future; a task of our own writes them and reads the replies. So a
+    cancelled caller leaves nothing half read behind: its reply arrives, finds nobody, and the next one is in order.
+
+    Args:
+        connect: makes one connection, unconnected.
+        timeout: seconds for a batch to be answered.
+    """
+
+    def __init__(self, connect: Callable[[], Any], timeout: float) -> None:
+        self._connect, self._timeout = connect, timeout
+        self._connection: Any = None
+        self._used = False
+        self._queue: list[tuple[bytes, int, asyncio.Future[list[Reply]]]] = []
+        self._pump: asyncio.Task[None] | None = None
+
+    async def send(self, *calls: Call) -> list[Reply]:
+        return resp.first_error(await self.send_each(*calls))
+
+    async def send_each(self, *calls: Call) -> list[Reply]:
+        replies = await self._exchange(resp.pack(calls), len(calls))
+        again = resp.unknown_scripts(calls, replies)
+        if again:
+            texts = await self._exchange(resp.pack([calls[index] for index in again], sources=True), len(again))
+            for index, reply in zip(again, texts, strict=True):
+                replies[index] = reply
+        return replies
+
+    def _exchange(self, payload: bytes, count: int) -> asyncio.Future[list[Reply]]:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[Reply]] = loop.create_future()
+        self._queue.append((payload, count, answer))
+        if self._pump is None:
+            self._pump = loop.create_task(self._run())
+        return answer
+
+    async def _run(self) -> None:
+        """Send what is queued, batch after batch, until nothing is left."""
+        batch: list[tuple[bytes, int, asyncio.Future[list[Reply]]]] = []
+        try:
+            while self._queue:
+                batch, self._queue = self._queue, []
+                await self._one_batch(batch)
+        except Unreachable as error:
+            self._fail(batch, error)
+        except BaseException as error:
+            self._fail(batch, resp.unreachable(error))
+            await self._disconnect()
+            raise
+        finally:
+            self._pump = None
+
+    async def _one_batch(self, batch: list[tuple[bytes, int, asyncio.Future[list[Reply]]]]) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                try:
+                    replies = await self._ask(batch)
+                except redis.exceptions.TimeoutError:
+                    raise
+                except (redis.exceptions.ConnectionError, OSError):
+                    if not self._used:
+                        raise
+                    await self._disconnect()  # an idle link that the server has dropped: once more, on a new one
+                    replies = await self._ask(batch)
+        except (redis.exceptions.RedisError, OSError, ValueError, TimeoutError) as error:
+            await self._disconnect()
+            raise resp.unreachable(error) from error
+        self._used = True
+        for (_, _, answer), reply in zip(batch, replies, strict=True):
+            if not answer.done():
+                answer.set_result(reply)
+
+    async def _ask(self, batch: list[tuple[bytes, int, asyncio.Future[list[Reply]]]]) -> list[list[Reply]]:
+        connection = self._connection
+        if connection is None:
+            self._used = False
+            connection = self._connection = self._connect()
+            await connection.connect()
+        await connection.send_packed_command([payload for payload, _, _ in batch], check_health=False)
+        return [[await _reply(connection) for _ in range(count)] for _, count, _ in batch]
+
+    def _fail(self, batch: list[tuple[bytes, int, asyncio.Future[list[Reply]]]], error: Unreachable) -> None:
+        # What queued up meanwhile would meet the same server: nobody loses more than one timeout.
+        queued, self._queue = self._queue, []
+        for _, _, answer in batch + queued:
+            if not answer.done():
+                answer.set_exception(error)
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        self._used = False
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                await connection.disconnect(nowait=True)
+
+    async def aclose(self) -> None:
+        """End the task and the connection."""
+        pump = self._pump
+        if pump is not None:
+            pump.cancel()
+            await asyncio.wait([pump])
+        await self._disconnect()
+
+    def abandon(self) -> None:
+        """Let go of a connection whose event loop is gone."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                connection.disconnect(nowait=True).send(None)
+
+
+async def _reply(connection: Any) -> Reply:
+    try:
+        return await connection.read_response(disable_decoding=True)
+    except redis.exceptions.ResponseError as error:
+        return resp.refused(error)
+
+
+def redis_connector(pool: Any, timeout: float) -> Callable[[], Any]:
+    """Makes connections to the server that *pool* reaches; `ConfigurationError` if its settings make none."""
+    connect = resp.connector(pool, timeout, lambda: Retry(NoBackoff(), 0))
+    try:
+        connect()
+    except TypeError as error:
+        msg = f"the Redis client does not take these settings: {error}"
+        raise ConfigurationError(msg) from error
+    return connect

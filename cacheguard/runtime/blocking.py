@@ -1,0 +1,197 @@
+"""Waiting by blocking the thread. Nothing here ever suspends."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from inspect import isawaitable
+from typing import Any
+
+from ..errors import CacheGuardError
+from ..ports import Commands
+from . import run_now
+
+MOST_DETACHED = 32
+PATIENCE_AT_CLOSE = 2.0
+
+
+class ThreadSignal:
+    """A flag that threads wait for."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    async def wait(self, timeout: float | None) -> bool:
+        return self._event.wait(timeout)
+
+
+class _Job:
+    """One running load under the keeper's eyes."""
+
+    __slots__ = ("beat", "deadline", "due", "every", "jobs", "late")
+
+    def __init__(self, jobs: set[_Job], beat: Any, every: float, late: Any, deadline: float | None) -> None:
+        now = time.monotonic()
+        self.jobs = jobs
+        self.beat, self.every, self.late = beat, every, late
+        self.due = now + every
+        self.deadline = None if deadline is None else now + deadline
+
+    def stop(self) -> None:
+        self.jobs.discard(self)
+
+
+class _Keeper:
+    """One thread that renews the leases of every load in this process and ends those that take too long.
+
+    It sleeps until the next thing is due, at most a second, and ends when it has been idle for a while.
+    """
+
+    IDLE = 5.0
+
+    def __init__(self) -> None:
+        self.jobs: set[_Job] = set()
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._next = 0.0
+        self._closed = False
+
+    def add(self, job: _Job) -> None:
+        self.jobs.add(job)
+        soonest = job.due if job.deadline is None else min(job.due, job.deadline)
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None and not self._closed:
+                    self._thread = threading.Thread(target=self._run, name="cacheguard-keeper", daemon=True)
+                    self._thread.start()
+        if soonest < self._next:
+            self._wake.set()
+
+    def _run(self) -> None:
+        idle_since = time.monotonic()
+        while True:
+            now = time.monotonic()
+            jobs = list(self.jobs)
+            for job in jobs:
+                self._look_after(job, now)
+            if jobs:
+                idle_since = now
+            with self._lock:
+                if self._closed or (not self.jobs and now - idle_since > self.IDLE):
+                    self._thread = None
+                    return
+            self._next = min((job.due for job in list(self.jobs)), default=now + 1.0)
+            self._next = min([self._next, now + 1.0, *(job.deadline for job in list(self.jobs) if job.deadline)])
+            self._wake.wait(max(0.0, self._next - time.monotonic()))
+            self._wake.clear()
+
+    def _look_after(self, job: _Job, now: float) -> None:
+        if job.deadline is not None and now >= job.deadline:
+            job.stop()
+            run_now(job.late())
+        elif now >= job.due:
+            job.due = now + job.every
+            run_now(job.beat())
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            thread = self._thread
+        self._wake.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(PATIENCE_AT_CLOSE)
+
+
+class BlockingRuntime:
+    """Threads. A load runs in the thread of the caller that started it; only detached work gets its own."""
+
+    def __init__(self, commands: Commands) -> None:
+        self.commands = commands
+        self.now = time.monotonic
+        self.random = random.Random(os.urandom(16)).random
+        self.closed = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._keeper = _Keeper()
+        self._detached: set[threading.Thread] = set()
+
+    def token(self) -> str:
+        return os.urandom(16).hex()
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def signal(self) -> ThreadSignal:
+        return ThreadSignal()
+
+    async def start(self, work: Coroutine[Any, Any, None], *, detached: bool) -> bool:
+        if not detached:
+            await work
+            return True
+        if self.closed or len(self._detached) >= MOST_DETACHED:
+            work.close()
+            return False
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=lambda: self._run(context, work), name="cacheguard-load", daemon=True)
+        self._detached.add(thread)
+        thread.start()
+        return True
+
+    def _run(self, context: contextvars.Context, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            context.run(run_now, work)
+        finally:
+            self._detached.discard(threading.current_thread())
+
+    async def call(self, load: Callable[[], Any]) -> Any:
+        value = load()
+        if isawaitable(value):
+            close = getattr(value, "close", None)
+            if close is not None:
+                close()
+            msg = f"{load!r} returned an awaitable to a blocking call: decorate an `async def`, or use the a… method"
+            raise CacheGuardError(msg)
+        return value
+
+    def watch(
+        self,
+        beat: Callable[[], Coroutine[Any, Any, None]],
+        every: float,
+        late: Callable[[], Coroutine[Any, Any, None]],
+        deadline: float | None,
+    ) -> _Job:
+        job = _Job(self._keeper.jobs, beat, every, late, deadline)
+        self._keeper.add(job)
+        return job
+
+    async def each(self, works: Sequence[Callable[[], Coroutine[Any, Any, Any]]], most: int) -> list[Any]:
+        """Run *works* and return their results in order; with *most* above one, in so many threads."""
+        if most == 1 or len(works) < 2:  # noqa: PLR2004 - nothing to share out
+            return [await work() for work in works]
+        with ThreadPoolExecutor(min(most, len(works)), "cacheguard-each") as threads:
+            return list(threads.map(lambda work: run_now(work()), works))
+
+    def close(self) -> None:
+        """End the keeper; wait a moment for detached loads, which nothing can interrupt."""
+        self.closed = True
+        self._keeper.close()
+        deadline = time.monotonic() + PATIENCE_AT_CLOSE
+        for thread in list(self._detached):
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def after_fork(self) -> None:
+        """Forget the parent's threads, none of which exist here."""
+        self._reset()

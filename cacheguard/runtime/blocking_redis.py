@@ -1,0 +1,155 @@
+"""Redis from threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import redis.exceptions
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ..errors import ConfigurationError, Unreachable
+from ..ports import Call, Reply
+from . import resp
+
+
+class BlockingCommands:
+    """A pool of connections, each used by one thread at a time.
+
+    The Redis client is used for what it is good at (URLs, TLS, authentication, parsing); its command layer, which
+    costs more than the server does, is not on the way.
+
+    Args:
+        connect: makes one connection, unconnected.
+        most: connections at once; a thread that finds none free waits for one, at most `timeout` seconds.
+        timeout: seconds for connecting and for each reply.
+    """
+
+    def __init__(self, connect: Callable[[], Any], most: int, timeout: float) -> None:
+        self._connect, self._most, self._timeout = connect, most, timeout
+        self._reset()
+
+    def _reset(self) -> None:
+        self._idle: deque[Any] = deque()
+        self._free = threading.Condition(threading.Lock())
+        self._made = 0
+        self._waiting = 0
+
+    async def send(self, *calls: Call) -> list[Reply]:
+        return resp.first_error(await self.send_each(*calls))
+
+    async def send_each(self, *calls: Call) -> list[Reply]:
+        replies = self._exchange(resp.pack(calls), len(calls))
+        again = resp.unknown_scripts(calls, replies)
+        if again:
+            texts = self._exchange(resp.pack([calls[index] for index in again], sources=True), len(again))
+            for index, reply in zip(again, texts, strict=True):
+                replies[index] = reply
+        return replies
+
+    def _exchange(self, payload: bytes, count: int) -> list[Reply]:
+        connection, used = self._take()
+        try:
+            try:
+                replies = _ask(connection, payload, count)
+            except redis.exceptions.TimeoutError:
+                raise
+            except (redis.exceptions.ConnectionError, OSError):
+                if not used:
+                    raise
+                # The server was restarted or dropped an idle link: its fellows are as dead as this one.
+                connection.disconnect()
+                self._drop_idle()
+                replies = _ask(connection, payload, count)
+        except (redis.exceptions.RedisError, OSError, ValueError) as error:
+            connection.disconnect()
+            self._discard()
+            raise resp.unreachable(error) from error
+        except BaseException:
+            connection.disconnect()
+            self._discard()
+            raise
+        self._idle.append(connection)
+        if self._waiting:
+            with self._free:
+                self._free.notify()
+        return replies
+
+    def _take(self) -> tuple[Any, bool]:
+        """A connection, and whether it has been used before."""
+        try:
+            return self._idle.pop(), True
+        except IndexError:
+            pass
+        deadline = time.monotonic() + self._timeout
+        with self._free:
+            while True:
+                if self._idle:
+                    return self._idle.pop(), True
+                if self._made < self._most:
+                    self._made += 1
+                    break
+                self._waiting += 1
+                try:
+                    came = self._free.wait(deadline - time.monotonic())
+                finally:
+                    self._waiting -= 1
+                if not came and not self._idle and time.monotonic() >= deadline:
+                    msg = f"all {self._most} connections are in use"
+                    raise Unreachable(msg)
+        try:
+            return self._connect(), False
+        except BaseException:
+            self._discard()
+            raise
+
+    def _discard(self) -> None:
+        with self._free:
+            self._made -= 1
+            self._free.notify()
+
+    def _drop_idle(self) -> None:
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return
+            connection.disconnect()
+            self._discard()
+
+    def close(self) -> None:
+        """Close every connection that is not in use."""
+        self._drop_idle()
+
+    def after_fork(self) -> None:
+        """Forget the parent's connections without touching their sockets."""
+        self._reset()
+
+
+def _ask(connection: Any, payload: bytes, count: int) -> list[Reply]:
+    connection.send_packed_command([payload], check_health=False)
+    if count == 1:
+        return [_reply(connection)]
+    return [_reply(connection) for _ in range(count)]
+
+
+def _reply(connection: Any) -> Reply:
+    try:
+        return connection.read_response(disable_decoding=True)
+    except redis.exceptions.ResponseError as error:
+        return resp.refused(error)
+
+
+def redis_commands(pool: Any, most: int, timeout: float) -> BlockingCommands:
+    """Commands that reach the server *pool* reaches; `ConfigurationError` if its settings make no connection."""
+    connect = resp.connector(pool, timeout, lambda: Retry(NoBackoff(), 0))
+    try:
+        connect()
+    except TypeError as error:
+        msg = f"the Redis client does not take these settings: {error}"
+        raise ConfigurationError(msg) from error
+    return BlockingCommands(connect, most, timeout)

@@ -1,0 +1,65 @@
+"""A bound on loads, shared by every thread and event loop of the process."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from ..errors import Overloaded
+from ..ports import Runtime, Signal
+
+
+class FairBulkhead:
+    """At most *limit* loads at once; more wait in line, first come first served, at most *wait* seconds."""
+
+    def __init__(self, limit: int, wait: float) -> None:
+        self._limit, self._wait = limit, wait
+        self._lock = threading.Lock()
+        self._active = 0
+        self._line: deque[Signal] = deque()
+
+    async def enter(self, runtime: Runtime) -> None:
+        """Take a place; `Overloaded` if none comes free in time."""
+        with self._lock:
+            if self._active < self._limit:
+                self._active += 1
+                return
+            turn = runtime.signal()
+            self._line.append(turn)
+        try:
+            if await turn.wait(self._wait):
+                return
+        except BaseException:
+            self._step_out(turn)
+            raise
+        if self._step_out(turn, keep=True):
+            return
+        msg = f"{self._limit} loads are running and no place came free within {self._wait:g} s"
+        raise Overloaded(msg)
+
+    def leave(self) -> None:
+        """Give the place to the next in line."""
+        with self._lock:
+            if self._line:
+                self._line.popleft().set()
+            else:
+                self._active -= 1
+
+    def _step_out(self, turn: Signal, *, keep: bool = False) -> bool:
+        """Leave the line; true if a place had been given already, which is kept or passed on."""
+        with self._lock:
+            try:
+                self._line.remove(turn)
+            except ValueError:
+                given = True
+            else:
+                given = False
+        if given and not keep:
+            self.leave()
+        return given
+
+    def reset(self) -> None:
+        """Start empty, as a forked child must."""
+        self._lock = threading.Lock()
+        self._active = 0
+        self._line.clear()

@@ -1,0 +1,77 @@
+"""Calls as bytes on the wire (RESP), and what the Redis client raises as our errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..errors import Refused, Unreachable
+from ..ports import Arg, Call, Reply, ScriptCall
+
+
+def pack(calls: Sequence[Call], *, sources: bool = False) -> bytes:
+    """*calls* as one piece of bytes; with *sources*, scripts carry their text instead of their SHA-1."""
+    parts: list[bytes] = []
+    for call in calls:
+        words = _words(call, sources=sources) if isinstance(call, ScriptCall) else call
+        parts.append(b"*%d\r\n" % len(words))
+        for word in words:
+            raw = word.encode() if isinstance(word, str) else word if isinstance(word, bytes) else b"%d" % word
+            parts.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
+    return b"".join(parts)
+
+
+def _words(call: ScriptCall, *, sources: bool) -> tuple[Arg, ...]:
+    head: tuple[Arg, ...] = ("EVAL", call.script.source) if sources else ("EVALSHA", call.script.sha)
+    return (*head, len(call.keys), *call.keys, *call.args)
+
+
+def refused(error: Exception) -> Refused:
+    """A server's error reply as a value."""
+    answer = Refused(str(error))
+    answer.__cause__ = error
+    return answer
+
+
+def unknown_scripts(calls: Sequence[Call], replies: Sequence[Reply]) -> list[int]:
+    """Where the server did not know a script."""
+    return [
+        index
+        for index, reply in enumerate(replies)
+        if isinstance(reply, Refused) and isinstance(calls[index], ScriptCall) and "NOSCRIPT" in _text(reply)
+    ]
+
+
+def _text(reply: Refused) -> str:
+    # redis-py strips the code from "NOSCRIPT No matching script" and puts it into the class instead.
+    return f"{type(reply.__cause__).__name__} {reply}".replace("NoScriptError", "NOSCRIPT")
+
+
+def first_error(replies: list[Reply]) -> list[Reply]:
+    """*replies*, unless one of them is an error: that one is raised."""
+    for reply in replies:
+        if isinstance(reply, Refused):
+            raise reply
+    return replies
+
+
+def unreachable(error: BaseException) -> Unreachable:
+    """A client's failure as ours; the cause stays attached."""
+    answer = Unreachable(f"{type(error).__name__}: {error}")
+    answer.__cause__ = error
+    return answer
+
+
+def connector(pool: Any, timeout: float, no_retry: Callable[[], Any]) -> Callable[[], Any]:
+    """Makes connections the way *pool* would, but with one short timeout and no retries inside the client.
+
+    They are ours alone: a user's pool lends its settings, never its connections.
+    """
+    settings = {
+        **pool.connection_kwargs,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "health_check_interval": 0,
+        "retry": no_retry(),
+    }
+    return lambda: pool.connection_class(**settings)

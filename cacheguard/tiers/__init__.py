@@ -1,0 +1,1 @@
+"""Where entries live: in the process, and in Redis."""

@@ -1,0 +1,63 @@
+"""Exceptions as data: an absence that is cached, or a failure told to those who waited in other processes."""
+
+from __future__ import annotations
+
+import sys
+from types import BuiltinFunctionType, WrapperDescriptorType
+from typing import Any
+
+Described = tuple[str, tuple[Any, ...]]
+PLAIN = (str, int, float, bool, bytes, type(None))
+MOST_TEXT = 500
+
+
+def describe(error: Exception) -> Described:
+    """Which exception, with which arguments; arguments that are no plain values become text."""
+    kind = type(error)
+    arguments = tuple(
+        each
+        if type(each) in PLAIN and not (isinstance(each, str | bytes) and len(each) > MOST_TEXT)
+        else str(each)[:MOST_TEXT]
+        for each in error.args[:8]
+    )
+    return f"{kind.__module__}:{kind.__qualname__}", arguments
+
+
+def rebuilt(what: Described) -> Exception | None:
+    """The exception of *what* made anew, or None if that takes more than a class of this process and its arguments.
+
+    Nothing is imported, and no constructor written in Python is run: the description came over the wire.
+    """
+    name, arguments = what
+    module, _, path = name.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if not (isinstance(found, type) and issubclass(found, Exception)):
+        return None
+    if type(found.__init__) is not WrapperDescriptorType or type(found.__new__) is not BuiltinFunctionType:
+        return None
+    try:
+        error: Exception = found(*arguments)
+    except Exception:  # noqa: BLE001 - an exception class with needs of its own
+        return None
+    error.add_note("raised by the load in another process that this call waited for")
+    return error
+
+
+def absence(what: Described, classes: tuple[type[Exception], ...]) -> Exception:
+    """The exception that said "does not exist", made anew: one instance must not be raised by many callers.
+
+    Only the policy's own *classes* are made; an unknown name becomes the first of them.
+    """
+    name, arguments = what
+    kind = next((each for each in classes if f"{each.__module__}:{each.__qualname__}" == name), None)
+    if kind is None:
+        path = name.partition(":")[2]
+        kind = next((each for each in classes if each.__qualname__ == path), classes[0] if classes else LookupError)
+    try:
+        return kind(*arguments)
+    except Exception:  # noqa: BLE001 - a constructor with needs of its own
+        error = kind.__new__(kind)
+        error.args = tuple(arguments)
+        return error

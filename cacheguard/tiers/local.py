@@ -1,0 +1,253 @@
+"""L1: the in-process tier. A hit is one dictionary lookup; everything that writes takes the lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from sys import getsizeof
+from typing import Any, Literal, TypeAlias
+
+from cachetools import Cache, FIFOCache, LFUCache, LRUCache, RRCache
+
+from ..defenses.consistency import Tickets
+from ..errors import ConfigurationError
+from ..events import Events
+
+Eviction: TypeAlias = Literal["lru", "lfu", "fifo", "random"]
+Index: TypeAlias = dict[Any, "Entry"]
+
+DEAD = float("-inf")
+OVERHEAD = 400  # bytes an entry costs beside its value: object, key text, slots in the indexes
+ABSENCE_SHARE = 8  # absences get an eighth of the room and never push out a value
+MOST_BINDINGS = 4
+MOST_SECOND_CHANCES = 32
+MOST_PARTS = 1000
+
+
+class Entry:
+    """One value in this process.
+
+    The entry is shared by every index that leads to it. To kill it is to set `until`: whoever still holds it sees that
+    it is over, and a reader that took the value a moment earlier read it before the invalidation returned.
+    """
+
+    __slots__ = (
+        "bindings",
+        "born",
+        "error",
+        "fresh_until",
+        "hits",
+        "key",
+        "kind",
+        "size",
+        "tags",
+        "type",
+        "until",
+        "value",
+    )
+
+    def __init__(
+        self,
+        key: str,
+        value: Any,
+        *,
+        kind: int,
+        until: float,
+        fresh_until: float,
+        born: float,
+        tags: tuple[str, ...] = (),
+        size: int = 0,
+    ) -> None:
+        self.key = key
+        self.value = value
+        self.kind = kind
+        self.until = until  # monotonic: a hit before this needs no question
+        self.fresh_until = fresh_until  # monotonic: the end of its TTL, may lie beyond `until`
+        self.born = born
+        self.tags = tags
+        self.size = size
+        self.hits = 0
+        self.type: type | None = None  # of the single argument that leads here: 1, 1.0 and True are one dict key
+        self.bindings: tuple[tuple[Index, Any], ...] = ()
+
+
+class _SecondChance(LRUCache[str, Entry]):
+    """Least recently stored goes first, unless it was used since it last came up.
+
+    One counter on the entry is the recency, the statistic and the heat, so a hit moves nothing (Corbató's clock).
+    """
+
+    def __init__(self, maxsize: int, getsizeof: Callable[[Entry], int] | None, bank: Callable[[Entry], None]) -> None:
+        super().__init__(maxsize, getsizeof)
+        self._bank = bank
+
+    def popitem(self) -> tuple[str, Entry]:
+        for _ in range(MOST_SECOND_CHANCES):
+            key, entry = super().popitem()
+            if not entry.hits:
+                return key, entry
+            self._bank(entry)
+            super().__setitem__(key, entry)
+        return super().popitem()
+
+
+class Local:
+    """The in-process tier of one guard, shared by threads, event loops and namespaces.
+
+    Args:
+        size: most entries; absences have room for an eighth of it beside that.
+        max_bytes: most bytes, or None for no bound.
+        eviction: which entry goes when the room is full.
+        lock: guards every change; a hit takes none.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        max_bytes: int | None,
+        eviction: Eviction,
+        lock: AbstractContextManager[Any],
+        events: Events,
+    ) -> None:
+        self.lock = lock
+        self.tickets = Tickets()
+        self.touches = eviction == "lfu"
+        self._events = events
+        self._size, self._max_bytes = size, max_bytes
+        self._off = 0
+        self._entries = self._room(size, max_bytes, eviction)
+        self._absences = self._room(
+            max(1, size // ABSENCE_SHARE), max_bytes and max(1, max_bytes // ABSENCE_SHARE), "fifo"
+        )
+        self._index: Index = {}
+
+    def _room(self, size: int, max_bytes: int | None, eviction: Eviction) -> Cache[str, Entry]:
+        bound = size if max_bytes is None else max_bytes
+        weigh = None if max_bytes is None else _size
+        if eviction == "lru":
+            return _SecondChance(bound, weigh, self._bank)
+        kinds: dict[str, type[Cache[str, Entry]]] = {"lfu": LFUCache, "fifo": FIFOCache, "random": RRCache}
+        return kinds[eviction](bound, weigh)
+
+    def find(self, key: str) -> Entry | None:
+        """The entry of *key*, usable or not; no lock, no reordering."""
+        return self._index.get(key)
+
+    def put(self, entry: Entry, ticket: int, *, absence: bool) -> bool:
+        """Keep *entry* unless its ticket was voided since it was taken."""
+        room = self._absences if absence else self._entries
+        if self._max_bytes is not None:
+            entry.size = OVERHEAD + len(entry.key) + weigh(entry.value)
+        key = entry.key
+        with self.lock:
+            if self._off or self.tickets.take(key) != ticket:
+                return False
+            self._drop(key)
+            if self._max_bytes is not None and entry.size > room.maxsize:
+                return True  # too large to keep, but true
+            size = self._size if room is self._entries else max(1, self._size // ABSENCE_SHARE)
+            while len(room) >= size or room.currsize + max(1, entry.size) > room.maxsize:
+                self._forget(room.popitem()[1])
+                self._events.evictions += 1
+            room[key] = entry
+            self._index[key] = entry
+        return True
+
+    def bind(self, entry: Entry, index: Index, arguments: Any, kind: type | None) -> None:
+        """Let *arguments* of one function lead straight to *entry*."""
+        with self.lock:
+            if self._index.get(entry.key) is not entry or len(entry.bindings) >= MOST_BINDINGS:
+                return
+            if entry.bindings and entry.type is not kind:
+                return
+            entry.type = kind
+            entry.bindings = (*entry.bindings, (index, arguments))
+            index[arguments] = entry
+
+    def touch(self, entry: Entry) -> None:
+        """Count a use where the eviction policy wants to know of each (LFU)."""
+        if self.touches:
+            with self.lock:
+                self._entries.get(entry.key)  # the lookup is what it counts
+
+    def drop(self, key: str) -> None:
+        """Forget *key*, and refuse what was asked for before this moment."""
+        with self.lock:
+            self.tickets.void(key)
+            self._drop(key)
+
+    def drop_all(self) -> None:
+        """Forget everything, and refuse what was asked for before this moment."""
+        with self.lock:
+            self.tickets.void_all()
+            for entry in list(self._index.values()):
+                self._drop(entry.key)
+
+    def switch(self, *, off: bool) -> None:
+        """Empty the tier and keep it empty; calls nest."""
+        with self.lock:
+            self._off += 1 if off else -1
+        self.drop_all()
+
+    def _drop(self, key: str) -> None:
+        for room in (self._entries, self._absences):
+            entry = room.pop(key, None)
+            if entry is not None:
+                self._forget(entry)
+
+    def _forget(self, entry: Entry) -> None:
+        entry.until = entry.fresh_until = DEAD
+        if self._index.get(entry.key) is entry:
+            del self._index[entry.key]
+        for index, arguments in entry.bindings:
+            if index.get(arguments) is entry:
+                del index[arguments]
+        entry.bindings = ()
+        self._bank(entry)
+
+    def _bank(self, entry: Entry) -> None:
+        hits, entry.hits = entry.hits, 0
+        self._events.l1_hits += hits
+        if entry.kind:
+            self._events.null_hits += hits
+
+    def census(self) -> tuple[int, int, int, int]:
+        """Entries, their bytes, and the hits and null hits that they have not handed in yet."""
+        with self.lock:
+            entries = list(self._index.values())
+        nulls = sum(entry.hits for entry in entries if entry.kind)
+        return len(entries), sum(entry.size for entry in entries), sum(entry.hits for entry in entries), nulls
+
+
+def weigh(value: Any) -> int:
+    """About how many bytes *value* takes, with what it holds; it looks at a thousand parts at most."""
+    total, parts, seen = 0, [value], 0
+    while parts and seen < MOST_PARTS:
+        part = parts.pop()
+        seen += 1
+        total += getsizeof(part, 64)
+        if isinstance(part, dict):
+            parts += part.keys()
+            parts += part.values()
+        elif isinstance(part, list | tuple | set | frozenset):
+            parts += part
+        elif hasattr(part, "__dict__"):
+            parts += vars(part).values()
+    return total + 64 * len(parts)
+
+
+def _size(entry: Entry) -> int:
+    return entry.size
+
+
+def check(size: object, max_bytes: object, eviction: object) -> None:
+    """`ConfigurationError` for options that no tier can have."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        msg = f"l1_size must be a number of entries >= 1, got {size!r}; use Policy(l1=False) to go without"
+        raise ConfigurationError(msg)
+    if max_bytes is not None and (isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1):
+        msg = f"l1_max_bytes must be a number of bytes >= 1 or None, got {max_bytes!r}"
+        raise ConfigurationError(msg)
+    if eviction not in ("lru", "lfu", "fifo", "random"):
+        msg = f"l1_eviction must be one of 'lru', 'lfu', 'fifo', 'random', got {eviction!r}"
+        raise ConfigurationError(msg)

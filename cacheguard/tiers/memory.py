@@ -1,0 +1,248 @@
+"""L2 without Redis: the same protocol in this process, for ``memory://`` and for ``l2=False``.
+
+It answers the calls of the remote tier exactly as a server running our scripts would, so the engine above has one way
+of working, and a schedule that is safe here is safe there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from ..errors import Refused
+from ..ports import Call, Reply, ScriptCall
+
+Hash = dict[str, Any]
+
+
+class MemoryCommands:
+    """Entries as hashes with a deadline; the least recently used goes when there are more than *size*.
+
+    Args:
+        size: most entries.
+        lock: held while a call runs; calls never wait for one another inside.
+        now: seconds, monotonic; this is the "server's" clock.
+    """
+
+    def __init__(self, size: int, lock: AbstractContextManager[Any], now: Callable[[], float]) -> None:
+        self._size, self._lock, self._now = size, lock, now
+        self._hashes: OrderedDict[str, Hash] = OrderedDict()
+        self._ends: dict[str, float] = {}
+
+    def unlock(self, lock: AbstractContextManager[Any]) -> None:
+        """Go on with another *lock*: a forked child may have inherited one that is held by nobody."""
+        self._lock = lock
+
+    async def send(self, *calls: Call) -> list[Reply]:
+        replies = await self.send_each(*calls)
+        for reply in replies:
+            if isinstance(reply, Refused):
+                raise reply
+        return replies
+
+    async def send_each(self, *calls: Call) -> list[Reply]:
+        with self._lock:
+            return [self._run(call) for call in calls]
+
+    def _run(self, call: Call) -> Reply:
+        now = math.floor(self._now() * 1000)
+        if isinstance(call, ScriptCall):
+            key = call.keys[0]
+            reply = getattr(self, f"_{call.script.name}")(self._hash(key, now), now, key, *call.args)
+            if not self._hashes.get(key):
+                self._delete(key)
+            elif len(self._hashes) > self._size:
+                self._delete(next(iter(self._hashes)))
+            return reply
+        name, key = str(call[0]), str(call[1])
+        if name == "HMGET":
+            fields = self._hash(key, now)
+            if fields:
+                self._hashes.move_to_end(key)
+            return [fields.get(str(field)) for field in call[2:]]
+        if name == "PTTL":
+            return self._pttl(key, now)
+        return Refused(f"ERR unknown command {name!r}")
+
+    def _hash(self, key: str, now: int) -> Hash:
+        if self._ends.get(key, math.inf) <= now:
+            self._delete(key)
+        return self._hashes.get(key) or {}
+
+    def _write(self, key: str, fields: Hash, **changes: Any) -> None:
+        fields.update(changes)
+        self._hashes[key] = fields
+
+    def _delete(self, key: str) -> None:
+        self._hashes.pop(key, None)
+        self._ends.pop(key, None)
+
+    def _pttl(self, key: str, now: int) -> int:
+        if key not in self._hashes:
+            return -2
+        return int(self._ends[key] - now) if key in self._ends else -1
+
+    def _pexpire(self, key: str, ms: float, now: int) -> None:
+        if key in self._hashes:
+            self._ends[key] = now + ms
+
+    def _drop(self, key: str, fields: Hash, *names: str) -> None:
+        for name in names:
+            fields.pop(name, None)
+        if not fields:
+            self._delete(key)
+
+    def _write_until(self, key: str, fields: Hash, now: int) -> int:
+        """The latest deadline of a live write intent, 0 without one; dead intents go."""
+        last = 0
+        for name in [name for name in fields if name.startswith("w:")]:
+            if fields[name] > now:
+                last = max(last, fields[name])
+            else:
+                self._drop(key, fields, name)
+        return last
+
+    def _lease(
+        self, fields: Hash, now: int, key: str, token: str, lease: int, grace: int, floor: int, awaited: str
+    ) -> Reply:
+        value, stale, pttl = fields.get("v"), fields.get("g", 0), self._pttl(key, now)
+        if value is not None and pttl - stale > floor:
+            return [b"HIT", value, stale, pttl]
+        if fields.get("t") == token:
+            return [b"GRANTED", value, stale, pttl]
+        write = self._write_until(key, fields, now)
+        pttl = self._pttl(key, now)
+        if write:
+            return [b"BYPASS", write - now]
+        if "t" in fields and fields["u"] > now:
+            return [b"WAIT", fields["u"] - now, fields["t"], value, stale, pttl]
+        if "x" in fields:
+            holder, what = fields["x"]
+            if awaited and holder == awaited:
+                return [b"FAILED", what]
+        self._write(key, fields, t=token, u=now + lease)
+        fields.pop("x", None)
+        want = lease + grace
+        if pttl < want:
+            if value is not None:
+                stale += want - pttl
+                fields["g"] = stale
+            self._pexpire(key, want, now)
+            pttl = want
+        return [b"GRANTED", value, stale, pttl]
+
+    def _fill(
+        self, fields: Hash, now: int, key: str, token: str, envelope: Any, fresh: int, stale: int, version: str
+    ) -> int:
+        if fields.get("t") != token:
+            return 0
+        floor = fields.get("f")
+        if version and floor is not None and version < floor:
+            self._drop(key, fields, "t", "u")
+            return -1
+        fresh, stale = self._quarantined(fields, now, fresh, stale, proven=bool(version) and floor is not None)
+        self._write(key, fields, v=envelope, g=stale)
+        self._drop(key, fields, "t", "u")
+        if version:
+            fields["f"] = version
+        self._pexpire(key, fresh + stale, now)
+        return 1
+
+    def _quarantined(self, fields: Hash, now: int, fresh: int, stale: int, *, proven: bool) -> tuple[int, int]:
+        left = fields.get("q", 0) - now
+        return (min(fresh, left), 0) if left > 0 and not proven else (fresh, stale)
+
+    def _release(self, fields: Hash, now: int, key: str, token: str, failure: Any, kept: int) -> int:
+        if fields.get("t") != token:
+            return 0
+        self._drop(key, fields, "t", "u")
+        if failure:
+            self._write(key, fields, x=(token, failure))
+            if len(fields) == 1:
+                self._pexpire(key, kept, now)
+        return 1
+
+    def _renew(self, fields: Hash, now: int, key: str, token: str, lease: int, grace: int) -> int:
+        if fields.get("t") != token:
+            return 0
+        fields["u"] = now + lease
+        want, pttl = lease + grace, self._pttl(key, now)
+        if pttl < want:
+            if "v" in fields:
+                fields["g"] += want - pttl
+            self._pexpire(key, want, now)
+        return 1
+
+    def _invalidate(
+        self,
+        fields: Hash,
+        now: int,
+        key: str,
+        _channel: str,
+        _message: str,
+        quarantine: int,
+        floor: str,
+        floor_ms: int,
+        begin: str,
+        intent: int,
+        end: str,
+    ) -> int:
+        self._drop(key, fields, "v", "g", "t", "u", "x")
+        if end:
+            self._drop(key, fields, f"w:{end}")
+        if begin:
+            self._write(key, fields, **{f"w:{begin}": now + intent})
+        if quarantine:
+            self._write(key, fields, q=max(fields.get("q", 0), now + quarantine))
+        if floor:
+            self._write(key, fields, f=max(fields.get("f", ""), floor))
+        last = max(self._write_until(key, fields, now), fields.get("q", 0))
+        if "f" in fields:
+            last = max(last, now + floor_ms, now + self._pttl(key, now))
+        if last <= now:
+            self._delete(key)
+        else:
+            self._pexpire(key, last - now, now)
+        return 1
+
+    def _store(
+        self,
+        fields: Hash,
+        now: int,
+        key: str,
+        envelope: Any,
+        fresh: int,
+        stale: int,
+        version: str,
+        _channel: str,
+        _message: str,
+    ) -> int:
+        floor = fields.get("f")
+        if version and floor is not None and version < floor:
+            return -1
+        self._drop(key, fields, "t", "u", "x")
+        if self._write_until(key, fields, now):
+            return 0
+        fresh, stale = self._quarantined(fields, now, fresh, stale, proven=bool(version) and floor is not None)
+        self._write(key, fields, v=envelope, g=stale)
+        if version:
+            fields["f"] = version
+        self._pexpire(key, fresh + stale, now)
+        return 1
+
+    def _expire(self, fields: Hash, now: int, key: str, _channel: str, _message: str) -> int:
+        self._drop(key, fields, "t", "u", "x")
+        if "v" not in fields:
+            return 0
+        fields["g"] = max(fields["g"], self._pttl(key, now))
+        return 1
+
+    def _touch(self, fields: Hash, now: int, key: str, fresh: int, stale: int, _channel: str, _message: str) -> int:
+        if "v" not in fields or self._pttl(key, now) <= fields["g"]:
+            return 0
+        fields["g"] = stale
+        self._pexpire(key, fresh + stale, now)
+        return 1

@@ -1,0 +1,60 @@
+"""Values ↔ what is stored: sealed bytes for Redis, the objects themselves within the process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..codec import TAGGED, Codec, Registry
+from ..envelope import Envelope, Kind, Sealer
+from ..errors import CodecError
+from .remote import Stored
+
+
+class SealedPacking:
+    """Envelopes of bytes. Which codec reads an entry is said by the fingerprint inside it."""
+
+    def __init__(self, sealer: Sealer, registry: Registry) -> None:
+        self._sealer, self._registry = sealer, registry
+
+    def pack(self, key: str, stored: Stored, codec: Codec | None) -> bytes:
+        """The sealed bytes; `CodecError` if the value cannot be stored faithfully."""
+        schema, payload = TAGGED.schema, b""
+        if stored.kind is Kind.ERROR:
+            payload = TAGGED.encode(stored.value)
+        elif stored.kind is Kind.VALUE:
+            codec = codec or self._registry.for_value(stored.value)
+            schema, payload = codec.schema, codec.encode(stored.value)
+        return self._sealer.seal(Envelope(stored.kind, schema, payload, stored.ttl, stored.load_time, stored.tags), key)
+
+    def unpack(self, key: str, envelope: Any, codec: Codec | None) -> Stored:
+        """What the bytes say; `CodecError` if they are not ours, or of another version of the type."""
+        opened = self._sealer.open(envelope, key)
+        value: Any = None
+        if opened.kind is Kind.ERROR:
+            value = _described(TAGGED.decode(opened.payload))
+        elif opened.kind is Kind.VALUE:
+            reader = codec or self._registry.by_schema(opened.schema)
+            if reader is None or reader.schema != opened.schema:
+                raise CodecError(f"{key} was stored under another schema")
+            value = reader.decode(opened.payload)
+        return Stored(opened.kind, value, opened.ttl, opened.load_time, opened.tags)
+
+
+class ObjectPacking:
+    """Nothing is packed: within one process a value stays the object that it is."""
+
+    def pack(self, key: str, stored: Stored, codec: Codec | None) -> Stored:  # noqa: ARG002 - the port's signature
+        """*stored* itself."""
+        return stored
+
+    def unpack(self, key: str, envelope: Any, codec: Codec | None) -> Stored:  # noqa: ARG002 - the port's signature
+        """*envelope* itself."""
+        if not isinstance(envelope, Stored):
+            raise CodecError(f"{key} holds no entry")
+        return envelope
+
+
+def _described(raw: Any) -> tuple[str, tuple[Any, ...]]:
+    if isinstance(raw, tuple) and len(raw) == 2 and isinstance(raw[0], str) and isinstance(raw[1], tuple):  # noqa: PLR2004
+        return raw[0], raw[1]
+    raise CodecError("not the description of an exception")

