@@ -3,8 +3,8 @@
 from .bloom import BloomFilter
 from .errors import CacheGuardError
 from .events import Stats
-from .functions import MISSING
 from .guard import CacheGuard, Inspection
+from .missing import MISSING
 from .policy import Policy
 
 __all__ = ["MISSING", "BloomFilter", "CacheGuard", "CacheGuardError", "Inspection", "Policy", "Stats"]

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .engine import Engine, opened, stale_window
+from .engine import Engine
 from .errors import CacheGuardError, ReentrantLoad, Unreachable
 from .flights import CHAIN, Flight
 from .loading import Ask, Job, Loaded
 from .policy import Rules
+from .rebuilding import opened, stale_window
 from .tiers.remote import Found, Granted
 
 LoadMany = Callable[[list[str]], Any]
@@ -52,11 +53,11 @@ class Batch:
     ) -> tuple[dict[str, tuple[Flight, Found | None]], dict[str, tuple[Flight, int]]]:
         """Flights for the missing keys: those that this batch leads, and all of them with the moment of joining."""
         engine = self._engine
-        for key in missing:
+        for key, found in missing.items():
             if key in CHAIN.get().keys:
                 raise ReentrantLoad(f"the loader of {key} reads the key that it is loading")
             failure = engine.loading.paused(key, self._rules)
-            if failure is not None and not self._stands_in(missing[key]):
+            if failure is not None and not self._stands_in(found):
                 engine.shared.events.backoffs += 1
                 raise failure.error.with_traceback(failure.traceback)
         mine: dict[str, tuple[Flight, Found | None]] = {}
@@ -121,7 +122,7 @@ class Batch:
                     stale[key] = lease.found
             elif isinstance(lease, Found) and lease.stored is not None:
                 ticket = self._tickets[key]
-                engine.keep(key, lease.stored, self._rules, lease.fresh_left, ticket, asked_at)
+                engine.rebuilding.keep(key, lease.stored, self._rules, lease.fresh_left, ticket, asked_at)
                 flights[key].land(lease.stored, proven=False)
             else:  # loaded elsewhere, being written, or not readable here: that key goes its own way
                 engine.loading.retire(key, flights[key])
@@ -168,8 +169,8 @@ class Batch:
             stored, ttl = outcome[key]
             sure = proven.get(key, keep)
             if sure and ttl is not None:
-                sure = engine.keep(key, stored, self._rules, ttl, self._tickets[key], began)
-            engine.land(flight, stored, proven=sure)
+                sure = engine.rebuilding.keep(key, stored, self._rules, ttl, self._tickets[key], began)
+            engine.rebuilding.land(flight, stored, proven=sure)
 
     async def _send(self, fills: Sequence[tuple[str, str, Any, float, float]], held: dict[str, str]) -> dict[str, bool]:
         """Store what can be stored and give the other leases back; which keys were not invalidated meanwhile."""

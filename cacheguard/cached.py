@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
-from .functions import Missing
+from .missing import Missing
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -67,6 +67,8 @@ class Decorator(Protocol):
     """What ``guard.cached(…)`` returns."""
 
     @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> CachedCoroutineFunction[P, R]: ...
+    def __call__(  # type: ignore[overload-overlap]  # a coroutine function is a function, too: the first match counts
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> CachedCoroutineFunction[P, R]: ...
     @overload
     def __call__(self, fn: Callable[P, R], /) -> CachedFunction[P, R]: ...

@@ -75,7 +75,7 @@ class Flight:
     def serves(self, joined_at: int, *, anew: bool) -> bool:
         """May a follower that joined after *joined_at* leases use the outcome?"""
         before = joined_at < self.leases
-        return (before and self.anew) if anew else may_share(before, self.proven)
+        return (before and self.anew) if anew else may_share(joined_before_lease=before, proven=self.proven)
 
 
 @dataclass(slots=True)

@@ -34,7 +34,10 @@ def _cg_call(_cg_function, _cg_values):
     return _cg_function({arguments})
 """
 
-# Their equals have their text: one dictionary key stands for one key text. Not float 0.0 (-0.0), not Decimal (1 == 1.0).
+_STARS: dict[Any, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
+_NAMED_FROM_HERE = (Parameter.KEYWORD_ONLY, Parameter.VAR_POSITIONAL)
+
+# Equal values of these types have equal texts. Not so float (0.0, -0.0) and Decimal (1, 1.0).
 BINDABLE = frozenset({int, str, bytes, bool, type(None)})
 
 
@@ -68,9 +71,8 @@ def wrapper(
     scope: dict[str, Any] = {}
     exec(source, scope)  # noqa: S102 - made of parameter names, which are identifiers
     defaults = {name: each.default for name, each in signature.parameters.items()}
-    built: Callable[..., Any] = scope["_cg_build"](
-        index.get if index is not None else None, monotonic, slow, touch, copy, defaults
-    )
+    find = None if index is None else index.get
+    built: Callable[..., Any] = scope["_cg_build"](find, monotonic, slow, touch, copy, defaults)
     return built
 
 
@@ -82,9 +84,7 @@ def _index_key(keyed_by: Sequence[str]) -> str:
 
 
 def index_key(values: Sequence[Any]) -> tuple[Any, type | None] | None:
-    """The key that `wrapper` looks for, and the type it compares; None for values that must not be told apart by
-    equality.
-    """
+    """The key that `wrapper` looks for, and the type it compares; None for values whose equals are not the same."""
     if not values or not BINDABLE.issuperset(map(type, values)):
         return None
     if len(values) == 1:
@@ -98,12 +98,9 @@ def _parameters(signature: Signature) -> str:
     for name, parameter in signature.parameters.items():
         if previous is Parameter.POSITIONAL_ONLY and parameter.kind is not previous:
             parts.append("/")
-        if parameter.kind is Parameter.KEYWORD_ONLY and previous not in (
-            Parameter.KEYWORD_ONLY,
-            Parameter.VAR_POSITIONAL,
-        ):
+        if parameter.kind is Parameter.KEYWORD_ONLY and previous not in _NAMED_FROM_HERE:
             parts.append("*")
-        stars = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        stars = _STARS.get(parameter.kind, "")
         default = "" if parameter.default is Parameter.empty else f"=_cg_defaults[{name!r}]"
         parts.append(f"{stars}{name}{default}")
         previous = parameter.kind
@@ -116,11 +113,9 @@ def caller(signature: Signature) -> Callable[[Callable[..., Any], tuple[Any, ...
     """A function that calls another one of *signature* with the values that `wrapper` hands on."""
     arguments: list[str] = []
     for name, parameter in signature.parameters.items():
-        form = {
-            Parameter.VAR_POSITIONAL: f"*{name}",
-            Parameter.VAR_KEYWORD: f"**{name}",
-            Parameter.KEYWORD_ONLY: f"{name}={name}",
-        }.get(parameter.kind, name)
+        form = f"{_STARS.get(parameter.kind, '')}{name}"
+        if parameter.kind is Parameter.KEYWORD_ONLY:
+            form = f"{name}={name}"
         arguments.append(form)
     unpack = f"{', '.join(signature.parameters)}, = _cg_values" if signature.parameters else "pass"
     scope: dict[str, Any] = {}

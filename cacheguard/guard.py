@@ -14,15 +14,18 @@ from .batch import Batch
 from .bloom import BloomFilter
 from .cached import CachedCoroutineFunction, CachedFunction, Decorator
 from .codec import CustomCodec
-from .engine import Engine, opened, stored_of
+from .engine import Engine
 from .envelope import Kind, Sealer
 from .errors import ConfigurationError
 from .events import Stats
-from .functions import MISSING, Function, copied
+from .functions import Function, copied
 from .hub import Hub, Options, pools
 from .keys import namespace_prefix, redis_key
 from .loading import Ask
+from .methods import decorated
+from .missing import MISSING
 from .policy import Duration, Policy, Rebuild, Rules, resolve, seconds
+from .rebuilding import opened, stored_of
 from .runtime import run_now
 from .tiers.bloom import BloomTier
 from .tiers.local import Entry, Eviction, check
@@ -151,7 +154,7 @@ class CacheGuard:
             max_absences=_count("max_absences", max_absences),
             raise_unreachable=on_unreachable == "raise",
         )
-        self._names = (namespace,)
+        self._names: tuple[str, ...] = (namespace,)
         self._prefix = namespace_prefix(self._names)
         self._policy = _policy(policy)
         self._rules = resolve(self._policy)
@@ -176,7 +179,9 @@ class CacheGuard:
     # Decorating
 
     @overload
-    def cached(self, key: Callable[P, Coroutine[Any, Any, R]], /) -> CachedCoroutineFunction[P, R]: ...
+    def cached(  # type: ignore[overload-overlap]  # a coroutine function is a function, too: the first match counts
+        self, key: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> CachedCoroutineFunction[P, R]: ...
 
     @overload
     def cached(self, key: Callable[P, R], /) -> CachedFunction[P, R]: ...
@@ -234,7 +239,7 @@ class CacheGuard:
                 return type(fn)(decorate(fn.__func__))
             if not callable(fn):
                 raise ConfigurationError(f"only functions can be decorated, got {fn!r}")
-            return Function(
+            function = Function(
                 self._hub,
                 self._prefix,
                 fn,
@@ -244,7 +249,8 @@ class CacheGuard:
                 bloom=bloom,
                 bloom_item=bloom_item,
                 validate=validate,
-            ).make_wrapper()
+            )
+            return decorated(function)
 
         return decorate
 
@@ -500,7 +506,9 @@ class CacheGuard:
         A load that fails is counted, not raised. Their TTLs are jittered, so they will not expire together.
         """
         engine = self._hub.blocking(l2=self._rules.l2)
-        return run_now(warm(engine.runtime, fn, calls, rate=rate, progress=progress, concurrency=concurrency))
+        return run_now(
+            warm(engine.runtime, self._hub.new_lock(), fn, calls, rate=rate, progress=progress, concurrency=concurrency)
+        )
 
     async def awarm(
         self,
@@ -513,7 +521,9 @@ class CacheGuard:
     ) -> Warmed:
         """`warm` for a coroutine function, to be awaited."""
         engine = self._hub.running(l2=self._rules.l2)
-        return await warm(engine.runtime, fn, calls, rate=rate, progress=progress, concurrency=concurrency)
+        return await warm(
+            engine.runtime, self._hub.new_lock(), fn, calls, rate=rate, progress=progress, concurrency=concurrency
+        )
 
     def stats(self) -> Stats:
         """Counts since the guard was made, of all its namespaces in this process."""

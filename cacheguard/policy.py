@@ -65,7 +65,7 @@ class Policy:
     """
 
     ttl: Duration | Callable[[Any], Duration | None] | Unset | None = UNSET
-    """How long an entry is fresh, or a function of the value that says so. Default 5 minutes; None: until invalidated."""
+    """How long an entry is fresh, or a function of the value. Default 5 minutes; None: until invalidated."""
     jitter: float | Unset | None = UNSET
     """Ratio in [0, 1): each stored TTL is drawn from [ttl * (1 - jitter), ttl]. Default 0.1, so that keys stored
     together do not expire together."""
@@ -86,7 +86,7 @@ class Policy:
     hard_timeout: Duration | Unset | None = UNSET
     """A load slower than this loses its lease and its waiters get `LoadTimeout`. Default 30 s."""
     wait_timeout: Duration | Unset | None = UNSET
-    """A waiter that waited this long loads for itself, without filling. Default off: everyone waits for the one load."""
+    """A waiter that waited this long loads for itself, without filling. Default off: all wait for one load."""
     error_backoff: tuple[Duration, Duration] | Unset | None = UNSET
     """First and longest pause after a failed load, doubling in between. Default 100 ms and 5 s."""
     l1_ttl: Duration | Unset | None = UNSET

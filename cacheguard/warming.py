@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import count
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .defenses.avalanche import next_start
@@ -12,7 +13,6 @@ from .errors import ConfigurationError
 from .events import log
 
 if TYPE_CHECKING:
-    from .functions import Function
     from .ports import Runtime
 
 Progress: TypeAlias = Callable[[int, "int | None"], object]
@@ -26,24 +26,42 @@ class Warmed:
     failed: int
 
 
-class _Tally:
-    """What several workers have done."""
+class _Work:
+    """What the workers of one warm-up share."""
 
-    def __init__(self, total: int | None, progress: Progress | None) -> None:
-        self.total, self.progress = total, progress
-        self._done, self._failed = count(), count()
+    def __init__(self, runtime: Runtime, lock: AbstractContextManager[Any], fn: Callable[..., Any]) -> None:
+        self._runtime, self._lock, self._fn = runtime, lock, fn
         self.done = self.failed = 0
+        self.began = runtime.now()
 
-    def note(self, *, failed: bool) -> None:
-        self.done = next(self._done) + 1
-        if failed:
-            self.failed = next(self._failed) + 1
-        if self.progress is not None:
-            self.progress(self.done, self.total)
+    async def drain(self, queue: Iterator[tuple[int, Any]], rate: float | None, tell: Callable[[int], object]) -> None:
+        """One of the workers: takes the next call until there is none."""
+        while True:
+            with self._lock:
+                number, call = next(queue, (-1, None))
+            if number < 0:
+                return
+            pause = next_start(number, self.began, rate) - self._runtime.now()
+            if pause > 0:
+                await self._runtime.sleep(pause)
+            failed = not await self._loads(call if isinstance(call, tuple) else (call,))
+            with self._lock:
+                self.done += 1
+                self.failed += failed
+                tell(self.done)
+
+    async def _loads(self, arguments: tuple[Any, ...]) -> bool:
+        try:
+            await self._runtime.call(partial(self._fn, *arguments))
+        except Exception as error:  # noqa: BLE001 - one row that does not load must not end the warm-up
+            log.warning("warming %s%r failed: %r", getattr(self._fn, "__qualname__", self._fn), arguments, error)
+            return False
+        return True
 
 
 async def warm(
     runtime: Runtime,
+    lock: AbstractContextManager[Any],
     fn: Callable[..., Any],
     calls: Iterable[Any],
     *,
@@ -52,42 +70,18 @@ async def warm(
     concurrency: int,
 ) -> Warmed:
     """Call *fn* for each of *calls*; see `CacheGuard.warm`."""
-    function: Function | None = getattr(fn, "cacheguard", None)
-    if function is None:
+    if not hasattr(fn, "cacheguard"):
         raise ConfigurationError(f"warm takes a function decorated with guard.cached(…), got {fn!r}")
     if rate is not None and not rate > 0:
         raise ConfigurationError(f"rate must be loads per second > 0 or None, got {rate!r}")
     if concurrency < 1:
         raise ConfigurationError(f"concurrency must be >= 1, got {concurrency!r}")
-    tally = _Tally(len(calls) if isinstance(calls, Sized) else None, progress)
-    queue = iter(enumerate(calls))
-    began = runtime.now()
-    await runtime.each([lambda: _work(runtime, fn, queue, began, rate, tally)] * concurrency, concurrency)
-    return Warmed(tally.done, tally.failed)
+    total = len(calls) if isinstance(calls, Sized) else None
 
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress(done, total)
 
-async def _work(
-    runtime: Runtime,
-    fn: Callable[..., Any],
-    queue: Iterator[tuple[int, Any]],
-    began: float,
-    rate: float | None,
-    tally: _Tally,
-) -> None:
-    """One of the workers: takes the next call until there is none."""
-    while True:
-        try:
-            number, call = next(queue)
-        except StopIteration:
-            return
-        pause = next_start(number, began, rate) - runtime.now()
-        if pause > 0:
-            await runtime.sleep(pause)
-        arguments = call if isinstance(call, tuple) else (call,)
-        try:
-            await runtime.call(lambda arguments=arguments: fn(*arguments))
-        except Exception as error:  # noqa: BLE001 - one row that does not load must not end the warm-up
-            log.warning("warming %s%r failed: %r", getattr(fn, "__qualname__", fn), arguments, error)
-            tally.note(failed=True)
-        else:
-            tally.note(failed=False)
+    work, queue = _Work(runtime, lock, fn), iter(enumerate(calls))
+    await runtime.each([lambda: work.drain(queue, rate, tell)] * concurrency, concurrency)
+    return Warmed(work.done, work.failed)

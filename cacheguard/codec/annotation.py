@@ -35,6 +35,7 @@ _CONTAINERS = frozenset(
         collections.abc.MutableMapping,
     }
 )
+_SAYING_NOTHING = (Any, object)
 _UNIONS = (Union, types.UnionType)
 
 
@@ -48,7 +49,6 @@ class Facts:
     """Somewhere it says ``Any``, a type variable, a bare container or the like."""
     exact: bool = False
     """Two values may be equal and yet differ: moments (time zones), and classes with a notion of their own."""
-    visited: set[Any] = dataclasses.field(default_factory=set[Any])
 
 
 def facts_of(annotation: object) -> Facts:
@@ -61,22 +61,27 @@ def facts_of(annotation: object) -> Facts:
 def _visit(annotation: Any, facts: Facts) -> None:
     annotation = _bare(annotation)
     origin = get_origin(annotation)
-    if annotation is None or origin is Literal or annotation in _SCALARS:
-        return
-    if annotation in _MOMENTS:
-        facts.exact = True
+    if isinstance(annotation, type) and origin is None:
+        _visit_type(annotation, facts)
     elif origin in _UNIONS or origin in _CONTAINERS:
         for argument in get_args(annotation):
             if argument is not Ellipsis:
                 _visit(argument, facts)
-    elif origin is not None:
+    elif isinstance(origin, type):
         _visit_class(origin, facts)
         for argument in get_args(annotation):
             _visit(argument, facts)
-    elif not isinstance(annotation, type) or annotation is object or annotation in _CONTAINERS:
+    elif annotation is not None and origin is not Literal:
         facts.unsaid = True
-    else:
-        _visit_class(annotation, facts)
+
+
+def _visit_type(kind: type[Any], facts: Facts) -> None:
+    if kind in _MOMENTS:
+        facts.exact = True
+    elif kind in _CONTAINERS or kind in _SAYING_NOTHING:
+        facts.unsaid = True
+    elif kind not in _SCALARS:
+        _visit_class(kind, facts)
 
 
 def _bare(annotation: Any) -> Any:
@@ -92,19 +97,23 @@ def _bare(annotation: Any) -> Any:
             return annotation
 
 
-def _visit_class(kind: Any, facts: Facts) -> None:
-    if kind in facts.visited:
-        return
-    facts.visited.add(kind)
-    if not isinstance(kind, type):
-        facts.unsaid = True
+def _visit_class(kind: type[Any], facts: Facts) -> None:
+    if kind in facts.classes:
         return
     facts.classes.add(kind)
     facts.exact = facts.exact or not _compares_every_field(kind)
     if has_fields(kind):
-        for hint in typing.get_type_hints(kind, include_extras=True).values():
+        hints = typing.get_type_hints(kind, include_extras=True)
+        facts.unsaid = facts.unsaid or any(name not in hints for name in _declared_apart(kind))
+        for hint in hints.values():
             if get_origin(hint) is not typing.ClassVar:
                 _visit(hint, facts)
+
+
+def _declared_apart(kind: Any) -> Iterable[str]:
+    """The fields of a class that may have them without annotations: a named tuple, an attrs class."""
+    yield from getattr(kind, "_fields", ())
+    yield from (attribute.name for attribute in getattr(kind, "__attrs_attrs__", ()))
 
 
 def has_fields(kind: type[Any]) -> bool:
@@ -179,8 +188,7 @@ def _outline(node: Any, met: dict[int, int]) -> Any:
     return [type(node).__name__, {name: _outline_part(part, met) for name, part in parts.items()}]
 
 
-def _outline_part(part: Any, met: dict[int, int]) -> Any:
+def _outline_part(part: object, met: dict[int, int]) -> Any:
     if isinstance(part, tuple):
-        parts: Iterable[Any] = part
-        return [_outline_part(each, met) for each in parts]
+        return [_outline_part(each, met) for each in typing.cast("tuple[object, ...]", part)]
     return _outline(part, met) if isinstance(part, (msgspec.inspect.Type, msgspec.inspect.Field)) else part

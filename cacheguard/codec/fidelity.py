@@ -7,10 +7,11 @@ moments may carry different time zones. So values are compared part by part.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime, time, tzinfo
+from datetime import date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from itertools import repeat
 from typing import Any
+from uuid import UUID
 
 _ROWS: tuple[type[Any], ...] = (list, tuple)
 _SETS: tuple[type[Any], ...] = (set, frozenset)
@@ -86,10 +87,12 @@ def _same_items(given: Any, back: Any, guessed: bool) -> bool:  # noqa: FBT001
 
 
 def _same_pairs(given: Any, back: Any, guessed: bool) -> bool:  # noqa: FBT001
-    return (
-        len(given) == len(back)
-        and all(map(same, given, back, repeat(guessed)))
-        and all(map(same, given.values(), back.values(), repeat(guessed)))
+    if len(given) != len(back):
+        return False
+    if all(map(same, given, back, repeat(guessed))):
+        return all(map(same, given.values(), back.values(), repeat(guessed)))
+    return _same_members(given, back, guessed) and all(
+        same(item, back.get(key, _UNSET), guessed) for key, item in given.items()
     )
 
 
@@ -141,7 +144,12 @@ def _same_zone(given: tzinfo | None, back: tzinfo | None) -> bool:
     return offset is not None and offset == back.utcoffset(None)
 
 
+def _equal(given: object, back: object, _guessed: bool) -> bool:  # noqa: FBT001
+    return given == back
+
+
 _COMPARE: dict[type, Callable[[Any, Any, bool], bool]] = {
+    **dict.fromkeys((str, int, bool, bytes, date, timedelta, UUID), _equal),
     float: _same_float,
     Decimal: _same_decimal,
     datetime: _same_moment,

@@ -45,7 +45,9 @@ class CustomCodec:
         try:
             payload = self._dumps(value)
         except Exception as error:
-            raise CodecError(f"{self._name} cannot store a {type(value).__qualname__}: {error}") from error
+            raise CodecError(
+                f"{self._name} cannot store a value of type {type(value).__qualname__}: {error}"
+            ) from error
         if isinstance(payload, str):
             return payload.encode()
         if isinstance(payload, _BYTES):

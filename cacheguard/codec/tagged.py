@@ -39,7 +39,7 @@ def _lower(value: object, room: int) -> Any:
     if lower is None:
         name = f"{kind.__module__}.{kind.__qualname__}"
         raise CodecError(
-            f"a {name} cannot be stored without knowing what to rebuild: annotate the function's return type, "
+            f"a value of type {name} cannot be stored without knowing what to rebuild: annotate the function's return type, "
             "or give the guard a serializer="
         )
     if room == 0:
@@ -178,7 +178,7 @@ class _Tagged:
         except CodecError:
             raise
         except Exception as error:  # zones run code of the user, and text may hold half a surrogate pair
-            raise CodecError(f"a {type(value).__qualname__} cannot be stored: {error}") from error
+            raise CodecError(f"a value of type {type(value).__qualname__} cannot be stored: {error}") from error
 
     def decode(self, payload: bytes | memoryview) -> Any:
         try:

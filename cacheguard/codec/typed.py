@@ -23,6 +23,8 @@ _KEPT = (bytes, bytearray, memoryview, datetime, date, time, timedelta, UUID, De
 
 _TAGGED_MARK = b"\xc1"  # the one byte that begins neither MessagePack nor JSON
 
+_OLDEST_PYDANTIC = (2, 11)
+
 
 class _Form(NamedTuple):
     dump: Callable[[Any], bytes]
@@ -60,7 +62,9 @@ class TypedCodec:
             except Exception as error:  # noqa: BLE001 - user classes run code of their own when rebuilt and compared
                 cause = cause or error
         reason = f": {cause}" if cause else " with all its parts; annotate the function with the type it returns"
-        raise CodecError(f"a {type(value).__qualname__} would not come back as {self._name}{reason}") from cause
+        raise CodecError(
+            f"a value of type {type(value).__qualname__} would not come back as {self._name}{reason}"
+        ) from cause
 
     def _is_faithful(self, value: Any, payload: bytes, form: _Form) -> bool:
         back = form.load(payload)
@@ -125,7 +129,7 @@ class RefusingCodec:
         return f"<no codec: {self._reason}>"
 
     def encode(self, value: Any) -> bytes:
-        raise CodecError(f"a {type(value).__qualname__} cannot be stored: {self._reason}")
+        raise CodecError(f"a value of type {type(value).__qualname__} cannot be stored: {self._reason}")
 
     def decode(self, payload: bytes | memoryview) -> Any:
         raise CodecError(f"{len(payload)} bytes cannot be read: {self._reason}")
@@ -152,7 +156,7 @@ def build(annotation: object) -> Codec:
         return _typed(annotation, facts)
     except NameError:
         raise
-    except Exception as error:  # noqa: BLE001 - schema building runs code of user classes
+    except Exception as error:  # noqa: BLE001 - schemas are built by code of other libraries, and of the user
         if made_of_values:
             return TAGGED
         return _union(annotation) or RefusingCodec(
@@ -181,7 +185,10 @@ def _msgspec_codec(annotation: Any, facts: Facts) -> TypedCodec:
 
 
 def _pydantic_codec(annotation: Any, facts: Facts) -> TypedCodec:
-    from pydantic import TypeAdapter
+    from pydantic import VERSION, TypeAdapter
+
+    if tuple(map(int, VERSION.split(".")[:2])) < _OLDEST_PYDANTIC:
+        raise TypeError(f"pydantic {VERSION} is too old to store models by the names of their fields, 2.11 can")
 
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     outline = adapter.json_schema(by_alias=False, mode="serialization")
@@ -211,8 +218,8 @@ def _tagged_form(lower: Callable[[Any], Any], lift: Callable[[Any], Any]) -> _Fo
 def _union(annotation: object) -> UnionCodec | None:
     """A codec that tries the members one by one, if there are several and at least one can be stored."""
     arms = union_arms(annotation)
-    codecs = tuple(build(arm) for arm in arms)
-    if len(arms) == 1 or all(isinstance(codec, RefusingCodec) for codec in codecs):
+    codecs = tuple(build(arm) for arm in arms) if len(arms) > 1 else ()
+    if all(isinstance(codec, RefusingCodec) for codec in codecs):
         return None
     types = frozenset(kind for arm in arms for kind in _own_types(arm, facts_of(arm)))
     return UnionCodec(codecs, types)

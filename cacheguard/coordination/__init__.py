@@ -1,0 +1,1 @@
+"""Tools on Redis that are useful without the cache."""

@@ -19,7 +19,7 @@ class Verdict(Enum):
 
 
 def judge(fresh_left: float | None, revalidate: float) -> Verdict:
-    """The verdict on an entry that stays fresh for *fresh_left* more seconds (negative: stale since), None: no entry."""
+    """The verdict on an entry that stays fresh for *fresh_left* seconds (negative: stale since); None: no entry."""
     if fresh_left is None:
         return Verdict.MISS
     if fresh_left > 0:

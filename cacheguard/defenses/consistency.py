@@ -39,7 +39,7 @@ class Tickets:
         self._stripes[:] = [number] * STRIPES
 
 
-def may_share(joined_before_lease: bool, proven: bool) -> bool:
+def may_share(*, joined_before_lease: bool, proven: bool) -> bool:
     """May a follower use the answer of the flight that it joined?
 
     Yes if it joined before the lease was asked for: the load began after it. Yes if the fill was accepted: no

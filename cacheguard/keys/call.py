@@ -211,7 +211,7 @@ def _fields(value: Any, kind: type[Any]) -> Iterable[tuple[str, Any]] | None:
     if declared is not None:
         return _attributes(value, [attribute.name for attribute in declared])
     if hasattr(kind, "__pydantic_fields__"):
-        parts: dict[str, Any] = vars(value)
+        parts: dict[str, Any] = value.__dict__
         return [*sorted(parts.items()), ("+", value.__pydantic_extra__), ("-", value.__pydantic_private__)]
     if tuple in kind.__mro__ and hasattr(kind, "_fields"):
         return zip(kind._fields, value, strict=True)

@@ -30,7 +30,7 @@ if redis.call('HEXISTS', meta, 'epoch') == 0 then
   -- Mirrors of a filter that was lost here may still be trusted, so the wait starts anew.
   redis.call('HSET', meta, 'epoch', epoch, 'layers', layers, 'probe', probe, 'complete', 0, 'damaged', 0, 'run', run,
     'count', 0, 'filled', 0, 'room', ARGV[8], 'chunks', 0, 'total', ARGV[9], 'seq', 0,
-    'span', ARGV[6], 'lease', now + 1 + ARGV[6])
+    'span', ARGV[6], 'lease', now + 1 + ARGV[6], 'since', now)
 end
 
 local m = redis.call('HMGET', meta, 'epoch', 'layers', 'probe', 'run', 'damaged', 'count', 'filled', 'room', 'chunks',
@@ -38,7 +38,7 @@ local m = redis.call('HMGET', meta, 'epoch', 'layers', 'probe', 'run', 'damaged'
 local span, lease = tonumber(m[11]), tonumber(m[12])
 if m[4] ~= run or run == '' then
   lease = math.max(lease, now + 1 + span)
-  redis.call('HSET', meta, 'complete', 0, 'run', run, 'lease', lease)
+  redis.call('HSET', meta, 'complete', 0, 'run', run, 'lease', lease, 'since', now)
 end
 if m[1] ~= epoch or m[2] ~= layers then return { 'STALE', 0, 0, run, m[1], m[2], m[3] } end
 

@@ -26,7 +26,8 @@ if m[2] == '1' and m[4] == run then return 'OK' end
 if ARGV[1] ~= '' and (m[1] ~= ARGV[1] or run ~= ARGV[2]) then return 'CHANGED' end
 if m[4] ~= run then
   -- What was granted on the other server may not be written down here.
-  redis.call('HSET', meta, 'lease', math.max(tonumber(m[6]), server_now() + 1 + m[5]))
+  local now = server_now()
+  redis.call('HSET', meta, 'lease', math.max(tonumber(m[6]), now + 1 + m[5]), 'since', now)
 end
 redis.call('HSET', meta, 'complete', 1, 'run', run)
 return 'OK'

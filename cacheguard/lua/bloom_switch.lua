@@ -40,7 +40,10 @@ if not ARGV[5] then return { 'BEHIND', {} } end
 -- Mirrors of the old filter go on until their lease is over. That does no harm: what was added up to here is in it,
 -- and whoever adds from here on waits for the lease. A lease granted on another server may not be written down here.
 local lease = tonumber(m[10])
-if m[8] ~= run then lease = math.max(lease, now + 1 + m[9]) end
+if m[8] ~= run then
+  lease = math.max(lease, now + 1 + m[9])
+  redis.call('HSET', meta, 'since', now)
+end
 redis.call('HSET', meta, 'epoch', ARGV[1], 'layers', ARGV[5], 'probe', ARGV[6], 'complete', 1, 'damaged', 0, 'run', run,
   'count', ARGV[7], 'filled', ARGV[8], 'room', ARGV[9], 'chunks', ARGV[10], 'total', ARGV[10], 'lease', lease,
   'previous', m[1], 'old:' .. m[1], m[2])

@@ -31,7 +31,7 @@ if run == '' or m[9] ~= run then
   if state == 'complete' then state = 'incomplete' end
   -- What was granted on the other server may not be written down here.
   if run ~= '' then
-    redis.call('HSET', meta, 'complete', 0, 'run', run, 'lease', math.max(lease, now + 1 + span))
+    redis.call('HSET', meta, 'complete', 0, 'run', run, 'lease', math.max(lease, now + 1 + span), 'since', now)
   end
 end
 

@@ -161,7 +161,7 @@ class AsyncRuntime:
             self._wire.abandon()
 
     async def each(self, works: Sequence[Callable[[], Coroutine[Any, Any, Any]]], most: int) -> list[Any]:
-        """Run *works*, at most so many at once; their results in order. The first exception is raised when all ended."""
+        """Run *works*, so many at once; their results in order. The first exception is raised when all ended."""
         line = asyncio.Semaphore(most)
 
         async def one(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:

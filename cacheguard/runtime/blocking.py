@@ -71,12 +71,15 @@ class _Keeper:
         self.jobs.add(job)
         soonest = job.due if job.deadline is None else min(job.due, job.deadline)
         if self._thread is None:
-            with self._lock:
-                if self._thread is None and not self._closed:
-                    self._thread = threading.Thread(target=self._run, name="cacheguard-keeper", daemon=True)
-                    self._thread.start()
+            self._begin()
         if soonest < self._next:
             self._wake.set()
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._run, name="cacheguard-keeper", daemon=True)
+                self._thread.start()
 
     def _run(self) -> None:
         idle_since = time.monotonic()

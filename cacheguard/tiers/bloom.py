@@ -273,20 +273,27 @@ class BloomTier:
             raise _refusal(self.name, _text(reply))
         self._again = -math.inf
 
-    async def rebuild(self, runtime: Runtime, items: Items) -> None:
+    async def rebuild(self, runtime: Runtime, items: Items, *, settle: float = 0.0) -> None:
         """Replace the filter by one of *items* and of what is added meanwhile; afterwards it is complete.
 
         The old filter answers until the new one takes its place. *items* is read once, after the call has begun, and
-        must yield every row that is committed by then: give a query or a generator, not a list made earlier. Rows whose
-        transactions were open at that time are kept if they are among the last 65,536 added.
+        must yield every row that is committed by then: give a query or a generator, not a list made earlier. Rows that
+        were added before and are not committed yet come along, the last 65,536 of them.
 
         Costs the new filter's memory once more, here and in Redis. Raises `CacheGuardError` if another rebuild began
-        later, or if Redis lost the filter meanwhile; the old filter, if any, is then as it was.
+        later, or if Redis lost the filter meanwhile; the old filter, if any, is then as it was. After `Unreachable`
+        it may have been replaced or not; call again.
+
+        Args:
+            settle: seconds that pass at most between an `add` and the commit of its row. If Redis lost the memory of
+                what was added within that time (it was flushed, restarted, or is new), the rebuild waits for the rest
+                of it, and for a lease at least, before it reads *items*.
         """
+        settle_ms = _checked_settle(settle)
         if self._alone is not None:
             await self._rebuild_alone(runtime, self._alone, items)
             return
-        mirror = await _Rebuild(self._keys, self._first, self._lease, runtime).run(items)
+        mirror = await _Rebuild(self._keys, self._first, self._lease, runtime).run(items, settle_ms)
         with self._lock:
             self._mirror, self._again = mirror, -math.inf
         self._plan, self._met = _Plan(mirror.epoch, mirror.layers.shapes), True
@@ -560,10 +567,11 @@ class _Rebuild:
         self._taken = 0  # items taken over from those who added meanwhile
         self._heard = runtime.now()
 
-    async def run(self, items: Items) -> _Mirror:
+    async def run(self, items: Items, settle_ms: int) -> _Mirror:
         """Build, upload, switch; returns the mirror of the new filter."""
-        replaced = await self._begin()
+        pause, replaced = await self._begin(settle_ms)
         try:
+            await self._pause(pause)
             await self._gather(items)
             while await self._follow():
                 pass
@@ -578,12 +586,15 @@ class _Rebuild:
                 await self._discard(epoch, layers)
         return _Mirror(self._epoch, self._layers, seq)
 
-    async def _begin(self) -> list[list[str]]:
+    async def _begin(self, settle_ms: int) -> tuple[float, list[list[str]]]:
+        """Seconds to wait before the rows are read, and what earlier rebuilds left behind."""
         plan = _Plan(_epoch(self._runtime), (self._first,))
         (reply,) = await self._runtime.commands.send(
             BEGIN(self._keys.meta, self._keys.log, self._keys.side)(
                 self._epoch,
                 _ALLOWANCE_MS,
+                settle_ms,
+                LOG_LENGTH,
                 plan.epoch,
                 plan.layers,
                 plan.probe,
@@ -592,10 +603,17 @@ class _Rebuild:
                 self._lease,
             )
         )
-        outcome, *old = map(_text, reply)
-        if outcome != "OK":
-            raise _refusal(self._keys.name, outcome)
-        return [old[start : start + 2] for start in range(0, len(old), 2)]
+        if _text(reply[0]) != "OK":
+            raise _refusal(self._keys.name, _text(reply[0]))
+        old = [_text(part) for part in reply[2:]]
+        pause = (reply[1] + 1) / 1000 if reply[1] else 0.0
+        return pause, [old[start : start + 2] for start in range(0, len(old), 2)]
+
+    async def _pause(self, seconds: float) -> None:
+        while seconds > 0:
+            await self._runtime.sleep(min(seconds, REBUILD_SIGN))
+            seconds -= REBUILD_SIGN
+            await self._follow()
 
     async def _gather(self, items: Items) -> None:
         async with aclosing(_batches(items, _ITEMS_PER_BREATH)) as batches:
@@ -780,6 +798,13 @@ def _checked_lease(seconds: object) -> int:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= LONGEST_LEASE:
         raise ConfigurationError(f"mirror_lease must be None or seconds from 0 to {LONGEST_LEASE}, got {seconds!r}")
     return math.floor(seconds * 1000)
+
+
+def _checked_settle(seconds: object) -> int:
+    """A time to settle in whole milliseconds."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= REBUILD_ALLOWANCE:
+        raise ConfigurationError(f"settle must be seconds from 0 to {REBUILD_ALLOWANCE:.0f}, got {seconds!r}")
+    return math.ceil(seconds * 1000)
 
 
 async def _batches(items: Items, size: int) -> AsyncGenerator[Texts]:

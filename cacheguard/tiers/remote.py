@@ -140,7 +140,7 @@ class Remote:
         for key in keys:
             calls += [("HMGET", key, "v", "g"), ("PTTL", key)]
         replies = await self.send(*calls)
-        return [self._found(key, *replies[2 * at : 2 * at + 2], codec) for at, key in enumerate(keys)]
+        return [self._found(key, replies[2 * at], replies[2 * at + 1], codec) for at, key in enumerate(keys)]
 
     def _found(self, key: str, fields: Reply, pttl: Reply, codec: Codec | None) -> Found | None:
         if type(fields) is not list:
@@ -193,13 +193,13 @@ class Remote:
             raise reply
         word = bytes(reply[0])
         if word == b"HIT":
-            return self._entry(key, *reply[1:4], codec)
+            return self._entry(key, reply[1], reply[2], reply[3], codec)
         if word == b"BYPASS":
             return Bypass()
         if word == b"FAILED":
             return Failed(self._entry(key, reply[1], 0, 0, None).stored)
-        rest = reply[-3:]
-        found = None if rest[0] is None else self._entry(key, *rest, codec)
+        value, stale, pttl = reply[-3:]
+        found = None if value is None else self._entry(key, value, stale, pttl, codec)
         return Granted(found) if word == b"GRANTED" else Wait(_text(reply[2]), found)
 
     def pack(self, key: str, stored: Stored, codec: Codec | None) -> Any:
@@ -261,8 +261,9 @@ class Remote:
         if not missed:
             return True
         if len(self._owed) + len(missed) > MOST_QUEUED:
-            msg = f"Redis is out of reach and {len(self._owed)} invalidations are owed already; {len(missed)} are not kept"
-            raise Unreachable(msg)
+            raise Unreachable(
+                f"{len(self._owed)} invalidations are owed to Redis already; {len(missed)} more are not kept"
+            )
         self._owed.update(dict.fromkeys(missed))
         self._events.invalidations_queued = len(self._owed)
         return False

@@ -257,6 +257,7 @@ def test_a_server_clock_that_went_back_does_not_make_add_wait_longer_than_a_leas
     process.rebuild(["a"])
     process.absent("x")
     hset(redis_server, "lease", str(int(time.time() * 1000) + 3_600_000))
+    process.runtime.slept.clear()
     process.add("x")
     assert LEASE <= sum(process.runtime.slept) < LEASE + 0.1
 
@@ -847,6 +848,37 @@ def test_a_row_added_before_a_rebuild_and_committed_during_it_is_kept(fleet: Fle
     here.rebuild(["a"])
     assert not here.absent("uncommitted")
     assert not there.absent("uncommitted")
+
+
+def lose_the_log(server: RedisServer) -> None:
+    server.command("DEL", next(key for key in keys(server) if key.endswith(":l")))
+
+
+@pytest.mark.parametrize("lose", [lose_everything, lose_meta, lose_the_log, find_another_server])
+def test_a_rebuild_after_a_loss_lets_the_transactions_end_of_which_the_memory_was_lost(
+    fleet: Fleet, clock: Clock, redis_server: RedisServer, lose: Callable[[RedisServer], None]
+) -> None:
+    here, there = fleet(), fleet()
+    here.run(here.tier.rebuild(here.runtime, ["a"], settle=100))
+    assert 99 < sum(here.runtime.slept) < 101
+    here.runtime.slept.clear()
+    there.add("uncommitted")
+    # As if the filter had been there for long.
+    hset(redis_server, "since", "0")
+    here.run(here.tier.rebuild(here.runtime, ["a"], settle=100))
+    assert here.runtime.slept == []
+    lose(redis_server)
+    there.add("b")
+    here.run(here.tier.rebuild(here.runtime, ["a"], settle=100))
+    assert sum(here.runtime.slept) > 99
+    assert not here.absent("b")
+
+
+@pytest.mark.parametrize("settle", [-1, True, "1m", 1e9, float("nan")])
+def test_a_time_to_settle_out_of_range_is_refused(fleet: Fleet, settle: Any) -> None:
+    process = fleet()
+    with pytest.raises(ConfigurationError, match="settle must be"):
+        process.run(process.tier.rebuild(process.runtime, ["a"], settle=settle))
 
 
 def test_items_added_while_the_new_filter_is_uploaded_and_switched_are_in_it(fleet: Fleet) -> None:

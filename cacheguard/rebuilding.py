@@ -1,0 +1,317 @@
+"""One rebuild of a key: join the flight, or get the lease, load and fill."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .defenses.breakdown import early_by, poll_delay
+from .envelope import Kind
+from .errors import LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Unreachable
+from .flights import CHAIN, NO_CHAIN, Flight, Shared
+from .loading import Ask, Job, Loading
+from .tiers.exceptions import absence, rebuilt
+from .tiers.local import Entry
+from .tiers.remote import ALWAYS, Bypass, Failed, Found, Granted, Remote, Stored, Wait
+
+if TYPE_CHECKING:
+    from .policy import Rules
+    from .ports import Runtime
+
+RETRIES = 3  # flights that prove nothing to a follower, before it loads for itself
+
+
+class Rebuilding:
+    """The way from a miss to a value, under one runtime.
+
+    `rebuild` → `_one_flight` → `_lead` → `Remote.lease` → `Loading.run` → `Remote.fill`.
+    """
+
+    def __init__(self, runtime: Runtime, remote: Remote, shared: Shared, flights: dict[str, Flight]) -> None:
+        self._runtime, self._remote, self.flights = runtime, remote, flights
+        self.loading = Loading(runtime, remote, shared, flights)
+        self._local, self._events = shared.local, shared.events
+
+    async def behind(self, ask: Ask, *, floor: int) -> None:
+        """Start a rebuild that nobody waits for, unless one is under way."""
+        if ask.key in self.flights or self.loading.paused(ask.key, ask.rules) is not None:
+            return
+        flight = Flight(self._runtime.signal())
+        if self.flights.setdefault(ask.key, flight) is not flight:
+            return
+        if await self._runtime.start(self._fly(flight, ask, None, floor=floor, behind=True), detached=True):
+            self._events.refreshes += 1
+        else:
+            self.loading.retire(ask.key, flight)
+            flight.abandon()
+
+    async def rebuild(self, ask: Ask, found: Found | None, *, anew: bool = False, cut_off: bool = False) -> Any:
+        """Join the flight of this key or lead one.
+
+        *found* may be served if that goes wrong; if it cannot be read here, whatever is stored gets replaced.
+        """
+        self._events.misses += 1
+        if ask.key in CHAIN.get().keys:
+            raise ReentrantLoad(f"the loader of {ask.key} reads the key that it is loading")
+        stale = found if found is not None and self.loading.servable(ask.rules, found) else None
+        failure = None if anew else self.loading.paused(ask.key, ask.rules)
+        if failure is not None:
+            if stale is not None:
+                return self._stale(ask, stale)
+            self._events.backoffs += 1
+            raise failure.error.with_traceback(failure.traceback)
+        floor = ALWAYS if anew or (found is not None and found.stored is None) else 0
+        for _ in range(RETRIES):
+            outcome = await self._one_flight(ask, stale, floor=floor, anew=anew, cut_off=cut_off)
+            if outcome is not None:
+                return opened(outcome, ask.rules)
+        return opened(await self._loaded_alone(ask), ask.rules)
+
+    async def _one_flight(
+        self, ask: Ask, stale: Found | None, *, floor: int, anew: bool, cut_off: bool
+    ) -> Stored | None:
+        """What one flight has for this caller; None if it proves nothing to it."""
+        flight = Flight(self._runtime.signal(), anew=anew)
+        current = self.flights.setdefault(ask.key, flight)
+        joined_at, leading = current.leases, current is flight
+        if leading:
+            await self._launch(flight, ask, stale, floor=floor, cut_off=cut_off)
+        else:
+            self._events.shared += 1
+        if not await self._arrived(current, ask, stale, leading=leading):
+            if stale is None:
+                return await self._loaded_alone(ask)
+            self._events.stale_hits += 1
+            return stale.stored
+        if leading and current.loaded is not None:
+            return current.loaded
+        if leading or current.serves(joined_at, anew=anew):
+            if current.error is not None:
+                raise current.error
+            return current.answer
+        if anew or cut_off:
+            return None
+        return await self._reread(ask)
+
+    async def _launch(self, flight: Flight, ask: Ask, stale: Found | None, *, floor: int, cut_off: bool) -> None:
+        """Lead *flight*, in a thread of its own if its caller may leave early with a stale value."""
+        early_exit = stale is not None and ask.rules.soft_timeout is not None
+        if not await self._runtime.start(
+            self._fly(flight, ask, stale, floor=floor, cut_off=cut_off), detached=early_exit
+        ):
+            self.loading.retire(ask.key, flight)
+            flight.fail(Overloaded("too many loads run behind their callers already"))
+
+    async def _arrived(self, flight: Flight, ask: Ask, stale: Found | None, *, leading: bool) -> bool:
+        """Wait for *flight*; false if this caller's patience ended first."""
+        limits = [] if leading or ask.rules.wait_timeout is None else [ask.rules.wait_timeout]
+        if stale is not None and ask.rules.soft_timeout is not None:
+            limits.append(ask.rules.soft_timeout)
+        return await flight.signal.wait(min(limits, default=None))
+
+    async def _reread(self, ask: Ask) -> Stored | None:
+        """What Redis holds by now, if it is fresh."""
+        ticket, asked_at = self._local.tickets.take(ask.key), self._runtime.now()
+        try:
+            found = await self._remote.read(ask.key, ask.codec)
+        except Unreachable:
+            return None
+        if found is None or found.stored is None or found.fresh_left <= 0:
+            return None
+        self.keep(ask.key, found.stored, ask.rules, found.fresh_left, ticket, asked_at)
+        return found.stored
+
+    async def _loaded_alone(self, ask: Ask) -> Stored:
+        """What the loader has for this caller only; nothing is filled."""
+        flight = Flight(self._runtime.signal())
+        await self._runtime.start(self._fly(flight, ask, None, floor=0, alone=True), detached=False)
+        await flight.signal.wait(None)
+        answer = flight.loaded or flight.answer
+        if answer is not None:
+            return answer
+        raise flight.error or LoadFailed(f"the load of {ask.key} was cancelled")
+
+    async def _fly(
+        self,
+        flight: Flight,
+        ask: Ask,
+        stale: Found | None,
+        *,
+        floor: int,
+        cut_off: bool = False,
+        behind: bool = False,
+        alone: bool = False,
+    ) -> None:
+        """Lead *flight*; whatever happens, nobody is left waiting."""
+        reset = CHAIN.set(NO_CHAIN) if behind else None
+        try:
+            if alone or cut_off:
+                await self._load_unleased(flight, ask, stale, self._local.tickets.take(ask.key), keep=cut_off)
+            else:
+                await self._lead(flight, ask, stale, floor)
+        except Exception as error:  # noqa: BLE001 - it is handed to everybody who waits
+            flight.fail(error)
+        finally:
+            if reset is not None:
+                CHAIN.reset(reset)
+            self.loading.retire(ask.key, flight)
+            if not flight.landed:
+                flight.abandon()
+
+    async def _lead(self, flight: Flight, ask: Ask, stale: Found | None, floor: int) -> None:
+        """Get the right to fill and load, or the answer of whoever has that right."""
+        token, awaited, waiting_since = self._runtime.token(), "", None
+        while True:
+            flight.leases += 1
+            ticket, asked_at = self._local.tickets.take(ask.key), self._runtime.now()
+            try:
+                lease = await self._remote.lease(ask.key, ask.codec, token, floor, awaited)
+            except Unreachable:
+                return await self._load_unleased(flight, ask, stale, ticket, keep=True)
+            if isinstance(lease, Found) and lease.stored is None:
+                floor = ALWAYS
+                continue
+            if not isinstance(lease, Wait):
+                return await self._follow(flight, ask, stale, lease, (token, ticket, asked_at))
+            if waiting_since is None:
+                waiting_since = asked_at
+                self._events.waits += 1
+            waited = self._runtime.now() - waiting_since
+            if await self._waited_enough(flight, ask, lease, waited, ticket):
+                return None
+            awaited, floor = lease.holder, floor if flight.anew else 0
+            await self._runtime.sleep(poll_delay(waited, self._runtime.random()))
+
+    async def _follow(
+        self,
+        flight: Flight,
+        ask: Ask,
+        stale: Found | None,
+        lease: Granted | Found | Bypass | Failed,
+        asked: tuple[str, int, float],
+    ) -> None:
+        """Do what Redis answered to the question for a lease."""
+        token, ticket, asked_at = asked
+        match lease:
+            case Granted():
+                await self._load_and_fill(flight, ask, lease.found or stale, token, ticket)
+            case Found(stored=Stored() as stored):
+                self.keep(ask.key, stored, ask.rules, lease.fresh_left, ticket, asked_at)
+                flight.land(stored, proven=False)
+            case Failed():
+                await self._failed_elsewhere(flight, ask, stale, lease, ticket)
+            case _:  # a write is under way
+                await self._load_unleased(flight, ask, None, ticket, keep=False)
+
+    async def _waited_enough(self, flight: Flight, ask: Ask, lease: Wait, waited: float, ticket: int) -> bool:
+        """Whether the wait for another process ends here, as the policy says."""
+        rules, found = ask.rules, lease.found
+        if found is not None and found.stored is not None and -found.fresh_left < rules.revalidate:
+            self._events.stale_hits += 1
+            flight.land(found.stored, proven=False)
+        elif rules.wait_timeout is not None and waited >= rules.wait_timeout:
+            await self._load_unleased(flight, ask, None, ticket, keep=False)
+        elif rules.hard_timeout is not None and waited >= rules.hard_timeout:
+            self._events.load_timeouts += 1
+            flight.fail(LoadTimeout(f"waited {waited:.1f} s for another process to load {ask.key}"))
+        else:
+            return False
+        return True
+
+    async def _failed_elsewhere(
+        self, flight: Flight, ask: Ask, stale: Found | None, lease: Failed, ticket: int
+    ) -> None:
+        """The load that this flight waited for has raised: so does this one, if that can be said with its own words."""
+        error = None if lease.stored is None else rebuilt(lease.stored.value)
+        if stale is not None and stale.stored is not None:
+            self._events.stale_hits += 1
+            flight.land(stale.stored, proven=False)
+        elif error is not None:
+            flight.fail(error)
+        else:
+            await self._load_unleased(flight, ask, None, ticket, keep=False)
+
+    async def _load_unleased(self, flight: Flight, ask: Ask, stale: Found | None, ticket: int, *, keep: bool) -> None:
+        """Load without the right to fill; with *keep*, L1 takes the value, since Redis cannot be asked."""
+        loaded = await self.loading.run(_job(flight, ask, {}, stale))
+        if loaded is None:
+            return
+        began = self._runtime.now()
+        self.loading.retire(ask.key, flight)
+        stored = self.loading.stored(loaded, ask.tags)
+        ttl = self.loading.drawn_ttl(ask.key, ask.rules, stored) if keep else None
+        kept = ttl is not None and self.keep(ask.key, stored, ask.rules, ttl, ticket, began)
+        self.land(flight, stored, proven=kept)
+
+    async def _load_and_fill(self, flight: Flight, ask: Ask, stale: Found | None, token: str, ticket: int) -> None:
+        loaded = await self.loading.run(_job(flight, ask, {ask.key: token}, stale))
+        if loaded is None:
+            return
+        began = self._runtime.now()
+        stored = self.loading.stored(loaded, ask.tags)
+        ttl = self.loading.drawn_ttl(ask.key, ask.rules, stored)
+        envelope = None if ttl is None else self.loading.packed(ask.key, stored, ttl, ask.codec)
+        self.loading.retire(ask.key, flight)
+        try:
+            if ttl is None or envelope is None:
+                filled = await self._remote.release({ask.key: token})
+            else:
+                filled = await self._remote.fill(ask.key, token, envelope, ttl, stale_window(stored, ask.rules))
+                self._events.fills += filled
+                self._events.fills_refused += not filled
+        except Unreachable:
+            self._events.fills_failed += 1
+            filled = False
+        if filled and ttl is not None:
+            self.keep(ask.key, stored, ask.rules, ttl, ticket, began)
+        self.land(flight, stored, proven=filled)
+
+    def land(self, flight: Flight, stored: Stored, *, proven: bool) -> None:
+        """Give *stored* to those who wait."""
+        if flight.landed:  # those who waited had to be told something else: the load took too long
+            flight.loaded = stored
+        flight.land(stored, proven=proven)
+
+    def keep(self, key: str, stored: Stored, rules: Rules, fresh_left: float, ticket: int, asked_at: float) -> bool:
+        """Keep *stored* in L1; false if the key was invalidated since the ticket was taken."""
+        if not rules.l1:
+            return self._local.tickets.take(key) == ticket
+        fresh_until = asked_at + fresh_left
+        until = min(fresh_until, asked_at + rules.l1_ttl)
+        if rules.rebuild == "early":
+            until = min(until, fresh_until - early_by(stored.load_time, self._runtime.random()))
+        entry = Entry(
+            key,
+            stored.value,
+            kind=stored.kind,
+            until=until,
+            fresh_until=fresh_until,
+            born=fresh_until - (stored.ttl or fresh_left),
+            tags=stored.tags,
+        )
+        return self._local.put(entry, ticket, absence=stored.kind is not Kind.VALUE)
+
+    def _stale(self, ask: Ask, stale: Found) -> Any:
+        self._events.stale_hits += 1
+        assert stale.stored is not None  # noqa: S101 - `rebuild` lets no other through
+        return opened(stale.stored, ask.rules)
+
+
+def _job(flight: Flight, ask: Ask, tokens: dict[str, str], stale: Found | None) -> Job:
+    return Job({ask.key: flight}, ask.rules, ask.load, tokens, {} if stale is None else {ask.key: stale})
+
+
+def stale_window(stored: Stored, rules: Rules) -> float:
+    """How long after its TTL *stored* is kept, in seconds. An absence is not: it may never stand in for a row."""
+    return rules.stale if stored.kind is Kind.VALUE else 0.0
+
+
+def stored_of(entry: Entry) -> Stored:
+    """The entry of the in-process tier as the engine knows it."""
+    return Stored(Kind(entry.kind), entry.value, 0.0, 0.0, entry.tags)
+
+
+def opened(stored: Stored, rules: Rules) -> Any:
+    """The value inside, or the absence raised as the loader would."""
+    if stored.kind is Kind.ERROR:
+        raise absence(stored.value, rules.not_found)
+    return stored.value
