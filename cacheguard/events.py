@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, fields
+from typing import Any
 
 log = logging.getLogger("cacheguard")
 
@@ -133,7 +134,8 @@ class Events:
 
     def snapshot(self, entries: int, size: int, hits: int, nulls: int) -> Stats:
         """The counters as they stand, with what the in-process tier holds and has not handed in yet."""
-        counts = {field.name: getattr(self, field.name) for field in fields(Stats)}
+        counts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(Stats)}
         counts["l1_hits"] += hits
         counts["null_hits"] += nulls
-        return Stats(**(counts | {"l1_entries": entries, "l1_bytes": size}))
+        counts |= {"l1_entries": entries, "l1_bytes": size}
+        return Stats(**counts)

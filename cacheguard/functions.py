@@ -100,7 +100,7 @@ class Function:
         place = self._places[own[0]]
         return lambda values: values[place]
 
-    def _checked(self, validate: Callable[..., object]) -> Callable[..., object]:
+    def _checked(self, validate: Any) -> Callable[..., object]:
         if not callable(validate) or iscoroutinefunction(validate):
             raise ConfigurationError(f"validate must be a plain function of the same parameters, got {validate!r}")
         try:
@@ -144,7 +144,7 @@ class Function:
 
     def many_values(self, calls: Iterable[Any]) -> list[tuple[Any, ...]]:
         """The values of several calls, each a tuple of arguments, or the bare value of the only one."""
-        return [self.values(call if isinstance(call, tuple) else (call,), {}) for call in calls]
+        return [self.values(arguments_of(call), {}) for call in calls]
 
     def call(self, values: tuple[Any, ...]) -> Any:
         """Call the function itself."""
@@ -274,16 +274,22 @@ def _name(fn: Callable[..., Any]) -> str:
     return getattr(fn, "__qualname__", repr(fn))
 
 
+def arguments_of(call: Any) -> tuple[Any, ...]:
+    """The arguments of one of several calls: a tuple of them, or the bare value of the only one."""
+    return call if issubclass(type(call), tuple) else (call,)
+
+
 def _text(value: object, name: str) -> str:
     if not isinstance(value, str) or not value:
         raise KeyTemplateError(f"{name} must be text, got {value!r}")
     return value
 
 
-def _tags(tags: object) -> Sequence[str]:
-    if isinstance(tags, str) or not isinstance(tags, Sequence):
+def _tags(tags: Any) -> Sequence[str]:
+    if issubclass(type(tags), str) or not issubclass(type(tags), Sequence):
         raise ConfigurationError(f"tags must be a list of texts, got {tags!r}")
-    return tags
+    texts: Sequence[str] = tags
+    return texts
 
 
 def _owner(fn: Callable[..., Any], names: Sequence[str]) -> str | None:

@@ -15,14 +15,14 @@ from .tiers.local import Entry, Index
 _HIT = """
     try:
         _cg_entry = _cg_find({key})
-    except TypeError:
+    except _cg_unhashable:
         _cg_entry = None
     if _cg_entry is not None and {same_type}_cg_now() < _cg_entry.until:
         _cg_entry.hits += 1{touch}
         return {value}"""
 
 _WRAPPER = """
-def _cg_build(_cg_find, _cg_now, _cg_slow, _cg_touch, _cg_copy, _cg_defaults):
+def _cg_build(_cg_find, _cg_now, _cg_slow, _cg_touch, _cg_copy, _cg_defaults, _cg_type, _cg_unhashable):
   {prefix}def wrapper({parameters}):{hit}
     return {wait}_cg_slow(({values}))
   return wrapper
@@ -57,7 +57,7 @@ def wrapper(
     if index is not None and keyed_by:
         hit = _HIT.format(
             key=_index_key(keyed_by),
-            same_type=f"_cg_entry.type is type({keyed_by[0]}) and " if len(keyed_by) == 1 else "",
+            same_type=f"_cg_entry.type is _cg_type({keyed_by[0]}) and " if len(keyed_by) == 1 else "",
             touch="\n        _cg_touch(_cg_entry)" if touch else "",
             value="_cg_copy(_cg_entry.value)" if copy else "_cg_entry.value",
         )
@@ -80,16 +80,17 @@ def _index_key(keyed_by: Sequence[str]) -> str:
     """One argument is its own key and its type is compared on a hit; several stand beside their types."""
     if len(keyed_by) == 1:
         return keyed_by[0]
-    return f"({', '.join(keyed_by)}, {', '.join(f'type({name})' for name in keyed_by)})"
+    return f"({', '.join(keyed_by)}, {', '.join(f'_cg_type({name})' for name in keyed_by)})"
 
 
-def index_key(values: Sequence[Any]) -> tuple[Any, type | None] | None:
+def index_key(values: Sequence[Any]) -> tuple[Any, type[Any] | None] | None:
     """The key that `wrapper` looks for, and the type it compares; None for values whose equals are not the same."""
     if not values or not BINDABLE.issuperset(map(type, values)):
         return None
+    types: list[Any] = [type(value) for value in values]
     if len(values) == 1:
-        return values[0], type(values[0])
-    return (*values, *map(type, values)), None
+        return values[0], types[0]
+    return (*values, *types), None
 
 
 def _parameters(signature: Signature) -> str:

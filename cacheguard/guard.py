@@ -230,12 +230,11 @@ class CacheGuard:
             return self.cached()(key)
         if key is not None and (not isinstance(key, str) or not key):
             raise ConfigurationError(f"key must be a template like 'user:{{user_id}}', got {key!r}")
-        if bloom is not None and not isinstance(bloom, BloomFilter):
-            raise ConfigurationError(f"bloom must be a filter made by guard.bloom(…), got {bloom!r}")
+        _check_bloom(bloom)
         rules = self._merged(policy)
 
         def decorate(fn: Any) -> Any:
-            if isinstance(fn, staticmethod | classmethod):
+            if type(fn) in (staticmethod, classmethod):
                 return type(fn)(decorate(fn.__func__))
             if not callable(fn):
                 raise ConfigurationError(f"only functions can be decorated, got {fn!r}")
@@ -605,7 +604,12 @@ def _count(name: str, value: object) -> int:
     return value
 
 
-def _texts(keys: Iterable[str]) -> list[str]:
+def _check_bloom(bloom: object) -> None:
+    if bloom is not None and not isinstance(bloom, BloomFilter):
+        raise ConfigurationError(f"bloom must be a filter made by guard.bloom(…), got {bloom!r}")
+
+
+def _texts(keys: Iterable[Any]) -> list[str]:
     if isinstance(keys, str):
         raise TypeError(f"keys must be several texts, got the text {keys!r}")
     names = list(dict.fromkeys(keys))

@@ -135,7 +135,9 @@ class Hub:
 
     def _engine(self, runtime: Any, *, remote: bool) -> Engine:
         packing = SealedPacking(self.options.sealer, self.registry) if remote else ObjectPacking()
-        return Engine(runtime, Remote(runtime.commands, packing, self.events, self._owed), self.shared)
+        # What is owed to Redis is not delivered by telling this process.
+        owed = self._owed if remote else dict[str, None]()
+        return Engine(runtime, Remote(runtime.commands, packing, self.events, owed), self.shared)
 
     def _leave_closed_loops(self, current: asyncio.AbstractEventLoop) -> None:
         """Let go of engines whose event loop has ended, and of one whose place in memory this loop has taken."""
@@ -269,10 +271,9 @@ def pools(url: str | None, client: Any, aclient: Any) -> tuple[Any, Any, bool]:
     import redis.asyncio
 
     try:
-        made: tuple[Any, Any] = (
-            redis.ConnectionPool.from_url(url, protocol=2),
-            redis.asyncio.ConnectionPool.from_url(url, protocol=2),
-        )
+        blocking: Any = redis.ConnectionPool
+        running: Any = redis.asyncio.ConnectionPool
+        made = blocking.from_url(url, protocol=2), running.from_url(url, protocol=2)
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"url {_public(url)!r} does not work: {error}") from error
     return *made, False

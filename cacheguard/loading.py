@@ -192,7 +192,8 @@ class Loading:
 
     def servable(self, rules: Rules, stale: Found) -> bool:
         """May *stale* stand in for a load that fails or is slow?"""
-        return stale.stored is not None and -stale.fresh_left < rules.stale
+        stored = stale.stored
+        return stored is not None and stored.kind is Kind.VALUE and -stale.fresh_left < rules.stale
 
     def stored(self, loaded: Loaded, tags: tuple[str, ...]) -> Stored:
         """What to keep of the outcome of a load; its TTL is drawn later."""

@@ -144,8 +144,8 @@ def _jitter(value: object, name: str) -> None:
         raise ConfigurationError(msg)
 
 
-def _not_found(value: object, name: str) -> None:
-    classes: tuple[object, ...] = value if isinstance(value, tuple) else (value,)
+def _not_found(value: Any, name: str) -> None:
+    classes: tuple[Any, ...] = value if issubclass(type(value), tuple) else (value,)
     for each in classes:
         if not (isinstance(each, type) and issubclass(each, Exception)):
             msg = f"{name} must be an exception class or a tuple of them, got {value!r}"
@@ -158,10 +158,10 @@ def _rebuild(value: object, name: str) -> None:
         raise ConfigurationError(msg)
 
 
-def _backoff(value: object, name: str) -> None:
+def _backoff(value: Any, name: str) -> None:
     if value is None:
         return
-    if not isinstance(value, tuple) or len(value) != 2:  # noqa: PLR2004 - a pair
+    if not issubclass(type(value), tuple) or len(value) != 2:  # noqa: PLR2004 - a pair
         msg = f"{name} must be a pair (first, longest) of durations or None, got {value!r}"
         raise ConfigurationError(msg)
     first, longest = seconds(value[0], f"{name}[0]"), seconds(value[1], f"{name}[1]")
@@ -250,11 +250,12 @@ def resolve(policy: Policy) -> Rules:
     """The numbers behind *policy*; `ConfigurationError` for fields that contradict each other."""
     p: Any = policy.over(DEFAULTS)
     logical = p.rebuild == "logical"
+    ttl: Any = p.ttl if callable(p.ttl) else _optional(p.ttl, "ttl", FOREVER)
     rules = Rules(
-        ttl=p.ttl if callable(p.ttl) else _optional(p.ttl, "ttl", FOREVER),
+        ttl=ttl,
         jitter=float(p.jitter or 0.0),
         null_ttl=_maybe(p.null_ttl, "null_ttl"),
-        not_found=p.not_found if isinstance(p.not_found, tuple) else (p.not_found,),
+        not_found=p.not_found if issubclass(type(p.not_found), tuple) else (p.not_found,),
         rebuild=p.rebuild,
         revalidate=_optional(p.stale_while_revalidate, "stale_while_revalidate", DAY if logical else 0.0),
         if_error=_optional(p.stale_if_error, "stale_if_error", 0.0),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .defenses.breakdown import early_by, poll_delay
 from .envelope import Kind
-from .errors import LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Unreachable
+from .errors import LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
 from .flights import CHAIN, NO_CHAIN, Flight, Shared
 from .loading import Ask, Job, Loading
 from .tiers.exceptions import absence, rebuilt
@@ -85,9 +85,12 @@ class Rebuilding:
         if leading and current.loaded is not None:
             return current.loaded
         if leading or current.serves(joined_at, anew=anew):
-            if current.error is not None:
+            if current.error is None:
+                return current.answer
+            if stale is None:
                 raise current.error
-            return current.answer
+            self._events.stale_hits += 1  # who refreshes gets the error, who reads the old value
+            return stale.stored
         if anew or cut_off:
             return None
         return await self._reread(ask)
@@ -193,7 +196,8 @@ class Rebuilding:
         token, ticket, asked_at = asked
         match lease:
             case Granted():
-                await self._load_and_fill(flight, ask, lease.found or stale, token, ticket)
+                # A refresh answers with a new value or says why there is none.
+                await self._load_and_fill(flight, ask, None if flight.anew else lease.found or stale, token, ticket)
             case Found(stored=Stored() as stored):
                 self.keep(ask.key, stored, ask.rules, lease.fresh_left, ticket, asked_at)
                 flight.land(stored, proven=False)
@@ -258,9 +262,11 @@ class Rebuilding:
                 filled = await self._remote.fill(ask.key, token, envelope, ttl, stale_window(stored, ask.rules))
                 self._events.fills += filled
                 self._events.fills_refused += not filled
-        except Unreachable:
+        except Unreachable as error:
             self._events.fills_failed += 1
             filled = False
+            if isinstance(error, Refused):  # a full server: nobody shall wait for a lease that nothing comes of
+                await self.loading.release({ask.key: token})
         if filled and ttl is not None:
             self.keep(ask.key, stored, ask.rules, ttl, ticket, began)
         self.land(flight, stored, proven=filled)

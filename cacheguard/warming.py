@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from .defenses.avalanche import next_start
 from .errors import ConfigurationError
 from .events import log
+from .functions import arguments_of
 
 if TYPE_CHECKING:
     from .ports import Runtime
@@ -44,7 +45,7 @@ class _Work:
             pause = next_start(number, self.began, rate) - self._runtime.now()
             if pause > 0:
                 await self._runtime.sleep(pause)
-            failed = not await self._loads(call if isinstance(call, tuple) else (call,))
+            failed = not await self._loads(arguments_of(call))
             with self._lock:
                 self.done += 1
                 self.failed += failed

@@ -35,6 +35,8 @@ _CONTAINERS = frozenset(
         collections.abc.MutableMapping,
     }
 )
+_NAMING = frozenset({"properties", "$defs"})
+_PROSE = frozenset({"default", "description", "examples"})
 _SAYING_NOTHING = (Any, object)
 _UNIONS = (Union, types.UnionType)
 
@@ -64,7 +66,9 @@ def _visit(annotation: Any, facts: Facts) -> None:
     if isinstance(annotation, type) and origin is None:
         _visit_type(annotation, facts)
     elif origin in _UNIONS or origin in _CONTAINERS:
-        for argument in get_args(annotation):
+        arguments = get_args(annotation)
+        facts.unsaid = facts.unsaid or not arguments
+        for argument in arguments:
             if argument is not Ellipsis:
                 _visit(argument, facts)
     elif isinstance(origin, type):
@@ -161,6 +165,23 @@ def describe(annotation: object) -> str:
     from msgspec.inspect import type_info
 
     return _text(_outline(type_info(annotation), {}))
+
+
+def describe_schema(schema: Mapping[str, Any]) -> str:
+    """A canonical text of a JSON schema: without defaults, which may be sets, and without prose."""
+    return _text(_essence(schema, named=False))
+
+
+def _essence(node: Any, *, named: bool) -> Any:
+    """*node* without what does not change how values are read; *named* if its keys are names of fields or models."""
+    if type(node) is dict:
+        entries: dict[str, Any] = node
+        return {
+            key: _essence(part, named=key in _NAMING and not named)
+            for key, part in entries.items()
+            if named or key not in _PROSE
+        }
+    return [_essence(part, named=False) for part in node] if type(node) is list else node
 
 
 def _text(outline: object) -> str:

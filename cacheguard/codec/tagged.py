@@ -39,7 +39,7 @@ def _lower(value: object, room: int) -> Any:
     if lower is None:
         name = f"{kind.__module__}.{kind.__qualname__}"
         raise CodecError(
-            f"a value of type {name} cannot be stored without knowing what to rebuild: annotate the function's return type, "
+            f"a value of type {name} cannot be stored without knowing what to rebuild: annotate the return type, "
             "or give the guard a serializer="
         )
     if room == 0:

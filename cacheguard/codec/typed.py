@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -13,7 +12,7 @@ from uuid import UUID
 import msgspec
 
 from ..errors import CodecError
-from .annotation import Facts, describe, facts_of, is_model, is_storable, union_arms
+from .annotation import Facts, describe, describe_schema, facts_of, is_model, is_storable, union_arms
 from .fidelity import same
 from .form import Codec, fingerprint
 from .tagged import TAGGED
@@ -46,7 +45,7 @@ class TypedCodec:
         self._name = name
         self._forms = (plain, tagged)
         self._load = plain.load
-        self._exact = facts.exact
+        self._exact = facts.exact or facts.unsaid
         self._guessed = facts.unsaid
 
     def __repr__(self) -> str:
@@ -191,8 +190,7 @@ def _pydantic_codec(annotation: Any, facts: Facts) -> TypedCodec:
         raise TypeError(f"pydantic {VERSION} is too old to store models by the names of their fields, 2.11 can")
 
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-    outline = adapter.json_schema(by_alias=False, mode="serialization")
-    schema = fingerprint("pydantic 1", json.dumps(outline, sort_keys=True))
+    schema = fingerprint("pydantic 1", describe_schema(adapter.json_schema(by_alias=False)))
     dump_json = partial(adapter.dump_json, round_trip=True, by_alias=False, warnings="error")
     dump_tree = partial(adapter.dump_python, round_trip=True, by_alias=False, warnings="error")
 

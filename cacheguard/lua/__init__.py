@@ -10,5 +10,5 @@ from ..ports import Script
 
 def load(name: str) -> Script:
     """The script in ``<name>.lua``."""
-    source = files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    source = files(__name__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
     return Script(name, source, sha1(source.encode(), usedforsecurity=False).hexdigest())

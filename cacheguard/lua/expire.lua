@@ -7,5 +7,5 @@ redis.call('HDEL', K, 't', 'u', 'x')
 redis.call('PUBLISH', ARGV[1], ARGV[2])
 local h, pttl = redis.call('HMGET', K, 'v', 'g'), redis.call('PTTL', K)
 if not h[1] then return 0 end
-if pttl > tonumber(h[2]) then redis.call('HSET', K, 'g', pttl) end -- fresh means PTTL > g
+if pttl > (tonumber(h[2] or '0') or 0) then redis.call('HSET', K, 'g', pttl) end -- fresh means PTTL > g
 return 1

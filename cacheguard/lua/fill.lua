@@ -14,7 +14,7 @@ if version ~= '' and h[3] and version < h[3] then
 end
 local proven = version ~= '' and h[3]
 if h[2] and not proven then
-  local left = tonumber(h[2]) - now
+  local left = (tonumber(h[2]) or 0) - now
   if left > 0 then
     fresh = math.min(fresh, left)
     stale = 0

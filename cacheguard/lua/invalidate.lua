@@ -12,7 +12,7 @@ if ARGV[6] ~= '' then redis.call('HSET', K, 'w:' .. ARGV[6], now + tonumber(ARGV
 local quarantine = tonumber(ARGV[3])
 if quarantine > 0 then
   local old = redis.call('HGET', K, 'q')
-  if not old or tonumber(old) < now + quarantine then redis.call('HSET', K, 'q', now + quarantine) end
+  if not old or (tonumber(old) or 0) < now + quarantine then redis.call('HSET', K, 'q', now + quarantine) end
 end
 if ARGV[4] ~= '' then
   local old = redis.call('HGET', K, 'f')
@@ -22,12 +22,12 @@ if redis.call('EXISTS', K) == 1 then
   local last = 0
   for _, f in ipairs(redis.call('HKEYS', K)) do
     if string.sub(f, 1, 2) == 'w:' then
-      local deadline = tonumber(redis.call('HGET', K, f))
+      local deadline = tonumber(redis.call('HGET', K, f)) or 0
       if deadline > now then last = math.max(last, deadline) else redis.call('HDEL', K, f) end
     end
   end
   local h = redis.call('HMGET', K, 'q', 'f')
-  if h[1] then last = math.max(last, tonumber(h[1])) end
+  if h[1] then last = math.max(last, tonumber(h[1]) or 0) end
   if h[2] then last = math.max(last, now + tonumber(ARGV[5]), now + redis.call('PTTL', K)) end
   if last <= now then redis.call('DEL', K) else redis.call('PEXPIRE', K, last - now) end
 end

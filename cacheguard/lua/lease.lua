@@ -8,19 +8,20 @@ local T = redis.call('TIME')
 local now = T[1] * 1000 + math.floor(T[2] / 1000)
 local K = KEYS[1]
 local h = redis.call('HMGET', K, 'v', 'g', 't', 'u', 'x')
-local v, g, pttl = h[1], tonumber(h[2] or '0'), redis.call('PTTL', K)
+local v, g, pttl = h[1], tonumber(h[2] or '0') or 0, redis.call('PTTL', K)
 if v and pttl - g > tonumber(ARGV[4]) then return {'HIT', v, g, pttl} end
 if h[3] == ARGV[1] then return {'GRANTED', v, g, pttl} end
 local write = 0
 for _, f in ipairs(redis.call('HKEYS', K)) do
   if string.sub(f, 1, 2) == 'w:' then
-    local deadline = tonumber(redis.call('HGET', K, f))
+    local deadline = tonumber(redis.call('HGET', K, f)) or 0
     if deadline > now then write = math.max(write, deadline) else redis.call('HDEL', K, f) end
   end
 end
 pttl = redis.call('PTTL', K) -- dropping the last field drops the key
 if write > 0 then return {'BYPASS', write - now} end
-if h[3] and tonumber(h[4]) > now then return {'WAIT', tonumber(h[4]) - now, h[3], v, g, pttl} end
+local held = tonumber(h[4] or '0') or 0
+if h[3] and held > now then return {'WAIT', held - now, h[3], v, g, pttl} end
 if h[5] then
   local token, what = string.match(h[5], '^(%S+) (.*)$')
   if ARGV[5] ~= '' and token == ARGV[5] then return {'FAILED', what} end

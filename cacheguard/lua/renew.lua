@@ -10,7 +10,7 @@ if h[1] ~= ARGV[1] then return 0 end
 redis.call('HSET', K, 'u', now + tonumber(ARGV[2]))
 local want, pttl = tonumber(ARGV[2]) + tonumber(ARGV[3]), redis.call('PTTL', K)
 if pttl < want then
-  if h[2] then redis.call('HSET', K, 'g', tonumber(h[3]) + want - pttl) end
+  if h[2] then redis.call('HSET', K, 'g', (tonumber(h[3] or '0') or 0) + want - pttl) end
   redis.call('PEXPIRE', K, want)
 end
 return 1

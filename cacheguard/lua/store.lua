@@ -12,13 +12,13 @@ redis.call('HDEL', K, 't', 'u', 'x')
 local write = false
 for _, f in ipairs(redis.call('HKEYS', K)) do
   if string.sub(f, 1, 2) == 'w:' then
-    if tonumber(redis.call('HGET', K, f)) > now then write = true else redis.call('HDEL', K, f) end
+    if (tonumber(redis.call('HGET', K, f)) or 0) > now then write = true else redis.call('HDEL', K, f) end
   end
 end
 redis.call('PUBLISH', ARGV[5], ARGV[6])
 if write then return 0 end
 if h[1] and not (version ~= '' and h[2]) then
-  local left = tonumber(h[1]) - now
+  local left = (tonumber(h[1]) or 0) - now
   if left > 0 then
     fresh = math.min(fresh, left)
     stale = 0

@@ -116,6 +116,10 @@ class _Keeper:
             thread.join(PATIENCE_AT_CLOSE)
 
 
+def _run_now(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    return run_now(work())
+
+
 class BlockingRuntime:
     """Threads. A load runs in the thread of the caller that started it; only detached work gets its own."""
 
@@ -184,7 +188,7 @@ class BlockingRuntime:
         if most == 1 or len(works) < 2:  # noqa: PLR2004 - nothing to share out
             return [await work() for work in works]
         with ThreadPoolExecutor(min(most, len(works)), "cacheguard-each") as threads:
-            return list(threads.map(lambda work: run_now(work()), works))
+            return list(threads.map(_run_now, works))
 
     def close(self) -> None:
         """End the keeper; wait a moment for detached loads, which nothing can interrupt."""

@@ -221,19 +221,23 @@ class Local:
 
 def weigh(value: Any) -> int:
     """About how many bytes *value* takes, with what it holds; it looks at a thousand parts at most."""
-    total, parts, seen = 0, [value], 0
+    total, seen = 0, 0
+    parts: list[Any] = [value]
     while parts and seen < MOST_PARTS:
         part = parts.pop()
         seen += 1
         total += getsizeof(part, 64)
-        if isinstance(part, dict):
-            parts += part.keys()
-            parts += part.values()
-        elif isinstance(part, list | tuple | set | frozenset):
-            parts += part
-        elif hasattr(part, "__dict__"):
-            parts += vars(part).values()
+        parts += _parts_of(part)
     return total + 64 * len(parts)
+
+
+def _parts_of(value: Any) -> list[Any]:
+    kind: Any = type(value)
+    if issubclass(kind, dict):
+        return [*value.keys(), *value.values()]
+    if issubclass(kind, list | tuple | set | frozenset):
+        return list(value)
+    return list(getattr(value, "__dict__", {}).values())
 
 
 def _size(entry: Entry) -> int:

@@ -55,6 +55,8 @@ class ObjectPacking:
 
 
 def _described(raw: Any) -> tuple[str, tuple[Any, ...]]:
-    if isinstance(raw, tuple) and len(raw) == 2 and isinstance(raw[0], str) and isinstance(raw[1], tuple):  # noqa: PLR2004
-        return raw[0], raw[1]
-    raise CodecError("not the description of an exception")
+    try:
+        name, arguments = raw
+        return str(name), tuple(arguments)
+    except (TypeError, ValueError) as error:
+        raise CodecError("not the description of an exception") from error

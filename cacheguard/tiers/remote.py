@@ -145,7 +145,8 @@ class Remote:
     def _found(self, key: str, fields: Reply, pttl: Reply, codec: Codec | None) -> Found | None:
         if type(fields) is not list:
             return self._strange(key, fields)
-        value, stale = fields
+        pair: list[Any] = fields
+        value, stale = pair
         if value is None:
             return None
         if isinstance(pttl, Refused):

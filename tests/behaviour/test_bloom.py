@@ -789,9 +789,7 @@ def test_a_complete_filter_may_be_declared_complete_again(fleet: Fleet, redis_se
     assert there.absent("x")
 
 
-def test_the_filter_in_redis_is_used_even_if_declared_otherwise(
-    fleet: Fleet, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_filter_in_redis_is_used_even_if_declared_otherwise(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
     fleet(capacity=100).rebuild(["a"])
     process = fleet(capacity=5000, error_rate=0.1)
     assert process.absent("x")
@@ -920,9 +918,7 @@ def test_a_rebuild_that_crashes_leaves_the_old_filter_as_it_was(fleet: Fleet, re
     assert not redis_server.command("HEXISTS", meta_key(redis_server), "next")
 
 
-def test_a_rebuild_that_dies_before_the_switch_leaves_nothing_for_long(
-    fleet: Fleet, redis_server: RedisServer
-) -> None:
+def test_a_rebuild_that_dies_before_the_switch_leaves_nothing_for_long(fleet: Fleet, redis_server: RedisServer) -> None:
     process, other = fleet(), fleet()
     process.rebuild(["a"])
     before = set(chunk_keys(redis_server))
@@ -1149,7 +1145,9 @@ def test_alone_a_process_keeps_the_filter_to_itself() -> None:
     assert process.known("x") is True
     assert process.absent("x")
     assert not any(process.absent(number) for number in range(40))
-    assert process.info() == BloomInfo("users", "complete", "", 40, 70, 0.001, 3, process.info().bits, process.info().memory)
+    assert process.info() == BloomInfo(
+        "users", "complete", "", 40, 70, 0.001, 3, process.info().bits, process.info().memory
+    )
     assert process.runtime.slept == []
 
 

@@ -249,7 +249,10 @@ PLANTED_LOSSES: dict[str, Patch | tuple[Patch, Patch]] = {
     "lost leases are forgotten": ("bloom_add", "'lease', now + 1 + ARGV[6]", "'lease', 0"),
     "another server is not noticed": ("bloom_add", "m[4] ~= run or run == ''", "false"),
     "a rebuild after a loss does not let transactions end": NO_WAIT,
-    "kept items are not counted": ("bloom_switch", "or tonumber(m[6]) ~= redis.call('LLEN', side)", ""),
+    "kept items are not counted": (
+        ("bloom_switch", "or tonumber(m[6]) ~= redis.call('LLEN', side)", ""),
+        ("bloom_switch", "tonumber(m[6]) > taken", "redis.call('LLEN', side) > taken"),
+    ),
 }
 
 

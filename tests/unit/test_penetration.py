@@ -74,14 +74,32 @@ def test_an_item_with_a_text_of_its_own_stands_for_that_text(item: object, text:
 
 
 @pytest.mark.parametrize(
-    "item", [None, True, False, math.nan, math.inf, Decimal("NaN"), Decimal("sNaN"), (1, 2), [1], {"a": 1}, {1}, object(), Row(1), int]
+    "item",
+    [
+        None,
+        True,
+        False,
+        math.nan,
+        math.inf,
+        Decimal("NaN"),
+        Decimal("sNaN"),
+        (1, 2),
+        [1],
+        {"a": 1},
+        {1},
+        object(),
+        Row(1),
+        int,
+    ],
 )
 def test_an_item_without_a_stable_text_is_refused(item: object) -> None:
     with pytest.raises(ConfigurationError, match="must be a str, int"):
         item_text(item)
 
 
-@pytest.mark.parametrize("item", ["x" * 10_000, "Ä" * 65, pytest.param(10**5000, id="huge"), "\ud800", b"\xff" * 5, "a\udcffb"])
+@pytest.mark.parametrize(
+    "item", ["x" * 10_000, "Ä" * 65, pytest.param(10**5000, id="huge"), "\ud800", b"\xff" * 5, "a\udcffb"]
+)
 def test_the_text_of_a_hostile_item_is_short_and_encodable(item: object) -> None:
     text = item_text(item)
     assert len(text) <= LONGEST_TEXT

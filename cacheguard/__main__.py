@@ -1,0 +1,22 @@
+"""`python -m cacheguard`, and the console script."""
+
+from __future__ import annotations
+
+import sys
+
+NEEDED = ("click", "rich")
+
+
+def main() -> None:
+    """Run the command line; without its libraries, say in one line how to get them."""
+    try:
+        from .cli import commands
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in NEEDED:
+            raise
+        sys.exit(f"the command line needs {error.name}: pip install 'cacheguard[cli,embedded]'")
+    commands(prog_name="cacheguard")
+
+
+if __name__ == "__main__":
+    main()
