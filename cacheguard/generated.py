@@ -72,7 +72,7 @@ def wrapper(
     exec(source, scope)  # noqa: S102 - made of parameter names, which are identifiers
     defaults = {name: each.default for name, each in signature.parameters.items()}
     find = None if index is None else index.get
-    built: Callable[..., Any] = scope["_cg_build"](find, monotonic, slow, touch, copy, defaults)
+    built: Callable[..., Any] = scope["_cg_build"](find, monotonic, slow, touch, copy, defaults, type, TypeError)
     return built
 
 

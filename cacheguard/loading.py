@@ -70,11 +70,11 @@ class Loading:
             leave = await self._enter()
         except Overloaded as error:
             self._events.overloads += 1
-            await self._release(job, None)
+            await self.release(job, None)
             self._end_badly(job, error)
             return None
         except BaseException:
-            await self._release(job, None)
+            await self.release(job, None)
             raise
         chain = CHAIN.get()
         reset = CHAIN.set(Chain(chain.keys | job.flights.keys(), spare=True))
@@ -93,7 +93,7 @@ class Loading:
             return None
         except BaseException:
             watch.stop()
-            await self._release(job, None)
+            await self.release(job, None)
             raise
         finally:
             watch.stop()
@@ -124,7 +124,7 @@ class Loading:
         self._events.load_failures += 1
         if not job.landed:
             self._remember(job, error)
-        await self._release(job, error)
+        await self.release(job, error)
         self._end_badly(job, error)
 
     async def _renew(self, job: Job) -> None:
@@ -141,9 +141,10 @@ class Loading:
             self.retire(key, flight)
         self._remember(job, error)
         self._end_badly(job, error)
-        await self._release(job, error)
+        await self.release(job, error)
 
-    async def _release(self, job: Job, error: Exception | None) -> None:
+    async def release(self, job: Job, error: Exception | None) -> None:
+        """Give the leases of *job* back, with a word on what it died of."""
         if not job.tokens:
             return
         told = None if error is None else Stored(Kind.ERROR, describe(error), 0.0, 0.0, ())

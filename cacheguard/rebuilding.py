@@ -247,7 +247,8 @@ class Rebuilding:
         self.land(flight, stored, proven=kept)
 
     async def _load_and_fill(self, flight: Flight, ask: Ask, stale: Found | None, token: str, ticket: int) -> None:
-        loaded = await self.loading.run(_job(flight, ask, {ask.key: token}, stale))
+        job = _job(flight, ask, {ask.key: token}, stale)
+        loaded = await self.loading.run(job)
         if loaded is None:
             return
         began = self._runtime.now()
@@ -266,7 +267,7 @@ class Rebuilding:
             self._events.fills_failed += 1
             filled = False
             if isinstance(error, Refused):  # a full server: nobody shall wait for a lease that nothing comes of
-                await self.loading.release({ask.key: token})
+                await self.loading.release(job, None)
         if filled and ttl is not None:
             self.keep(ask.key, stored, ask.rules, ttl, ticket, began)
         self.land(flight, stored, proven=filled)

@@ -172,16 +172,18 @@ def describe_schema(schema: Mapping[str, Any]) -> str:
     return _text(_essence(schema, named=False))
 
 
-def _essence(node: Any, *, named: bool) -> Any:
+def _essence(node: object, *, named: bool) -> Any:
     """*node* without what does not change how values are read; *named* if its keys are names of fields or models."""
-    if type(node) is dict:
-        entries: dict[str, Any] = node
+    if isinstance(node, dict):
+        entries = typing.cast("dict[str, object]", node)
         return {
             key: _essence(part, named=key in _NAMING and not named)
             for key, part in entries.items()
             if named or key not in _PROSE
         }
-    return [_essence(part, named=False) for part in node] if type(node) is list else node
+    if isinstance(node, list):
+        return [_essence(part, named=False) for part in typing.cast("list[object]", node)]
+    return node
 
 
 def _text(outline: object) -> str:

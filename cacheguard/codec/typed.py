@@ -184,13 +184,19 @@ def _msgspec_codec(annotation: Any, facts: Facts) -> TypedCodec:
 
 
 def _pydantic_codec(annotation: Any, facts: Facts) -> TypedCodec:
-    from pydantic import VERSION, TypeAdapter
+    from pydantic import VERSION, PydanticUserError, TypeAdapter
 
     if tuple(map(int, VERSION.split(".")[:2])) < _OLDEST_PYDANTIC:
         raise TypeError(f"pydantic {VERSION} is too old to store models by the names of their fields, 2.11 can")
 
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-    schema = fingerprint("pydantic 1", describe_schema(adapter.json_schema(by_alias=False)))
+    try:
+        outline = adapter.json_schema(by_alias=False)
+    except PydanticUserError as error:
+        if error.code == "class-not-fully-defined":
+            raise NameError(error.message) from error
+        raise
+    schema = fingerprint("pydantic 1", describe_schema(outline))
     dump_json = partial(adapter.dump_json, round_trip=True, by_alias=False, warnings="error")
     dump_tree = partial(adapter.dump_python, round_trip=True, by_alias=False, warnings="error")
 

@@ -22,8 +22,10 @@ import attrs
 import msgspec
 import pydantic
 import pytest
+from typing_extensions import TypeAliasType
 
 from cacheguard.codec import TAGGED, Codec, CustomCodec, Registry, codec_for, return_codec
+from cacheguard.codec.fidelity import same
 from cacheguard.codec.typed import RefusingCodec
 from cacheguard.errors import CodecError, ConfigurationError
 
@@ -247,6 +249,7 @@ def through(annotation: object, value: Any) -> Any:
         (Literal["a", 1], "a"),
         (UserId, 5),
         (Annotated[int, msgspec.Meta(ge=1)], 5),
+        (TypeAliasType("Ids", list[int]), [1]),
         (Point, Point(1, 2.0)),
         (Point | None, Point(1, 2.0)),
         (Tree, Tree("a", [Tree("b")])),
@@ -486,6 +489,12 @@ def test_a_field_whose_type_never_exists_is_a_reason_to_refuse() -> None:
         codec.encode(broken(1))
 
 
+def test_a_model_without_a_schema_is_a_reason_to_refuse() -> None:
+    model = pydantic.create_model("Hooked", hook=(Callable[[], int], ...))
+    with pytest.raises(CodecError, match="serializer="):
+        codec_for(model).encode(model(hook=int))
+
+
 def test_an_old_pydantic_is_a_reason_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pydantic, "VERSION", "2.10.6")
     with pytest.raises(CodecError, match="too old"):
@@ -515,6 +524,31 @@ def test_a_class_that_refuses_its_own_data_is_an_error_of_ours() -> None:
 
     with pytest.raises(CodecError):
         codec_for(Picky).decode(msgspec.msgpack.encode({"x": 6}))
+
+
+@pytest.mark.parametrize(
+    ("given", "back", "is_same"),
+    [
+        ({1}, {1, 2}, False),
+        ({1}, {2}, False),
+        ({NAN}, {NAN, 1.0}, False),
+        ({float("nan"), float("nan")}, {float("nan"), float("nan")}, True),
+        ({float("nan"), 1.0}, {float("nan"), 2.0}, False),
+        ({SUMMER}, {SUMMER.astimezone(UTC)}, False),
+        ({"a": 1, "b": SUMMER}, {"b": SUMMER, "a": 1}, True),
+        ({"a": 1, "b": SUMMER}, {"b": SUMMER.astimezone(UTC), "a": 1}, False),
+        ({"a": 1}, {"b": 1}, False),
+        ({"a": 1}, {}, False),
+        ({"a": 1}, {"a": 2}, False),
+        ([1], [1, 2], False),
+        ((1, 2), (1, 3), False),
+        (time(1, tzinfo=UTC), time(1), False),
+        (Decimal("1.0"), Decimal("1.00"), False),
+        (Opaque(), Opaque(), False),
+    ],
+)
+def test_values_are_compared_part_by_part(given: object, back: object, is_same: bool) -> None:
+    assert same(given, back, guessed=False) is is_same
 
 
 # ---- fingerprints
@@ -878,6 +912,16 @@ def test_a_name_that_never_appears_leaves_the_value_to_the_tagged_form() -> None
     codec = return_codec(find)
     assert codec.schema == TAGGED.schema
     assert codec.decode(codec.encode((1,))) == (1,)
+
+
+def test_a_model_that_is_completed_later_is_resolved_at_the_first_use() -> None:
+    scope: dict[str, Any] = {"BaseModel": pydantic.BaseModel}
+    exec("class Half(BaseModel):\n    other: 'Other'\n\ndef find() -> Half: ...", scope)
+    codec = return_codec(scope["find"])
+    scope["Other"] = Point
+    scope["Half"].model_rebuild(_types_namespace=scope)
+    value = scope["Half"](other=Point(1))
+    assert codec.decode(codec.encode(value)) == value
 
 
 # ---- the codecs of a guard
