@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import pickle
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -86,7 +85,6 @@ def send_off(plan: Plan) -> Outcome:
 def _process(plan: Plan, start: Any, there: Any, answers: Any) -> None:
     there.wait(START_UP)
     there.wait(START_UP)
-    sys.setswitchinterval(0.001)
     ledger = redis.Redis.from_url(plan.url)
     round_of = _clock(plan, start.value)
 

@@ -13,7 +13,6 @@ from common import Target, awaits_of, calls_of, headline, options, race, rounds,
 
 from cacheguard import CacheGuard
 
-KEYS = range(1_000, 2_000)
 PASSES = 4
 
 
@@ -27,6 +26,11 @@ def load_named(number: int, *, region: str) -> int:
 
 async def aload(number: int) -> int:
     return number + 1
+
+
+def fresh_numbers() -> list[int]:
+    """Equal to those of the call before, yet other objects, as ids out of requests are."""
+    return [int(str(number)) for _ in range(PASSES) for number in range(1_000, 2_000)]
 
 
 def named(fn: Any, arguments: list[int]) -> Any:
@@ -44,7 +48,7 @@ def main() -> None:
     chosen = options(__doc__ or "")
     headline(__doc__ or "")
     count = rounds(chosen, 60)
-    arguments = list(KEYS) * PASSES
+    arguments = fresh_numbers()
     with CacheGuard("memory://") as guard, asyncio.Runner() as runner:
         contestants = {
             "functools.lru_cache f(int)": lru_cache(10_000)(load),

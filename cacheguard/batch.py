@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from .engine import Engine
-from .errors import CacheGuardError, ReentrantLoad, Unreachable
+from .errors import CacheGuardError, ReentrantLoad, Refused, Unreachable
 from .flights import CHAIN, Flight
 from .loading import Ask, Job, Loaded
 from .policy import Rules
@@ -184,6 +185,10 @@ class Batch:
                     events.fills_refused += not stored
             if held:
                 proven |= dict.fromkeys(held, await engine.remote.release(held))
+        except Refused:  # a full server: nobody shall wait for leases that nothing comes of
+            events.fills_failed += len(proven)
+            with suppress(Unreachable):
+                await engine.remote.release({key: token for key, token, *_ in fills} | held)
         except Unreachable:
             events.fills_failed += len(proven)
         return proven

@@ -155,7 +155,7 @@ class Sealer:
 
     def _inflated(self, flag: int, stored: bytes) -> bytes:
         limit = self._max_value_bytes
-        payload = stored if flag == 0 else _compressions_by_flag(flag).inflate(stored, limit)
+        payload = stored if flag == 0 else _compression_by_flag(flag).inflate(stored, limit)
         if len(payload) > limit:
             raise Oversize(f"the payload is larger than max_value_bytes={limit}")
         return payload
@@ -165,7 +165,7 @@ def _packed_header(envelope: Envelope, flags: int, tags_length: int, payload_len
     if len(envelope.schema) != 8:  # noqa: PLR2004 - the header's own width, which struct would silently cut to
         raise ValueError(f"a schema has 8 bytes, got {len(envelope.schema)}")
     ttl = _FOREVER if envelope.ttl == math.inf else round(envelope.ttl * 1000)
-    load_time = round(min(envelope.load_time * 1_000_000, _LONGEST_LOAD))
+    load_time = round(min(max(envelope.load_time, 0) * 1_000_000, _LONGEST_LOAD))
     return _HEADER.pack(_VERSION, envelope.kind, flags, envelope.schema, ttl, load_time, tags_length, payload_length)
 
 
@@ -281,7 +281,7 @@ _COMPRESSIONS: Mapping[str, Callable[[], _Compression]] = {"zstd": _zstd, "lz4":
 _BY_FLAG: Mapping[int, Callable[[], _Compression]] = {1: _zlib, 2: _zstd, 3: _lz4}
 
 
-def _compressions_by_flag(flag: int) -> _Compression:
+def _compression_by_flag(flag: int) -> _Compression:
     open_compression = _BY_FLAG.get(flag)
     if open_compression is None:
         raise CodecError(f"the envelope has flags of a later release: {flag:#x}")

@@ -18,7 +18,7 @@ from .codec import Codec, return_codec
 from .engine import Engine
 from .envelope import Kind
 from .errors import ConfigurationError, KeyTemplateError
-from .generated import caller, index_key, wrapper
+from .generated import IndexKey, caller, wrapper
 from .hub import Hub
 from .keys import KeyMaker, TextTemplate, compile_key, redis_key
 from .loading import Ask
@@ -74,6 +74,7 @@ class Function:
         self._validate = None if validate is None else self._checked(validate)
         self.guarded = self._bloom is not None or self._validate is not None
         self._index: Index | None = {} if self._can_index() else None
+        self._index_key = IndexKey(self._keys.fields, self._texts() if template else ())
         self._copy = copied if hub.options.l1_copy else None
         self._owner = _owner(fn, self._names)
 
@@ -81,6 +82,10 @@ class Function:
         variadic = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
         keyed_by = [self.signature.parameters[name] for name in self._keys.fields]
         return self.rules.l1 and bool(keyed_by) and not any(each.kind in variadic for each in keyed_by)
+
+    def _texts(self) -> set[str]:
+        """The parameters annotated as text."""
+        return {name for name, each in self.signature.parameters.items() if each.annotation in (str, "str")}
 
     def _item_of(self, item: str | None) -> Callable[[tuple[Any, ...]], object]:
         """How a call's arguments become the item that the filter is asked about."""
@@ -123,7 +128,9 @@ class Function:
 
     def values(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """The values of all parameters, defaults included; ``self`` may be left out where the key does not need it."""
-        if self._owner is not None and not (args and self._is_owner(args[0])):
+        if self._lacks_owner(args):
+            if self._names[0] in self._keys.fields:
+                raise self._needs_owner("key")
             args = (None, *args)
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -135,12 +142,16 @@ class Function:
 
     def runnable_values(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """`values` for a load, which a method cannot do without its instance."""
-        if self._owner is not None and not (args and self._is_owner(args[0])):
-            raise TypeError(
-                f"{_name(self.fn)} is a method and has to be run here: give the instance first, as in "
-                f"{self.fn.__qualname__}.refresh(instance, …)"
-            )
+        if self._lacks_owner(args):
+            raise self._needs_owner("refresh")
         return self.values(args, kwargs)
+
+    def _lacks_owner(self, args: tuple[Any, ...]) -> bool:
+        return self._owner is not None and not (args and self._is_owner(args[0]))
+
+    def _needs_owner(self, method: str) -> TypeError:
+        owner, name = self._names[0], _name(self.fn)
+        return TypeError(f"{name} needs its {owner} here: give it first, as in {name}.{method}({owner}, …)")
 
     def many_values(self, calls: Iterable[Any]) -> list[tuple[Any, ...]]:
         """The values of several calls, each a tuple of arguments, or the bare value of the only one."""
@@ -252,7 +263,7 @@ class Function:
         """Let these arguments lead straight to the entry from now on."""
         if self._index is None:
             return
-        found = index_key([values[place] for place in self._key_places])
+        found = self._index_key.of([values[place] for place in self._key_places])
         entry = self.hub.local.find(key)
         if found is not None and entry is not None and entry.kind is not Kind.ERROR:
             self.hub.local.bind(entry, self._index, *found)
@@ -261,7 +272,7 @@ class Function:
         """A function of the same parameters that answers a hit by itself."""
         return wrapper(
             self.signature,
-            self._keys.fields,
+            self._index_key,
             self._index,
             self.aread if self.is_async else self.read,
             is_async=self.is_async,

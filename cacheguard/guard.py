@@ -447,6 +447,8 @@ class CacheGuard:
             return
         rules = self._merged(policy)
         named = {redis_key(self._prefix, name): value for name, value in values.items()}
+        if rules.l2:
+            await self._hub.forget_here(list(named))
         codec = self._hub.options.codec
         codecs = {key: codec or self._hub.registry.for_value(value) for key, value in named.items()}
         await self._hub.put(engine_of(l2=rules.l2), named, rules, codecs, tags)
@@ -480,7 +482,10 @@ class CacheGuard:
         await self._tell(self._hub.running(l2=self._rules.l2).expire, keys)
 
     async def _tell(self, engine_call: Callable[[list[str]], Any], keys: Sequence[str]) -> None:
-        await self._hub.tell(engine_call, [redis_key(self._prefix, key) for key in _texts(keys)])
+        names = [redis_key(self._prefix, key) for key in _texts(keys)]
+        if self._rules.l2:
+            await self._hub.forget_here(names)
+        await self._hub.tell(engine_call, names)
 
     # Running
 
@@ -504,6 +509,8 @@ class CacheGuard:
 
         A load that fails is counted, not raised. Their TTLs are jittered, so they will not expire together.
         """
+        if getattr(getattr(fn, "cacheguard", None), "is_async", False):
+            raise ConfigurationError(f"warm takes a blocking function, got the coroutine function {fn!r}; use awarm")
         engine = self._hub.blocking(l2=self._rules.l2)
         return run_now(
             warm(engine.runtime, self._hub.new_lock(), fn, calls, rate=rate, progress=progress, concurrency=concurrency)

@@ -28,7 +28,7 @@ from .tiers.bloom import BloomTier
 from .tiers.local import ABSENCE_SHARE, Eviction, Local
 from .tiers.memory import MemoryCommands
 from .tiers.packing import ObjectPacking, SealedPacking
-from .tiers.remote import Remote
+from .tiers.remote import Remote, invalidation
 
 if TYPE_CHECKING:
     from .runtime.blocking_redis import BlockingCommands
@@ -88,7 +88,7 @@ class Hub:
 
             self._connect = redis_connector(apool, options.operation_timeout)
         self._store = MemoryCommands(options.l1_size, threading.RLock(), time.monotonic)
-        self._owed: dict[str, None] = {}
+        self._owed: dict[str, object] = {}
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.RLock()
         _hubs.add(self)
@@ -136,7 +136,7 @@ class Hub:
     def _engine(self, runtime: Any, *, remote: bool) -> Engine:
         packing = SealedPacking(self.options.sealer, self.registry) if remote else ObjectPacking()
         # What is owed to Redis is not delivered by telling this process.
-        owed = self._owed if remote else dict[str, None]()
+        owed = self._owed if remote else dict[str, object]()
         return Engine(runtime, Remote(runtime.commands, packing, self.events, owed), self.shared)
 
     def _leave_closed_loops(self, current: asyncio.AbstractEventLoop) -> None:
@@ -154,6 +154,11 @@ class Hub:
     def _check_open(self) -> None:
         if self.closed:
             raise CacheGuardError("this guard is closed")
+
+    async def forget_here(self, keys: list[str]) -> None:
+        """Remove *keys* from what this process keeps in the place of Redis, for functions with ``l2=False``."""
+        if not self.memory:
+            await self._store.send_each(*map(invalidation, keys))
 
     async def tell(self, engine_call: Callable[[list[str]], Awaitable[bool]], keys: list[str]) -> None:
         """Invalidate or expire; if Redis has not acknowledged it, it is owed, and said if the guard wants to know."""

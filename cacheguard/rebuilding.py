@@ -85,15 +85,19 @@ class Rebuilding:
         if leading and current.loaded is not None:
             return current.loaded
         if leading or current.serves(joined_at, anew=anew):
-            if current.error is None:
-                return current.answer
-            if stale is None:
-                raise current.error
-            self._events.stale_hits += 1  # who refreshes gets the error, who reads the old value
-            return stale.stored
+            return self._outcome(current, stale)
         if anew or cut_off:
             return None
         return await self._reread(ask)
+
+    def _outcome(self, flight: Flight, stale: Found | None) -> Stored | None:
+        """What *flight* ended with; who has an old value needs no error."""
+        if flight.error is None:
+            return flight.answer
+        if stale is None:
+            raise flight.error
+        self._events.stale_hits += 1
+        return stale.stored
 
     async def _launch(self, flight: Flight, ask: Ask, stale: Found | None, *, floor: int, cut_off: bool) -> None:
         """Lead *flight*, in a thread of its own if its caller may leave early with a stale value."""

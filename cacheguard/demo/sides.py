@@ -14,7 +14,7 @@ from .shop import PRODUCTS, Product, Shop
 Side: TypeAlias = Literal["plain", "cacheguard"]
 SIDES: tuple[Side, ...] = ("plain", "cacheguard")
 
-LOADS_PER_PROCESS = 8
+LOADS_PER_PROCESS = 4
 
 
 class Application(Protocol):

@@ -35,7 +35,7 @@ class CallText:
             for kind in stated_classes(hint):
                 if has_default(kind, "__repr__") and not _declares_fields(kind):
                     raise self._complaint(name, f"a {kind.__qualname__} has only a default repr")
-        self._head = escape(f"{fn.__module__}.{fn.__qualname__}(")
+        self._head = escape(f"{fn.__module__}.{fn.__qualname__}{_owner_of(fn)}(")
         self._labels = tuple(f"{name}=" for name in self.fields)
 
     def __repr__(self) -> str:
@@ -63,6 +63,12 @@ class CallText:
 
 def _example(fields: tuple[str, ...]) -> str:
     return repr(":".join(["name", *(f"{{{field}}}" if field != "self" else "{self.id}" for field in fields)]))
+
+
+def _owner_of(fn: Any) -> str:
+    """The class that a class method was taken from, which may be another than the one that defines it."""
+    owner: Any = fn.__self__ if inspect.ismethod(fn) else None
+    return "" if owner is None else f"[{_class_name(owner)}]"
 
 
 def _check_function(fn: Callable[..., Any], fields: tuple[str, ...]) -> None:
@@ -179,14 +185,14 @@ def _write_subclass(value: object, kind: type, base: type) -> str:
     return f"k{_class_name(kind)}({','.join(parts)})"
 
 
-def _meaningful_repr(value: Any) -> str:
+def _meaningful_repr(value: object) -> str:
     """A ``repr`` that tells two values apart.
 
     By convention one in angle brackets only describes (``<User: Ann>``, of which there may be two), and containers,
     such as arrays, shorten theirs.
     """
     text = without_address(repr(value))
-    if text.startswith("<") or hasattr(value, "__len__"):
+    if text.startswith("<") or hasattr(type(value), "__len__"):
         raise ValueError(f"its repr does not tell it apart from others: {text:.100}")
     return text
 

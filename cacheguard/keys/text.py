@@ -16,6 +16,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+>")
 
 _UNIONS = (typing.Union, types.UnionType)
 _CONTAINERS = (list, tuple, set, frozenset, dict)
+_SAYING_NOTHING = (Any, object)  # both are classes
 _DECORATIONS = (typing.Annotated, *_UNIONS, *_CONTAINERS)
 
 
@@ -60,7 +61,7 @@ def stated_classes(hint: Any) -> Iterator[type]:
     if typing.get_origin(hint) in _DECORATIONS:
         for argument in typing.get_args(hint):
             yield from stated_classes(argument)
-    elif isinstance(hint, type) and hint is not object and not _is_abstract(hint):
+    elif isinstance(hint, type) and hint not in _SAYING_NOTHING and not _is_abstract(hint):
         yield hint
 
 

@@ -128,6 +128,10 @@ if #texts > 0 then
     redis.call('RPUSH', side, unpack(texts))
     redis.call('HINCRBY', meta, 'side', #texts)
     redis.call('PEXPIREAT', side, m[14])
+  elseif m[13] then
+    -- Dead for good, whatever the clock says later: these items are not kept for it.
+    redis.call('HDEL', meta, 'next', 'next_until', 'next_run', 'side')
+    redis.call('UNLINK', side)
   end
 end
 return { status, #texts, math.max(0, math.min(lease - now, span + 1)), run, m[1], m[2], m[3] }

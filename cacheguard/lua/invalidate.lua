@@ -29,6 +29,6 @@ if redis.call('EXISTS', K) == 1 then
   local h = redis.call('HMGET', K, 'q', 'f')
   if h[1] then last = math.max(last, tonumber(h[1]) or 0) end
   if h[2] then last = math.max(last, now + tonumber(ARGV[5]), now + redis.call('PTTL', K)) end
-  if last <= now then redis.call('DEL', K) else redis.call('PEXPIRE', K, last - now) end
+  if last <= now then redis.call('DEL', K) else redis.call('PEXPIRE', K, math.min(last - now, 31536000000)) end
 end
 return 1

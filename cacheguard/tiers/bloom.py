@@ -66,6 +66,7 @@ REBUILD_SIGN = 60.0  # seconds between its signs of life
 LONGEST_LEASE = 5.0
 
 _ITEMS_PER_CALL = 50
+_PLACES_PER_CALL = 1000
 _CALLS_PER_SEND = 8
 _CHUNKS_PER_SEND = 64
 _COMMANDS_PER_SEND = 512
@@ -137,13 +138,15 @@ class _News:
 class _Plan:
     """Where items go: the epoch and the layers of the filter in Redis. Without `shapes`, they are not ours to fill."""
 
-    __slots__ = ("epoch", "fresh", "hashes", "layers", "probe", "shapes")
+    __slots__ = ("epoch", "fresh", "hashes", "items_per_call", "layers", "probe", "shapes")
 
     def __init__(self, epoch: str, shapes: tuple[Shape, ...], *, fresh: bool = False) -> None:
         self.epoch, self.shapes, self.fresh = epoch, shapes, fresh
         self.layers = describe(shapes)
         self.probe = probe(shapes[0]) if shapes else ""
         self.hashes: tuple[Hashes, ...] = tuple(map(hashes_of, shapes))
+        places = sum(shape.slices for shape in shapes) or 1
+        self.items_per_call = max(1, min(_ITEMS_PER_CALL, _PLACES_PER_CALL // places))
 
     @classmethod
     def foreign(cls, epoch: str, layers: str) -> _Plan:
@@ -337,7 +340,8 @@ class BloomTier:
         if self._learn(mirror, news, asked):
             return mirror
         if news.state != "complete":
-            self._note_state(news)
+            if self._mirror.epoch:  # it was complete once
+                self._lose()
             self._rest(runtime, RECHECK)
             return None
         with self._lock:
@@ -369,7 +373,7 @@ class BloomTier:
             mirror.seq = max(mirror.seq, news.seq)
             if self._lease:
                 mirror.until = max(mirror.until, asked + self._lease / 1000)
-        self._met = True
+        self._met, self._again = True, -math.inf
         return True
 
     async def _load(self, runtime: Runtime, news: _News) -> _Mirror | None:
@@ -424,11 +428,6 @@ class BloomTier:
     def _rest(self, runtime: Runtime, seconds: float) -> None:
         self._again = runtime.now() + seconds
 
-    def _note_state(self, news: _News) -> None:
-        replaced = self._mirror.epoch not in ("", news.epoch)  # and not by a rebuild: that would be complete
-        if self._met and (replaced or news.state == "damaged"):
-            self._lose()
-
     def _note_shape(self, shapes: tuple[Shape, ...]) -> None:
         if shapes[0] != self._first:
             self._say(
@@ -442,10 +441,13 @@ class BloomTier:
             _log.warning("%s", warning)
 
     def _lose(self) -> None:
-        """Count a filter that this process has met and that is no longer whole."""
+        """Count a filter that this process has worked with and that is not what it was."""
         self._met, self._mirror = False, _Mirror("", Layers(()))
         self.losses += 1
-        _log.warning("Bloom filter %r was lost in Redis; it answers 'maybe' until it is rebuilt", self.name)
+        _log.warning(
+            "Bloom filter %r was lost, or Redis was restarted or replaced; it answers 'maybe' until it is rebuilt",
+            self.name,
+        )
 
     # Adding
 
@@ -457,7 +459,8 @@ class BloomTier:
         waits_until = -math.inf
         for _ in range(_ATTEMPTS):
             plan = self._plan or self._new_plan(runtime)
-            parts = [texts[start : start + _ITEMS_PER_CALL] for start in range(0, len(texts), _ITEMS_PER_CALL)]
+            size = plan.items_per_call
+            parts = [texts[start : start + size] for start in range(0, len(texts), size)]
             # Only the first may create the filter: were it flushed between two calls, the second would create it anew
             # under the same epoch, and nobody could tell that the items of the first are gone.
             replies = await runtime.commands.send(
@@ -694,8 +697,6 @@ class _Rebuild:
 
     async def _discard(self, epoch: str, layers: str) -> None:
         """Remove a replaced filter's chunks, a few at a time."""
-        if not epoch or not layers:
-            return
         every = self._keys.chunks(epoch, parse(layers))
         await self._send_in_parts((("UNLINK", key) for _, _, key in every), _COMMANDS_PER_SEND)
         await self._runtime.commands.send(("HDEL", self._keys.meta, f"old:{epoch}"))

@@ -66,7 +66,7 @@ class Entry:
         self.born = born
         self.tags = tags
         self.size = size
-        self.hits = 0
+        self.hits = 0.0
         self.type: type | None = None  # of the single argument that leads here: 1, 1.0 and True are one dict key
         self.bindings: tuple[tuple[Index, Any], ...] = ()
 
@@ -206,7 +206,7 @@ class Local:
         self._bank(entry)
 
     def _bank(self, entry: Entry) -> None:
-        hits, entry.hits = entry.hits, 0
+        hits, entry.hits = int(entry.hits), 0.0
         self._events.l1_hits += hits
         if entry.kind:
             self._events.null_hits += hits
@@ -215,8 +215,8 @@ class Local:
         """Entries, their bytes, and the hits and null hits that they have not handed in yet."""
         with self.lock:
             entries = list(self._index.values())
-        nulls = sum(entry.hits for entry in entries if entry.kind)
-        return len(entries), sum(entry.size for entry in entries), sum(entry.hits for entry in entries), nulls
+        nulls = int(sum(entry.hits for entry in entries if entry.kind))
+        return len(entries), sum(entry.size for entry in entries), int(sum(entry.hits for entry in entries)), nulls
 
 
 def weigh(value: Any) -> int:

@@ -100,15 +100,16 @@ class Remote:
     Whatever cannot be asked raises `Unreachable`; whatever cannot be read is a miss and counted.
     """
 
-    def __init__(self, commands: Commands, packing: Packing, events: Events, owed: dict[str, None]) -> None:
+    def __init__(self, commands: Commands, packing: Packing, events: Events, owed: dict[str, object]) -> None:
         self._commands, self._packing, self._events = commands, packing, events
+        self._orphans: dict[str, str] = {}  # leases of which nobody knows whether they were granted
         self._owed = owed  # invalidations that Redis has not acknowledged; shared by all doors of a guard
 
     async def send(self, *calls: Call) -> list[Reply]:
         """`Commands.send_each`, counted, after whatever invalidation is still owed."""
         events = self._events
         try:
-            if self._owed:
+            if self._owed or self._orphans:
                 await self._settle()
             replies = await self._commands.send_each(*calls)
         except Unreachable as error:
@@ -120,13 +121,19 @@ class Remote:
 
     async def _settle(self) -> None:
         """Deliver the invalidations that Redis has not acknowledged; nothing is read before that."""
+        if self._orphans:
+            orphans = list(self._orphans.items())
+            await self._commands.send_each(*(RELEASE(key)(token, b"", FAILURE_KEPT_MS) for key, token in orphans))
+            for key, _ in orphans:
+                self._orphans.pop(key, None)
         while self._owed:
-            keys = list(self._owed)[:1000]
-            for reply in await self._commands.send_each(*(_invalidation(key) for key in keys)):
+            owed = dict(list(self._owed.items())[:1000])
+            for reply in await self._commands.send_each(*map(invalidation, owed)):
                 if isinstance(reply, Refused) and not _foreign(reply):
                     raise reply
-            for key in keys:
-                self._owed.pop(key, None)
+            for key, mark in owed.items():
+                if self._owed.get(key) is mark:  # not owed once more by another thread meanwhile
+                    self._owed.pop(key, None)
             self._events.invalidations_queued = len(self._owed)
 
     async def read(self, key: str, codec: Codec | None) -> Found | None:
@@ -168,7 +175,7 @@ class Remote:
         try:
             left = (int(pttl) - int(stale)) / 1000 if pttl >= 0 else -1.0
             return Found(self._packing.unpack(key, value, codec), left)
-        except (CodecError, TypeError, ValueError):
+        except (CodecError, TypeError, ValueError, OverflowError):
             self._events.undecodable += 1
             return Found(None, -1.0)
 
@@ -176,14 +183,22 @@ class Remote:
         self, key: str, codec: Codec | None, token: str, floor_ms: int, awaited: str
     ) -> Found | Granted | Wait | Bypass | Failed:
         """The right to fill *key*, or the reason why not."""
-        (reply,) = await self.send(LEASE(key)(token, LEASE_MS, GRACE_MS, floor_ms, awaited))
+        (reply,) = await self._send_leases({key: token}, LEASE(key)(token, LEASE_MS, GRACE_MS, floor_ms, awaited))
         return self._leased(key, reply, codec)
+
+    async def _send_leases(self, tokens: dict[str, str], *calls: Call) -> list[Reply]:
+        try:
+            return await self.send(*calls)
+        except Unreachable:
+            self._orphans.update(tokens)
+            raise
 
     async def lease_many(
         self, tokens: dict[str, str], codec: Codec | None
     ) -> dict[str, Found | Granted | Wait | Bypass | Failed]:
         """Leases for several keys, in one round trip."""
-        replies = await self.send(*(LEASE(key)(token, LEASE_MS, GRACE_MS, 0, "") for key, token in tokens.items()))
+        calls = [LEASE(key)(token, LEASE_MS, GRACE_MS, 0, "") for key, token in tokens.items()]
+        replies = await self._send_leases(tokens, *calls)
         return {key: self._leased(key, reply, codec) for key, reply in zip(tokens, replies, strict=True)}
 
     def _leased(self, key: str, reply: Reply, codec: Codec | None) -> Found | Granted | Wait | Bypass | Failed:
@@ -244,7 +259,7 @@ class Remote:
 
         False if Redis did not acknowledge it; it is owed then, and delivered before anything else is asked.
         """
-        return await self._tell([_invalidation(key) for key in keys], keys)
+        return await self._tell([invalidation(key) for key in keys], keys)
 
     async def expire(self, keys: list[str]) -> bool:
         """Make entries stale; false if Redis did not acknowledge it, and they will be invalidated instead."""
@@ -265,7 +280,7 @@ class Remote:
             raise Unreachable(
                 f"{len(self._owed)} invalidations are owed to Redis already; {len(missed)} more are not kept"
             )
-        self._owed.update(dict.fromkeys(missed))
+        self._owed.update({key: object() for key in missed})
         self._events.invalidations_queued = len(self._owed)
         return False
 
@@ -289,7 +304,8 @@ class Remote:
         return bool(reply == 1)
 
 
-def _invalidation(key: str) -> Call:
+def invalidation(key: str) -> Call:
+    """The call that removes the entry of *key* and its lease."""
     return INVALIDATE(key)(CHANNEL, f"drop {key}", 0, "", 0, "", 0, "")
 
 

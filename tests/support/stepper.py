@@ -161,6 +161,8 @@ class Stepper:
     def kill(self, place: str) -> None:
         """End the actors of one process where they stand. Their process must answer every call with `Crashed`."""
         for actor in [actor for actor in self.actors.values() if actor.place == place]:
+            if actor.name not in self.actors:
+                continue  # sent away by one that ended before it
             if actor.pause.label == "starts":
                 actor.work.close()
                 del self.actors[actor.name]

@@ -859,7 +859,7 @@ def test_a_function_without_a_usable_annotation_is_tagged() -> None:
 
     def strange() -> 5: ...  # type: ignore[valid-type]
 
-    def broken() -> "1 +": ...  # type: ignore[valid-type] # noqa: F722, UP037
+    def broken() -> "1 +": ...  # type: ignore[valid-type] # noqa: F722
 
     assert return_codec(bare) is TAGGED
     assert return_codec(strange) is TAGGED

@@ -1,0 +1,173 @@
+"""The command line: the demo, warming a cache, looking at an entry."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect as introspection
+import json
+import os
+import sys
+from collections.abc import Iterable
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import IO, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .errors import ConfigurationError
+from .guard import CacheGuard, Inspection
+from .warming import Warmed
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(metadata.version("cacheguard"), message="cacheguard %(version)s")
+def commands() -> None:
+    """Cache-aside that keeps the database up."""
+
+
+@commands.command()
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    default=Path("demo-report.html"),
+    show_default=True,
+    help="Where the picture goes.",
+)
+@click.option("--quick", is_flag=True, help="A fraction of the traffic, in about ten seconds.")
+@click.option("--seed", type=int, default=1, show_default=True, help="What the traffic is drawn from.")
+def demo(report: Path, *, quick: bool, seed: int) -> None:
+    """Run four disasters against a small shop, each with plain cache-aside and with cacheguard.
+
+    Starts a Redis and four processes of its own, and ends them. CACHEGUARD_DEMO_REDIS names an empty database of
+    another Redis to be used instead.
+    """
+    from .demo.server import NoRedisError
+    from .demo.show import run
+
+    if not report.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no directory {report.absolute().parent}", param_hint="--report")
+    try:
+        run(Console(), report, quick=quick, seed=seed)
+    except NoRedisError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@commands.command()
+@click.argument("function")
+@click.argument("file", type=click.File(encoding="utf-8"))
+@click.option("--rate", type=float, help="Loads started per second at most.")
+@click.option("--concurrency", type=int, default=8, show_default=True, help="Calls at once.")
+def warm(function: str, file: IO[str], rate: float | None, concurrency: int) -> None:
+    """Call a cached FUNCTION (module:name) for each line of FILE (- for the standard input).
+
+    A line holds the arguments of one call: a JSON array of them, or the bare value of the only one. What is no JSON is
+    taken as text.
+    """
+    fn = _function(function)
+    calls = [_arguments(line, number) for number, line in enumerate(file, 1) if line.strip()]
+    with Progress(
+        TextColumn(function), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)
+    ) as bar:
+        task = bar.add_task("", total=len(calls))
+
+        def progress(done: int, _total: int | None) -> None:
+            bar.update(task, completed=done)
+
+        try:
+            warmed = _warm(fn, calls, rate=rate, progress=progress, concurrency=concurrency)
+        except ConfigurationError as error:
+            raise click.ClickException(str(error)) from error
+    click.echo(f"{warmed.done - warmed.failed:,} of {warmed.done:,} calls cached")
+    if warmed.failed:
+        raise click.ClickException(f"{warmed.failed:,} calls failed")
+
+
+def _warm(fn: Any, calls: list[Any], **options: Any) -> Warmed:
+    # The function brings the guard that it is cached by; this one only lends its threads, or the event loop.
+    guard = CacheGuard("memory://")
+    if not introspection.iscoroutinefunction(fn):
+        with guard:
+            return guard.warm(fn, calls, **options)
+
+    async def in_a_loop() -> Warmed:
+        try:
+            async with guard:
+                return await guard.awarm(fn, calls, **options)
+        finally:
+            await fn.cacheguard.hub.aclose()
+
+    return asyncio.run(in_a_loop())
+
+
+def _function(path: str) -> Any:
+    """The object at ``module:name``; modules of the working directory count."""
+    module, _, name = path.partition(":")
+    if not (module and name):
+        raise click.BadParameter(f"expected module:function, got {path!r}", param_hint="FUNCTION")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise click.BadParameter(f"there is no module {module!r}", param_hint="FUNCTION") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise click.BadParameter(f"{module!r} has no {name!r}", param_hint="FUNCTION")
+        found = getattr(found, part)
+    if not hasattr(found, "cacheguard"):
+        raise click.BadParameter(f"{path} is not decorated with guard.cached(…)", param_hint="FUNCTION")
+    return found
+
+
+def _arguments(line: str, number: int) -> Any:
+    """The arguments of one call: a tuple, or the bare value of the only one."""
+    text = line.strip()
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        if text.startswith("["):
+            raise click.ClickException(f"line {number} is no JSON array: {error}") from error
+        return text
+    return tuple(value) if isinstance(value, list) else value
+
+
+@commands.command()
+@click.argument("key")
+@click.option("--url", envvar="CACHEGUARD_URL", required=True, help="Which Redis; CACHEGUARD_URL if left out.")
+@click.option("--namespace", default="cacheguard", show_default=True, help="A child namespace follows after a slash.")
+def inspect(key: str, url: str, namespace: str) -> None:
+    """Say what is cached for KEY: its state, tier, age, time left and tags.
+
+    KEY is the text that a template makes, like user:42. Exit status 3 if nothing is cached.
+    """
+    first, *children = namespace.split("/")
+    try:
+        with CacheGuard(url, namespace=first) as guard:
+            room = guard
+            for child in children:
+                room = room.namespace(child)
+            found = room.inspect(key)
+            reached = guard.stats().l2_up
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
+    if not reached:
+        raise click.ClickException("Redis cannot be reached")
+    for name, value in _lines(found):
+        click.echo(f"{name:9} {value}")
+    if found.state == "missing":
+        sys.exit(3)
+
+
+def _lines(found: Inspection) -> Iterable[tuple[str, str]]:
+    yield "state", found.state
+    if found.tier is not None:
+        yield "tier", found.tier
+    if found.age is not None:
+        yield "age", f"{found.age:.1f} s"
+    if found.ttl_left is not None:
+        yield "ttl left", f"{found.ttl_left:.1f} s"
+    if found.tags:
+        yield "tags", ", ".join(found.tags)

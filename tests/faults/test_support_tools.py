@@ -1,0 +1,205 @@
+"""The tools of the fault tests do what they say."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tests.support.faults import Fault, FaultProxy
+from tests.support.redis_server import RedisServer
+
+
+@pytest.fixture
+def client(proxy: FaultProxy) -> Iterator[redis.Redis]:
+    with redis.Redis(port=proxy.port, socket_timeout=0.3, retry=Retry(NoBackoff(), 0)) as client:
+        client.ping()
+        yield client
+
+
+def test_a_whole_wire_passes_everything(client: redis.Redis) -> None:
+    big = b"x" * 3_000_000
+    client.set("big", big)
+    assert client.get("big") == big
+
+
+@pytest.mark.parametrize("fault", [Fault.LOSE_REPLY, Fault.HALF_REPLY, Fault.GARBAGE])
+def test_a_broken_reply_is_an_error_and_the_command_happened(
+    redis_server: RedisServer, client: redis.Redis, proxy: FaultProxy, fault: Fault
+) -> None:
+    proxy.inject(fault, times=1)
+    with pytest.raises(redis.RedisError):
+        client.incr("n")
+    assert proxy.struck == 1
+    assert redis_server.command("GET", "n") == "1"
+    assert client.incr("n") == 2
+
+
+def test_only_the_named_request_is_struck(client: redis.Redis, proxy: FaultProxy) -> None:
+    proxy.inject(Fault.LOSE_REPLY, only=b"INCR")
+    assert client.set("n", 1)
+    with pytest.raises(redis.ConnectionError):
+        client.incr("n")
+    with pytest.raises(redis.ConnectionError):
+        client.incr("n")
+    assert client.get("n") == b"3"
+    assert proxy.struck == 2
+
+
+def test_a_refusing_wire_resets_open_and_new_connections_until_healed(client: redis.Redis, proxy: FaultProxy) -> None:
+    proxy.inject(Fault.REFUSE)
+    for _ in range(2):
+        with pytest.raises(redis.ConnectionError):
+            client.ping()
+    proxy.heal()
+    assert client.ping()
+
+
+def test_a_black_hole_answers_nothing_and_executes_nothing(
+    redis_server: RedisServer, client: redis.Redis, proxy: FaultProxy
+) -> None:
+    proxy.inject(Fault.BLACKHOLE)
+    with pytest.raises(redis.TimeoutError):
+        client.incr("n")
+    proxy.heal()
+    assert redis_server.command("GET", "n") is None
+    assert client.incr("n") == 1
+
+
+def test_a_connection_that_lost_bytes_ends_at_its_next_word(redis_server: RedisServer, proxy: FaultProxy) -> None:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=1) as raw:
+        proxy.inject(Fault.BLACKHOLE)
+        raw.sendall(b"INCR n\r\n")
+        raw.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            raw.recv(1)
+        proxy.heal()
+        raw.settimeout(1)
+        raw.sendall(b"INCR n\r\n")
+        assert ended(raw)
+    assert redis_server.command("GET", "n") is None
+
+
+def ended(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def test_a_delayed_reply_comes_late_and_healing_ends_the_delay(client: redis.Redis, proxy: FaultProxy) -> None:
+    proxy.inject(Fault.DELAY, seconds=0.1)
+    begin = time.monotonic()
+    client.ping()
+    assert 0.1 <= time.monotonic() - begin < 0.3
+    proxy.inject(Fault.DELAY, seconds=60)
+    threading.Timer(0.05, proxy.heal).start()
+    assert client.ping()
+
+
+def test_round_trips_are_counted(client: redis.Redis, proxy: FaultProxy) -> None:
+    with proxy.watching() as seen:
+        client.set("a", 1)
+        client.get("a")
+    with proxy.watching() as piped, client.pipeline(transaction=False) as pipe:
+        pipe.get("a")
+        pipe.get("b")
+        pipe.execute()
+    client.ping()
+    assert (seen.round_trips, piped.round_trips) == (2, 1)
+    assert piped.requests[0].count(b"GET") == 2
+
+
+def test_closing_ends_every_thread(redis_server: RedisServer) -> None:
+    before = threading.active_count()
+    with FaultProxy(redis_server.port) as proxy, redis.Redis(port=proxy.port) as client:
+        client.ping()
+        proxy.inject(Fault.DELAY, seconds=60)
+        slow = redis.Redis(port=proxy.port, socket_timeout=0.1, retry=Retry(NoBackoff(), 0))
+        with slow, pytest.raises(redis.TimeoutError):
+            slow.ping()
+        assert threading.active_count() > before
+    assert threading.active_count() == before
+
+
+def test_a_fault_of_the_wire_refuses_to_be_counted(proxy: FaultProxy) -> None:
+    with pytest.raises(ValueError, match="REFUSE"):
+        proxy.inject(Fault.REFUSE, times=1)
+
+
+def test_a_frozen_server_times_out_and_comes_back(redis_server: RedisServer, client: redis.Redis) -> None:
+    redis_server.freeze()
+    with pytest.raises(redis.TimeoutError):
+        client.ping()
+    redis_server.thaw()
+    assert client.ping()
+
+
+def test_a_killed_server_comes_back_empty_on_its_port(redis_server: RedisServer, redis_url: str) -> None:
+    redis_server.command("SET", "k", "v")
+    redis_server.restart()
+    assert redis_server.url == redis_url
+    assert redis_server.command("GET", "k") is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ("CONFIG", "SET", "maxmemory", "1"),
+        ("CONFIG", "SET", "requirepass", "secret"),
+        ("CLIENT", "PAUSE", "60000"),
+        ("REPLICAOF", "127.0.0.1", "1"),
+    ],
+)
+def test_a_reset_undoes_what_a_test_did(redis_server: RedisServer, redis_url: str, damage: tuple[str, ...]) -> None:
+    redis_server.command("SET", "k", "v")
+    redis_server.command(*damage)
+    redis_server.reset()
+    assert redis_server.command("SET", "other", "v")
+    assert redis_server.command("KEYS", "*") == ["other"]
+
+
+def test_a_reset_brings_back_the_frozen_and_the_dead(redis_server: RedisServer) -> None:
+    redis_server.freeze()
+    redis_server.reset()
+    redis_server.kill()
+    redis_server.reset()
+    assert redis_server.command("DBSIZE") == 0
+
+
+ORPHAN = """
+import os, pathlib, signal, sys, threading
+from tests.support.redis_server import RedisServer
+server = RedisServer(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
+starter = threading.Thread(target=server.start)
+starter.start()
+starter.join()
+assert server.command("PING")
+print(server.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_server_dies_with_a_killed_process_and_not_with_a_thread(redis_server: RedisServer) -> None:
+    words = [sys.executable, "-c", ORPHAN, str(redis_server.binary), str(redis_server.directory)]
+    pid = int(subprocess.run(words, capture_output=True, text=True, check=False, timeout=30).stdout)
+    deadline = time.monotonic() + 5
+    while _alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").split()[2] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,143 @@
+"""Worlds for the stepper, drawn or made by hand, and ways through all or many of their schedules."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from hypothesis import strategies as st
+
+from cacheguard.policy import Policy, resolve
+from tests.support.stepped import REDIS_ONLY, TWO_TIERS, Fault, Parts, Process, Violation, World, never_faulty
+from tests.support.stepper import Choose, Exploration, Pause, Redundant
+
+T = TypeVar("T")
+
+STALE = resolve(Policy(jitter=None, stale_while_revalidate="1m"))
+EARLY = resolve(Policy(jitter=None, rebuild="early"))
+IMPATIENT = resolve(Policy(jitter=None, wait_timeout="1s", soft_timeout="2s", hard_timeout="4s"))
+UNCACHEABLE = resolve(Policy(jitter=None, ttl=lambda value: 1 / 0, error_backoff=None))
+STRICT = resolve(Policy(jitter=None, stale_if_error=None))
+ALL_RULES = (TWO_TIERS, REDIS_ONLY, STRICT, STALE, EARLY, IMPATIENT)
+
+
+class Pick(Protocol):
+    """Chooses one of several."""
+
+    def __call__(self, options: Sequence[T], /) -> T: ...
+
+
+def drawing(data: st.DataObject) -> Pick:
+    """Choices that hypothesis makes, and shrinks."""
+
+    def pick(options: Sequence[T]) -> T:
+        return options[0] if len(options) == 1 else data.draw(st.sampled_from(options))
+
+    return pick
+
+
+def choosing(pick: Pick) -> Choose:
+    """A chooser of steps that goes by *pick*."""
+
+    def choose(movable: Mapping[str, Pause]) -> str:
+        return pick(list(movable))
+
+    return choose
+
+
+def explored(build: Callable[[], World]) -> int:
+    """Run every schedule of the world that *build* makes; how many there were."""
+    runs = 0
+    for choose in Exploration().schedules():
+        try:
+            build().run(choose)
+            runs += 1
+        except Redundant:
+            pass
+    return runs
+
+
+def searched(build: Callable[[Pick], World], *, runs: int, seconds: float, seed: int = 0) -> int:
+    """Run schedules at random, as many as asked for and as time allows; how many there were."""
+    until = time.monotonic() + seconds
+    for run in range(runs):
+        if time.monotonic() > until:
+            return run
+        dice = random.Random(f"{seed} {run}")
+        build(dice.choice).run(choosing(dice.choice))
+    return runs
+
+
+def violation(build: Callable[[Pick], World], *, seconds: float = 60.0) -> Violation | None:
+    """The first broken promise that a random search meets."""
+    try:
+        searched(build, runs=10**9, seconds=seconds)
+    except Violation as found:
+        return found
+    return None
+
+
+def peaceful_world(pick: Pick, parts: Parts | None = None) -> World:
+    """Two readers and two writers anywhere, an eviction, and time that passes: Redis and the processes stay up."""
+    world = World(parts, pick(ALL_RULES))
+    processes = _processes(pick, world)
+    if pick((False, True)):
+        world.warm(processes[0], age=pick((0, 299, 310)))
+    _readers(pick, world, processes, fails=pick((False, False, True)))
+    _writers(pick, world, processes)
+    if pick((False, True)):
+        world.eviction()
+    if pick((False, False, True)):
+        world.delay(pick((1.0, 6.0, 310.0)))
+    return world
+
+
+def troubled_world(pick: Pick, parts: Parts | None = None) -> World:
+    """The same, and a round trip or two that fail, a process that crashes, a caller that gives up."""
+    at = {pick(range(24)): pick((Fault.UNHEARD, Fault.UNANSWERED)) for _ in range(pick((0, 1, 2)))}
+    done = iter(range(10**6))
+    world = World(
+        parts, pick(ALL_RULES), fault=(lambda place, label: at.get(next(done), Fault.NONE)) if at else never_faulty
+    )
+    processes = _processes(pick, world)
+    _readers(pick, world, processes, fails=pick((False, True)))
+    _writers(pick, world, processes)
+    if pick((False, True)):
+        world.crash(pick(processes))
+    if not any(process.threads for process in processes) and pick((False, True)):
+        world.cancellation(pick(("reader 1", "reader 2")))
+    if pick((False, True)):
+        world.delay(pick((6.0, 31.0)))
+    return world
+
+
+def _processes(pick: Pick, world: World) -> list[Process]:
+    threads = pick((False, True))
+    return [world.process(name, threads=threads) for name in ("A", "B", "C")[: pick((1, 2, 3))]]
+
+
+def _readers(pick: Pick, world: World, processes: Sequence[Process], *, fails: bool) -> None:
+    world.reader("reader 1", processes[0], fails=fails)
+    match pick(("read", "read", "refresh", "batch")):
+        case "read":
+            world.reader("reader 2", pick(processes))
+        case "refresh":
+            world.refresher("reader 2", pick(processes))
+        case _:
+            world.batch("reader 2", pick(processes), ("k", "another"))
+    if pick((False, True)):
+        world.reader("reader 3", processes[0])
+
+
+def _writers(pick: Pick, world: World, processes: Sequence[Process]) -> None:
+    # An entry that was merely expired may be served where the policy has a use for stale ones.
+    match pick(("two", "two", "set", "two" if world.rules.stale else "softly")):
+        case "two":
+            world.writer("writer 1", pick(processes))
+            world.writer("writer 2", pick(processes))
+        case "set":
+            world.setter("writer 1", pick(processes))
+        case _:
+            world.writer("writer 1", pick(processes), softly=True)
