@@ -188,7 +188,8 @@ def table(samples: dict[str, Samples], baseline: str, *targets: Target) -> None:
     print(f"  {'':{width}}  {'min':>9} {'p50':>9} {'p99':>9} {'ratio':>7}  target")
     for name, each in samples.items():
         ratio = each.least / samples[baseline].least
-        figures = " ".join(f"{pretty(seconds):>9}" for seconds in (each.least, each.percentile(50), each.percentile(99)))
+        shown = each.least, each.percentile(50), each.percentile(99)
+        figures = " ".join(f"{pretty(seconds):>9}" for seconds in shown)
         aim = f"≤ {asked[name]:.2f}x {verdict(ok=ratio <= asked[name])}" if name in asked else ""
         print(f"  {name:{width}}  {figures} {ratio:6.2f}x  {aim}".rstrip())
     print()

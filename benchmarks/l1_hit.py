@@ -50,7 +50,7 @@ def main() -> None:
     count = rounds(chosen, 60)
     arguments = fresh_numbers()
     with CacheGuard("memory://") as guard, asyncio.Runner() as runner:
-        contestants = {
+        contestants: dict[str, Any] = {
             "functools.lru_cache f(int)": lru_cache(10_000)(load),
             "cacheguard f(int)": guard.cached("one:{number}", ttl="1h", l1_ttl="1h")(load),
             "cachetools TTLCache + RLock f(int)": cached(TTLCache[Any, Any](10_000, 3_600), lock=RLock())(load),
@@ -65,7 +65,7 @@ def main() -> None:
         times = race({name: named(fn, arguments) for name, fn in by_name.items()}, count)
         table(times, "functools.lru_cache f(int, kw=str)", Target("cacheguard f(int, kw=str)", 1.2))
 
-        awaited = {
+        awaited: dict[str, Any] = {
             "bare await f(int)": aload,
             "cacheguard await f(int)": guard.cached("three:{number}", ttl="1h", l1_ttl="1h")(aload),
         }

@@ -63,7 +63,7 @@ def in_threads(guard: CacheGuard, client: Any, count: int) -> None:
 def in_tasks(guard: CacheGuard, runner: asyncio.Runner, url: str, count: int) -> None:
     """One task, one read after another; then 50 tasks at once."""
     cached = guard.cached("async:{number}")(aload)
-    client = redis.asyncio.Redis.from_url(url)
+    client: Any = redis.asyncio.Redis.from_url(url)
 
     async def plain(number: int) -> Any:
         return pickle.loads(await client.get(f"plain:{number}"))

@@ -11,7 +11,7 @@ QUICK, FULL = 4, 20
 
 
 def main() -> None:
-    """``rebuild="logical"``: 200 readers read the expired key seven times each, before, while and after it is reloaded."""
+    """``rebuild="logical"``: 200 readers read the expired key seven times each, while and after it is reloaded."""
     chosen = options(__doc__ or "")
     with private_redis() as url:
         headline(__doc__ or "", url)

@@ -31,8 +31,8 @@ def main() -> None:
     chosen = options(__doc__ or "")
     with private_redis() as url, asyncio.Runner() as runner:
         headline(__doc__ or "", url)
-        client = redis.Redis.from_url(url)
-        aclient = redis.asyncio.Redis.from_url(url)
+        client: Any = redis.Redis.from_url(url)
+        aclient: Any = redis.asyncio.Redis.from_url(url)
         fresh = counter()
         with CacheGuard(url, policy=Policy(ttl=TTL), operation_timeout=5) as guard:
             cached, acached = guard.cached("sync:{number}")(load), guard.cached("async:{number}")(aload)

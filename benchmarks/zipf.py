@@ -37,7 +37,8 @@ def main() -> None:
     ids = draw.choices(range(IDS), weights, k=A_ROUND * 10)
     with private_redis() as url, asyncio.Runner() as runner:
         headline(__doc__ or "", url)
-        client, aclient = redis.Redis.from_url(url), redis.asyncio.Redis.from_url(url)
+        client: Any = redis.Redis.from_url(url)
+        aclient: Any = redis.asyncio.Redis.from_url(url)
         for number in range(IDS):
             client.set(f"plain:{number}", pickle.dumps(VALUE), ex=3_600)
 

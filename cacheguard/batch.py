@@ -13,7 +13,7 @@ from .flights import CHAIN, Flight
 from .loading import Ask, Job, Loaded
 from .policy import Rules
 from .rebuilding import opened, stale_window
-from .tiers.remote import Found, Granted
+from .tiers.remote import Found, Granted, Stored
 
 LoadMany = Callable[[list[str]], Any]
 
@@ -31,6 +31,7 @@ class Batch:
         self._engine, self._asks, self._names, self._load_many = engine, asks, names, load_many
         self._rules: Rules = next(iter(asks.values())).rules
         self._tickets: dict[str, int] = {}
+        self._stale: dict[str, Stored] = {}  # what this batch may serve where a load fails; not for others who joined
 
     async def read(self) -> dict[str, Any]:
         """The values of all keys.
@@ -51,7 +52,7 @@ class Batch:
 
     def _board(
         self, missing: dict[str, Found | None]
-    ) -> tuple[dict[str, tuple[Flight, Found | None]], dict[str, tuple[Flight, int]]]:
+    ) -> tuple[dict[str, Flight], dict[str, tuple[Flight, int]]]:
         """Flights for the missing keys: those that this batch leads, and all of them with the moment of joining."""
         engine = self._engine
         for key, found in missing.items():
@@ -61,15 +62,17 @@ class Batch:
             if failure is not None and not self._stands_in(found):
                 engine.shared.events.backoffs += 1
                 raise failure.error.with_traceback(failure.traceback)
-        mine: dict[str, tuple[Flight, Found | None]] = {}
+        mine: dict[str, Flight] = {}
         joined: dict[str, tuple[Flight, int]] = {}
         for key, stale in missing.items():
             engine.shared.events.misses += 1
             flight = Flight(engine.runtime.signal())
             current = engine.flights.setdefault(key, flight)
             joined[key] = current, current.leases
+            if stale is not None and stale.stored is not None and self._stands_in(stale):
+                self._stale[key] = stale.stored
             if current is flight:
-                mine[key] = flight, stale if self._stands_in(stale) else None
+                mine[key] = flight
             else:
                 engine.shared.events.shared += 1
         return mine, joined
@@ -83,17 +86,19 @@ class Batch:
         if flight.landed and (leading or flight.serves(joined_at, anew=False)):
             if leading and flight.loaded is not None:
                 return opened(flight.loaded, self._rules)
+            if flight.error is not None and key in self._stale:
+                self._engine.shared.events.stale_hits += 1
+                return opened(self._stale[key], self._rules)
             if flight.error is not None:
                 raise flight.error
             if flight.answer is not None:
                 return opened(flight.answer, self._rules)
         return await self._engine.read(self._asks[key])
 
-    async def _fly(self, mine: dict[str, tuple[Flight, Found | None]]) -> None:
+    async def _fly(self, flights: dict[str, Flight]) -> None:
         """Lease, load and fill the keys that this batch leads; nobody is left waiting."""
-        flights = {key: flight for key, (flight, _) in mine.items()}
         try:
-            await self._lead(flights, {key: stale for key, (_, stale) in mine.items() if stale is not None})
+            await self._lead(flights)
         except Exception as error:  # noqa: BLE001 - it is handed to everybody who waits
             for flight in flights.values():
                 flight.fail(error)
@@ -103,8 +108,8 @@ class Batch:
                 if not flight.landed:
                     flight.abandon()
 
-    async def _lead(self, flights: dict[str, Flight], stale: dict[str, Found]) -> None:
-        engine = self._engine
+    async def _lead(self, flights: dict[str, Flight]) -> None:
+        engine, stale = self._engine, dict[str, Found]()
         tokens = {key: engine.runtime.token() for key in flights}
         for key, flight in flights.items():
             flight.leases += 1

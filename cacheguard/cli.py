@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect as introspection
 import json
-import os
 import sys
 from collections.abc import Iterable
 from importlib import import_module, metadata
@@ -126,12 +125,15 @@ def _arguments(line: str, number: int) -> Any:
     """The arguments of one call: a tuple, or the bare value of the only one."""
     text = line.strip()
     try:
-        value = json.loads(text)
+        value: Any = json.loads(text)
     except ValueError as error:
         if text.startswith("["):
             raise click.ClickException(f"line {number} is no JSON array: {error}") from error
         return text
-    return tuple(value) if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    several: list[Any] = value
+    return tuple(several)
 
 
 @commands.command()

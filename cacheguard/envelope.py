@@ -46,7 +46,10 @@ class Kind(IntEnum):
     """An exception that means "does not exist"."""
 
 
-@dataclass(frozen=True, slots=True)
+_KINDS = tuple(Kind)
+
+
+@dataclass(slots=True)  # not frozen: one is made on every hit in Redis, and that would triple its cost
 class Envelope:
     """An entry as it travels."""
 
@@ -134,7 +137,7 @@ class Sealer:
         if signed:
             self._verify(blob, key, end)
         return Envelope(
-            Kind(kind),
+            _KINDS[kind],
             schema,
             self._inflated(flags & ~_SIGNED, blob[start:end]),
             math.inf if ttl == _FOREVER else ttl / 1000,

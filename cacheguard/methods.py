@@ -49,6 +49,8 @@ class Operations:
         return self._function.own(await engine.refresh(self._function.ask(values)))
 
     async def peek(self, engine: Engine, values: Values) -> Any:
+        if self._hub.off:
+            return MISSING
         key = self._function.redis_key(values)
         entry = self._hub.local.find(key) if self._rules.l1 else None
         if entry is not None and self._hub.now() < entry.until:

@@ -101,6 +101,10 @@ class Rebuilding:
 
     async def _launch(self, flight: Flight, ask: Ask, stale: Found | None, *, floor: int, cut_off: bool) -> None:
         """Lead *flight*, in a thread of its own if its caller may leave early with a stale value."""
+        failure = None if flight.anew else self.loading.paused(ask.key, ask.rules)
+        if failure is not None:  # another flight has failed since this caller looked
+            self.loading.retire(ask.key, flight)
+            return flight.fail(failure.error)
         early_exit = stale is not None and ask.rules.soft_timeout is not None
         if not await self._runtime.start(
             self._fly(flight, ask, stale, floor=floor, cut_off=cut_off), detached=early_exit
@@ -152,7 +156,7 @@ class Rebuilding:
         reset = CHAIN.set(NO_CHAIN) if behind else None
         try:
             if alone or cut_off:
-                await self._load_unleased(flight, ask, stale, self._local.tickets.take(ask.key), keep=cut_off)
+                await self._load_unleased(flight, ask, self._local.tickets.take(ask.key), keep=cut_off)
             else:
                 await self._lead(flight, ask, stale, floor)
         except Exception as error:  # noqa: BLE001 - it is handed to everybody who waits
@@ -173,7 +177,7 @@ class Rebuilding:
             try:
                 lease = await self._remote.lease(ask.key, ask.codec, token, floor, awaited)
             except Unreachable:
-                return await self._load_unleased(flight, ask, stale, ticket, keep=True)
+                return await self._load_unleased(flight, ask, ticket, keep=True)
             if isinstance(lease, Found) and lease.stored is None:
                 floor = ALWAYS
                 continue
@@ -200,24 +204,26 @@ class Rebuilding:
         token, ticket, asked_at = asked
         match lease:
             case Granted():
-                # A refresh answers with a new value or says why there is none.
-                await self._load_and_fill(flight, ask, None if flight.anew else lease.found or stale, token, ticket)
+                # What was read before the lease may have been invalidated since: who read it has it to fall back on,
+                # who joined later must not get it. A refresh answers with a new value or says why there is none.
+                await self._load_and_fill(flight, ask, None if flight.anew else lease.found, token, ticket)
             case Found(stored=Stored() as stored):
                 self.keep(ask.key, stored, ask.rules, lease.fresh_left, ticket, asked_at)
                 flight.land(stored, proven=False)
             case Failed():
                 await self._failed_elsewhere(flight, ask, stale, lease, ticket)
             case _:  # a write is under way
-                await self._load_unleased(flight, ask, None, ticket, keep=False)
+                await self._load_unleased(flight, ask, ticket, keep=False)
 
     async def _waited_enough(self, flight: Flight, ask: Ask, lease: Wait, waited: float, ticket: int) -> bool:
         """Whether the wait for another process ends here, as the policy says."""
         rules, found = ask.rules, lease.found
-        if found is not None and found.stored is not None and -found.fresh_left < rules.revalidate:
+        old = None if found is None or flight.anew else found.stored
+        if found is not None and old is not None and -found.fresh_left < rules.revalidate:
             self._events.stale_hits += 1
-            flight.land(found.stored, proven=False)
+            flight.land(old, proven=False)
         elif rules.wait_timeout is not None and waited >= rules.wait_timeout:
-            await self._load_unleased(flight, ask, None, ticket, keep=False)
+            await self._load_unleased(flight, ask, ticket, keep=False)
         elif rules.hard_timeout is not None and waited >= rules.hard_timeout:
             self._events.load_timeouts += 1
             flight.fail(LoadTimeout(f"waited {waited:.1f} s for another process to load {ask.key}"))
@@ -230,17 +236,16 @@ class Rebuilding:
     ) -> None:
         """The load that this flight waited for has raised: so does this one, if that can be said with its own words."""
         error = None if lease.stored is None else rebuilt(lease.stored.value)
-        if stale is not None and stale.stored is not None:
-            self._events.stale_hits += 1
-            flight.land(stale.stored, proven=False)
-        elif error is not None:
+        if error is None and stale is not None:  # whoever has an old value serves it
+            error = LoadFailed(f"the load of {ask.key} failed in another process")
+        if error is not None:
             flight.fail(error)
         else:
-            await self._load_unleased(flight, ask, None, ticket, keep=False)
+            await self._load_unleased(flight, ask, ticket, keep=False)
 
-    async def _load_unleased(self, flight: Flight, ask: Ask, stale: Found | None, ticket: int, *, keep: bool) -> None:
+    async def _load_unleased(self, flight: Flight, ask: Ask, ticket: int, *, keep: bool) -> None:
         """Load without the right to fill; with *keep*, L1 takes the value, since Redis cannot be asked."""
-        loaded = await self.loading.run(_job(flight, ask, {}, stale))
+        loaded = await self.loading.run(_job(flight, ask, {}, None))
         if loaded is None:
             return
         began = self._runtime.now()
@@ -289,7 +294,8 @@ class Rebuilding:
         fresh_until = asked_at + fresh_left
         until = min(fresh_until, asked_at + rules.l1_ttl)
         if rules.rebuild == "early":
-            until = min(until, fresh_until - early_by(stored.load_time, self._runtime.random()))
+            # The time of a load before any draw would do: from there on every reader asks Redis and draws for itself.
+            until = min(until, fresh_until - stored.load_time - early_by(stored.load_time, self._runtime.random()))
         entry = Entry(
             key,
             stored.value,

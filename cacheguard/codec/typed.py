@@ -205,7 +205,6 @@ def _pydantic_codec(annotation: Any, facts: Facts) -> TypedCodec:
 
     plain = _Form(dump_json, load_json)
     tagged = _tagged_form(dump_tree, partial(adapter.validate_python, by_alias=False, by_name=True))
-    facts.exact = True  # models may exclude fields from comparison, and hold private parts
     return TypedCodec(_name(annotation), schema, plain, tagged, facts)
 
 

@@ -54,8 +54,9 @@ def _grid(scale: _Scale) -> Iterator[str]:
         y = scale.y(count)
         yield f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>'
         yield f'<text class="tick" x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{count:,.0f}</text>'
+    y = HEIGHT - BOTTOM + 20
     for second in _ticks(scale.seconds, 8):
-        yield f'<text class="tick" x="{scale.x(second)}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{second:g} s</text>'
+        yield f'<text class="tick" x="{scale.x(second)}" y="{y}" text-anchor="middle">{second:g} s</text>'
 
 
 def _line(line: Line, scale: _Scale) -> Iterator[str]:

@@ -52,13 +52,13 @@ AVALANCHE = Disaster(
     name="avalanche",
     title="Avalanche: everything expires at once",
     happens=(
-        "A deployment has cached 2,000 products together with one TTL of 4 s, so they expire together while 2,000 requests "
-        "a second go on arriving. A query takes 30 to 60 ms, and the database works on 32 at a time."
+        "A deployment has cached 2,000 products together with one TTL of 4 s, so they expire together while 2,000 "
+        "requests a second go on arriving. A query takes 30 to 60 ms, and the database works on 32 at a time."
     ),
     defence=(
-        "cacheguard draws each TTL anew (jitter=0.25) and, with rebuild='logical', gives readers the value past its TTL "
-        "at once while one reload per product runs behind. At most 4 run in each process, so the refill takes longer and "
-        "goes on beyond the right edge of the chart, at a rate that the database can bear."
+        "cacheguard draws each TTL anew (jitter=0.25) and, with rebuild='logical', gives readers the value past its "
+        "TTL at once while one reload per product runs behind. At most 4 run in each process, so the refill takes "
+        "longer, at a rate that the database can bear; meanwhile answers may be some seconds older than their TTL."
     ),
     requests=16_000,
     seconds=8.0,
@@ -76,12 +76,13 @@ PENETRATION = Disaster(
     name="penetration",
     title="Penetration: ids that do not exist",
     happens=(
-        "A scanner asks for 200,000 ids that do not exist, as fast as it gets answers over 96 connections; what is not "
-        "in the database cannot be in the cache, so plain cache-aside asks the database each time. A query takes 2 to 4 ms."
+        "A scanner asks for 200,000 ids that do not exist, as fast as it gets answers over 96 connections; what is "
+        "not in the database is never in the cache, so plain cache-aside asks the database each time. A query takes "
+        "2 to 4 ms."
     ),
     defence=(
-        "cacheguard holds a Bloom filter of the 100,000 real ids (error rate 0.1 %), which answers nearly all of them in "
-        "the process; validate= refuses impossible ids, and what slips through is cached as an absence."
+        "cacheguard holds a Bloom filter of the 100,000 real ids (error rate 0.1 %), which answers nearly all of them "
+        "in the process; validate= refuses impossible ids, and what slips through is cached as an absence."
     ),
     requests=200_000,
     seconds=None,
@@ -120,8 +121,8 @@ INCONSISTENCY = Disaster(
     title="Inconsistency: prices change while they are read",
     happens=(
         "60 products are read 2,400 times and repriced 120 times a second; each change is committed and then removed "
-        "from the cache, and a query is on its way for 0 to 50 ms. An answer is stale if a newer price had been committed "
-        "and its removal confirmed before the question was asked."
+        "from the cache, and a query is on its way for 0 to 50 ms. An answer is stale if a newer price had been "
+        "committed and its removal confirmed before the question was asked."
     ),
     defence=(
         "Plain cache-aside stores what a slow reader saw before the change after the change has cleared the cache. "
@@ -134,6 +135,7 @@ INCONSISTENCY = Disaster(
     products=60,
     distance=(0.0, 0.050),
     ttl=60,
+    warm=True,
     writes=720,
     policy={"l1": False},
 )
@@ -157,6 +159,6 @@ def shortened(disaster: Disaster) -> Disaster:
         writes=round(disaster.writes * share),
         seconds=1.6,
         limit=6.0,
-        ttl=1 if disaster.warm else disaster.ttl,
+        ttl=1 if disaster.ttl < disaster.seconds else disaster.ttl,
         happens=disaster.happens.replace(f"TTL of {disaster.ttl} s", "TTL of 1 s"),
     )

@@ -55,7 +55,8 @@ class Outcome:
         if self.outdated is not None:
             yield f"{self.outdated} of {disaster.products} products still shown at an old price when all was over."
         if self.answered < self.requests:
-            yield f"{self.requests - self.answered:,} requests not sent when the run ended after {disaster.limit:.0f} s."
+            rest = self.requests - self.answered
+            yield f"{rest:,} requests had not been sent when the run was ended after {disaster.limit:.0f} s."
         if self.errors:
             yield f"{self.errors:,} requests failed, the first with {self.first_error}."
 

@@ -43,11 +43,12 @@ p { margin: 8px 0; } .dim { color: var(--dim); font-size: 14px; }
 b.plain { color: var(--plain); } b.cacheguard { color: var(--cacheguard); }
 .cards { display: grid; grid-template-columns: repeat(4, 1fr); gap: 12px; margin: 20px 0; }
 @media (max-width: 640px) { .cards { grid-template-columns: repeat(2, 1fr); } }
-.card { background: var(--card); border-radius: 10px; padding: 12px 14px; }
+.card { background: var(--card); border-radius: 10px; padding: 12px 14px; white-space: nowrap; }
 .card span { display: block; color: var(--dim); font-size: 13px; }
-.card b { font-size: 20px; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.card b { font-size: 17px; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; margin: 24px 0 8px; }
+table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums;
+        margin: 24px 0 8px; }
 th, td { padding: 6px 8px; text-align: right; white-space: nowrap; }
 thead th { color: var(--dim); font-weight: 500; vertical-align: bottom; white-space: normal; }
 tbody th, th:first-child, td.side { text-align: left; }
@@ -93,28 +94,29 @@ cache-aside</b> as it is usually written, once with <b class="cacheguard">cacheg
 
 def _method() -> str:
     return (
-        "Both applications get the same requests from the same threads with the same settings of the Redis client, one "
-        "after the other, plain first. The database is SQLite behind a simulated way there and back; it works on "
-        f"{SLOTS} queries at a time and more wait in line. Queries are counted in memory that all processes share, from "
-        "the start of the traffic; the peak is of those at work or in line. Latency counts from the moment a request "
-        "was due, so waiting for a free thread is in it. Plain is GET, then SELECT and SETEX; after an UPDATE, DEL. The "
-        f"guarded application also bounds its loads to {LOADS_PER_PROCESS} in each process. Memory is what Redis reports "
-        "for all keys at the end of a run; what cacheguard keeps beyond the values (old values, leases, the Bloom filter) "
-        "is in it."
+        "Both applications get the same requests over the same number of threads, with the same time limits towards "
+        "Redis, one after the other, plain first. The database is SQLite behind a simulated way there and back; it "
+        f"works on {SLOTS} queries at a time and more wait in line. Queries are counted in memory that all processes "
+        "share, from the start of the traffic; the peak is of those at work or in line. Latency counts from the moment "
+        "a request was due, so waiting for a free thread is in it. Plain is GET, then SELECT and SETEX; after an "
+        f"UPDATE, DEL. The guarded application also bounds its loads to {LOADS_PER_PROCESS} in each process and keeps "
+        "values in the process, except prices. Memory is what Redis reports for all keys at the end of a run; what "
+        "cacheguard keeps beyond fresh values (old values, the Bloom filter) is in it."
     )
 
 
 def _where(redis_version: str, seed: int, seconds: float) -> str:
     return (
         f"cacheguard {metadata.version('cacheguard')}, Python {platform.python_version()}, Redis {redis_version}, "
-        f"SQLite {sqlite3.sqlite_version}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}; seed {seed}; "
-        f"{seconds:.0f} s in all; {time.strftime('%Y-%m-%d %H:%M')}"
+        f"SQLite {sqlite3.sqlite_version}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}; "
+        f"seed {seed}; {seconds:.0f} s in all; {time.strftime('%Y-%m-%d %H:%M')}"
     )
 
 
 def _table(results: Sequence[Result]) -> str:
     head = "".join(f"<th>{each}</th>" for each in ("disaster", "", *HEADINGS))
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(map(_row, results))}</tbody></table></div>'
+    rows = "".join(map(_row, results))
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _row(result: Result) -> str:

@@ -89,12 +89,19 @@ def sparkline(counts: Sequence[int]) -> str:
 
 def summary(results: Sequence[Result], width: int) -> Table:
     """The table of *results*, both sides of a disaster together; what is the same for both goes first in *width*."""
-    table = Table(box=SIMPLE_HEAD, header_style="bold", padding=(0, 1), pad_edge=False)
+    wide = width >= WIDE
+    table = Table(
+        box=SIMPLE_HEAD if wide else None,
+        header_style="bold",
+        pad_edge=False,
+        collapse_padding=True,
+        title_style="bold",
+    )
     table.add_column("disaster", no_wrap=True)
-    table.add_column("application", no_wrap=True)
-    shown = range(0 if width >= WIDE else 1, len(HEADINGS))
+    table.add_column("with", no_wrap=True)
+    shown = range(0 if wide else 1, len(HEADINGS))
     for at in shown:
-        table.add_column(HEADINGS[at], justify="right", vertical="bottom")
+        table.add_column(HEADINGS[at], justify="right", no_wrap=True)
     for result in results:
         first = result.side == "plain"
         name = result.disaster.short if first else ""

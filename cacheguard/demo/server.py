@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 READY_WITHIN = 15.0  # seconds
 OPERATION_TIMEOUT = 2.0  # seconds; two cores carry the traffic, the databases and Redis at once
@@ -34,10 +36,8 @@ def find_binary() -> Path | None:
 
 def connect(url: str) -> Any:
     """A client with settings that suit a web application: bounded waiting, no retries behind the caller's back."""
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    return redis.Redis.from_url(
+    make: Any = redis.Redis  # its types stop at keyword arguments
+    return make.from_url(
         url,
         socket_timeout=OPERATION_TIMEOUT,
         socket_connect_timeout=OPERATION_TIMEOUT,

@@ -60,8 +60,8 @@ def build(path: Path, seed: int) -> None:
 class Shop:
     """The database as one process sees it.
 
-    A query costs what SQLite takes plus a way there and a way back, half of a time drawn from *distance* each, and waits
-    when the database has as many queries at work as it can. A connection for each thread, all closed by `close`.
+    A query costs what SQLite takes plus a way there and a way back, half of a time drawn from *distance* each, and
+    waits when the database has as many queries at work as it can. A connection for each thread, all closed by `close`.
     """
 
     def __init__(self, path: Path, meter: Meter, distance: tuple[float, float], seed: str) -> None:

@@ -87,7 +87,7 @@ class Guarded:
         self._ids = ids = guard.bloom("products", capacity=PRODUCTS, error_rate=0.001) if disaster.bloom else None
         options: dict[str, Any] = {"ttl": disaster.ttl, **disaster.policy}
 
-        @guard.cached("product:{product_id}", bloom=ids, validate=lambda product_id: product_id > 0, **options)
+        @guard.cached("product:{product_id}", bloom=ids, validate=possible, **options)
         def product(product_id: int) -> Product | None:
             return shop.product(product_id)
 
@@ -109,6 +109,11 @@ class Guarded:
 
     def close(self) -> None:
         self._guard.close()
+
+
+def possible(product_id: int) -> bool:
+    """Whether a product could have this id."""
+    return product_id > 0
 
 
 def application(side: Side, shop: Shop, url: str, disaster: Disaster) -> Application:

@@ -12,6 +12,7 @@ import traceback
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -185,11 +186,11 @@ class _Run:
         self._began = began
         turns = itertools.count()
         tallies = [empty_tally() for _ in range(self._disaster.clients)]
-        jobs: list[Callable[[], None]] = [lambda tally=tally: self._client(turns, tally) for tally in tallies]
+        jobs: list[Callable[[], None]] = [partial(self._client, turns, tally) for tally in tallies]
         if self._traffic.writes:
             writers, writing = 2, itertools.count()
             tallies += (extra := [empty_tally() for _ in range(writers)])
-            jobs += [lambda tally=tally: self._writer(writing, tally) for tally in extra]
+            jobs += [partial(self._writer, writing, tally) for tally in extra]
         threads = [threading.Thread(target=job) for job in jobs]
         for thread in threads:
             thread.start()

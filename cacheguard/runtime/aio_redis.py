@@ -138,7 +138,8 @@ async def _reply(connection: Any) -> Reply:
 
 def redis_connector(pool: Any, timeout: float) -> Callable[[], Any]:
     """Makes connections to the server that *pool* reaches; `ConfigurationError` if its settings make none."""
-    connect = resp.connector(pool, timeout, lambda: Retry(NoBackoff(), 0))
+    # One timer for a batch is ours; the client's own, one for each reply, would cost more than the reply does.
+    connect = resp.connector(pool, lambda: Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=None)
     try:
         connect()
     except TypeError as error:

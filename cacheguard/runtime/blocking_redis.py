@@ -146,7 +146,7 @@ def _reply(connection: Any) -> Reply:
 
 def redis_commands(pool: Any, most: int, timeout: float) -> BlockingCommands:
     """Commands that reach the server *pool* reaches; `ConfigurationError` if its settings make no connection."""
-    connect = resp.connector(pool, timeout, lambda: Retry(NoBackoff(), 0))
+    connect = resp.connector(pool, lambda: Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=timeout)
     try:
         connect()
     except TypeError as error:

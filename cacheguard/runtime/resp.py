@@ -10,18 +10,27 @@ from ..ports import Arg, Call, Reply, ScriptCall
 
 
 def pack(calls: Sequence[Call], *, sources: bool = False) -> bytes:
-    """*calls* as one piece of bytes; with *sources*, scripts carry their text instead of their SHA-1."""
-    parts: list[bytes] = []
+    """*calls* as one piece of bytes; with *sources*, scripts carry their text instead of their SHA-1.
+
+    Pieced together as text, a character for a byte, because most words are ASCII text already.
+    """
+    parts: list[str] = []
     for call in calls:
-        words = _words(call, sources=sources) if isinstance(call, ScriptCall) else call
-        parts.append(b"*%d\r\n" % len(words))
+        words = call if type(call) is tuple else _words(call, sources=sources)
+        parts.append(f"*{len(words)}\r\n")
         for word in words:
-            raw = word.encode() if isinstance(word, str) else word if isinstance(word, bytes) else b"%d" % word
-            parts.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
-    return b"".join(parts)
+            text = word if type(word) is str and word.isascii() else _latin(word)
+            parts.append(f"${len(text)}\r\n{text}\r\n")
+    return "".join(parts).encode("latin-1")
 
 
-def _words(call: ScriptCall, *, sources: bool) -> tuple[Arg, ...]:
+def _latin(word: Arg) -> str:
+    if isinstance(word, int):
+        return str(int(word))
+    return (word.encode() if isinstance(word, str) else word).decode("latin-1")
+
+
+def _words(call: Any, *, sources: bool) -> tuple[Arg, ...]:
     head: tuple[Arg, ...] = ("EVAL", call.script.source) if sources else ("EVALSHA", call.script.sha)
     return (*head, len(call.keys), *call.keys, *call.args)
 
@@ -62,14 +71,16 @@ def unreachable(error: BaseException) -> Unreachable:
     return answer
 
 
-def connector(pool: Any, timeout: float, no_retry: Callable[[], Any]) -> Callable[[], Any]:
+def connector(
+    pool: Any, no_retry: Callable[[], Any], *, timeout: float, reply_timeout: float | None
+) -> Callable[[], Any]:
     """Makes connections the way *pool* would, but with one short timeout and no retries inside the client.
 
     They are ours alone: a user's pool lends its settings, never its connections.
     """
     settings = {
         **pool.connection_kwargs,
-        "socket_timeout": timeout,
+        "socket_timeout": reply_timeout,
         "socket_connect_timeout": timeout,
         "health_check_interval": 0,
         "retry": no_retry(),

@@ -29,7 +29,7 @@ FAILURE_KEPT_MS = 2_000  # several of a waiter's longest polls
 MOST_QUEUED = 100_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, here and below: one is made on every hit in Redis, and that would triple its cost
 class Stored:
     """What an entry says, once its bytes are read."""
 
@@ -40,7 +40,7 @@ class Stored:
     tags: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Found:
     """An entry in Redis."""
 

@@ -7,13 +7,14 @@ import contextlib
 import json
 import math
 import pickle
+import sys
 import typing
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, NewType, NotRequired, TypedDict, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -306,6 +307,7 @@ def test_what_the_annotation_states_may_change_the_type(annotation: object, valu
         (str, "\ud800"),
         (datetime, "2024-01-01T00:00:00"),
         (Decimal, 1.5),
+        (list[Decimal], [1.5]),
         (bytes, bytearray(b"x")),
         (set[int], [1]),
         (set[int], {1: 2}),
@@ -545,6 +547,7 @@ def test_a_class_that_refuses_its_own_data_is_an_error_of_ours() -> None:
         (time(1, tzinfo=UTC), time(1), False),
         (Decimal("1.0"), Decimal("1.00"), False),
         (Opaque(), Opaque(), False),
+        (True, 1, False),
     ],
 )
 def test_values_are_compared_part_by_part(given: object, back: object, is_same: bool) -> None:
@@ -576,6 +579,25 @@ def test_a_default_or_a_docstring_of_a_model_does_not_change_its_fingerprint() -
     assert codec_for(model({"a"}, "One.")).schema == codec_for(model({"b", "c"}, "Two.")).schema
 
 
+def _knot(back_to: str) -> type:
+    """A class that contains another, which contains one of the two."""
+    source = f"""
+@dataclass
+class Outer:
+    inner: "Inner"
+
+@dataclass
+class Inner:
+    back: "{back_to}"
+"""
+    module = ModuleType(f"knot_of_{back_to}")
+    sys.modules[module.__name__] = module
+    vars(module).update(dataclass=dataclass, __name__=module.__name__)
+    exec(source, vars(module))
+    knot: type = vars(module)["Outer"]
+    return knot
+
+
 def _thing(*fields: Any, name: str = "Thing") -> type:
     return make_dataclass(name, fields)
 
@@ -597,6 +619,8 @@ _VERSIONS = [
     pydantic.create_model("Thing", x=int),
     pydantic.create_model("Thing", x=str),
     pydantic.create_model("Thing", x=(int, 1)),
+    pydantic.create_model("Thing", default=(int, ...)),
+    pydantic.create_model("Thing", default=(str, ...)),
     Enum("Thing", {"A": 1}),
     Enum("Thing", {"A": 2}),
     Enum("Thing", {"B": 1}),
@@ -612,6 +636,8 @@ _VERSIONS = [
     Page[int],
     Page[str],
     Tree,
+    _knot("Outer"),
+    _knot("Inner"),
     Any,
     Point | Box,
     Box | Row,

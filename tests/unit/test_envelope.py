@@ -106,11 +106,10 @@ def test_a_value_beyond_the_limit_is_not_opened() -> None:
         Sealer(max_value_bytes=100).open(blob, KEY)
 
 
-@pytest.mark.parametrize("compression", ["zlib", "zstd", "lz4"])
-def test_a_bomb_is_refused_before_it_unfolds(compression: str) -> None:
+def assert_bomb_does_not_unfold(compression: str) -> None:
     limit = 1024 * 1024
     bomb = Sealer(compression=compression, max_value_bytes=2**31).seal(
-        replace(ENVELOPE, payload=bytes(200 * limit)), KEY
+        replace(ENVELOPE, payload=bytes(50 * limit)), KEY
     )
     sealer = Sealer(max_value_bytes=limit)
     sealer.open(Sealer(compression=compression).seal(LARGE, KEY), KEY)  # imports what it needs
@@ -122,6 +121,11 @@ def test_a_bomb_is_refused_before_it_unfolds(compression: str) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 3 * limit + len(bomb)
+
+
+@pytest.mark.parametrize("compression", ["zlib", "zstd", "lz4"])
+def test_a_bomb_is_refused_before_it_unfolds(compression: str) -> None:
+    assert_bomb_does_not_unfold(compression)
 
 
 @pytest.mark.parametrize("compression", ["zlib", "zstd", "lz4"])
@@ -151,7 +155,9 @@ def test_an_envelope_is_signed_for_its_key_and_content() -> None:
     sealer = Sealer(secret=SECRET)
     blob = sealer.seal(replace(ENVELOPE, tags=("a",)), KEY)
     with pytest.raises(CodecError, match="signature"):
-        sealer.open(blob, KEY + "3")
+        sealer.open(blob, KEY[:-1] + "3")
+    with pytest.raises(CodecError, match="signature"):
+        sealer.open(blob, KEY + "2")
     for place in range(len(blob)):
         spoiled = bytearray(blob)
         spoiled[place] ^= 1
@@ -312,6 +318,7 @@ def test_every_package_that_knows_zstd_reads_what_the_others_wrote(only: str, mo
 
 
 def test_every_package_that_knows_zstd_refuses_bombs_and_spoiled_frames(only: str) -> None:
+    assert_bomb_does_not_unfold("zstd")
     blob = Sealer(compression="zstd").seal(LARGE, KEY)
     with pytest.raises(Oversize):
         Sealer(max_value_bytes=len(LARGE.payload) - 1).open(blob, KEY)
