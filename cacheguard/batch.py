@@ -50,9 +50,7 @@ class Batch:
             answers[key] = await self._arrival(key, flight, joined_at, leading=key in mine)
         return answers
 
-    def _board(
-        self, missing: dict[str, Found | None]
-    ) -> tuple[dict[str, Flight], dict[str, tuple[Flight, int]]]:
+    def _board(self, missing: dict[str, Found | None]) -> tuple[dict[str, Flight], dict[str, tuple[Flight, int]]]:
         """Flights for the missing keys: those that this batch leads, and all of them with the moment of joining."""
         engine = self._engine
         for key, found in missing.items():

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterable, Iterable
 from time import monotonic
 
 from .hub import Hub
+from .policy import Duration, seconds
 from .runtime import run_now
 from .tiers.bloom import BloomInfo, BloomTier
 
@@ -39,13 +40,18 @@ class BloomFilter:
         """`add` for several items; a round trip for 400 of them."""
         run_now(self.tier.add_many(self._hub.blocking().runtime, items))
 
-    def rebuild(self, items: Iterable[object]) -> None:
+    def rebuild(self, items: Iterable[object], *, settle: Duration | None = None) -> None:
         """Fill a new filter with *items* (every row there is) and put it in the place of the old one.
 
         Reads go on meanwhile, and what is added meanwhile is in both. Afterwards the filter is complete. Raises
         `Unreachable` if Redis goes away, and `CacheGuardError` if another rebuild began later; then nothing changed.
+
+        Args:
+            items: read once, after *settle*; need not fit into memory.
+            settle: the longest time between an `add` and the commit of its row; a filter that is new, or whose memory
+                was lost, waits so long before it reads *items*. None: transactions are short (50 ms).
         """
-        run_now(self.tier.rebuild(self._hub.blocking().runtime, items))
+        run_now(self.tier.rebuild(self._hub.blocking().runtime, items, settle=_settle(settle)))
 
     def mark_complete(self) -> None:
         """Promise that every row there is has been added, so that the filter may say "absent"."""
@@ -67,9 +73,11 @@ class BloomFilter:
         """`add_many`, to be awaited; takes an async iterable, too."""
         await self.tier.add_many(self._hub.running().runtime, items)
 
-    async def arebuild(self, items: Iterable[object] | AsyncIterable[object]) -> None:
+    async def arebuild(
+        self, items: Iterable[object] | AsyncIterable[object], *, settle: Duration | None = None
+    ) -> None:
         """`rebuild`, to be awaited; takes an async iterable, too."""
-        await self.tier.rebuild(self._hub.running().runtime, items)
+        await self.tier.rebuild(self._hub.running().runtime, items, settle=_settle(settle))
 
     async def amark_complete(self) -> None:
         """`mark_complete`, to be awaited."""
@@ -82,3 +90,7 @@ class BloomFilter:
     async def ainfo(self) -> BloomInfo:
         """`info`, to be awaited."""
         return await self.tier.info(self._hub.running().runtime)
+
+
+def _settle(value: Duration | None) -> float:
+    return 0.0 if value is None else seconds(value, "settle")

@@ -125,15 +125,14 @@ def _arguments(line: str, number: int) -> Any:
     """The arguments of one call: a tuple, or the bare value of the only one."""
     text = line.strip()
     try:
-        value: Any = json.loads(text)
+        value = json.loads(text)
     except ValueError as error:
         if text.startswith("["):
             raise click.ClickException(f"line {number} is no JSON array: {error}") from error
         return text
     if not isinstance(value, list):
         return value
-    several: list[Any] = value
-    return tuple(several)
+    return (*value,)
 
 
 @commands.command()

@@ -46,7 +46,7 @@ class Kind(IntEnum):
     """An exception that means "does not exist"."""
 
 
-_KINDS = tuple(Kind)
+_KINDS: dict[int, Kind] = {each.value: each for each in Kind}
 
 
 @dataclass(slots=True)  # not frozen: one is made on every hit in Redis, and that would triple its cost

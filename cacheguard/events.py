@@ -53,6 +53,8 @@ class Stats:
     """Absences not cached because too many were outstanding."""
     bloom_rejects: int
     """Calls answered "absent" by a Bloom filter."""
+    bloom_losses: int
+    """Times a Bloom filter was found lost or damaged."""
     validate_rejects: int
     """Calls answered "absent" by ``validate``."""
     undecodable: int
@@ -104,6 +106,7 @@ class Events:
     invalidations_queued: int
     absences_over_budget: int
     bloom_rejects: int
+    bloom_losses: int
     validate_rejects: int
     undecodable: int
     unencodable: int

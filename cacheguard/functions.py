@@ -105,9 +105,10 @@ class Function:
         place = self._places[own[0]]
         return lambda values: values[place]
 
-    def _checked(self, validate: Any) -> Callable[..., object]:
-        if not callable(validate) or iscoroutinefunction(validate):
-            raise ConfigurationError(f"validate must be a plain function of the same parameters, got {validate!r}")
+    def _checked(self, asked: Any) -> Callable[..., object]:
+        if not callable(asked) or iscoroutinefunction(asked):
+            raise ConfigurationError(f"validate must be a plain function of the same parameters, got {asked!r}")
+        validate: Callable[..., object] = asked
         try:
             theirs = signature(validate)
         except (TypeError, ValueError):

@@ -195,6 +195,7 @@ class Hub:
 
     def stats(self) -> Stats:
         """The counters as they stand."""
+        self.events.bloom_losses = sum(tier.losses for tier in self.filters)
         return self.events.snapshot(*self.local.census())
 
     def close(self) -> None:

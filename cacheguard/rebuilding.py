@@ -104,7 +104,8 @@ class Rebuilding:
         failure = None if flight.anew else self.loading.paused(ask.key, ask.rules)
         if failure is not None:  # another flight has failed since this caller looked
             self.loading.retire(ask.key, flight)
-            return flight.fail(failure.error)
+            flight.fail(failure.error)
+            return
         early_exit = stale is not None and ask.rules.soft_timeout is not None
         if not await self._runtime.start(
             self._fly(flight, ask, stale, floor=floor, cut_off=cut_off), detached=early_exit

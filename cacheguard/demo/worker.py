@@ -11,6 +11,7 @@ import time
 import traceback
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import parent_process
@@ -118,16 +119,9 @@ def work(posting: Posting, orders: Connection[Reply, Order]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.getLogger("cacheguard").addHandler(logging.NullHandler())  # the screen belongs to the parent
     worker = _Worker(posting)
-    while True:
-        try:
-            order = orders.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            reply = worker.obey(order)
-        except Exception:  # noqa: BLE001 - the parent says it to the user
-            reply = Crash(traceback.format_exc())
-        orders.send(reply)
+    with suppress(EOFError, OSError):  # the parent has closed its end
+        while True:
+            orders.send(worker.reply(orders.recv()))
 
 
 def _end_with_parent() -> None:
@@ -142,7 +136,14 @@ class _Worker:
         self._posting = posting
         self._run: _Run | None = None
 
-    def obey(self, order: Order) -> Reply:
+    def reply(self, order: Order) -> Reply:
+        """Carry out *order*; what goes wrong is told to the parent, which says it to the user."""
+        try:
+            return self._obeyed(order)
+        except Exception:  # noqa: BLE001 - as said
+            return Crash(traceback.format_exc())
+
+    def _obeyed(self, order: Order) -> Reply:
         match order:
             case Prepare():
                 self._run = _Run(self._posting, order)

@@ -33,6 +33,7 @@ class AsyncCommands:
         self._used = False
         self._queue: list[tuple[bytes, int, asyncio.Future[list[Reply]]]] = []
         self._pump: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def send(self, *calls: Call) -> list[Reply]:
         return resp.first_error(await self.send_each(*calls))
@@ -49,6 +50,9 @@ class AsyncCommands:
     def _exchange(self, payload: bytes, count: int) -> asyncio.Future[list[Reply]]:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[list[Reply]] = loop.create_future()
+        if self._closed:
+            answer.set_exception(Unreachable("the guard is closed"))
+            return answer
         self._queue.append((payload, count, answer))
         if self._pump is None:
             self._pump = loop.create_task(self._run())
@@ -115,10 +119,13 @@ class AsyncCommands:
 
     async def aclose(self) -> None:
         """End the task and the connection."""
+        self._closed = True
         pump = self._pump
         if pump is not None:
             pump.cancel()
             await asyncio.wait([pump])
+        # A task that was cancelled before its first step has told nobody.
+        self._fail([], Unreachable("the guard is closed"))
         await self._disconnect()
 
     def abandon(self) -> None:

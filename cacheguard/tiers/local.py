@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from sys import getsizeof
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from cachetools import Cache, FIFOCache, LFUCache, LRUCache, RRCache
 
@@ -127,7 +127,7 @@ class Local:
         if eviction == "lru":
             return _SecondChance(bound, weigh, self._bank)
         kinds: dict[str, type[Cache[str, Entry]]] = {"lfu": LFUCache, "fifo": FIFOCache, "random": RRCache}
-        return kinds[eviction](bound, weigh)
+        return kinds[eviction](bound, getsizeof=weigh)
 
     def find(self, key: str) -> Entry | None:
         """The entry of *key*, usable or not; no lock, no reordering."""
@@ -232,11 +232,11 @@ def weigh(value: Any) -> int:
 
 
 def _parts_of(value: Any) -> list[Any]:
-    kind: Any = type(value)
-    if issubclass(kind, dict):
-        return [*value.keys(), *value.values()]
-    if issubclass(kind, list | tuple | set | frozenset):
-        return list(value)
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[Any, Any]", value)
+        return [*pairs.keys(), *pairs.values()]
+    if isinstance(value, list | tuple | set | frozenset):
+        return list(cast("Iterable[Any]", value))
     return list(getattr(value, "__dict__", {}).values())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from ..codec import Codec
 from ..envelope import Kind
@@ -152,8 +152,7 @@ class Remote:
     def _found(self, key: str, fields: Reply, pttl: Reply, codec: Codec | None) -> Found | None:
         if type(fields) is not list:
             return self._strange(key, fields)
-        pair: list[Any] = fields
-        value, stale = pair
+        value, stale = cast("tuple[Any, Any]", fields)
         if value is None:
             return None
         if isinstance(pttl, Refused):
