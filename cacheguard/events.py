@@ -123,6 +123,11 @@ class Events:
             self.l2_up = False
             log.warning("Redis is out of reach, going on without it: %s", error)
 
+    def redis_refused(self, error: BaseException) -> None:
+        """Count a call that Redis answered with an error; each kind of error is logged once."""
+        self.redis_errors += 1
+        self.once(f"refused {str(error).partition(' ')[0]}", "Redis refuses calls: %s", error)
+
     def redis_answered(self) -> None:
         """Note that Redis is back, if it was away."""
         if not self.l2_up:

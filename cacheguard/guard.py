@@ -272,16 +272,18 @@ class CacheGuard:
 
         Nothing is read or written before it is first used.
         """
-        tier = BloomTier(
+        lease = None if mirror_lease is None else seconds(mirror_lease, "mirror_lease")
+        known = (self._names, name, capacity, error_rate, lease)
+        tier = self._hub.filters.get(known) or BloomTier(
             name,
             capacity=capacity,
             error_rate=error_rate,
             lock=self._hub.new_lock(),
             namespace="/".join(self._names),
             shared=not self._hub.memory,
-            mirror_lease=None if mirror_lease is None else seconds(mirror_lease, "mirror_lease"),
+            mirror_lease=lease,
         )
-        self._hub.filters.append(tier)
+        self._hub.filters[known] = tier
         return BloomFilter(self._hub, tier)
 
     # Reading

@@ -72,7 +72,7 @@ class Hub:
             self.events,
         )
         self.memory = memory
-        self.filters: list[BloomTier] = []
+        self.filters: dict[tuple[object, ...], BloomTier] = {}
         budget = max(1, options.l1_size // ABSENCE_SHARE) if memory else options.max_absences
         self.bulkhead = FairBulkhead(options.max_loads, options.load_wait)
         self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(budget))
@@ -195,7 +195,7 @@ class Hub:
 
     def stats(self) -> Stats:
         """The counters as they stand."""
-        self.events.bloom_losses = sum(tier.losses for tier in self.filters)
+        self.events.bloom_losses = sum(tier.losses for tier in self.filters.values())
         return self.events.snapshot(*self.local.census())
 
     def close(self) -> None:
@@ -228,7 +228,11 @@ class Hub:
             if isinstance(engine.runtime, AsyncRuntime) and engine.runtime.loop is loop:
                 self._remove(name, engine)
                 await engine.runtime.aclose()
-        await asyncio.to_thread(self.close)
+        blocking = [engine.runtime for engine in self._engines.values() if isinstance(engine.runtime, BlockingRuntime)]
+        if any(runtime.busy for runtime in blocking):
+            await asyncio.to_thread(self.close)
+        else:
+            self.close()
 
     def after_fork(self) -> None:
         """Leave the parent's threads, loops, connections and flights to the parent."""
@@ -236,7 +240,7 @@ class Hub:
         self.local.lock = threading.RLock()
         self._store.unlock(threading.RLock())
         self.bulkhead.reset()
-        for tier in self.filters:
+        for tier in self.filters.values():
             tier.after_fork(threading.RLock())
         self.shared.after_fork()
         if self._commands is not None:
@@ -245,9 +249,12 @@ class Hub:
             if isinstance(engine.runtime, BlockingRuntime):
                 engine.runtime.after_fork()
             else:
+                # Held for ever: to let go would make asyncio deregister sockets in an epoll that is the parent's, too.
                 self._remove(name, engine)
+                _left_behind.append(engine)
 
 
+_left_behind: list[Engine] = []
 _hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 

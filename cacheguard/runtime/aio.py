@@ -7,7 +7,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from inspect import isawaitable
 from typing import Any, Protocol
 
@@ -112,6 +112,10 @@ class AsyncRuntime:
         self.now = time.monotonic
         self.random = random.Random(os.urandom(16)).random
         self._tasks: set[asyncio.Task[None]] = set()
+        # Loops close the async generators that they have seen begin: that is how we hear of the end of ours.
+        self._end = self._until_the_loop_ends()
+        with contextlib.suppress(StopIteration):
+            self._end.__anext__().send(None)
 
     def token(self) -> str:
         return os.urandom(16).hex()
@@ -144,6 +148,12 @@ class AsyncRuntime:
         deadline: float | None,
     ) -> TaskWatch:
         return TaskWatch(self, beat, every, late, deadline)
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            await self.aclose()
 
     async def aclose(self) -> None:
         """Cancel the tasks and see them end."""

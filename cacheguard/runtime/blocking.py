@@ -190,6 +190,11 @@ class BlockingRuntime:
         with ThreadPoolExecutor(min(most, len(works)), "cacheguard-each") as threads:
             return list(threads.map(_run_now, works))
 
+    @property
+    def busy(self) -> bool:
+        """Whether `close` would have to wait."""
+        return bool(self._detached)
+
     def close(self) -> None:
         """End the keeper; wait a moment for detached loads, which nothing can interrupt."""
         self.closed = True

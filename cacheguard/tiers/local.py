@@ -233,7 +233,7 @@ def weigh(value: Any) -> int:
 
 def _parts_of(value: Any) -> list[Any]:
     if isinstance(value, Mapping):
-        pairs = cast("Mapping[Any, Any]", value)
+        pairs = cast("Any", value)
         return [*pairs.keys(), *pairs.values()]
     if isinstance(value, list | tuple | set | frozenset):
         return list(cast("Iterable[Any]", value))

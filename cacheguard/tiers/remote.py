@@ -164,7 +164,7 @@ class Remote:
         if not isinstance(reply, Refused):
             reply = Refused(f"unexpected reply {type(reply).__name__}")
         if not _foreign(reply):
-            self._events.redis_failed(reply)
+            self._events.redis_refused(reply)
             raise reply
         self._events.undecodable += 1
         self._events.once(f"foreign {key}", "%s holds something that is no entry of ours; it is left alone", key)
@@ -204,7 +204,7 @@ class Remote:
         if isinstance(reply, Refused):
             if _foreign(reply):
                 return Bypass()
-            self._events.redis_failed(reply)
+            self._events.redis_refused(reply)
             raise reply
         word = bytes(reply[0])
         if word == b"HIT":
@@ -235,7 +235,7 @@ class Remote:
         )
         for reply in replies:
             if isinstance(reply, Refused):
-                self._events.redis_failed(reply)
+                self._events.redis_refused(reply)
                 raise reply
         return [reply == 1 for reply in replies]
 
@@ -293,7 +293,7 @@ class Remote:
         )
         for reply in replies:
             if isinstance(reply, Refused):
-                self._events.redis_failed(reply)
+                self._events.redis_refused(reply)
                 raise reply
         return all(reply == 1 for reply in replies)
 

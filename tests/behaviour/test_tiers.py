@@ -41,6 +41,7 @@ async def test_round_trips(watched: Door, proxy: FaultProxy) -> None:
     await row.invalidate(0)
     await watched.set("warm", 1)
     await row.refresh(0)
+    await watched.touch("warm")
     await watched.expire("warm")
 
     async def trips(name: str, *args: Any) -> int:
@@ -325,4 +326,4 @@ async def test_a_load_under_way_when_the_guard_closes_ends(open_door: OpenDoor, 
     await door.close()
     async with asyncio.timeout(5):
         outcome = (await asyncio.gather(asked, return_exceptions=True))[0]
-    assert outcome == 1 or isinstance(outcome, CacheGuardError)
+    assert outcome in (1, 2) or isinstance(outcome, CacheGuardError)

@@ -9,8 +9,9 @@ from typing import Protocol, TypeVar
 
 from hypothesis import strategies as st
 
+from cacheguard.engine import Engine
 from cacheguard.policy import Policy, resolve
-from tests.support.stepped import REDIS_ONLY, TWO_TIERS, Fault, Parts, Process, Violation, World, never_faulty
+from tests.support.stepped import REDIS_ONLY, TWO_TIERS, Fault, Process, Violation, World
 from tests.support.stepper import Choose, Exploration, Pause, Redundant
 
 T = TypeVar("T")
@@ -79,9 +80,9 @@ def violation(build: Callable[[Pick], World], *, seconds: float = 60.0) -> Viola
     return None
 
 
-def peaceful_world(pick: Pick, parts: Parts | None = None) -> World:
+def peaceful_world(pick: Pick, make_engine: type[Engine] = Engine) -> World:
     """Two readers and two writers anywhere, an eviction, and time that passes: Redis and the processes stay up."""
-    world = World(parts, pick(ALL_RULES))
+    world = World(pick(ALL_RULES), make_engine=make_engine)
     processes = _processes(pick, world)
     if pick((False, True)):
         world.warm(processes[0], age=pick((0, 299, 310)))
@@ -94,13 +95,11 @@ def peaceful_world(pick: Pick, parts: Parts | None = None) -> World:
     return world
 
 
-def troubled_world(pick: Pick, parts: Parts | None = None) -> World:
+def troubled_world(pick: Pick) -> World:
     """The same, and a round trip or two that fail, a process that crashes, a caller that gives up."""
     at = {pick(range(24)): pick((Fault.UNHEARD, Fault.UNANSWERED)) for _ in range(pick((0, 1, 2)))}
     done = iter(range(10**6))
-    world = World(
-        parts, pick(ALL_RULES), fault=(lambda place, label: at.get(next(done), Fault.NONE)) if at else never_faulty
-    )
+    world = World(pick(ALL_RULES), fault=lambda place, label: at.get(next(done), Fault.NONE))
     processes = _processes(pick, world)
     _readers(pick, world, processes, fails=pick((False, True)))
     _writers(pick, world, processes)

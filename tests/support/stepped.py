@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -130,7 +129,7 @@ class _Commands:
         await process.pause(f"→ {label}", reads=REDIS, writes=REDIS if changes else NOTHING)
         fault = world.fault(process.name, label)
         replies: list[Reply] = [] if fault is Fault.UNHEARD else [world.server.answer(call) for call in calls]
-        process.seen = world.server.version
+        world.stepper.actor.seen = world.server.version
         forgets = any(name in FORGETTING for name in names)
         await process.pause(f"← {label}", writes=process.here | (HISTORY if forgets else NOTHING))
         if fault is not Fault.NONE:
@@ -162,7 +161,7 @@ class _Watch:
     def __init__(self, process: Process, beat: Any, every: float, late: Any, deadline: float | None) -> None:
         self._process, self._stepper = process, process.world.stepper
         self._beat, self._every, self._late, self._deadline = beat, every, late, deadline
-        self._load = self._stepper.running
+        self._load = self._stepper.actor
         self._idle, self._stopped = True, False
         now = self._stepper.now
         self._end = None if deadline is None else now + deadline
@@ -179,7 +178,7 @@ class _Watch:
             if self._end is not None and self._stepper.now >= self._end:
                 self._stopped = True
                 await self._late()
-                if not self._process.threads and self._load is not None:
+                if not self._process.threads:
                     self._stepper.cancel(self._load.name)
                 return
             await self._beat()
@@ -217,10 +216,8 @@ class SteppedRuntime:
     async def sleep(self, seconds: float) -> None:
         """Stay parked until there is something new to see, or until there is nothing left to do but wait."""
         process, world = self._process, self._process.world
-        seen, until = process.seen, world.stepper.now + seconds
-        await process.pause(
-            "polls", writes=process.here, ready=lambda: world.server.version != seen, until=until
-        )
+        seen, until = world.stepper.actor.seen, world.stepper.now + seconds
+        await process.pause("polls", writes=process.here, ready=lambda: world.server.version != seen, until=until)
 
     def signal(self) -> _Signal:
         return _Signal(self._process)
@@ -261,36 +258,23 @@ class _OpenBulkhead:
         self.inside -= 1
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the processes are made of; a planted bug is another part."""
-
-    server: type[ModelServer] = ModelServer
-    engine: type[Engine] = Engine
-    local: type[Local] = Local
-    shared: type[Shared] = Shared
-    remote: type[Remote] = Remote
-
-
 class Process:
     """One process: its tiers, its engine, and what its own writers were told."""
 
     def __init__(self, world: World, name: str, *, threads: bool) -> None:
-        parts = world.parts
         self.world, self.name, self.here = world, name, frozenset({name})
         self.threads = threads
         self.dead = False
         self.cut_off = False  # whether a round trip of this process ever failed
-        self.seen = 0
         self.told: dict[str, int] = {}
         self.owed: dict[str, Any] = {}
         self.events = Events()
-        self.local = parts.local(100, None, "lru", nullcontext(), self.events)
+        self.local = Local(100, None, "lru", nullcontext(), self.events)
         self.bulkhead = _OpenBulkhead()
-        self.shared = parts.shared(self.local, self.events, self.bulkhead, AbsenceBudget(1000))
+        self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(1000))
         self.runtime = SteppedRuntime(self)
-        remote = parts.remote(self.runtime.commands, ObjectPacking(), self.events, self.owed)
-        self.engine = parts.engine(self.runtime, remote, self.shared)
+        remote = Remote(self.runtime.commands, ObjectPacking(), self.events, self.owed)
+        self.engine = world.make_engine(self.runtime, remote, self.shared)
 
     async def pause(
         self,
@@ -322,20 +306,20 @@ class World:
     Readers note, when they begin, what had been acknowledged by then, and raise `Violation` if they get less.
 
     Args:
-        parts: what the processes are made of.
         rules: the policy of every read.
         fault: decides over each round trip.
+        make_engine: what reads and writes.
     """
 
     def __init__(
         self,
-        parts: Parts | None = None,
         rules: Rules = REDIS_ONLY,
         fault: Callable[[str, str], Fault] = never_faulty,
+        make_engine: type[Engine] = Engine,
     ) -> None:
-        self.parts, self.rules, self.fault = parts or Parts(), rules, fault
+        self.rules, self.fault, self.make_engine = rules, fault, make_engine
         self.stepper = Stepper()
-        self.server = self.parts.server(self.stepper)
+        self.server = ModelServer(self.stepper)
         self.database: dict[str, int] = {}
         self.acknowledged: dict[str, int] = {}
         self.processes: dict[str, Process] = {}
@@ -350,9 +334,13 @@ class World:
 
     # What a process does
 
-    def reader(self, name: str, process: Process, key: str = KEY, *, rules: Rules | None = None, fails: bool = False) -> None:
+    def reader(
+        self, name: str, process: Process, key: str = KEY, *, rules: Rules | None = None, fails: bool = False
+    ) -> None:
         """One read; with *fails* its loader raises, if it is its loader that runs."""
-        self.stepper.add(name, self._read(process, key, rules or self.rules, fails=fails), process.name, _begins(process))
+        self.stepper.add(
+            name, self._read(process, key, rules or self.rules, fails=fails), process.name, _begins(process)
+        )
 
     async def _read(self, process: Process, key: str, rules: Rules, *, fails: bool) -> int | None:
         everywhere, here = self.acknowledged.get(key, 0), process.told.get(key, 0)
@@ -513,7 +501,9 @@ class World:
         _at_least(self.server.value(key, stale=not self.softly), least, f"what is left of {key} in Redis")
 
     def _may_load_alone(self) -> bool:
-        return self.rules.wait_timeout is not None or any(process.cut_off or process.events.shared >= 3 for process in self.processes.values())
+        return self.rules.wait_timeout is not None or any(
+            process.cut_off or process.events.shared >= 3 for process in self.processes.values()
+        )
 
     def _judge_process(self, process: Process) -> None:
         for key, least in process.told.items():

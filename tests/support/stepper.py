@@ -72,6 +72,7 @@ class Actor:
     pause: Pause
     children: int = 0
     blow: BaseException | None = None  # thrown into it at its next step
+    seen: int = 0  # the version of the world that it was shown last
 
 
 @dataclass
@@ -82,7 +83,13 @@ class Stepper:
     actors: dict[str, Actor] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     trace: list[tuple[str, str]] = field(default_factory=list)
-    running: Actor | None = None
+    _running: Actor | None = None
+
+    @property
+    def actor(self) -> Actor:
+        """Who moves now."""
+        assert self._running is not None, "nobody moves now"
+        return self._running
 
     def add(self, name: str, work: Coroutine[Any, Any, Any], place: str, pause: Pause | None = None) -> Actor:
         """Let *work* take part, in the process called *place*."""
@@ -92,8 +99,7 @@ class Stepper:
 
     def spawn(self, kind: str, work: Coroutine[Any, Any, Any], pause: Pause | None = None) -> Actor:
         """Let *work* take part beside the actor that runs now, in the same process."""
-        parent = self.running
-        assert parent is not None, "only a running actor can start another"
+        parent = self.actor
         parent.children += 1
         return self.add(f"{parent.name}.{kind}{parent.children}", work, parent.place, pause)
 
@@ -133,7 +139,7 @@ class Stepper:
         move: Callable[[], Pause] = (
             (lambda: actor.work.send(None)) if blow is None else (lambda: actor.work.throw(blow))
         )
-        outer, self.running = self.running, actor
+        outer, self._running = self._running, actor
         try:
             actor.pause = actor.context.run(move)
         except StopIteration as stop:
@@ -141,7 +147,7 @@ class Stepper:
         except (Exception, Cancelled, Crashed) as error:
             self._end(actor, error)
         finally:
-            self.running = outer
+            self._running = outer
 
     def _end(self, actor: Actor, result: object) -> None:
         self.actors.pop(actor.name, None)
@@ -154,7 +160,7 @@ class Stepper:
 
     def dismiss(self, actor: Actor) -> None:
         """Send an actor away that waits."""
-        if self.actors.get(actor.name) is actor and actor is not self.running:
+        if self.actors.get(actor.name) is actor and actor is not self._running:
             del self.actors[actor.name]
             actor.work.close()
 

@@ -1,0 +1,74 @@
+"""Both doors carry the same names and parameters."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+from cacheguard import CacheGuard
+from cacheguard.bloom import BloomFilter
+from cacheguard.methods import AsyncMethods, Methods
+
+# These wait for nothing, so there is one of each.
+WITHOUT_TWIN = {
+    CacheGuard: {"bloom", "cached", "disabled", "namespace", "stats"},
+    BloomFilter: {"known"},
+}
+
+
+def public(kind: type) -> dict[str, Any]:
+    return {name: each for name, each in vars(kind).items() if not name.startswith("_") and inspect.isfunction(each)}
+
+
+def pairs(kind: type) -> list[tuple[str, Any, Any]]:
+    methods = public(kind)
+    return [(name, each, methods[f"a{name}"]) for name, each in methods.items() if f"a{name}" in methods]
+
+
+ALL = [(kind, *pair) for kind in (CacheGuard, BloomFilter) for pair in pairs(kind)]
+
+
+@pytest.mark.parametrize(("kind", "name", "blocking", "waiting"), ALL, ids=[f"{kind.__name__}.{name}" for kind, name, *_ in ALL])
+def test_a_method_and_its_twin_have_one_signature(kind: type, name: str, blocking: Any, waiting: Any) -> None:
+    assert inspect.iscoroutinefunction(waiting)
+    assert not inspect.iscoroutinefunction(blocking)
+    assert inspect.signature(blocking) == inspect.signature(waiting)
+    assert blocking.__doc__
+    assert waiting.__doc__
+
+
+@pytest.mark.parametrize("kind", [CacheGuard, BloomFilter])
+def test_every_method_that_waits_has_a_twin(kind: type) -> None:
+    methods = public(kind)
+    twins = {name for name, *_ in pairs(kind)}
+    alone = set(methods) - twins - {f"a{name}" for name in twins}
+    assert alone <= WITHOUT_TWIN[kind]
+    assert len(twins) > 2
+
+
+def test_what_hangs_on_a_function_is_the_same_in_both_colours() -> None:
+    blocking, waiting = public(Methods), public(AsyncMethods)
+    assert set(blocking) == set(waiting)
+    assert {"invalidate", "expire", "refresh", "peek", "put", "key", "many"} <= set(blocking)
+    for name, each in blocking.items():
+        assert inspect.signature(each) == inspect.signature(waiting[name])
+        assert each.__doc__ == waiting[name].__doc__
+        assert inspect.iscoroutinefunction(waiting[name]) is (name != "key")
+
+
+def test_a_decorated_function_carries_them_all() -> None:
+    with CacheGuard("memory://") as guard:
+
+        @guard.cached("a")
+        def blocking() -> int:
+            return 1
+
+        @guard.cached("b")
+        async def waiting() -> int:
+            return 1
+
+        for name in public(Methods):
+            assert callable(getattr(blocking, name))
+            assert inspect.iscoroutinefunction(getattr(waiting, name)) is (name != "key")
