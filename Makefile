@@ -28,6 +28,7 @@ format: .venv/.dev  ## put the code into shape
 types: .venv/.dev  ## mypy and pyright, both strict
 	$(BIN)/mypy
 	$(BIN)/pyright
+	$(BIN)/pyright tests/typing
 
 bench: .venv/.dev  ## every question in benchmarks/, one after the other; ARGS=--full takes longer
 	@for script in $(filter-out %/common.py %/crowd.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; done

@@ -12,9 +12,10 @@ def main() -> None:
     try:
         from .cli import commands
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in NEEDED:
+        package = (error.name or "").partition(".")[0]
+        if package not in NEEDED:
             raise
-        sys.exit(f"the command line needs {error.name}: pip install 'cacheguard[cli,embedded]'")
+        sys.exit(f"the command line needs {package}: pip install 'cacheguard[cli,embedded]'")
     commands(prog_name="cacheguard")
 
 

@@ -54,7 +54,7 @@ class Batch:
         """Flights for the missing keys: those that this batch leads, and all of them with the moment of joining."""
         engine = self._engine
         for key, found in missing.items():
-            if key in CHAIN.get().keys:
+            if CHAIN.get().waits_for(key):
                 raise ReentrantLoad(f"the loader of {key} reads the key that it is loading")
             failure = engine.loading.paused(key, self._rules)
             if failure is not None and not self._stands_in(found):

@@ -151,11 +151,16 @@ def inspect(key: str, url: str, namespace: str) -> None:
             for child in children:
                 room = room.namespace(child)
             found = room.inspect(key)
-            reached = guard.stats().l2_up
+            stats = guard.stats()
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from error
-    if not reached:
+    if not stats.l2_up:
         raise click.ClickException("Redis cannot be reached")
+    if stats.undecodable:
+        raise click.ClickException(
+            f"{key} holds something that cannot be read here: it is signed, of another version, no entry at all, or "
+            "was stored by a function whose type only its own process knows"
+        )
     for name, value in _lines(found):
         click.echo(f"{name:9} {value}")
     if found.state == "missing":

@@ -174,9 +174,16 @@ class Engine:
             self.shared.drop(items)
 
     async def touch(self, key: str, rules: Rules) -> bool:
-        """Give a fresh entry its TTL anew; whether there was one. One round trip."""
-        fresh = jittered(rules.ttl_of(None), rules.jitter, self.runtime.random())
+        """Give a fresh entry its TTL anew; whether there was one. Two round trips."""
+        found = await self.remote.read(key, None)
+        if found is None or found.stored is None:
+            return False
+        stored = found.stored
+        ttl = rules.ttl_of(stored.value) if stored.kind is Kind.VALUE else rules.null_ttl
+        if ttl is None:
+            return False
+        fresh = jittered(ttl, rules.jitter, self.runtime.random())
         try:
-            return await self.remote.touch(key, fresh, rules.stale)
+            return await self.remote.touch(key, fresh, stale_window(stored, rules))
         finally:
             self.shared.drop([key])

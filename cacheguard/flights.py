@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .defenses.consistency import may_share
 
@@ -21,17 +24,90 @@ if TYPE_CHECKING:
 MOST_FAILURES = 10_000
 
 
+class Place:
+    """A place in the bulkhead, held by one load and used by the loads inside it while it waits for them.
+
+    Args:
+        leave: gives the place back, to the bulkhead or to the load around.
+        lock: guards who uses it.
+    """
+
+    __slots__ = ("_leave", "_line", "_lock", "_over", "_spare")
+
+    def __init__(self, leave: Callable[[], None], lock: AbstractContextManager[Any]) -> None:
+        self._leave, self._lock = leave, lock
+        self._spare, self._over = True, False
+        self._line: deque[Signal] = deque()
+
+    def borrow(self) -> bool:
+        """Use the place, if nobody does."""
+        with self._lock:
+            free = self._spare and not self._over
+            if free:
+                self._spare = False
+        return free
+
+    async def wait(self, turn: Signal, patience: float) -> bool:
+        """Stand in line for the place; false if it did not come free in *patience* seconds."""
+        with self._lock:
+            self._line.append(turn)
+        try:
+            if await turn.wait(patience):
+                return True
+        except BaseException:
+            if not self._step_out(turn):
+                self.give_back()
+            raise
+        return not self._step_out(turn)
+
+    def _step_out(self, turn: Signal) -> bool:
+        """Leave the line; false if the place had been given already."""
+        with self._lock:
+            if turn not in self._line:
+                return False
+            self._line.remove(turn)
+            return True
+
+    def give_back(self) -> None:
+        """Let the next one use the place."""
+        with self._lock:
+            if self._line:
+                self._line.popleft().set()
+                return
+            self._spare = True
+            over = self._over
+        if over:
+            self._leave()
+
+    def end(self) -> None:
+        """The load that holds the place is over; if one inside it is not, the place is given back after that."""
+        with self._lock:
+            self._over = True
+            spare = self._spare
+        if spare:
+            self._leave()
+
+
 class Chain:
     """The loads around the code that runs now: a loader that waits for one of their keys waits for itself."""
 
-    __slots__ = ("keys", "spare")
+    __slots__ = ("around", "keys", "over", "place")
 
-    def __init__(self, keys: frozenset[str], *, spare: bool) -> None:
-        self.keys = keys
-        self.spare = spare  # the innermost load's place in the bulkhead, which a nested load may use meanwhile
+    def __init__(self, keys: Collection[str], place: Place | None, around: Chain | None) -> None:
+        self.keys, self.place, self.around = keys, place, around
+        self.over = False  # code that the loader has left running is inside it no longer
+
+    def waits_for(self, key: str) -> bool:
+        """Whether one of the loads around here is loading *key*."""
+        link: Chain | None = self
+        while link is not None:
+            if not link.over and key in link.keys:
+                return True
+            link = link.around
+        return False
 
 
-NO_CHAIN = Chain(frozenset(), spare=False)
+NO_CHAIN = Chain((), None, None)
 CHAIN: ContextVar[Chain] = ContextVar("cacheguard_loading", default=NO_CHAIN)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from copy import deepcopy
 from functools import partial
 from inspect import (
     Parameter,
@@ -26,16 +25,10 @@ from .policy import Rules
 from .rebuilding import opened, stored_of
 from .runtime import run_now
 from .tiers.local import Index
+from .tiers.packing import copied
 
 if TYPE_CHECKING:
     from .bloom import BloomFilter
-
-_SCALARS = (int, str, bytes, bool, float, type(None))
-
-
-def copied(value: Any) -> Any:
-    """A copy that its receiver may change."""
-    return value if type(value) in _SCALARS else deepcopy(value)
 
 
 class Function:

@@ -18,7 +18,7 @@ from .engine import Engine
 from .envelope import Kind, Sealer
 from .errors import ConfigurationError
 from .events import Stats
-from .functions import Function, copied
+from .functions import Function
 from .hub import Hub, Options, pools
 from .keys import namespace_prefix, redis_key
 from .loading import Ask
@@ -29,6 +29,7 @@ from .rebuilding import opened, stored_of
 from .runtime import run_now
 from .tiers.bloom import BloomTier
 from .tiers.local import Entry, Eviction, check
+from .tiers.packing import copied
 from .tiers.remote import Stored
 from .warming import Progress, Warmed, warm
 
@@ -456,7 +457,7 @@ class CacheGuard:
         await self._hub.put(engine_of(l2=rules.l2), named, rules, codecs, tags)
 
     def touch(self, key: str, **policy: Unpack[PolicyOptions]) -> bool:
-        """Give a fresh entry a new TTL; whether there was one. One round trip."""
+        """Give a fresh entry a new TTL; whether there was one. Two round trips."""
         return run_now(self._touch(self._hub.blocking, key, cast("dict[str, Any]", policy)))
 
     async def atouch(self, key: str, **policy: Unpack[PolicyOptions]) -> bool:

@@ -27,7 +27,7 @@ from .runtime.bulkhead import FairBulkhead
 from .tiers.bloom import BloomTier
 from .tiers.local import ABSENCE_SHARE, Eviction, Local
 from .tiers.memory import MemoryCommands
-from .tiers.packing import ObjectPacking, SealedPacking
+from .tiers.packing import ObjectPacking, SealedPacking, weigh_stored
 from .tiers.remote import Remote, invalidation
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ class Hub:
             from .runtime.aio_redis import redis_connector
 
             self._connect = redis_connector(apool, options.operation_timeout)
-        self._store = MemoryCommands(options.l1_size, threading.RLock(), time.monotonic)
+        self._store = MemoryCommands(
+            options.l1_size, threading.RLock(), time.monotonic, max_bytes=options.l1_max_bytes, weigh=weigh_stored
+        )
         self._owed: dict[str, object] = {}
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.RLock()
@@ -134,7 +136,9 @@ class Hub:
             return engine
 
     def _engine(self, runtime: Any, *, remote: bool) -> Engine:
-        packing = SealedPacking(self.options.sealer, self.registry) if remote else ObjectPacking()
+        packing = (
+            SealedPacking(self.options.sealer, self.registry) if remote else ObjectPacking(copies=self.options.l1_copy)
+        )
         # What is owed to Redis is not delivered by telling this process.
         owed = self._owed if remote else dict[str, object]()
         return Engine(runtime, Remote(runtime.commands, packing, self.events, owed), self.shared)
@@ -272,14 +276,20 @@ def pools(url: str | None, client: Any, aclient: Any) -> tuple[Any, Any, bool]:
         if url is not None:
             raise ConfigurationError("give a URL or clients, not both")
         return _pool_of(client, "client"), _pool_of(aclient, "aclient"), False
-    url = url or os.environ.get("CACHEGUARD_URL") or "memory://"
-    scheme = urlsplit(url).scheme
+    address: Any = url or os.environ.get("CACHEGUARD_URL") or "memory://"
+    if not isinstance(address, str):
+        raise ConfigurationError(f"url must be a text like 'redis://localhost:6379/0', got {address!r}")
+    url = address
+    parts = urlsplit(url)
+    scheme = parts.scheme
     if scheme == "memory":
         return None, None, True
     if scheme not in SCHEMES:
         raise ConfigurationError(
             f"url must begin with one of {', '.join(f'{each}://' for each in SCHEMES)}, got {_public(url)!r}"
         )
+    if scheme != "unix" and parts.path.strip("/") and not parts.path.strip("/").isdecimal():
+        raise ConfigurationError(f"url must end with the number of a database or nothing, got {_public(url)!r}")
     import redis
     import redis.asyncio
 

@@ -10,7 +10,7 @@ from .defenses.avalanche import jittered
 from .defenses.breakdown import next_pause
 from .envelope import Kind, Oversize
 from .errors import CodecError, LoadTimeout, Overloaded, Unreachable
-from .flights import CHAIN, Chain, Failure, Flight, Shared
+from .flights import CHAIN, Chain, Failure, Flight, Place, Shared
 from .tiers.exceptions import describe
 from .tiers.remote import LEASE_MS, Found, Remote, Stored
 
@@ -67,7 +67,7 @@ class Loading:
     async def run(self, job: Job) -> Loaded | None:
         """Run the loader of *job*; None if its flights have been told already how it ended."""
         try:
-            leave = await self._enter()
+            place = await self._enter()
         except Overloaded as error:
             self._events.overloads += 1
             await self.release(job, None)
@@ -76,8 +76,8 @@ class Loading:
         except BaseException:
             await self.release(job, None)
             raise
-        chain = CHAIN.get()
-        reset = CHAIN.set(Chain(chain.keys | job.flights.keys(), spare=True))
+        chain = Chain(job.flights, place, CHAIN.get())
+        reset = CHAIN.set(chain)
         watch = self._runtime.watch(
             lambda: self._renew(job), LEASE_MS / 3000, lambda: self._late(job), job.rules.hard_timeout
         )
@@ -98,21 +98,23 @@ class Loading:
         finally:
             watch.stop()
             CHAIN.reset(reset)
-            leave()
+            chain.over = True
+            place.end()
         return self._succeeded(job, Loaded(value, None, self._runtime.now() - began))
 
-    async def _enter(self) -> Callable[[], None]:
-        """Take a place in the bulkhead. A nested load uses the place of the one around it, which is waiting for it."""
-        around = CHAIN.get()
-        if not around.spare:
-            await self._shared.bulkhead.enter(self._runtime)
-            return self._shared.bulkhead.leave
-        around.spare = False
-
-        def give_back() -> None:
-            around.spare = True
-
-        return give_back
+    async def _enter(self) -> Place:
+        """Take a place in the bulkhead. A load inside another one may use the place of that one, which waits for it."""
+        bulkhead, lock, around = self._shared.bulkhead, self._shared.local.lock, CHAIN.get()
+        if around.place is None or around.over:
+            await bulkhead.enter(self._runtime)
+            return Place(bulkhead.leave, lock)
+        if around.place.borrow():
+            return Place(around.place.give_back, lock)
+        if bulkhead.try_enter():
+            return Place(bulkhead.leave, lock)
+        if await around.place.wait(self._runtime.signal(), bulkhead.patience):
+            return Place(around.place.give_back, lock)
+        raise Overloaded(f"all places are taken and none came free within {bulkhead.patience:g} s")
 
     def _succeeded(self, job: Job, loaded: Loaded) -> Loaded:
         for key in job.flights:

@@ -1,20 +1,15 @@
-"""The absence of a value, where ``None`` is one."""
+"""`MISSING`, the absence of a value; ``None`` is a value."""
 
 from __future__ import annotations
 
-from typing import Final, Self
+from enum import Enum
+from typing import Final
 
 
-class Missing:
-    """Type of `MISSING`, the absence of a value; ``None`` is a value."""
+class Missing(Enum):
+    """Type of `MISSING`. An enum, so that type checkers see what ``is not MISSING`` leaves."""
 
-    _only: Self | None = None
-
-    def __new__(cls) -> Self:
-        """The one instance."""
-        if cls._only is None:
-            cls._only = super().__new__(cls)
-        return cls._only
+    MISSING = "MISSING"
 
     def __repr__(self) -> str:
         return "MISSING"
@@ -22,8 +17,5 @@ class Missing:
     def __bool__(self) -> bool:
         return False
 
-    def __reduce__(self) -> str:
-        return "MISSING"
 
-
-MISSING: Final = Missing()
+MISSING: Final = Missing.MISSING

@@ -60,6 +60,13 @@ class Commands(Protocol):
 class Bulkhead(Protocol):
     """A bound on the loads that run at once."""
 
+    patience: float
+    """Seconds that one waits in line."""
+
+    def try_enter(self) -> bool:
+        """Take a place if one is free."""
+        ...
+
     async def enter(self, runtime: Runtime) -> None:
         """Take a place, waiting in line if need be; `Overloaded` if none comes free in time."""
         ...

@@ -50,7 +50,7 @@ class Rebuilding:
         *found* may be served if that goes wrong; if it cannot be read here, whatever is stored gets replaced.
         """
         self._events.misses += 1
-        if ask.key in CHAIN.get().keys:
+        if CHAIN.get().waits_for(ask.key):
             raise ReentrantLoad(f"the loader of {ask.key} reads the key that it is loading")
         stale = found if found is not None and self.loading.servable(ask.rules, found) else None
         failure = None if anew else self.loading.paused(ask.key, ask.rules)

@@ -30,11 +30,15 @@ def pairs(kind: type) -> list[tuple[str, Any, Any]]:
 ALL = [(kind, *pair) for kind in (CacheGuard, BloomFilter) for pair in pairs(kind)]
 
 
-@pytest.mark.parametrize(("kind", "name", "blocking", "waiting"), ALL, ids=[f"{kind.__name__}.{name}" for kind, name, *_ in ALL])
-def test_a_method_and_its_twin_have_one_signature(kind: type, name: str, blocking: Any, waiting: Any) -> None:
+@pytest.mark.parametrize(
+    ("blocking", "waiting"), [pair for _, _, *pair in ALL], ids=[f"{kind.__name__}.{name}" for kind, name, *_ in ALL]
+)
+def test_a_method_and_its_twin_have_one_signature(blocking: Any, waiting: Any) -> None:
     assert inspect.iscoroutinefunction(waiting)
     assert not inspect.iscoroutinefunction(blocking)
-    assert inspect.signature(blocking) == inspect.signature(waiting)
+    ours, theirs = inspect.signature(blocking), inspect.signature(waiting)
+    # What can be iterated may be iterated with `async for` behind the other door.
+    assert str(ours) == str(theirs).replace(" | AsyncIterable[object]", "")
     assert blocking.__doc__
     assert waiting.__doc__
 

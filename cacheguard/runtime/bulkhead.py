@@ -13,7 +13,7 @@ class FairBulkhead:
     """At most *limit* loads at once; more wait in line, first come first served, at most *wait* seconds."""
 
     def __init__(self, limit: int, wait: float) -> None:
-        self._limit, self._wait = limit, wait
+        self._limit, self.patience = limit, wait
         self._lock = threading.Lock()
         self._active = 0
         self._line: deque[Signal] = deque()
@@ -27,15 +27,22 @@ class FairBulkhead:
             turn = runtime.signal()
             self._line.append(turn)
         try:
-            if await turn.wait(self._wait):
+            if await turn.wait(self.patience):
                 return
         except BaseException:
             self._step_out(turn)
             raise
         if self._step_out(turn, keep=True):
             return
-        msg = f"{self._limit} loads are running and no place came free within {self._wait:g} s"
+        msg = f"{self._limit} loads are running and no place came free within {self.patience:g} s"
         raise Overloaded(msg)
+
+    def try_enter(self) -> bool:
+        """Take a place if one is free."""
+        with self._lock:
+            free = self._active < self._limit
+            self._active += free
+        return free
 
     def leave(self) -> None:
         """Give the place to the next in line."""

@@ -25,10 +25,22 @@ class MemoryCommands:
         size: most entries.
         lock: held while a call runs; calls never wait for one another inside.
         now: seconds, monotonic; this is the "server's" clock.
+        max_bytes: most bytes, as `weigh` counts the values; None: no bound.
     """
 
-    def __init__(self, size: int, lock: AbstractContextManager[Any], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        size: int,
+        lock: AbstractContextManager[Any],
+        now: Callable[[], float],
+        *,
+        max_bytes: int | None = None,
+        weigh: Callable[[Any], int] = lambda _value: 0,
+    ) -> None:
         self._size, self._lock, self._now = size, lock, now
+        self._max_bytes, self._weigh = max_bytes, weigh
+        self._weights: dict[str, int] = {}
+        self._bytes = 0
         self._hashes: OrderedDict[str, Hash] = OrderedDict()
         self._ends: dict[str, float] = {}
 
@@ -54,8 +66,8 @@ class MemoryCommands:
             reply = getattr(self, f"_{call.script.name}")(self._hash(key, now), now, key, *call.args)
             if not self._hashes.get(key):
                 self._delete(key)
-            elif len(self._hashes) > self._size:
-                self._delete(next(iter(self._hashes)))
+            else:
+                self._make_room(key)
             return reply
         name, key = str(call[0]), str(call[1])
         if name == "HMGET":
@@ -66,6 +78,14 @@ class MemoryCommands:
         if name == "PTTL":
             return self._pttl(key, now)
         return Refused(f"ERR unknown command {name!r}")
+
+    def _make_room(self, key: str) -> None:
+        if self._max_bytes is not None:
+            weight = self._weigh(self._hashes[key].get("v"))
+            self._bytes += weight - self._weights.get(key, 0)
+            self._weights[key] = weight
+        while len(self._hashes) > self._size or (self._max_bytes is not None and self._bytes > self._max_bytes):
+            self._delete(next(iter(self._hashes)))
 
     def _hash(self, key: str, now: int) -> Hash:
         if self._ends.get(key, math.inf) <= now:
@@ -79,6 +99,7 @@ class MemoryCommands:
     def _delete(self, key: str) -> None:
         self._hashes.pop(key, None)
         self._ends.pop(key, None)
+        self._bytes -= self._weights.pop(key, 0)
 
     def _pttl(self, key: str, now: int) -> int:
         if key not in self._hashes:

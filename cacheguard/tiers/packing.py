@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 from ..codec import TAGGED, Codec, Registry
 from ..envelope import Envelope, Kind, Sealer
 from ..errors import CodecError
+from .local import OVERHEAD, weigh
 from .remote import Stored
 
 
@@ -40,12 +42,30 @@ class SealedPacking:
         return Stored(opened.kind, value, opened.ttl, opened.load_time, opened.tags)
 
 
+_SCALARS = (int, str, bytes, bool, float, type(None))
+
+
+def copied(value: Any) -> Any:
+    """A copy that its receiver may change."""
+    return value if type(value) in _SCALARS else deepcopy(value)
+
+
+def weigh_stored(stored: Any) -> int:
+    """About how many bytes what `ObjectPacking` stores takes."""
+    return OVERHEAD + weigh(stored.value) if isinstance(stored, Stored) else OVERHEAD
+
+
 class ObjectPacking:
-    """Nothing is packed: within one process a value stays the object that it is."""
+    """Nothing is packed: within one process a value stays the object that it is, or a copy of it if *copies*."""
+
+    def __init__(self, *, copies: bool = False) -> None:
+        self._copies = copies
 
     def pack(self, key: str, stored: Stored, codec: Codec | None) -> Stored:  # noqa: ARG002 - the port's signature
         """*stored* itself."""
-        return stored
+        if not self._copies:
+            return stored
+        return Stored(stored.kind, copied(stored.value), stored.ttl, stored.load_time, stored.tags)
 
     def unpack(self, key: str, envelope: Any, codec: Codec | None) -> Stored:  # noqa: ARG002 - the port's signature
         """*envelope* itself."""

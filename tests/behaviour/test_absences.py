@@ -14,11 +14,11 @@ from tests.support.doors import Door
 from tests.support.loader import Loader
 
 
-class NoSuchUser(LookupError):
+class NoSuchUserError(LookupError):
     pass
 
 
-class NoSuchRow(Exception):
+class NoSuchRowError(Exception):
     def __init__(self, table: str, row_id: int) -> None:
         super().__init__(f"{table} has no row {row_id}")
         self.table, self.row_id = table, row_id
@@ -59,15 +59,15 @@ async def test_without_null_ttl_absences_are_loaded_each_time(either: Door) -> N
 
 
 async def test_an_exception_that_means_not_found_is_cached_and_raised_again(either: Door, redis_url: str) -> None:
-    loads = Loader(error=NoSuchUser("user", 7))
+    loads = Loader(error=NoSuchUserError("user", 7))
 
-    @either.cached("user:{user_id}", not_found=NoSuchUser)
+    @either.cached("user:{user_id}", not_found=NoSuchUserError)
     def user(user_id: int) -> str:
         return str(loads())
 
     raised = []
     for _ in range(3):
-        with pytest.raises(NoSuchUser) as caught:
+        with pytest.raises(NoSuchUserError) as caught:
             await user(7)
         raised.append(caught.value)
     assert loads.runs == 1
@@ -79,15 +79,15 @@ async def test_an_exception_that_means_not_found_is_cached_and_raised_again(eith
 
 
 async def test_a_cached_exception_is_raised_from_redis_too(open_door: OpenDoor, redis_url: str) -> None:
-    loads = Loader(error=NoSuchUser("user", 7))
+    loads = Loader(error=NoSuchUserError("user", 7))
     for _ in range(2):
         door = open_door(CacheGuard(redis_url))
 
-        @door.cached("user", not_found=(KeyError, NoSuchUser))
+        @door.cached("user", not_found=(KeyError, NoSuchUserError))
         def user() -> str:
             return str(loads())
 
-        with pytest.raises(NoSuchUser) as caught:
+        with pytest.raises(NoSuchUserError) as caught:
             await user()
         assert caught.value.args == ("user", 7)
     assert loads.runs == 1
@@ -96,15 +96,15 @@ async def test_a_cached_exception_is_raised_from_redis_too(open_door: OpenDoor, 
 async def test_an_exception_with_a_constructor_of_its_own_comes_back_as_itself(
     open_door: OpenDoor, redis_url: str
 ) -> None:
-    loads = Loader(error=NoSuchRow("users", 7))
+    loads = Loader(error=NoSuchRowError("users", 7))
     for _ in range(2):
         door = open_door(CacheGuard(redis_url))
 
-        @door.cached("row", not_found=NoSuchRow)
+        @door.cached("row", not_found=NoSuchRowError)
         def row() -> str:
             return str(loads())
 
-        with pytest.raises(NoSuchRow, match="users has no row 7"):
+        with pytest.raises(NoSuchRowError, match="users has no row 7"):
             await row()
     assert loads.runs == 1
 
@@ -125,7 +125,7 @@ async def test_a_subclass_of_not_found_is_an_absence_too(either: Door) -> None:
 async def test_other_exceptions_are_no_absences(either: Door) -> None:
     loads = Loader(error=ValueError("down"))
 
-    @either.cached("k", not_found=NoSuchUser, error_backoff=None)
+    @either.cached("k", not_found=NoSuchUserError, error_backoff=None)
     def lookup() -> str:
         return str(loads())
 
@@ -213,11 +213,11 @@ async def test_what_validate_refuses_reaches_neither_loader_nor_redis(door: Door
 
 
 async def test_what_validate_refuses_raises_the_first_not_found(either: Door) -> None:
-    @either.cached("user:{user_id}", validate=lambda user_id: user_id > 0, not_found=(NoSuchUser, KeyError))
+    @either.cached("user:{user_id}", validate=lambda user_id: user_id > 0, not_found=(NoSuchUserError, KeyError))
     def user(user_id: int) -> int:
         return user_id
 
-    with pytest.raises(NoSuchUser):
+    with pytest.raises(NoSuchUserError):
         await user(-1)
     assert await user(1) == 1
 
@@ -240,7 +240,7 @@ async def test_a_bloom_filter_answers_for_absent_ids(door: Door, redis_url: str)
     def user(user_id: int) -> Any:
         return loads(user_id)
 
-    @door.cached("lone:{user_id}:{lang}", bloom=users, bloom_item="{user_id}", not_found=NoSuchUser)
+    @door.cached("lone:{user_id}:{lang}", bloom=users, bloom_item="{user_id}", not_found=NoSuchUserError)
     def localized(user_id: int, lang: str) -> Any:
         return loads(user_id)
 
@@ -248,7 +248,7 @@ async def test_a_bloom_filter_answers_for_absent_ids(door: Door, redis_url: str)
         before = set(client.keys("*"))
         assert await user(500) is None
         assert await user.many([500, 501]) == [None, None]
-        with pytest.raises(NoSuchUser):
+        with pytest.raises(NoSuchUserError):
             await localized(500, "de")
         assert set(client.keys("*")) == before
     assert loads.runs == 0

@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from cacheguard import CacheGuard, Policy
+from cacheguard import CacheGuard
 from cacheguard.errors import LoadTimeout, Overloaded, ReentrantLoad
 from tests.conftest import OpenDoor
 from tests.support.doors import Cached, Door
@@ -377,7 +377,7 @@ async def test_a_nested_load_uses_the_place_of_the_one_around_it(redis_url: str)
         assert await aouter() == 3
 
 
-@pytest.mark.xfail(reason="only one of several nested loads may use the place of the load around them", raises=Overloaded)
+@pytest.mark.xfail(reason="only one nested load at a time may use the place of the load around it", raises=Overloaded)
 async def test_nested_loads_side_by_side_use_the_place_of_the_one_around_them(redis_url: str) -> None:
     async with CacheGuard(redis_url, max_loads=1, load_wait="300ms") as guard:
 
@@ -413,7 +413,7 @@ async def test_a_load_may_wait_for_one_that_stands_in_line_behind_it(redis_url: 
         nested = asyncio.ensure_future(asyncio.to_thread(part))
         await until(lambda: guard.stats().misses == 2)
         gate.go_on()
-        assert await asyncio.gather(outer, nested) == ["part", "part"]
+        assert list(await asyncio.gather(outer, nested)) == ["part", "part"]
 
 
 async def test_a_soft_timeout_without_an_old_value_waits(door: Door) -> None:

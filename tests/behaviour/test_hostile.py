@@ -24,7 +24,9 @@ class Bomb:
         return (pytest.fail, ("bytes from Redis were executed",))
 
 
-def envelope(payload: bytes, *, schema: bytes = b"\0" * 8, kind: int = 0, flags: int = 0, length: int | None = None) -> bytes:
+def envelope(
+    payload: bytes, *, schema: bytes = b"\0" * 8, kind: int = 0, flags: int = 0, length: int | None = None
+) -> bytes:
     size = len(payload) if length is None else length
     return struct.pack(">BBB8sQIII", 0xC6, kind, flags, schema, 60_000, 0, 0, size) + payload
 
@@ -64,7 +66,13 @@ BYTES = {
     "an error of an unheard-of class": envelope(b"\x93\x01\x02\x03", kind=2),
 }
 
-PAYLOADS = {"deep nesting": DEEP, "a huge list": HUGE_LIST, "a huge map": HUGE_MAP, "nothing": b"", "half a text": b"\xd9\xff"}
+PAYLOADS = {
+    "deep nesting": DEEP,
+    "a huge list": HUGE_LIST,
+    "a huge map": HUGE_MAP,
+    "nothing": b"",
+    "half a text": b"\xd9\xff",
+}
 
 
 def plant(url: str, blob: bytes, *, stale: object = 0, ttl: int | None = HOUR) -> None:
@@ -204,7 +212,7 @@ HOSTILE_KEYS = [
     "{a}{b}",
     "a:b:c",
     "%s%d%%",
-    "‮\ud800",
+    "\u202e\ud800",
     "\U0001f600" * 50,
     "#0123456789abcdef0123456789abcdef",
     "../../etc",

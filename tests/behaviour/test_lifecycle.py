@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ def sockets() -> int:
     count = 0
     for each in Path("/proc/self/fd").iterdir():
         try:
-            count += os.readlink(each).startswith("socket:")
+            count += str(each.readlink()).startswith("socket:")
         except FileNotFoundError:
             continue
     return count
@@ -193,7 +192,11 @@ def test_connections_are_reused(redis_url: str) -> None:
 
 def test_many_threads_use_no_more_connections_than_allowed(redis_url: str) -> None:
     with CacheGuard(redis_url, operation_timeout=5) as guard:
-        ask: Callable[[int], None] = lambda number: [guard.get(f"{number}:{each}") for each in range(20)] and None  # noqa: E731
+
+        def ask(number: int) -> None:
+            for each in range(20):
+                guard.get(f"{number}:{each}")
+
         many = [threading.Thread(target=ask, args=(number,)) for number in range(120)]
         for thread in many:
             thread.start()

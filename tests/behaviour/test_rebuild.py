@@ -138,7 +138,7 @@ async def test_without_stale_if_error_a_failure_is_a_failure(either: Door) -> No
 
 async def test_a_batch_falls_back_on_old_values_key_by_key(either: Door) -> None:
     def load(keys: list[str]) -> dict[str, str]:
-        return {key: "old" for key in keys}
+        return dict.fromkeys(keys, "old")
 
     def fail(keys: list[str]) -> dict[str, str]:
         raise ValueError("down")
@@ -164,9 +164,7 @@ async def test_early_entries_are_reloaded_before_they_end(either: Door) -> None:
     assert slowest < 0.07  # nobody waited for a load
 
 
-async def test_the_process_never_holds_an_entry_longer_than_redis(
-    open_door: OpenDoor, redis_url: str
-) -> None:
+async def test_the_process_never_holds_an_entry_longer_than_redis(open_door: OpenDoor, redis_url: str) -> None:
     first, second = (open_door(CacheGuard(redis_url)) for _ in range(2))
     loader = Loader()
     rows = [of(each, loader, ttl="400ms", jitter=0.0) for each in (first, second)]

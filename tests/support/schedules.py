@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from cacheguard.engine import Engine
 from cacheguard.policy import Policy, resolve
-from tests.support.stepped import REDIS_ONLY, TWO_TIERS, Fault, Process, Violation, World
+from tests.support.stepped import Fault, Process, Violation
 from tests.support.stepper import Choose, Exploration, Pause, Redundant
+from tests.support.world import REDIS_ONLY, TWO_TIERS, World
 
 T = TypeVar("T")
 
 STALE = resolve(Policy(jitter=None, stale_while_revalidate="1m"))
 EARLY = resolve(Policy(jitter=None, rebuild="early"))
 IMPATIENT = resolve(Policy(jitter=None, wait_timeout="1s", soft_timeout="2s", hard_timeout="4s"))
-UNCACHEABLE = resolve(Policy(jitter=None, ttl=lambda value: 1 / 0, error_backoff=None))
 STRICT = resolve(Policy(jitter=None, stale_if_error=None))
 ALL_RULES = (TWO_TIERS, REDIS_ONLY, STRICT, STALE, EARLY, IMPATIENT)
 
@@ -48,15 +48,27 @@ def choosing(pick: Pick) -> Choose:
     return choose
 
 
-def explored(build: Callable[[], World]) -> int:
-    """Run every schedule of the world that *build* makes; how many there were."""
+def following(*names: str) -> Choose:
+    """A chooser that goes by a list of names, as far as it reaches, and then lets each go on to its end."""
+    left = list(names)
+
+    def choose(movable: Mapping[str, Pause]) -> str:
+        return left.pop(0) if left else next(iter(movable))
+
+    return choose
+
+
+def explored(build: Callable[[], World], note: Callable[[World], object] = id) -> int:
+    """Run every schedule of the world that *build* makes and *note* each end; how many there were."""
     runs = 0
     for choose in Exploration().schedules():
+        world = build()
         try:
-            build().run(choose)
-            runs += 1
+            world.run(choose)
         except Redundant:
-            pass
+            continue
+        note(world)
+        runs += 1
     return runs
 
 
@@ -109,6 +121,36 @@ def troubled_world(pick: Pick) -> World:
         world.cancellation(pick(("reader 1", "reader 2")))
     if pick((False, True)):
         world.delay(pick((6.0, 31.0)))
+    return world
+
+
+def owing_world(pick: Pick) -> World:
+    """Two writers in one process whose invalidations fail now and then, while others read."""
+    at = {0: Fault.UNHEARD, pick((1, 2)): pick((Fault.UNHEARD, Fault.UNANSWERED))}
+    done = iter(range(10**6))
+
+    def fault(place: str, label: str) -> Fault:
+        return at.get(next(done), Fault.NONE) if (place, label) == ("A", "invalidate") else Fault.NONE
+
+    world = World(REDIS_ONLY, fault)
+    here, there = world.process("A", threads=pick((False, True))), world.process("B")
+    world.writer("writer 1", here)
+    world.writer("writer 2", here)
+    world.reader("reader 1", here)
+    world.reader("reader 2", there)
+    return world
+
+
+def failing_world(pick: Pick) -> World:
+    """Readers of an entry whose time is over, whose loads fail, while it is invalidated elsewhere."""
+    world = World(REDIS_ONLY)
+    here = world.process("A", threads=pick((False, True)))
+    world.warm(here, age=310)
+    world.reader("reader 1", here, fails=True)
+    world.reader("reader 2", here, fails=True)
+    if pick((False, True)):
+        world.batch("reader 3", here, ("another", "k"), fails=True)
+    world.writer("writer", world.process("B"))
     return world
 
 

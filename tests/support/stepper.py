@@ -144,7 +144,7 @@ class Stepper:
             actor.pause = actor.context.run(move)
         except StopIteration as stop:
             self._end(actor, stop.value)
-        except (Exception, Cancelled, Crashed) as error:
+        except (Exception, Cancelled, Crashed) as error:  # noqa: BLE001 - it is the actor's result
             self._end(actor, error)
         finally:
             self._running = outer

@@ -1,0 +1,80 @@
+"""Small worlds, every schedule: no reader gets less than what had been acknowledged when it began."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from cacheguard.policy import Rules
+from tests.support.schedules import explored
+from tests.support.world import REDIS_ONLY, TWO_TIERS, World
+
+chaos = pytest.mark.chaos
+
+
+def outcomes(build: Callable[[], World]) -> set[tuple[int, object]]:
+    """The number of loads and the answer of reader 2, over all schedules."""
+    seen: set[tuple[int, object]] = set()
+    explored(build, lambda world: seen.add((world.loads, world.stepper.results["reader 2"])))
+    return seen
+
+
+def world_of(
+    readers: str, writers: str, *, threads: bool, rules: Rules = REDIS_ONLY, evict: bool = False
+) -> Callable[[], World]:
+    """A world with a reader or a writer in each of the processes that are named."""
+
+    def build() -> World:
+        world = World(rules)
+        processes = {name: world.process(name, threads=threads) for name in sorted({*readers, *writers})}
+        for number, name in enumerate(readers, 1):
+            world.reader(f"reader {number}", processes[name])
+        for number, name in enumerate(writers, 1):
+            world.writer(f"writer {number}", processes[name])
+        if evict:
+            world.eviction()
+        return world
+
+    return build
+
+
+@pytest.mark.parametrize("threads", [True, False], ids=["threads", "tasks"])
+@pytest.mark.parametrize("places", ["ABC", "ABA", pytest.param("AAA", marks=chaos)])
+def test_two_readers_and_a_writer(places: str, threads: bool) -> None:
+    assert explored(world_of(places[:2], places[2:], threads=threads)) > 100
+
+
+@pytest.mark.parametrize("threads", [True, pytest.param(False, marks=chaos)], ids=["threads", "tasks"])
+def test_two_readers_in_one_process_and_a_writer_elsewhere(threads: bool) -> None:
+    assert explored(world_of("AA", "B", threads=threads)) > 1000
+
+
+def test_two_readers_and_a_writer_beside_one_of_them_with_both_tiers() -> None:
+    assert explored(world_of("AB", "A", threads=True, rules=TWO_TIERS)) > 1000
+
+
+@pytest.mark.parametrize("places", ["ABC", pytest.param("AAB", marks=chaos)])
+def test_two_readers_a_writer_and_an_eviction(places: str) -> None:
+    assert explored(world_of(places[:2], places[2:], threads=True, evict=True)) > 1000
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("places", ["ABCD", "ABAB"])
+def test_two_readers_and_two_writers(places: str) -> None:
+    assert explored(world_of(places[:2], places[2:], threads=True)) > 10_000
+
+
+@pytest.mark.parametrize("threads", [True, False], ids=["threads", "tasks"])
+@pytest.mark.parametrize("places", ["AB", "AA", "ABC", pytest.param("AAB", marks=chaos)])
+def test_readers_of_a_cold_key_cause_one_load(places: str, threads: bool) -> None:
+    assert outcomes(world_of(places, "", threads=threads)) == {(1, 0)}
+
+
+def test_a_reader_that_is_cancelled_anywhere_takes_nobody_along() -> None:
+    def build() -> World:
+        world = world_of("AA", "", threads=False)()
+        world.cancellation("reader 1")
+        return world
+
+    assert outcomes(build) == {(1, 0)}

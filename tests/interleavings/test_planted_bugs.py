@@ -1,0 +1,256 @@
+"""Every checker is checked: a part that is broken on purpose must be caught, and soon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
+from random import Random
+from typing import Any
+
+import pytest
+
+from cacheguard.engine import Engine
+from cacheguard.envelope import Kind
+from cacheguard.flights import Flight, Shared
+from cacheguard.loading import Ask, Loading
+from cacheguard.rebuilding import Rebuilding
+from cacheguard.tiers.local import Entry, Local
+from cacheguard.tiers.memory import Hash, MemoryCommands
+from cacheguard.tiers.remote import Granted, Remote, Stored, invalidation
+from tests.support.schedules import Pick, choosing, failing_world, owing_world, peaceful_world, violation
+from tests.support.stepped import SteppedRuntime
+from tests.support.stepper import Pause
+from tests.support.world import REDIS_ONLY, World
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+TOKEN, LEASE_ENDS = "t", "u"
+
+
+def script(name: str, tamper: Callable[[Hash, tuple[Any, ...]], None]) -> Plant:
+    """The script of that name, with something done to the entry beforehand."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        honest = getattr(MemoryCommands, f"_{name}")
+
+        def broken(self: MemoryCommands, fields: Hash, now: int, key: str, *args: Any) -> Any:
+            tamper(fields, args)
+            return honest(self, fields, now, key, *args)
+
+        patch.setattr(MemoryCommands, f"_{name}", broken)
+
+    return plant
+
+
+def take_over(fields: Hash, args: tuple[Any, ...]) -> None:
+    fields[TOKEN] = args[0]
+
+
+def end_lease(fields: Hash, args: tuple[Any, ...]) -> None:
+    fields.pop(TOKEN, None)
+
+
+def take_over_if_held(fields: Hash, args: tuple[Any, ...]) -> None:
+    if TOKEN in fields:
+        fields[TOKEN] = args[0]
+
+
+fill_ignores_the_token = script("fill", take_over)
+lease_ignores_a_live_lease = script("lease", end_lease)
+release_takes_any_token = script("release", take_over_if_held)
+renew_brings_a_lost_lease_back = script("renew", take_over)
+
+
+def keeps_the_lease(name: str) -> Plant:
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        honest = getattr(MemoryCommands, f"_{name}")
+
+        def broken(self: Any, fields: Hash, now: int, key: str, *args: Any) -> Any:
+            lease = {field: fields[field] for field in (TOKEN, LEASE_ENDS) if field in fields}
+            reply = honest(self, fields, now, key, *args)
+            if lease:
+                self._write(key, fields, **lease)
+                self._pexpire(key, 60_000, now)
+            return reply
+
+        patch.setattr(MemoryCommands, f"_{name}", broken)
+
+    return plant
+
+
+def followers_trust_every_flight(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Flight, "serves", lambda *args, **options: True)
+
+
+def flights_stay_open_while_they_fill(patch: pytest.MonkeyPatch) -> None:
+    fill, retire = Rebuilding._load_and_fill, Loading.retire  # noqa: SLF001 - the part to be broken
+    filling: set[Flight] = set()
+
+    async def broken_fill(self: Rebuilding, flight: Flight, *args: Any) -> None:
+        filling.add(flight)
+        await fill(self, flight, *args)
+        filling.discard(flight)
+
+    def broken_retire(self: Loading, key: str, flight: Flight) -> None:
+        if flight not in filling:
+            retire(self, key, flight)
+
+    patch.setattr(Rebuilding, "_load_and_fill", broken_fill)
+    patch.setattr(Loading, "retire", broken_retire)
+
+
+def the_local_tier_takes_any_ticket(patch: pytest.MonkeyPatch) -> None:
+    honest = Local.put
+
+    def broken(self: Local, entry: Entry, ticket: int, *, absence: bool) -> bool:
+        return honest(self, entry, self.tickets.take(entry.key), absence=absence)
+
+    patch.setattr(Local, "put", broken)
+
+
+def the_local_tier_is_emptied_too_early(patch: pytest.MonkeyPatch) -> None:
+    async def broken(self: Engine, keys: Sequence[str]) -> bool:
+        self.shared.drop(keys)
+        return await self.remote.invalidate(list(keys))
+
+    patch.setattr(Engine, "invalidate", broken)
+
+
+def what_is_owed_is_struck_off_unread(patch: pytest.MonkeyPatch) -> None:
+    async def broken(self: Any) -> None:
+        while self._owed:
+            keys = list(self._owed)
+            await self._commands.send_each(*map(invalidation, keys))
+            for key in keys:
+                self._owed.pop(key, None)
+
+    patch.setattr(Remote, "_settle", broken)
+
+
+def a_refresh_takes_what_it_finds(patch: pytest.MonkeyPatch) -> None:
+    honest = Rebuilding.rebuild
+
+    async def broken(self: Rebuilding, ask: Ask, found: Any, *, anew: bool = False, cut_off: bool = False) -> Any:
+        return await honest(self, ask, found, cut_off=cut_off)
+
+    patch.setattr(Rebuilding, "rebuild", broken)
+
+
+def old_values_are_handed_to_whoever_joined(patch: pytest.MonkeyPatch) -> None:
+    honest = Rebuilding._follow  # noqa: SLF001 - the part to be broken
+
+    async def broken(self: Any, flight: Flight, ask: Ask, stale: Any, lease: Any, asked: Any) -> None:
+        if isinstance(lease, Granted) and lease.found is None:
+            lease.found = stale
+        await honest(self, flight, ask, stale, lease, asked)
+
+    patch.setattr(Rebuilding, "_follow", broken)
+
+
+class NaiveEngine(Engine):
+    """Cache-aside as it is usually written: no lease, no flight."""
+
+    async def read(self, ask: Ask) -> Any:
+        found = await self.remote.read(ask.key, ask.codec)
+        if found is not None and found.stored is not None:
+            return found.stored.value
+        value = await self.runtime.call(ask.load)
+        stored = Stored(Kind.VALUE, value, 300.0, 0.0, ())
+        await self.remote.store({ask.key: (stored, 300.0, 0.0)})
+        return value
+
+
+@pytest.mark.parametrize(
+    ("plant", "build"),
+    [
+        (fill_ignores_the_token, peaceful_world),
+        (lease_ignores_a_live_lease, peaceful_world),
+        (release_takes_any_token, peaceful_world),
+        (renew_brings_a_lost_lease_back, peaceful_world),
+        (keeps_the_lease("invalidate"), peaceful_world),
+        (keeps_the_lease("store"), peaceful_world),
+        (keeps_the_lease("expire"), peaceful_world),
+        (followers_trust_every_flight, peaceful_world),
+        (flights_stay_open_while_they_fill, peaceful_world),
+        (the_local_tier_takes_any_ticket, peaceful_world),
+        (the_local_tier_is_emptied_too_early, peaceful_world),
+        (a_refresh_takes_what_it_finds, peaceful_world),
+        (what_is_owed_is_struck_off_unread, owing_world),
+        (old_values_are_handed_to_whoever_joined, failing_world),
+    ],
+)
+def test_a_planted_bug_is_found(plant: Plant, build: Callable[[Pick], World], monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    assert violation(build, seconds=50) is not None
+
+
+def test_cache_aside_without_leases_is_found_out() -> None:
+    def build(pick: Pick) -> World:
+        world = World(REDIS_ONLY, make_engine=NaiveEngine)
+        world.reader("reader", world.process("A"))
+        world.writer("writer", world.process("B"))
+        return world
+
+    found = violation(build, seconds=50)
+    assert found is not None
+    assert "what is left of k in Redis: 0, although 1 had been acknowledged" in str(found)
+
+
+def new_reader_while_the_old_load_hangs(*, threads: bool) -> bool:
+    """Whether a reader that begins after an invalidation gets its answer although an older load never ends."""
+    world = World()
+    process = world.process("A", threads=threads)
+    world.reader("old", process)
+    stuck = {"old"}
+
+    def others(movable: Mapping[str, Pause]) -> str:
+        loading = [name for name, pause in movable.items() if pause.label == "reads the database"]
+        stuck.update(loading[:1] if len(stuck) == 1 else ())
+        return next(name for name in movable if name not in stuck)
+
+    with suppress(StopIteration):
+        world.stepper.run(lambda movable: next(name for name in movable if movable[name].label != "reads the database"))
+    world.writer("writer", process)
+    with suppress(StopIteration):
+        world.stepper.run(others)
+    world.reader("new", process)
+    with suppress(StopIteration):
+        world.stepper.run(others)
+    world.close()
+    return world.stepper.results.get("new") == 1
+
+
+@pytest.mark.parametrize("threads", [True, False], ids=["threads", "tasks"])
+def test_a_reader_that_begins_after_an_invalidation_waits_for_no_older_load(threads: bool) -> None:
+    assert new_reader_while_the_old_load_hangs(threads=threads)
+
+
+def test_flights_that_outlive_an_invalidation_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Shared, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.local.drop(key)
+
+    monkeypatch.setattr(Shared, "drop", broken)
+    assert not new_reader_while_the_old_load_hangs(threads=False)
+
+
+def test_a_load_that_dies_with_its_caller_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(self: SteppedRuntime, work: Coroutine[Any, Any, None], *, detached: bool) -> bool:
+        await work
+        return True
+
+    def build(pick: Pick) -> World:
+        world = World()
+        process = world.process("A")
+        world.reader("reader 1", process)
+        world.reader("reader 2", process)
+        world.cancellation("reader 1")
+        return world
+
+    monkeypatch.setattr(SteppedRuntime, "start", broken)
+    loads = set()
+    for seed in range(300):
+        dice = Random(seed)
+        world = build(dice.choice)
+        world.run(choosing(dice.choice))
+        loads.add(world.loads)
+    assert 2 in loads
