@@ -8,7 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.schedules import Pick, choosing, drawing, failing_world, owing_world, peaceful_world, searched, troubled_world
+from tests.support.schedules import (
+    Pick,
+    choosing,
+    drawing,
+    failing_world,
+    owing_world,
+    peaceful_world,
+    searched,
+    troubled_world,
+)
 from tests.support.world import World
 
 WIDE = settings(

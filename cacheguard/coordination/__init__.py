@@ -1,1 +1,0 @@
-"""Tools on Redis that are useful without the cache."""
