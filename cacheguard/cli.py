@@ -158,8 +158,7 @@ def inspect(key: str, url: str, namespace: str) -> None:
         raise click.ClickException("Redis cannot be reached")
     if stats.undecodable:
         raise click.ClickException(
-            f"{key} holds something that cannot be read here: it is signed, of another version, no entry at all, or "
-            "was stored by a function whose type only its own process knows"
+            f"{key} holds something that cannot be read here: it is signed, of a later release, or no entry at all"
         )
     for name, value in _lines(found):
         click.echo(f"{name:9} {value}")

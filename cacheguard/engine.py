@@ -127,10 +127,10 @@ class Engine:
                 answers[key] = each.stored, True
         return answers
 
-    async def look(self, key: str, codec: Codec | None) -> Found | None:
+    async def look(self, key: str) -> Found | None:
         """What Redis holds for *key*, for inspection: no hit is counted. None if Redis cannot be asked."""
         try:
-            return await self.remote.read(key, codec)
+            return await self.remote.look(key)
         except Unreachable:
             return None
 

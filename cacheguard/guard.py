@@ -413,7 +413,7 @@ class CacheGuard:
         if entry is not None and now < entry.until:
             state: Literal["fresh", "null"] = "null" if entry.kind else "fresh"
             return Inspection(state, "l1", max(0.0, now - entry.born), entry.fresh_until - now, entry.tags)
-        found = await engine.look(redis_name, None)
+        found = await engine.look(redis_name)
         if found is None or found.stored is None:
             return Inspection("missing", None, None, None, ())
         stored, left = found.stored, found.fresh_left

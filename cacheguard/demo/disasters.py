@@ -58,7 +58,8 @@ AVALANCHE = Disaster(
     defence=(
         "cacheguard draws each TTL anew (jitter=0.25) and, with rebuild='logical', gives readers the value past its "
         "TTL at once while one reload per product runs behind. At most 4 run in each process, so the refill takes "
-        "longer, at a rate that the database can bear; meanwhile answers may be some seconds older than their TTL."
+        "longer, at a rate that the database can bear: answers may be some seconds older than their TTL meanwhile, and "
+        "a part of the queries is still to come when the run ends."
     ),
     requests=16_000,
     seconds=8.0,

@@ -101,7 +101,10 @@ def _method() -> str:
         "a request was due, so waiting for a free thread is in it. Plain is GET, then SELECT and SETEX; after an "
         f"UPDATE, DEL. The guarded application also bounds its loads to {LOADS_PER_PROCESS} in each process and keeps "
         "values in the process, except prices. Memory is what Redis reports for all keys at the end of a run; what "
-        "cacheguard keeps beyond fresh values (old values, the Bloom filter) is in it."
+        "cacheguard keeps beyond fresh values (old values, the Bloom filter) is in it. The figures of the traffic are "
+        "chosen so that the database is the bottleneck; a faster one makes another picture. In trials of the avalanche "
+        "with 3,000 products, 3,000 requests a second, a TTL of 2 s, jitter=0.5, queries of 10 to 20 ms and 8 loads in "
+        "each process, cacheguard made 15 to 23 % more queries than plain, and its p99 was worse in two of three runs."
     )
 
 

@@ -88,6 +88,10 @@ class Packing(Protocol):
         """What was stored; `CodecError` if it cannot be read here."""
         ...
 
+    def outline(self, key: str, envelope: Any) -> Stored:
+        """What was stored, without its value; `CodecError` if it is nothing of ours."""
+        ...
+
 
 def ms(seconds: float) -> int:
     """Whole milliseconds, at least one."""
@@ -141,6 +145,14 @@ class Remote:
         fields, pttl = await self.send(("HMGET", key, "v", "g"), ("PTTL", key))
         return self._found(key, fields, pttl, codec)
 
+    async def look(self, key: str) -> Found | None:
+        """What is stored under *key*, without its value."""
+        fields, pttl = await self.send(("HMGET", key, "v", "g"), ("PTTL", key))
+        if type(fields) is not list:
+            return self._strange(key, fields)
+        value, stale = cast("tuple[Any, Any]", fields)
+        return None if value is None else self._entry(key, value, stale, pttl, None, outline=True)
+
     async def read_many(self, keys: list[str], codec: Codec | None) -> list[Found | None]:
         """The entries of *keys*, in one round trip."""
         calls: list[Call] = []
@@ -170,10 +182,13 @@ class Remote:
         self._events.once(f"foreign {key}", "%s holds something that is no entry of ours; it is left alone", key)
         return Found(None, -1.0)
 
-    def _entry(self, key: str, value: Any, stale: Any, pttl: Any, codec: Codec | None) -> Found:
+    def _entry(
+        self, key: str, value: Any, stale: Any, pttl: Any, codec: Codec | None, *, outline: bool = False
+    ) -> Found:
+        packing = self._packing
         try:
             left = (int(pttl) - int(stale)) / 1000 if pttl >= 0 else -1.0
-            return Found(self._packing.unpack(key, value, codec), left)
+            return Found(packing.outline(key, value) if outline else packing.unpack(key, value, codec), left)
         except (CodecError, TypeError, ValueError, OverflowError):
             self._events.undecodable += 1
             return Found(None, -1.0)

@@ -377,7 +377,6 @@ async def test_a_nested_load_uses_the_place_of_the_one_around_it(redis_url: str)
         assert await aouter() == 3
 
 
-@pytest.mark.xfail(reason="only one nested load at a time may use the place of the load around it", raises=Overloaded)
 async def test_nested_loads_side_by_side_use_the_place_of_the_one_around_them(redis_url: str) -> None:
     async with CacheGuard(redis_url, max_loads=1, load_wait="300ms") as guard:
 

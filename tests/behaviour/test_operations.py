@@ -310,7 +310,6 @@ async def test_touch_gives_a_fresh_entry_a_new_ttl(either: Door) -> None:
     assert await either.touch("k") is False
 
 
-@pytest.mark.xfail(reason="touch knows only the TTL of values and gives it to absences", raises=AssertionError)
 async def test_touch_gives_an_absence_no_more_than_the_ttl_of_absences(either: Door) -> None:
     await either.set("k", None)
     assert await either.touch("k")

@@ -243,7 +243,6 @@ async def test_with_l1_copy_every_caller_has_a_value_of_its_own(open_door: OpenD
     await spoil()
 
 
-@pytest.mark.xfail(reason="the cache in the process keeps the very object that was set", raises=AssertionError)
 async def test_with_l1_copy_what_was_set_may_be_changed_afterwards(open_door: OpenDoor) -> None:
     door = open_door(CacheGuard("memory://", l1_copy=True))
     mine = [1]

@@ -83,12 +83,17 @@ def searched(build: Callable[[Pick], World], *, runs: int, seconds: float, seed:
     return runs
 
 
-def violation(build: Callable[[Pick], World], *, seconds: float = 60.0) -> Violation | None:
-    """The first broken promise that a random search meets."""
-    try:
-        searched(build, runs=10**9, seconds=seconds)
-    except Violation as found:
-        return found
+def violation(build: Callable[[Pick], World], about: str = "", *, seconds: float = 50.0) -> Violation | None:
+    """The first broken promise of this kind that a random search meets."""
+    until = time.monotonic() + seconds
+    for seed in range(10**9):
+        try:
+            searched(build, runs=10**9, seconds=until - time.monotonic(), seed=seed)
+        except Violation as found:
+            if about in str(found):
+                return found
+        if time.monotonic() > until:
+            break
     return None
 
 
