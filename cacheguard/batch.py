@@ -69,10 +69,13 @@ class Batch:
             joined[key] = current, current.leases
             if stale is not None and stale.stored is not None and self._stands_in(stale):
                 self._stale[key] = stale.stored
-            if current is flight:
-                mine[key] = flight
-            else:
+            if current is not flight:
                 engine.shared.events.shared += 1
+            elif (failure := engine.loading.paused(key, self._rules)) is None:
+                mine[key] = flight
+            else:  # another flight has failed since this call looked
+                engine.loading.retire(key, flight)
+                flight.fail(failure.error)
         return mine, joined
 
     def _stands_in(self, stale: Found | None) -> bool:

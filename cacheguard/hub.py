@@ -173,6 +173,9 @@ class Hub:
         self, engine: Engine, values: dict[str, Any], rules: Rules, codecs: dict[str, Codec], tags: tuple[str, ...]
     ) -> None:
         """Store values by hand. What Redis did not take is invalidated instead, so that nothing older stays."""
+        if self.off:
+            await self.tell(engine.invalidate, list(values))
+            return
         try:
             await engine.store(values, rules, codecs, tags)
         except Unreachable as error:

@@ -70,8 +70,8 @@ class MemoryCommands:
                 self._make_room(key)
             return reply
         name, key = str(call[0]), str(call[1])
+        fields = self._hash(key, now)
         if name == "HMGET":
-            fields = self._hash(key, now)
             if fields:
                 self._hashes.move_to_end(key)
             return [fields.get(str(field)) for field in call[2:]]

@@ -296,3 +296,16 @@ async def test_ten_thousand_cancelled_readers_never_mix_up_replies(proxy: FaultP
         proxy.inject(Fault.DELAY, seconds=0.002)
         assert await cancelled_reads(guard, 10_000, random.Random(11)) == 0
         assert proxy.connections <= 2
+
+
+async def test_an_old_value_that_arrives_after_an_invalidation_stays_out_of_the_process(proxy: FaultProxy) -> None:
+    with CacheGuard(proxy.url, operation_timeout=5) as guard:
+        guard.set("k", "old")
+        guard.invalidate("warm")  # from here on the script travels by its name, which does not say HMGET
+        proxy.inject(Fault.DELAY, only=b"HMGET", seconds=0.3)
+        late = asyncio.ensure_future(asyncio.to_thread(guard.get, "k"))
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(guard.invalidate, "k")
+        assert await late == "old"  # it asked before the invalidation
+        proxy.heal()
+        assert guard.get("k") is None

@@ -17,7 +17,16 @@ from cacheguard.rebuilding import Rebuilding
 from cacheguard.tiers.local import Entry, Local
 from cacheguard.tiers.memory import Hash, MemoryCommands
 from cacheguard.tiers.remote import Granted, Remote, Stored, invalidation
-from tests.support.schedules import Pick, choosing, failing_world, following, peaceful_world, violation
+from tests.support.schedules import (
+    Pick,
+    choosing,
+    crowded_world,
+    explored,
+    failing_world,
+    following,
+    peaceful_world,
+    violation,
+)
 from tests.support.stepped import Fault, SteppedRuntime, Violation
 from tests.support.stepper import Pause
 from tests.support.world import REDIS_ONLY, World
@@ -166,21 +175,19 @@ class NaiveEngine(Engine):
         return value
 
 
-STALE, LEASES, LEFT = "had been acknowledged", "is leased to", "left over"
+STALE, TWICE, NOBODY, LEFT = "had been acknowledged", "is leased to", "leased to nobody", "left over"
 
 
 @pytest.mark.parametrize(
     ("plant", "about", "build"),
     [
-        (fill_ignores_the_token, STALE, peaceful_world),
-        (lease_ignores_a_live_lease, LEASES, peaceful_world),
-        (release_takes_any_token, LEASES, peaceful_world),
-        (renew_brings_a_lost_lease_back, STALE, peaceful_world),
-        (keeps_the_lease("invalidate"), STALE, peaceful_world),
-        (keeps_the_lease("store"), STALE, peaceful_world),
-        (keeps_the_lease("expire"), STALE, peaceful_world),
-        (followers_trust_every_flight, STALE, peaceful_world),
-        (flights_stay_open_while_they_fill, STALE, peaceful_world),
+        (fill_ignores_the_token, NOBODY, peaceful_world),
+        (lease_ignores_a_live_lease, TWICE, peaceful_world),
+        (release_takes_any_token, TWICE, peaceful_world),
+        (renew_brings_a_lost_lease_back, LEFT, peaceful_world),
+        (keeps_the_lease("invalidate"), NOBODY, peaceful_world),
+        (keeps_the_lease("store"), NOBODY, peaceful_world),
+        (keeps_the_lease("expire"), NOBODY, peaceful_world),
         (the_local_tier_takes_any_ticket, STALE, peaceful_world),
         (the_local_tier_is_emptied_too_early, STALE, peaceful_world),
         (a_refresh_takes_what_it_finds, STALE, peaceful_world),
@@ -192,6 +199,13 @@ def test_a_planted_bug_is_found(
 ) -> None:
     plant(monkeypatch)
     assert violation(build, about) is not None
+
+
+@pytest.mark.parametrize("plant", [followers_trust_every_flight, flights_stay_open_while_they_fill])
+def test_a_planted_bug_in_joining_is_found_among_all_schedules(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    with pytest.raises(Violation, match=STALE):
+        explored(lambda: crowded_world(lambda options: options[-1]))
 
 
 def test_cache_aside_without_leases_is_found_out() -> None:

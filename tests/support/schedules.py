@@ -129,6 +129,16 @@ def troubled_world(pick: Pick) -> World:
     return world
 
 
+def crowded_world(pick: Pick) -> World:
+    """Two readers in one process, a writer in another."""
+    world = World(REDIS_ONLY)
+    here = world.process("A", threads=pick((False, True)))
+    world.reader("reader 1", here)
+    world.reader("reader 2", here)
+    world.writer("writer", world.process("B", threads=True))
+    return world
+
+
 def owing_world(pick: Pick) -> World:
     """Two writers in one process whose invalidations fail now and then, while others read."""
     at = {0: Fault.UNHEARD, pick((1, 2)): pick((Fault.UNHEARD, Fault.UNANSWERED))}

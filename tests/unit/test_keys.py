@@ -577,7 +577,11 @@ class LooksOwn(int):
         return object.__repr__(self)
 
 
-@pytest.mark.parametrize("value", [Describes(), Shortens(), memoryview(b"x"), LooksOwn(1), iter([]), Hostile()], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value",
+    [Describes(), Shortens(), memoryview(b"x"), LooksOwn(1), iter([]), Hostile()],
+    ids=lambda value: type(value).__name__,
+)
 def test_a_repr_that_does_not_identify_is_refused(value: Any) -> None:
     with pytest.raises(KeyTemplateError, match="argument x cannot become part of a key"):
         text_of(value)
