@@ -14,7 +14,7 @@ demo: .venv/.demo  ## four disasters, each with and without cacheguard
 	$(BIN)/python -m cacheguard demo $(ARGS)
 
 test: .venv/.dev  ## every room, fast profile; ARGS="-k lease" narrows it
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 $(ARGS)
 
 lint: .venv/.dev  ## style, format, and who may import whom
 	$(BIN)/ruff check

@@ -167,6 +167,7 @@ def invalidate(
 @example(
     program=[STORE(KEY)(b"v", 100_000, 0, "", *BUS), lease("one", "", ALWAYS), RENEW(KEY)("one", 300_000, 100_000)]
 )
+@example(program=[lease("one"), 11 * STEP, 11 * STEP, 11 * STEP, ("PTTL", KEY)])
 @settings(
     max_examples=max(300, settings.default.max_examples if settings.default else 0),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

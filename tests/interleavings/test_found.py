@@ -6,10 +6,7 @@ from tests.support.schedules import STALE, following
 from tests.support.world import REDIS_ONLY, World
 
 
-@pytest.mark.parametrize("threads", [True, False], ids=["threads", "tasks"])
-def test_an_old_value_that_its_leader_read_before_an_invalidation_is_not_for_later_joiners(
-    threads: bool,
-) -> None:
+def test_an_old_value_that_its_leader_read_before_an_invalidation_is_not_for_later_joiners() -> None:
     # reader 1: reads "old", stale .................................. leases, its load fails: serves "old"
     # writer:                          commits, invalidates
     # reader 2:                                                 joins: must not get "old"

@@ -114,7 +114,7 @@ def peaceful_world(pick: Pick, make_engine: type[Engine] = Engine) -> World:
 
 def troubled_world(pick: Pick) -> World:
     """The same, and a round trip or two that fail, a process that crashes, a caller that gives up."""
-    at = {pick(range(24)): pick((Fault.UNHEARD, Fault.UNANSWERED)) for _ in range(pick((0, 1, 2)))}
+    at = {pick(range(24)): pick((Fault.UNHEARD, Fault.UNANSWERED, Fault.REFUSED)) for _ in range(pick((0, 1, 2)))}
     done = iter(range(10**6))
     world = World(pick(ALL_RULES), fault=lambda place, label: at.get(next(done), Fault.NONE))
     processes = _processes(pick, world)

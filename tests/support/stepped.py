@@ -39,6 +39,7 @@ class Fault(Enum):
     NONE = "none"
     UNHEARD = "unheard"  # it never reached the server
     UNANSWERED = "unanswered"  # it did, and the reply was lost
+    REFUSED = "refused"  # the server said no
 
 
 def never_faulty(place: str, label: str) -> Fault:
@@ -121,12 +122,16 @@ class SteppedCommands:
         changes = any(isinstance(call, ScriptCall) for call in calls)
         await process.pause(f"→ {label}", reads=REDIS, writes=REDIS if changes else NOTHING)
         fault = process.fault(process.name, label)
-        replies: list[Reply] = [] if fault is Fault.UNHEARD else [process.server.answer(call) for call in calls]
+        replies: list[Reply] = []
+        if fault is Fault.REFUSED:
+            replies = [Refused("OOM command not allowed") for _ in calls]
+        elif fault is not Fault.UNHEARD:
+            replies = [process.server.answer(call) for call in calls]
         process.stepper.actor.seen = process.server.version
         forgets = any(name in FORGETTING for name in names)
         await process.pause(f"← {label}", writes=process.here | (HISTORY if forgets else NOTHING))
-        if fault is not Fault.NONE:
-            process.cut_off = True
+        process.cut_off |= fault is not Fault.NONE
+        if fault in {Fault.UNHEARD, Fault.UNANSWERED}:
             raise Unreachable(f"{label}: {fault.value}")
         return replies
 
@@ -241,11 +246,17 @@ class SteppedRuntime:
 class _OpenBulkhead:
     """Room for all, counted."""
 
+    patience = 1.0
+
     def __init__(self) -> None:
         self.inside = 0
 
     async def enter(self, runtime: Runtime) -> None:
         self.inside += 1
+
+    def try_enter(self) -> bool:
+        self.inside += 1
+        return True
 
     def leave(self) -> None:
         self.inside -= 1
