@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import time
 from importlib.util import find_spec
@@ -46,9 +47,19 @@ def connect(url: str) -> Any:
     )
 
 
-class OwnRedis:
-    """A redis-server of our own: a socket in *directory*, nothing on disk, no port, gone when the block ends.
+LONGEST_SOCKET = 100  # bytes of a path; systems allow 103 to 107
 
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+class OwnRedis:
+    """A redis-server of our own: a socket in *directory*, nothing on disk, gone when the block ends.
+
+    A path that is too long for a socket gives it a port on loopback instead.
     Raises `NoRedisError` if there is no redis-server or it does not start.
     """
 
@@ -61,15 +72,18 @@ class OwnRedis:
             )
         self._binary, self._socket, self._log = binary, directory / "redis.sock", directory / "redis.log"
         self._directory = directory
+        self._port = 0 if len(str(self._socket)) <= LONGEST_SOCKET else _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._reaper: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"unix://{self._socket}"
+        return f"redis://127.0.0.1:{self._port}/0" if self._port else f"unix://{self._socket}"
 
     def __enter__(self) -> Self:
-        options = {"port": "0", "unixsocket": str(self._socket), "unixsocketperm": "700", "save": ""}
+        options = {"port": str(self._port), "bind": "127.0.0.1", "save": ""}
+        if not self._port:
+            options |= {"unixsocket": str(self._socket), "unixsocketperm": "700"}
         words = [str(self._binary), *(word for name, value in options.items() for word in (f"--{name}", value))]
         with self._log.open("ab") as log:
             # Its own session: a Ctrl-C at the terminal ends the traffic first, then the server.

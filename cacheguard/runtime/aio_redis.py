@@ -15,6 +15,8 @@ from ..errors import ConfigurationError, Unreachable
 from ..ports import Call, Reply
 from . import resp
 
+LATE = 0.1  # of a timeout; a timer later than this says more about this loop than about the server
+
 
 class AsyncCommands:
     """One connection, on which everything that waits in the same turn travels together.
@@ -76,7 +78,7 @@ class AsyncCommands:
 
     async def _one_batch(self, batch: list[tuple[bytes, int, asyncio.Future[list[Reply]]]]) -> None:
         try:
-            async with asyncio.timeout(self._timeout):
+            async with _Deadline(self._timeout):
                 try:
                     replies = await self._ask(batch)
                 except redis.exceptions.TimeoutError:
@@ -134,6 +136,38 @@ class AsyncCommands:
         if connection is not None:
             with contextlib.suppress(Exception):
                 connection.disconnect(nowait=True).send(None)
+
+
+class _Deadline:
+    """`asyncio.timeout`, except that a timer which comes late itself gives the server its time once more.
+
+    In a loop that is busy the timer and the reply are found in the same turn, and the timer would win.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._passed = self._extended = False
+
+    async def __aenter__(self) -> None:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._start()
+
+    def _start(self) -> None:
+        self._due = self._loop.time() + self._seconds
+        self._timer = self._loop.call_at(self._due, self._ring)
+
+    def _ring(self) -> None:
+        if not self._extended and self._loop.time() - self._due > self._seconds * LATE:
+            self._extended = True
+            self._start()
+        elif self._task is not None:
+            self._passed = True
+            self._task.cancel()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._timer.cancel()
+        if self._passed and self._task is not None and self._task.uncancel() <= 0 and kind is asyncio.CancelledError:
+            raise TimeoutError(f"no reply within {self._seconds:g} s")
 
 
 async def _reply(connection: Any) -> Reply:

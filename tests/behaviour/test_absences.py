@@ -183,7 +183,7 @@ async def test_random_ids_cannot_fill_redis_or_the_process(open_door: OpenDoor, 
 
 async def test_twenty_thousand_absent_ids_load_nothing_the_second_time(redis_url: str) -> None:
     loads = 0
-    async with CacheGuard(redis_url) as guard:
+    async with CacheGuard(redis_url, operation_timeout="5s") as guard:
 
         @guard.cached("row:{row_id}")
         async def row(row_id: int) -> None:
