@@ -31,6 +31,7 @@ class Batch:
         self._engine, self._asks, self._names, self._load_many = engine, asks, names, load_many
         self._rules: Rules = next(iter(asks.values())).rules
         self._tickets: dict[str, int] = {}
+        self._cut_off = False
         self._stale: dict[str, Stored] = {}  # what this batch may serve where a load fails; not for others who joined
 
     async def read(self) -> dict[str, Any]:
@@ -43,6 +44,7 @@ class Batch:
         answers = {key: opened(stored, self._rules) for key, stored in survey.there.items()}
         if not survey.missing:
             return answers
+        self._cut_off = survey.cut_off
         mine, joined = self._board(survey.missing)
         if mine:
             await self._engine.runtime.start(self._fly(mine), detached=False)
@@ -59,7 +61,7 @@ class Batch:
             failure = engine.loading.paused(key, self._rules)
             if failure is not None and not self._stands_in(found):
                 engine.shared.events.backoffs += 1
-                raise failure.error.with_traceback(failure.traceback)
+                raise failure.again()
         mine: dict[str, Flight] = {}
         joined: dict[str, tuple[Flight, int]] = {}
         for key, stale in missing.items():
@@ -75,7 +77,7 @@ class Batch:
                 mine[key] = flight
             else:  # another flight has failed since this call looked
                 engine.loading.retire(key, flight)
-                flight.fail(failure.error)
+                flight.fail(failure.again())
         return mine, joined
 
     def _stands_in(self, stale: Found | None) -> bool:
@@ -91,7 +93,7 @@ class Batch:
                 self._engine.shared.events.stale_hits += 1
                 return opened(self._stale[key], self._rules)
             if flight.error is not None:
-                raise flight.error
+                raise flight.raised(flight.error)
             if flight.answer is not None:
                 return opened(flight.answer, self._rules)
         return await self._engine.read(self._asks[key])
@@ -116,6 +118,9 @@ class Batch:
             flight.leases += 1
             self._tickets[key] = engine.shared.local.tickets.take(key)
         asked_at = engine.runtime.now()
+        if self._cut_off:
+            await self._load(flights, {}, stale, keep=True)
+            return
         try:
             leases = await engine.remote.lease_many(tokens, next(iter(self._asks.values())).codec)
         except Unreachable:
@@ -174,9 +179,9 @@ class Batch:
         proven = await self._send(fills, held)
         for key, flight in job.flights.items():
             stored, ttl = outcome[key]
-            sure = proven.get(key, keep)
-            if sure and ttl is not None:
-                sure = engine.rebuilding.keep(key, stored, self._rules, ttl, self._tickets[key], began)
+            sure = proven.get(key, keep) and engine.rebuilding.keep_or_check(
+                key, stored, self._rules, ttl, self._tickets[key], began
+            )
             engine.rebuilding.land(flight, stored, proven=sure)
 
     async def _send(self, fills: Sequence[tuple[str, str, Any, float, float]], held: dict[str, str]) -> dict[str, bool]:

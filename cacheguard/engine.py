@@ -100,7 +100,7 @@ class Engine:
         entry = self._local.find(ask.key) if ask.rules.l1 else None
         if entry is not None:
             beyond = self.runtime.now() - entry.fresh_until
-            if beyond < max(ask.rules.if_error, 0.0):
+            if beyond < (ask.rules.if_error if entry.kind == Kind.VALUE else 0.0):
                 self._events.stale_hits += beyond >= 0
                 return opened(stored_of(entry), ask.rules)
         return await self.rebuilding.rebuild(ask, None, cut_off=True)

@@ -7,10 +7,12 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .defenses.consistency import may_share
+from .envelope import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from .tiers.remote import Stored
 
 MOST_FAILURES = 10_000
+FORGOTTEN_AFTER = 60.0
 
 
 class Place:
@@ -50,6 +53,9 @@ class Place:
     async def wait(self, turn: Signal, patience: float) -> bool:
         """Stand in line for the place; false if it did not come free in *patience* seconds."""
         with self._lock:
+            if self._spare and not self._over:  # given back since the caller looked
+                self._spare = False
+                return True
             self._line.append(turn)
         try:
             if await turn.wait(patience):
@@ -94,8 +100,11 @@ class Chain:
     __slots__ = ("around", "keys", "over", "place")
 
     def __init__(self, keys: Collection[str], place: Place | None, around: Chain | None) -> None:
-        self.keys, self.place, self.around = keys, place, around
-        self.over = False  # code that the loader has left running is inside it no longer
+        while around is not None and around.over:
+            around = around.around
+        self.keys, self.place = keys, place
+        self.around: Chain | None = around
+        self.over: bool = False  # code that the loader has left running is inside it no longer
 
     def waits_for(self, key: str) -> bool:
         """Whether one of the loads around here is loading *key*."""
@@ -119,7 +128,7 @@ class Flight:
         anew: its load begins after the flight was opened, whatever is cached.
     """
 
-    __slots__ = ("anew", "answer", "error", "landed", "leases", "loaded", "proven", "signal")
+    __slots__ = ("absence", "anew", "answer", "error", "landed", "leases", "loaded", "proven", "signal", "traceback")
 
     def __init__(self, signal: Signal, *, anew: bool = False) -> None:
         self.signal = signal
@@ -128,7 +137,9 @@ class Flight:
         self.landed = False
         self.proven = False
         self.answer: Stored | None = None
+        self.absence: Exception | None = None  # the loader's own, which an answer of Kind.ERROR stands for
         self.error: Exception | None = None
+        self.traceback: TracebackType | None = None
         self.loaded: Stored | None = None  # what the loader returned after everybody had stopped waiting
 
     def land(self, answer: Stored, *, proven: bool) -> None:
@@ -140,13 +151,23 @@ class Flight:
     def fail(self, error: Exception) -> None:
         """Everybody gets *error*."""
         if not self.landed:
-            self.error, self.proven, self.landed = error, True, True
+            self.error, self.traceback, self.proven, self.landed = error, error.__traceback__, True, True
         self.signal.set()
 
     def abandon(self) -> None:
         """Nobody gets anything: who waits must ask again."""
         self.landed = True
         self.signal.set()
+
+    def raised(self, error: Exception) -> Exception:
+        """*error* for one more of those who wait, without the frames of the others."""
+        return error.with_traceback(self.traceback)
+
+    def given(self, answer: Stored | None) -> Stored | None:
+        """*answer*, unless it stands for an exception that the loader has raised here: that is raised, unchanged."""
+        if self.absence is not None and answer is not None and answer.kind is Kind.ERROR:
+            raise self.raised(self.absence)
+        return answer
 
     def serves(self, joined_at: int, *, anew: bool) -> bool:
         """May a follower that joined after *joined_at* leases use the outcome?"""
@@ -158,10 +179,15 @@ class Flight:
 class Failure:
     """A load that failed lately."""
 
-    error: Exception
+    error: Exception | None  # None once its pause is over: it holds the loader's frames
     traceback: TracebackType | None
     pause: float
     until: float
+
+    def again(self) -> Exception:
+        """The exception for one more caller."""
+        assert self.error is not None  # noqa: S101 - `Loading.paused` hands out no other
+        return self.error.with_traceback(self.traceback)
 
 
 class Shared:
@@ -177,15 +203,19 @@ class Shared:
         for key in keys:
             self.local.drop(key)
             self.failures.pop(key, None)
-            for flights in self.flights:
-                flights.pop(key, None)
+            with self.local.lock:
+                for flights in self.flights:
+                    flights.pop(key, None)
 
     def remember(self, key: str, failure: Failure) -> None:
         """Keep a failure; the oldest goes when there are too many."""
-        self.failures.pop(key, None)
-        while len(self.failures) >= MOST_FAILURES:
-            self.failures.pop(next(iter(self.failures)), None)
-        self.failures[key] = failure
+        failures = self.failures
+        failures.pop(key, None)
+        with self.local.lock:
+            for oldest in list(islice(failures, 2)):  # two go for each that comes, so none stays for long
+                if len(failures) >= MOST_FAILURES or failures[oldest].until + FORGOTTEN_AFTER < failure.until:
+                    failures.pop(oldest, None)
+            failures[key] = failure
 
     def after_fork(self) -> None:
         """Leave the parent's flights to the parent."""

@@ -24,6 +24,7 @@ from .loading import Ask
 from .policy import Rules
 from .rebuilding import opened, stored_of
 from .runtime import run_now
+from .tiers.exceptions import absence
 from .tiers.local import Index
 from .tiers.packing import copied
 
@@ -61,20 +62,30 @@ class Function:
         self.codec: Codec = hub.options.codec or return_codec(fn)
         hub.registry.register(self.codec)
         self._bloom = bloom
+        self._item_names: tuple[str, ...] = ()
         self._item = None if bloom is None else self._item_of(bloom_item)
         if bloom is None and bloom_item is not None:
             raise ConfigurationError(f"bloom_item={bloom_item!r} needs bloom=")
         self._validate = None if validate is None else self._checked(validate)
         self.guarded = self._bloom is not None or self._validate is not None
-        self._index: Index | None = {} if self._can_index() else None
-        self._index_key = IndexKey(self._keys.fields, self._texts() if template else ())
+        # What `validate` and the filter look at is part of the index's key: a hit must not skip what they would refuse.
+        indexed_by = (*self._keys.fields, *(name for name in self._guard_names() if name not in self._keys.fields))
+        self._index_places = tuple(self._places[name] for name in indexed_by)
+        self._index: Index | None = {} if self._can_index(indexed_by) else None
+        self._index_key = IndexKey(indexed_by, self._texts() if template else ())
         self._copy = copied if hub.options.l1_copy else None
         self._owner = _owner(fn, self._names)
 
-    def _can_index(self) -> bool:
+    def _can_index(self, names: Sequence[str]) -> bool:
         variadic = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
-        keyed_by = [self.signature.parameters[name] for name in self._keys.fields]
-        return self.rules.l1 and bool(keyed_by) and not any(each.kind in variadic for each in keyed_by)
+        kinds = [self.signature.parameters[name].kind for name in names]
+        return self.rules.l1 and bool(kinds) and not any(kind in variadic for kind in kinds)
+
+    def _guard_names(self) -> list[str]:
+        """The parameters that `validate` and the Bloom filter look at."""
+        if self._validate is not None:
+            return [name for name in self._names if name not in {"self", "cls"}]
+        return list(self._item_names)
 
     def _texts(self) -> set[str]:
         """The parameters annotated as text."""
@@ -86,6 +97,7 @@ class Function:
             text = TextTemplate(_text(item, "bloom_item"), self.fn, escaped=False)
             if not text.fields:
                 raise ConfigurationError(f"bloom_item={item!r} names no parameter of {_name(self.fn)}")
+            self._item_names = text.fields
             places = [self._places[name] for name in text.fields]
             return lambda values: text.text_of(*[values[place] for place in places])
         own = [name for name in self._names if not (self._places[name] == 0 and name in {"self", "cls"})]
@@ -95,6 +107,7 @@ class Function:
                 f"bloom_item is needed: {_name(self.fn)} has the parameters ({', '.join(self._names)}), "
                 f"say which of them the filter holds, like bloom_item='{{{own[0] if own else 'id'}}}'"
             )
+        self._item_names = (own[0],)
         place = self._places[own[0]]
         return lambda values: values[place]
 
@@ -149,7 +162,7 @@ class Function:
 
     def many_values(self, calls: Iterable[Any]) -> list[tuple[Any, ...]]:
         """The values of several calls, each a tuple of arguments, or the bare value of the only one."""
-        return [self.values(arguments_of(call), {}) for call in calls]
+        return [self.runnable_values(arguments_of(call), {}) for call in calls]
 
     def call(self, values: tuple[Any, ...]) -> Any:
         """Call the function itself."""
@@ -238,10 +251,7 @@ class Function:
         """The answer for what does not exist."""
         if self.rules.not_found:
             kind = self.rules.not_found[0]
-            try:
-                raise kind(self.text(values))
-            except TypeError:
-                raise kind from None
+            raise absence((f"{kind.__module__}:{kind.__qualname__}", (self.text(values),)), self.rules.not_found)
 
     def from_l1(self, ask: Ask, values: tuple[Any, ...]) -> Callable[[], Any] | None:
         """The in-process answer by key text, when the arguments alone did not lead to it."""
@@ -257,7 +267,7 @@ class Function:
         """Let these arguments lead straight to the entry from now on."""
         if self._index is None:
             return
-        found = self._index_key.of([values[place] for place in self._key_places])
+        found = self._index_key.of([values[place] for place in self._index_places])
         entry = self.hub.local.find(key)
         if found is not None and entry is not None and entry.kind is not Kind.ERROR:
             self.hub.local.bind(entry, self._index, *found)

@@ -37,6 +37,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DEFAULT_MAX_ABSENCES = 100_000
+MOST_CALL_POLICIES = 256
 
 
 class PolicyOptions(TypedDict, total=False):
@@ -159,6 +160,7 @@ class CacheGuard:
         self._prefix = namespace_prefix(self._names)
         self._policy = _policy(policy)
         self._rules = resolve(self._policy)
+        self._calls: dict[tuple[tuple[str, Any], ...], Rules] = {}
         pool, apool, memory = pools(url, client, aclient)
         self._hub = Hub(options, pool, apool, memory=memory)
         if options.codec is not None:
@@ -174,6 +176,7 @@ class CacheGuard:
         child._prefix = namespace_prefix(child._names)
         child._policy = _policy(policy).over(self._policy)
         child._rules = resolve(child._policy)
+        child._calls = {}
         child._hub = self._hub
         return child
 
@@ -292,18 +295,16 @@ class CacheGuard:
     def get(self, key: str, default: Any = None) -> Any:
         """The value of *key*, or *default* if there is none that may be served. At most one round trip."""
         redis_name = redis_key(self._prefix, key)
-        entry = self._hub.local.find(redis_name)
-        if entry is not None and monotonic() < entry.until:
-            entry.hits += 1
+        entry = self._alive(redis_name, self._rules)
+        if entry is not None:
             return self._out(stored_of(entry), default)
         return run_now(self._get(self._hub.blocking(l2=self._rules.l2), redis_name, default))
 
     async def aget(self, key: str, default: Any = None) -> Any:
         """`get`, to be awaited."""
         redis_name = redis_key(self._prefix, key)
-        entry = self._hub.local.find(redis_name)
-        if entry is not None and monotonic() < entry.until:
-            entry.hits += 1
+        entry = self._alive(redis_name, self._rules)
+        if entry is not None:
             return self._out(stored_of(entry), default)
         return await self._get(self._hub.running(l2=self._rules.l2), redis_name, default)
 
@@ -410,7 +411,7 @@ class CacheGuard:
     async def _inspect(self, engine: Engine, key: str) -> Inspection:
         redis_name = redis_key(self._prefix, key)
         entry, now = self._hub.local.find(redis_name), monotonic()
-        if entry is not None and now < entry.until:
+        if self._rules.l1 and entry is not None and now < entry.until:
             state: Literal["fresh", "null"] = "null" if entry.kind else "fresh"
             return Inspection(state, "l1", max(0.0, now - entry.born), entry.fresh_until - now, entry.tags)
         found = await engine.look(redis_name)
@@ -470,24 +471,23 @@ class CacheGuard:
 
     def invalidate(self, *keys: str) -> None:
         """Remove *keys* everywhere. A load that began before this returned fills no tier afterwards. One round trip."""
-        run_now(self._tell(self._hub.blocking(l2=self._rules.l2).invalidate, keys))
+        run_now(self._tell(self._hub.blocking().invalidate, keys))
 
     async def ainvalidate(self, *keys: str) -> None:
         """`invalidate`, to be awaited."""
-        await self._tell(self._hub.running(l2=self._rules.l2).invalidate, keys)
+        await self._tell(self._hub.running().invalidate, keys)
 
     def expire(self, *keys: str) -> None:
         """Make *keys* stale: the old value is still there for when the load is slow or fails. One round trip."""
-        run_now(self._tell(self._hub.blocking(l2=self._rules.l2).expire, keys))
+        run_now(self._tell(self._hub.blocking().expire, keys))
 
     async def aexpire(self, *keys: str) -> None:
         """`expire`, to be awaited."""
-        await self._tell(self._hub.running(l2=self._rules.l2).expire, keys)
+        await self._tell(self._hub.running().expire, keys)
 
     async def _tell(self, engine_call: Callable[[list[str]], Any], keys: Sequence[str]) -> None:
         names = [redis_key(self._prefix, key) for key in _texts(keys)]
-        if self._rules.l2:
-            await self._hub.forget_here(names)
+        await self._hub.forget_here(names)
         await self._hub.tell(engine_call, names)
 
     # Running
@@ -512,8 +512,7 @@ class CacheGuard:
 
         A load that fails is counted, not raised. Their TTLs are jittered, so they will not expire together.
         """
-        if getattr(getattr(fn, "cacheguard", None), "is_async", False):
-            raise ConfigurationError(f"warm takes a blocking function, got the coroutine function {fn!r}; use awarm")
+        _check_color(fn, is_async=False)
         engine = self._hub.blocking(l2=self._rules.l2)
         return run_now(
             warm(engine.runtime, self._hub.new_lock(), fn, calls, rate=rate, progress=progress, concurrency=concurrency)
@@ -529,6 +528,7 @@ class CacheGuard:
         concurrency: int = 8,
     ) -> Warmed:
         """`warm` for a coroutine function, to be awaited."""
+        _check_color(fn, is_async=True)
         engine = self._hub.running(l2=self._rules.l2)
         return await warm(
             engine.runtime, self._hub.new_lock(), fn, calls, rate=rate, progress=progress, concurrency=concurrency
@@ -577,7 +577,18 @@ class CacheGuard:
     # What they share
 
     def _merged(self, options: Mapping[str, Any]) -> Rules:
-        return resolve(Policy.of(options).over(self._policy)) if options else self._rules
+        if not options:
+            return self._rules
+        try:
+            name = tuple(options.items())
+            known = self._calls.get(name)
+        except TypeError:  # an option without a hash
+            return resolve(Policy.of(options).over(self._policy))
+        if known is None:
+            known = resolve(Policy.of(options).over(self._policy))
+            if len(self._calls) < MOST_CALL_POLICIES:
+                self._calls[name] = known
+        return known
 
     def _alive(self, key: str, rules: Rules) -> Entry | None:
         """The entry in the process that can be used; counts the hit."""
@@ -627,6 +638,12 @@ def _texts(keys: Iterable[Any]) -> list[str]:
         if not isinstance(name, str):
             raise TypeError(f"a key must be text, got {name!r}")
     return names
+
+
+def _check_color(fn: object, *, is_async: bool) -> None:
+    if getattr(getattr(fn, "cacheguard", None), "is_async", is_async) is not is_async:
+        wanted, other = ("a coroutine function", "warm") if is_async else ("a blocking function", "awarm")
+        raise ConfigurationError(f"this takes {wanted}, got {fn!r}; use {other} for it")
 
 
 def _check_loader(loader: object) -> None:

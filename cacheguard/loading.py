@@ -66,6 +66,7 @@ class Loading:
 
     async def run(self, job: Job) -> Loaded | None:
         """Run the loader of *job*; None if its flights have been told already how it ended."""
+        line = self._runtime.watch(lambda: self._renew(job), LEASE_MS / 3000, lambda: self._late(job), None)
         try:
             place = await self._enter()
         except Overloaded as error:
@@ -76,6 +77,8 @@ class Loading:
         except BaseException:
             await self.release(job, None)
             raise
+        finally:
+            line.stop()
         chain = Chain(job.flights, place, CHAIN.get())
         reset = CHAIN.set(chain)
         watch = self._runtime.watch(
@@ -169,16 +172,19 @@ class Loading:
         if backoff is None:
             return
         for key in job.flights:
-            previous = self._shared.failures.get(key)
-            pause = next_pause(previous.pause if previous else None, backoff)
-            self._shared.remember(key, Failure(error, error.__traceback__, pause, self._runtime.now() + pause))
+            now, previous = self._runtime.now(), self._shared.failures.get(key)
+            lately = previous is not None and now < previous.until + backoff[1]
+            pause = next_pause(previous.pause if previous is not None and lately else None, backoff)
+            self._shared.remember(key, Failure(error, error.__traceback__, pause, now + pause))
 
     def paused(self, key: str, rules: Rules) -> Failure | None:
         """The failure because of which *key* is not loaded now."""
         failure = self._shared.failures.get(key)
-        if failure is None or rules.error_backoff is None or self._runtime.now() >= failure.until:
+        if failure is None or rules.error_backoff is None:
             return None
-        return failure
+        if self._runtime.now() >= failure.until:
+            failure.error = failure.traceback = None
+        return None if failure.error is None else failure
 
     def retire(self, key: str, flight: Flight) -> None:
         """Take no more followers.
@@ -191,7 +197,7 @@ class Loading:
         """
         with self._shared.local.lock:
             if self._flights.get(key) is flight:
-                del self._flights[key]
+                self._flights.pop(key, None)
 
     def servable(self, rules: Rules, stale: Found) -> bool:
         """May *stale* stand in for a load that fails or is slow?"""

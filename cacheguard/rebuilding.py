@@ -58,7 +58,7 @@ class Rebuilding:
             if stale is not None:
                 return self._stale(ask, stale)
             self._events.backoffs += 1
-            raise failure.error.with_traceback(failure.traceback)
+            raise failure.again()
         floor = ALWAYS if anew or (found is not None and found.stored is None) else 0
         for _ in range(RETRIES):
             outcome = await self._one_flight(ask, stale, floor=floor, anew=anew, cut_off=cut_off)
@@ -83,7 +83,7 @@ class Rebuilding:
             self._events.stale_hits += 1
             return stale.stored
         if leading and current.loaded is not None:
-            return current.loaded
+            return current.given(current.loaded)
         if leading or current.serves(joined_at, anew=anew):
             return self._outcome(current, stale)
         if anew or cut_off:
@@ -93,9 +93,9 @@ class Rebuilding:
     def _outcome(self, flight: Flight, stale: Found | None) -> Stored | None:
         """What *flight* ended with; who has an old value needs no error."""
         if flight.error is None:
-            return flight.answer
+            return flight.given(flight.answer)
         if stale is None:
-            raise flight.error
+            raise flight.raised(flight.error)
         self._events.stale_hits += 1
         return stale.stored
 
@@ -104,7 +104,7 @@ class Rebuilding:
         failure = None if flight.anew else self.loading.paused(ask.key, ask.rules)
         if failure is not None:  # another flight has failed since this caller looked
             self.loading.retire(ask.key, flight)
-            flight.fail(failure.error)
+            flight.fail(failure.again())
             return
         early_exit = stale is not None and ask.rules.soft_timeout is not None
         if not await self._runtime.start(
@@ -252,8 +252,9 @@ class Rebuilding:
         began = self._runtime.now()
         self.loading.retire(ask.key, flight)
         stored = self.loading.stored(loaded, ask.tags)
+        flight.absence = loaded.absence
         ttl = self.loading.drawn_ttl(ask.key, ask.rules, stored) if keep else None
-        kept = ttl is not None and self.keep(ask.key, stored, ask.rules, ttl, ticket, began)
+        kept = keep and self.keep_or_check(ask.key, stored, ask.rules, ttl, ticket, began)
         self.land(flight, stored, proven=kept)
 
     async def _load_and_fill(self, flight: Flight, ask: Ask, stale: Found | None, token: str, ticket: int) -> None:
@@ -263,6 +264,7 @@ class Rebuilding:
             return
         began = self._runtime.now()
         stored = self.loading.stored(loaded, ask.tags)
+        flight.absence = loaded.absence
         ttl = self.loading.drawn_ttl(ask.key, ask.rules, stored)
         envelope = None if ttl is None else self.loading.packed(ask.key, stored, ttl, ask.codec)
         self.loading.retire(ask.key, flight)
@@ -279,6 +281,8 @@ class Rebuilding:
             if isinstance(error, Refused):  # a full server: nobody shall wait for a lease that nothing comes of
                 await self.loading.release(job, None)
         if filled and ttl is not None:
+            if flight.anew:  # a reader that asked Redis before may still bring the old value: its ticket is void
+                ticket = self._local.renewed_ticket(ask.key, ticket)
             self.keep(ask.key, stored, ask.rules, ttl, ticket, began)
         self.land(flight, stored, proven=filled)
 
@@ -287,6 +291,14 @@ class Rebuilding:
         if flight.landed:  # those who waited had to be told something else: the load took too long
             flight.loaded = stored
         flight.land(stored, proven=proven)
+
+    def keep_or_check(
+        self, key: str, stored: Stored, rules: Rules, ttl: float | None, ticket: int, asked_at: float
+    ) -> bool:
+        """`keep`; what shall not be cached (*ttl* is None) is only checked against the ticket."""
+        if ttl is None:
+            return self._local.tickets.take(key) == ticket
+        return self.keep(key, stored, rules, ttl, ticket, asked_at)
 
     def keep(self, key: str, stored: Stored, rules: Rules, fresh_left: float, ticket: int, asked_at: float) -> bool:
         """Keep *stored* in L1; false if the key was invalidated since the ticket was taken."""

@@ -56,7 +56,7 @@ class AsyncCommands:
             answer.set_exception(Unreachable("the guard is closed"))
             return answer
         self._queue.append((payload, count, answer))
-        if self._pump is None:
+        if self._pump is None or self._pump.done():  # an eager task may be over before it is assigned
             self._pump = loop.create_task(self._run())
         return answer
 

@@ -13,6 +13,7 @@ from inspect import isawaitable
 from typing import Any
 
 from ..errors import CacheGuardError
+from ..events import log
 from ..ports import Commands
 from . import run_now
 
@@ -68,18 +69,14 @@ class _Keeper:
         self._closed = False
 
     def add(self, job: _Job) -> None:
-        self.jobs.add(job)
         soonest = job.due if job.deadline is None else min(job.due, job.deadline)
-        if self._thread is None:
-            self._begin()
-        if soonest < self._next:
-            self._wake.set()
-
-    def _begin(self) -> None:
         with self._lock:
+            self.jobs.add(job)
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._run, name="cacheguard-keeper", daemon=True)
                 self._thread.start()
+        if soonest < self._next:
+            self._wake.set()
 
     def _run(self) -> None:
         idle_since = time.monotonic()
@@ -87,7 +84,10 @@ class _Keeper:
             now = time.monotonic()
             jobs = list(self.jobs)
             for job in jobs:
-                self._look_after(job, now)
+                try:
+                    self._look_after(job, now)
+                except Exception:  # noqa: BLE001 - whatever it is, the other loads must be looked after
+                    log.exception("a load could not be looked after")
             if jobs:
                 idle_since = now
             with self._lock:
@@ -153,7 +153,12 @@ class BlockingRuntime:
         context = contextvars.copy_context()
         thread = threading.Thread(target=lambda: self._run(context, work), name="cacheguard-load", daemon=True)
         self._detached.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no thread to give
+            self._detached.discard(thread)
+            work.close()
+            return False
         return True
 
     def _run(self, context: contextvars.Context, work: Coroutine[Any, Any, None]) -> None:

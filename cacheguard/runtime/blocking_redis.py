@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ import redis.exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ..errors import ConfigurationError, Unreachable
+from ..errors import ConfigurationError
 from ..ports import Call, Reply
 from . import resp
 
@@ -38,6 +37,7 @@ class BlockingCommands:
         self._free = threading.Condition(threading.Lock())
         self._made = 0
         self._waiting = 0
+        self._closed = False
 
     async def send(self, *calls: Call) -> list[Reply]:
         return resp.first_error(await self.send_each(*calls))
@@ -65,7 +65,7 @@ class BlockingCommands:
                 connection.disconnect()
                 self._drop_idle()
                 replies = _ask(connection, payload, count)
-        except (redis.exceptions.RedisError, OSError, ValueError) as error:
+        except Exception as error:  # the client's own, a credential provider's, a resolver's: all mean no answer
             connection.disconnect()
             self._discard()
             raise resp.unreachable(error) from error
@@ -73,34 +73,43 @@ class BlockingCommands:
             connection.disconnect()
             self._discard()
             raise
+        self._give_back(connection)
+        return replies
+
+    def _give_back(self, connection: Any) -> None:
+        if self._closed:
+            connection.disconnect()
+            self._discard()
+            return
         self._idle.append(connection)
         if self._waiting:
             with self._free:
                 self._free.notify()
-        return replies
 
     def _take(self) -> tuple[Any, bool]:
-        """A connection, and whether it has been used before."""
-        try:
-            return self._idle.pop(), True
-        except IndexError:
-            pass
-        deadline = time.monotonic() + self._timeout
+        """A connection, and whether it has been used before; waits in line while all are in use.
+
+        Whoever holds one gives it back within its timeout, so nobody waits for ever, and a full pool is no outage.
+        """
+        if not self._waiting:
+            try:
+                return self._idle.pop(), True
+            except IndexError:
+                pass
         with self._free:
-            while True:
-                if self._idle:
-                    return self._idle.pop(), True
-                if self._made < self._most:
-                    self._made += 1
-                    break
-                self._waiting += 1
-                try:
-                    came = self._free.wait(deadline - time.monotonic())
-                finally:
-                    self._waiting -= 1
-                if not came and not self._idle and time.monotonic() >= deadline:
-                    msg = f"all {self._most} connections are in use"
-                    raise Unreachable(msg)
+            self._waiting += 1  # before the look: who gives one back after it will see that somebody waits
+            try:
+                while True:
+                    try:
+                        return self._idle.pop(), True
+                    except IndexError:
+                        pass
+                    if self._made < self._most:
+                        self._made += 1
+                        break
+                    self._free.wait(self._timeout)
+            finally:
+                self._waiting -= 1
         try:
             return self._connect(), False
         except BaseException:
@@ -122,7 +131,8 @@ class BlockingCommands:
             self._discard()
 
     def close(self) -> None:
-        """Close every connection that is not in use."""
+        """Close every connection; one that is in use, when it is given back."""
+        self._closed = True
         self._drop_idle()
 
     def after_fork(self) -> None:

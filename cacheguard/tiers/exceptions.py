@@ -29,11 +29,8 @@ def rebuilt(what: Described) -> Exception | None:
     Nothing is imported, and no constructor written in Python is run: the description came over the wire.
     """
     name, arguments = what
-    module, _, path = name.partition(":")
-    found: Any = sys.modules.get(module)
-    for part in path.split("."):
-        found = getattr(found, part, None)
-    if not (isinstance(found, type) and issubclass(found, Exception)):
+    found: Any = _class(name)
+    if found is None:
         return None
     if type(found.__init__) is not WrapperDescriptorType or type(found.__new__) is not BuiltinFunctionType:
         return None
@@ -45,19 +42,26 @@ def rebuilt(what: Described) -> Exception | None:
     return error
 
 
+def _class(name: str) -> type[Exception] | None:
+    """The exception class of that name, if this process has imported it."""
+    module, _, path = name.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, type) and issubclass(found, Exception) else None
+
+
 def absence(what: Described, classes: tuple[type[Exception], ...]) -> Exception:
     """The exception that said "does not exist", made anew: one instance must not be raised by many callers.
 
-    Only the policy's own *classes* are made; an unknown name becomes the first of them.
+    Only the policy's own *classes* and their subclasses are made, without running their ``__init__``: the arguments are
+    those that it had left. An unknown name becomes the first of *classes*.
     """
     name, arguments = what
-    kind = next((each for each in classes if f"{each.__module__}:{each.__qualname__}" == name), None)
-    if kind is None:
+    kind = _class(name)
+    if kind is None or not issubclass(kind, classes):
         path = name.partition(":")[2]
         kind = next((each for each in classes if each.__qualname__ == path), classes[0] if classes else LookupError)
-    try:
-        return kind(*arguments)
-    except Exception:  # noqa: BLE001 - a constructor with needs of its own
-        error = kind.__new__(kind)
-        error.args = tuple(arguments)
-        return error
+    error = kind.__new__(kind, *arguments)
+    error.args = tuple(arguments)
+    return error

@@ -158,7 +158,7 @@ class Local:
         with self.lock:
             if self._index.get(entry.key) is not entry or len(entry.bindings) >= MOST_BINDINGS:
                 return
-            if entry.bindings and entry.type is not kind:
+            if entry.bindings and (entry.type is not kind or index.get(arguments) is entry):
                 return
             entry.type = kind
             entry.bindings = (*entry.bindings, (index, arguments))
@@ -175,6 +175,14 @@ class Local:
         with self.lock:
             self.tickets.void(key)
             self._drop(key)
+
+    def renewed_ticket(self, key: str, ticket: int) -> int:
+        """Void every ticket of *key* and give a new one for *ticket*, if that still holds."""
+        with self.lock:
+            if self.tickets.take(key) == ticket:
+                self.tickets.void(key)
+                return self.tickets.take(key)
+        return ticket
 
     def drop_all(self) -> None:
         """Forget everything, and refuse what was asked for before this moment."""
@@ -237,7 +245,14 @@ def _parts_of(value: Any) -> list[Any]:
         return [*pairs.keys(), *pairs.values()]
     if isinstance(value, list | tuple | set | frozenset):
         return list(cast("Iterable[Any]", value))
-    return list(getattr(value, "__dict__", {}).values())
+    slots = [name for each in type(value).__mro__ for name in _slots_of(each)]
+    return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in slots)]
+
+
+def _slots_of(kind: type[Any]) -> list[str]:
+    own: Mapping[str, Any] = vars(kind)
+    slots: Any = own.get("__slots__", ()) or own.get("__struct_fields__", ())
+    return [slots] if isinstance(slots, str) else list(slots)
 
 
 def _size(entry: Entry) -> int:

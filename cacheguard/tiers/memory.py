@@ -84,6 +84,10 @@ class MemoryCommands:
             weight = self._weigh(self._hashes[key].get("v"))
             self._bytes += weight - self._weights.get(key, 0)
             self._weights[key] = weight
+            if weight > self._max_bytes:
+                self._delete(key)
+                return
+            self._hashes.move_to_end(key)
         while len(self._hashes) > self._size or (self._max_bytes is not None and self._bytes > self._max_bytes):
             self._delete(next(iter(self._hashes)))
 

@@ -27,6 +27,7 @@ GRACE_MS = 60_000
 ALWAYS = 2**53 - 1  # a floor that no remaining lifetime reaches: lease whatever is there
 FAILURE_KEPT_MS = 2_000  # several of a waiter's longest polls
 MOST_QUEUED = 100_000
+MOST_ORPHANS = 10_000
 
 
 @dataclass(slots=True)  # not frozen, here and below: one is made on every hit in Redis, and that would triple its cost
@@ -125,8 +126,8 @@ class Remote:
 
     async def _settle(self) -> None:
         """Deliver the invalidations that Redis has not acknowledged; nothing is read before that."""
-        if self._orphans:
-            orphans = list(self._orphans.items())
+        while self._orphans:
+            orphans = list(self._orphans.items())[:1000]
             await self._commands.send_each(*(RELEASE(key)(token, b"", FAILURE_KEPT_MS) for key, token in orphans))
             for key, _ in orphans:
                 self._orphans.pop(key, None)
@@ -205,6 +206,8 @@ class Remote:
             return await self.send(*calls)
         except Unreachable:
             self._orphans.update(tokens)
+            while len(self._orphans) > MOST_ORPHANS:  # the oldest have ended by themselves, or soon will
+                self._orphans.pop(next(iter(self._orphans)), None)
             raise
 
     async def lease_many(
@@ -256,13 +259,14 @@ class Remote:
 
     async def release(self, tokens: dict[str, str], failure: Stored | None = None) -> bool:
         """Give leases back, with a word on what the load died of; whether all of them were still held."""
-        replies = await self.send(
-            *(
-                RELEASE(key)(token, b"" if failure is None else self._packing.pack(key, failure, None), FAILURE_KEPT_MS)
-                for key, token in tokens.items()
-            )
-        )
-        return all(reply == 1 for reply in replies)
+        calls = [RELEASE(key)(token, self._word(key, failure), FAILURE_KEPT_MS) for key, token in tokens.items()]
+        return all(reply == 1 for reply in await self.send(*calls))
+
+    def _word(self, key: str, failure: Stored | None) -> Any:
+        try:
+            return b"" if failure is None else self._packing.pack(key, failure, None)
+        except CodecError:  # then those who wait elsewhere find out for themselves
+            return b""
 
     async def renew(self, tokens: dict[str, str]) -> None:
         """Keep leases for another while; those that are gone stay gone."""

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+
+import pytest
+
+from cacheguard.errors import ConfigurationError
+from cacheguard.policy import DAY, DEFAULTS, FOREVER, UNSET, Policy, resolve, seconds
+
+DURATIONS = [
+    "ttl",
+    "null_ttl",
+    "stale_while_revalidate",
+    "stale_if_error",
+    "soft_timeout",
+    "hard_timeout",
+    "wait_timeout",
+    "l1_ttl",
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("250ms", 0.25),
+        ("30s", 30.0),
+        ("1.5m", 90.0),
+        ("1h30m", 5400.0),
+        (" 2d ", 172_800.0),
+        (5, 5.0),
+        (0.5, 0.5),
+        (timedelta(minutes=1), 60.0),
+        (0.0000001, 0.001),
+        ("900d", FOREVER),
+    ],
+)
+def test_a_duration_has_many_forms(text: object, number: float) -> None:
+    assert seconds(text, "x") == number
+
+
+@pytest.mark.parametrize(
+    "text", [0, -1, math.nan, math.inf, True, "", "5", "5 s", "-5s", "5x", "0s", timedelta(0), None, [1], "s"]
+)
+def test_what_is_no_duration_is_refused_by_name(text: object) -> None:
+    with pytest.raises(ConfigurationError, match="patience must be a duration > 0"):
+        seconds(text, "patience")
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+def test_every_duration_may_be_off_and_none_may_be_negative(name: str) -> None:
+    Policy.of({name: None})
+    with pytest.raises(ConfigurationError, match=name):
+        Policy.of({name: -1})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"jitter": 1.0}, "jitter must be a ratio"),
+        ({"jitter": -0.1}, "jitter must be a ratio"),
+        ({"jitter": True}, "jitter must be a ratio"),
+        ({"jitter": "0.1"}, "jitter must be a ratio"),
+        ({"not_found": ValueError()}, "not_found must be an exception class"),
+        ({"not_found": (KeyError, BaseException)}, "not_found must be an exception class"),
+        ({"not_found": "KeyError"}, "not_found must be an exception class"),
+        ({"rebuild": "quick"}, "rebuild must be one of 'mutex', 'logical', 'early'"),
+        ({"error_backoff": 1}, "error_backoff must be a pair"),
+        ({"error_backoff": (1, 2, 3)}, "error_backoff must be a pair"),
+        ({"error_backoff": (2, 1)}, "must not start above its longest pause"),
+        ({"error_backoff": (0, 1)}, r"error_backoff\[0\] must be a duration"),
+        ({"l1": 1}, "l1 must be True or False"),
+        ({"l2": None}, "l2 must be True or False"),
+        ({"tttl": 5}, "unknown option 'tttl'; a policy has: ttl, jitter"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_with_its_name(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Policy.of(options)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (Policy(soft_timeout=5, hard_timeout=5), "soft_timeout must be below hard_timeout"),
+        (Policy(soft_timeout="31s"), "soft_timeout must be below hard_timeout"),
+        (Policy(l1=False, l2=False), "leave nothing to cache in"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(policy: Policy, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        resolve(policy)
+
+
+def test_a_field_that_is_not_set_inherits() -> None:
+    policy = Policy(ttl=5).over(Policy(ttl=7, jitter=0.5))
+    assert (policy.ttl, policy.jitter, policy.l1) == (5, 0.5, UNSET)
+    assert repr(policy.l1) == "UNSET"
+
+
+def test_the_defaults_are_what_their_documentation_says() -> None:
+    rules = resolve(Policy())
+    assert rules == resolve(DEFAULTS)
+    assert (rules.ttl, rules.jitter, rules.null_ttl, rules.stale) == (300.0, 0.1, 30.0, 60.0)
+    assert (rules.hard_timeout, rules.soft_timeout, rules.wait_timeout) == (30.0, None, None)
+    assert (rules.error_backoff, rules.l1_ttl) == ((0.1, 5.0), 60.0)
+
+
+def test_what_is_switched_off_is_nothing_or_for_ever() -> None:
+    rules = resolve(
+        Policy(ttl=None, jitter=None, null_ttl=None, stale_if_error=None, error_backoff=None, l1_ttl=None, not_found=())
+    )
+    assert (rules.ttl, rules.l1_ttl) == (FOREVER, FOREVER)
+    assert (rules.jitter, rules.stale, rules.null_ttl, rules.error_backoff) == (0.0, 0.0, None, None)
+
+
+def test_logical_rebuild_keeps_stale_entries_for_a_day_unless_told_otherwise() -> None:
+    assert resolve(Policy(rebuild="logical")).revalidate == DAY
+    assert resolve(Policy(rebuild="logical", stale_while_revalidate=60)).revalidate == 60.0
+
+
+def test_one_exception_class_is_as_good_as_a_tuple_of_one() -> None:
+    assert resolve(Policy(not_found=KeyError)).not_found == (KeyError,)
+    assert resolve(Policy(not_found=(KeyError, ValueError))).not_found == (KeyError, ValueError)
+
+
+def test_a_ttl_may_be_a_function_of_the_value() -> None:
+    rules = resolve(Policy(ttl=lambda value: value))
+    assert rules.ttl_of("90s") == 90.0
+    assert rules.ttl_of(None) == FOREVER
+    with pytest.raises(ConfigurationError, match=r"ttl\(value\) must be a duration"):
+        rules.ttl_of(-1)
