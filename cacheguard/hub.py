@@ -215,6 +215,7 @@ class Hub:
                 runtime.close()
                 self._remove(name, engine)
             elif isinstance(runtime, AsyncRuntime):
+                self._remove(name, engine)
                 self._close_from_outside(runtime)
         if self._commands is not None:
             self._commands.close()

@@ -8,19 +8,25 @@ from typing import Any
 
 Described = tuple[str, tuple[Any, ...]]
 PLAIN = (str, int, float, bool, bytes, type(None))
-MOST_TEXT = 500
+MOST_TEXT, MOST_ARGUMENTS = 500, 8
 
 
 def describe(error: Exception) -> Described:
     """Which exception, with which arguments; arguments that are no plain values become text."""
     kind = type(error)
-    arguments = tuple(
-        each
-        if type(each) in PLAIN and not (isinstance(each, str | bytes) and len(each) > MOST_TEXT)
-        else str(each)[:MOST_TEXT]
-        for each in error.args[:8]
-    )
-    return f"{kind.__module__}:{kind.__qualname__}", arguments
+    return f"{kind.__module__}:{kind.__qualname__}", tuple(map(_plain, error.args[:MOST_ARGUMENTS]))
+
+
+def _plain(argument: Any) -> Any:
+    if type(argument) in PLAIN and not isinstance(argument, str | bytes):
+        return argument
+    if isinstance(argument, bytes) and len(argument) <= MOST_TEXT:
+        return bytes(argument)
+    try:
+        text = str(argument)
+    except Exception:  # noqa: BLE001 - a description must not fail over what it describes
+        text = f"<{type(argument).__qualname__}>"
+    return text[:MOST_TEXT].encode("utf-8", "replace").decode()
 
 
 def rebuilt(what: Described) -> Exception | None:

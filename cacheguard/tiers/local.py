@@ -245,14 +245,11 @@ def _parts_of(value: Any) -> list[Any]:
         return [*pairs.keys(), *pairs.values()]
     if isinstance(value, list | tuple | set | frozenset):
         return list(cast("Iterable[Any]", value))
-    slots = [name for each in type(value).__mro__ for name in _slots_of(each)]
-    return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in slots)]
-
-
-def _slots_of(kind: type[Any]) -> list[str]:
-    own: Mapping[str, Any] = vars(kind)
-    slots: Any = own.get("__slots__", ()) or own.get("__struct_fields__", ())
-    return [slots] if isinstance(slots, str) else list(slots)
+    names: list[str] = [*getattr(type(value), "__struct_fields__", ())]
+    for kind in type(value).__mro__:
+        slots: Any = vars(kind).get("__slots__", ())
+        names += [slots] if isinstance(slots, str) else slots
+    return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in names)]
 
 
 def _size(entry: Entry) -> int:

@@ -72,7 +72,7 @@ def test_dropping_a_key_forgets_all_about_it() -> None:
     all_of_it = shared()
     flights = {"k": Flight(Turn()), "other": Flight(Turn())}
     all_of_it.flights.append(flights)
-    all_of_it.remember("k", Failure(ValueError(), None, 0.1, 1.0), 0.0)
+    all_of_it.remember("k", Failure(ValueError(), None, 0.1, 1.0))
     ticket = all_of_it.local.tickets.take("k")
     all_of_it.drop(["k"])
     assert list(flights) == ["other"]
@@ -84,7 +84,7 @@ def test_the_oldest_failure_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cacheguard.flights.MOST_FAILURES", 2)
     all_of_it = shared()
     for key in ("a", "b", "a", "c"):
-        all_of_it.remember(key, Failure(ValueError(), None, 0.1, 1.0), 0.0)
+        all_of_it.remember(key, Failure(ValueError(), None, 0.1, 1.0))
     assert list(all_of_it.failures) == ["a", "c"]
 
 

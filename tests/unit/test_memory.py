@@ -208,7 +208,7 @@ def test_the_least_recently_used_go_when_there_are_too_many_bytes() -> None:
     memory.put("123", "d")
     assert [memory.value(key)[0][0] for key in "abcd"] == [None, "1", "1234", "123"]
     memory.put("12345678901", "e")
-    assert [memory.value(key)[0][0] for key in "bcde"] == [None] * 4
+    assert [memory.value(key)[0][0] for key in "bcde"] == ["1", "1234", "123", None]
 
 
 def test_an_unknown_command_is_refused() -> None:

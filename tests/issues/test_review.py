@@ -1,0 +1,194 @@
+"""Bugs that a review has found, one test each."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+
+from cacheguard import CacheGuard
+from cacheguard.errors import CacheGuardError
+from cacheguard.tiers.local import weigh
+
+
+class MissingError(LookupError):
+    pass
+
+
+class NoRowError(MissingError):
+    def __init__(self, ident: int) -> None:
+        super().__init__(f"no row {ident}")
+        self.ident = ident
+
+
+@pytest.fixture
+def guard(redis_url: str) -> Iterator[CacheGuard]:
+    with CacheGuard(redis_url) as made:
+        yield made
+
+
+def test_the_loaders_own_absence_is_raised_unchanged_and_replayed_as_its_own_class(guard: CacheGuard) -> None:
+    said = NoRowError(5)
+
+    @guard.cached("row:{row_id}", not_found=MissingError)
+    def row(row_id: int) -> str:
+        raise said
+
+    with pytest.raises(NoRowError) as first:
+        row(5)
+    assert first.value is said
+    for _ in range(2):
+        with pytest.raises(NoRowError) as again:
+            row(5)
+        assert again.value is not said
+        assert again.value.args == ("no row 5",)
+
+
+class Unspeakable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize("argument", ["a\udc80b", Unspeakable(), "x" * 10_000, 2**80])
+def test_a_loaders_exception_that_cannot_be_described_stays_itself_and_leaves_no_lease(
+    guard: CacheGuard, redis_url: str, argument: Any
+) -> None:
+    said = ValueError(argument)
+
+    def load() -> str:
+        raise said
+
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - identity is what counts
+        guard.get_or_set("key", load, error_backoff=None)
+    assert caught.value is said
+    with redis.Redis.from_url(redis_url) as client:
+        assert not client.hexists("cg:cacheguard:1:key", "t")
+
+
+def test_a_hit_does_not_skip_a_validation_of_what_is_not_in_the_key(guard: CacheGuard) -> None:
+    @guard.cached("doc:{doc_id}", validate=lambda doc_id, org_id: org_id > 0)
+    def doc(doc_id: int, org_id: int) -> str:
+        return "secret"
+
+    assert [doc(1, 5), doc(1, 5), doc(1, -1), doc(1, 5)] == ["secret", "secret", None, "secret"]
+    assert guard.stats().l1_hits == 2
+
+
+def test_an_invalidation_reaches_redis_whatever_tiers_the_guard_uses_itself(redis_url: str) -> None:
+    answers = iter(["old", "new"])
+    with CacheGuard(redis_url) as guard:
+        local = guard.namespace("local", policy=None)
+        child = guard.namespace("l1 only")
+
+        @child.cached("key:{key}", l2=True)
+        def load(key: int) -> str:
+            return next(answers)
+
+        assert load(1) == "old"
+        child.invalidate(load.key(1))
+        assert load(1) == "new"
+        assert local.get("key:1") is None
+
+
+def test_a_full_pool_is_no_outage(redis_url: str) -> None:
+    with CacheGuard(redis_url) as guard:
+        guard.set("key", "value")
+        barrier = threading.Barrier(150)
+
+        def read(_: int) -> set[str]:
+            barrier.wait()
+            return {guard.get_or_set("key", lambda: "loaded", l1=False) for _ in range(20)}
+
+        with ThreadPoolExecutor(150) as threads:
+            answers = set().union(*threads.map(read, range(150)))
+        assert answers == {"value"}
+        assert guard.stats().redis_errors == 0
+        assert guard.stats().loads == 0
+
+
+def test_a_thread_that_cannot_be_started_leaves_no_flight_behind(
+    guard: CacheGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = 0
+
+    @guard.cached("key:{key}", rebuild="logical")
+    def load(key: int) -> int:
+        nonlocal runs
+        runs += 1
+        return runs
+
+    assert load(1) == 1
+    load.expire(1)
+    with monkeypatch.context() as broken:
+
+        def fail(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        broken.setattr(threading.Thread, "start", fail)
+        assert load(1) == 1
+    assert load.refresh(1) == 2
+
+
+def test_without_redis_an_uncached_absence_is_loaded_once_for_all_who_wait() -> None:
+    loads = 0
+
+    def load() -> None:
+        nonlocal loads
+        loads += 1
+        time.sleep(0.2)
+
+    with CacheGuard("redis://127.0.0.1:1/0") as guard, ThreadPoolExecutor(20) as threads:
+        answers = threads.map(lambda _: guard.get_or_set("key", load, null_ttl=None), range(20))
+        assert set(answers) == {None}
+        assert loads == 1
+
+
+@dataclass(slots=True)
+class Slotted:
+    text: str
+
+
+class Struct(msgspec.Struct):
+    text: str
+
+
+@pytest.mark.parametrize("kind", [Slotted, Struct])
+def test_the_weight_of_an_object_counts_its_slots(kind: Any) -> None:
+    assert weigh(kind("x" * 100_000)) > 100_000
+
+
+def test_one_value_that_is_too_large_empties_no_store() -> None:
+    with CacheGuard("memory://", l1_max_bytes=100_000) as guard:
+        for number in range(20):
+            guard.set(f"small:{number}", "x")
+        guard.set("large", "x" * 200_000)
+        assert len(guard.get_many([f"small:{number}" for number in range(20)])) == 20
+        assert guard.get("large") is None
+
+
+def test_many_calls_of_a_method_need_its_instance(guard: CacheGuard) -> None:
+    class Repository:
+        @guard.cached("row:{row_id}")
+        def row(self, row_id: int) -> str:
+            return f"{type(self).__name__} {row_id}"
+
+    repository = Repository()
+    with pytest.raises(TypeError, match="needs its self"):
+        repository.row.many([1, 2])
+    assert Repository.row.many([(repository, 1), (repository, 2)]) == ["Repository 1", "Repository 2"]
+
+
+async def test_a_closed_guard_says_so_at_both_doors(redis_url: str) -> None:
+    guard = CacheGuard(redis_url)
+    assert await guard.aget_or_set("key", lambda: 1) == 1
+    guard.close()
+    with pytest.raises(CacheGuardError, match="closed"):
+        await guard.aget_or_set("other", lambda: 1)
+    with pytest.raises(CacheGuardError, match="closed"):
+        guard.get_or_set("other", lambda: 1)
+    await guard.aclose()
