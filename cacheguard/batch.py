@@ -47,7 +47,11 @@ class Batch:
         self._cut_off = survey.cut_off
         mine, joined = self._board(survey.missing)
         if mine:
-            await self._engine.runtime.start(self._fly(mine), detached=False)
+            try:
+                await self._engine.runtime.start(self._fly(mine), detached=False)
+            except BaseException:
+                self._land_all(mine)
+                raise
         for key, (flight, joined_at) in joined.items():
             answers[key] = await self._arrival(key, flight, joined_at, leading=key in mine)
         return answers
@@ -106,10 +110,13 @@ class Batch:
             for flight in flights.values():
                 flight.fail(error)
         finally:
-            for key, flight in flights.items():
-                self._engine.loading.retire(key, flight)
-                if not flight.landed:
-                    flight.abandon()
+            self._land_all(flights)
+
+    def _land_all(self, flights: Mapping[str, Flight]) -> None:
+        for key, flight in flights.items():
+            self._engine.loading.retire(key, flight)
+            if not flight.landed:
+                flight.abandon()
 
     async def _lead(self, flights: dict[str, Flight]) -> None:
         engine, stale = self._engine, dict[str, Found]()

@@ -38,11 +38,19 @@ class Rebuilding:
         flight = Flight(self._runtime.signal())
         if self.flights.setdefault(ask.key, flight) is not flight:
             return
-        if await self._runtime.start(self._fly(flight, ask, None, floor=floor, behind=True), detached=True):
-            self._events.refreshes += 1
-        else:
-            self.loading.retire(ask.key, flight)
-            flight.abandon()
+        try:
+            begun = await self._runtime.start(self._fly(flight, ask, None, floor=floor, behind=True), detached=True)
+        except BaseException:
+            self._ground(ask.key, flight)
+            raise
+        self._events.refreshes += begun
+        if not begun:
+            self._ground(ask.key, flight)
+
+    def _ground(self, key: str, flight: Flight) -> None:
+        """End a flight that could not begin."""
+        self.loading.retire(key, flight)
+        flight.abandon()
 
     async def rebuild(self, ask: Ask, found: Found | None, *, anew: bool = False, cut_off: bool = False) -> Any:
         """Join the flight of this key or lead one.
@@ -74,7 +82,11 @@ class Rebuilding:
         current = self.flights.setdefault(ask.key, flight)
         joined_at, leading = current.leases, current is flight
         if leading:
-            await self._launch(flight, ask, stale, floor=floor, cut_off=cut_off)
+            try:
+                await self._launch(flight, ask, stale, floor=floor, cut_off=cut_off)
+            except BaseException:
+                self._ground(ask.key, flight)
+                raise
         else:
             self._events.shared += 1
         if not await self._arrived(current, ask, stale, leading=leading):

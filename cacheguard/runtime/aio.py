@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from inspect import isawaitable
 from typing import Any, Protocol
 
+from ..errors import CacheGuardError
 from ..ports import Commands
 
 PATIENCE_AT_CLOSE = 2.0
@@ -108,6 +109,7 @@ class AsyncRuntime:
     def __init__(self, commands: Commands, wire: Wire | None = None) -> None:
         self.commands = commands
         self._wire = wire  # ours to close
+        self._closed = False
         self.loop = asyncio.get_running_loop()
         self.now = time.monotonic
         self.random = random.Random(os.urandom(16)).random
@@ -127,6 +129,9 @@ class AsyncRuntime:
         return TaskSignal()
 
     async def start(self, work: Coroutine[Any, Any, None], *, detached: bool) -> bool:  # noqa: ARG002 - a task always is
+        if self._closed:
+            work.close()
+            raise CacheGuardError("this guard is closed")
         self.spawn(work)
         return True
 
@@ -156,7 +161,8 @@ class AsyncRuntime:
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Cancel the tasks and see them end."""
+        """Cancel the tasks and see them end; who waited for them hears that the guard is closed."""
+        self._closed = True
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()

@@ -245,7 +245,7 @@ def _parts_of(value: Any) -> list[Any]:
         return [*pairs.keys(), *pairs.values()]
     if isinstance(value, list | tuple | set | frozenset):
         return list(cast("Iterable[Any]", value))
-    names: list[str] = [*getattr(type(value), "__struct_fields__", ())]
+    names: list[str] = [*cast("Iterable[str]", getattr(cast("object", value), "__struct_fields__", ()))]
     for kind in type(value).__mro__:
         slots: Any = vars(kind).get("__slots__", ())
         names += [slots] if isinstance(slots, str) else slots

@@ -1,5 +1,6 @@
 """Bugs that a review has found, one test each."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -192,3 +193,21 @@ async def test_a_closed_guard_says_so_at_both_doors(redis_url: str) -> None:
     with pytest.raises(CacheGuardError, match="closed"):
         guard.get_or_set("other", lambda: 1)
     await guard.aclose()
+
+
+async def test_closing_during_a_load_tells_those_who_wait(redis_url: str) -> None:
+    guard = CacheGuard(redis_url)
+    loads = 0
+
+    async def load() -> None:
+        nonlocal loads
+        loads += 1
+        await asyncio.sleep(60)
+
+    waiting = [asyncio.ensure_future(guard.aget_or_set("key", load)) for _ in range(3)]
+    while not loads:
+        await asyncio.sleep(0.01)
+    await guard.aclose()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [CacheGuardError] * 3
+    assert loads == 1

@@ -13,7 +13,6 @@ from cacheguard.tiers.local import ABSENCE_SHARE, Entry, Eviction, Local
 
 KEYS = st.sampled_from("abcdefghij")
 EVICTIONS: list[Eviction] = ["lru", "fifo", "lfu", "random"]
-MOST_HITS = 32  # chances that a used entry gets before it goes all the same
 
 
 @dataclass

@@ -63,4 +63,5 @@ def test_what_is_resolved_is_in_seconds_and_within_bounds(policy: Policy) -> Non
     assert 0 <= rules.jitter < 1
     assert rules.stale == max(rules.revalidate, rules.if_error)
     assert 0 < rules.l1_ttl <= FOREVER
-    assert UNSET not in (rules.ttl, rules.jitter, rules.null_ttl, rules.rebuild)
+    resolved: list[object] = [rules.ttl, rules.jitter, rules.null_ttl, rules.rebuild, rules.l1, rules.l2]
+    assert UNSET not in resolved
