@@ -31,7 +31,7 @@ class Loader:
         until = self.desk.now + self.seconds
         await self.desk.process.pause("loads", ready=lambda: self.desk.now >= until, until=until)
         answer = self.answer
-        if callable(answer) and not isinstance(answer, type):
+        if callable(answer):
             answer = answer()
         if isinstance(answer, Coroutine):
             answer = await answer

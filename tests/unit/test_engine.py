@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 import pytest
 
 from cacheguard.envelope import Kind
@@ -390,6 +393,43 @@ def test_a_ttl_may_depend_on_the_value() -> None:
     assert desk.read(desk.loader(30)) == 30
 
 
+@pytest.mark.parametrize("stale", [False, True], ids=["a load", "a reload behind"])
+def test_a_load_that_cannot_even_start_leaves_no_flight(stale: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(options={"stale_while_revalidate": 60})
+    if stale:
+        desk.read(desk.loader(1))
+        desk.pass_by(301)
+
+    async def start(work: Coroutine[Any, Any, None], *, detached: bool) -> bool:
+        work.close()
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(desk.process.runtime, "start", start)
+    with pytest.raises(RuntimeError, match="new thread"):
+        desk.read(desk.loader(2))
+    with pytest.raises(RuntimeError, match="new thread"):
+        desk.run(desk.batch(desk.loader(dict), "other"))
+    assert desk.engine.flights == {}
+
+
+def test_a_load_that_failed_between_two_looks_is_not_tried_again() -> None:
+    desk = Desk()
+    load = desk.loader(ValueError("broken"))
+    runtime: Any = desk.process.runtime
+    made = runtime.signal
+
+    def fail_meanwhile() -> Any:
+        runtime.signal = made
+        with pytest.raises(ValueError, match="broken"):
+            desk.read(load)
+        return made()
+
+    runtime.signal = fail_meanwhile
+    with pytest.raises(ValueError, match="broken"):
+        desk.read(load)
+    assert load.runs == 1
+
+
 # Several processes
 
 
@@ -686,6 +726,13 @@ def test_touching_gives_a_fresh_entry_its_time_anew() -> None:
     cut(desk)
     with pytest.raises(Unreachable):
         desk.run(desk.engine.touch(KEY, desk.rules()))
+
+
+def test_an_absence_that_is_not_to_be_cached_is_not_kept_longer_either() -> None:
+    desk = Desk()
+    desk.read(desk.loader(None))
+    assert desk.run(desk.engine.touch(KEY, desk.rules()))
+    assert not desk.run(desk.engine.touch(KEY, desk.rules(null_ttl=None)))
 
 
 def test_an_expired_key_is_loaded_again() -> None:

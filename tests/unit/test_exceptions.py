@@ -39,6 +39,15 @@ def test_arguments_that_are_no_plain_values_become_text_and_long_ones_are_cut() 
     assert len(arguments) == 8
 
 
+def test_an_argument_without_a_text_is_described_by_its_type() -> None:
+    class Mute:
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    _, (text,) = describe(Plain(Mute()))
+    assert "Mute" in str(text)
+
+
 def test_an_exception_is_made_anew_with_a_note_on_where_it_was_raised() -> None:
     error = rebuilt(("builtins:ValueError", ("bad",)))
     assert type(error) is ValueError

@@ -159,6 +159,18 @@ def test_a_turn_that_came_while_its_owner_gave_up_is_passed_on_or_used() -> None
     assert place.borrow()
 
 
+def test_a_place_that_is_free_by_now_is_not_waited_for() -> None:
+    place = Place(lambda: None, nullcontext())
+    assert run_now(place.wait(Turn(KeyboardInterrupt()), 1.0))
+    assert not place.borrow()
+
+
+def test_a_chain_leaves_out_loads_that_are_over() -> None:
+    ended = Chain(("a",), None, None)
+    ended.over = True
+    assert Chain(("b",), None, ended).around is None
+
+
 def test_a_chain_knows_the_keys_that_are_loaded_around_it() -> None:
     outer = Chain(("a",), None, None)
     inner = Chain(("b",), None, outer)

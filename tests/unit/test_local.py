@@ -200,3 +200,12 @@ def test_options_that_a_tier_can_have_are_taken() -> None:
     for eviction in ("lru", "lfu", "fifo", "random"):
         check(1, 1, eviction)
         put(tier(2, eviction=eviction), "k")
+
+
+def test_a_ticket_is_renewed_for_its_holder_alone() -> None:
+    local = tier()
+    mine = local.tickets.take("k")
+    renewed = local.renewed_ticket("k", mine)
+    assert local.tickets.take("k") == renewed != mine
+    assert local.renewed_ticket("k", mine) == mine
+    assert local.tickets.take("k") == renewed

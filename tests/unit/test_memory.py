@@ -144,6 +144,13 @@ def test_during_a_write_nothing_is_leased_or_stored() -> None:
     assert memory.lease("one")[0] == b"GRANTED"
 
 
+def test_a_write_that_never_ended_is_over_at_its_deadline() -> None:
+    memory = Memory()
+    memory.invalidate(begin="a", quarantine=60_000)
+    memory.ms += 10_000
+    assert memory.lease("one")[0] == b"GRANTED"
+
+
 def test_what_is_filled_in_quarantine_dies_with_it() -> None:
     memory = Memory()
     memory.invalidate(quarantine=300)
