@@ -50,7 +50,7 @@ def test_two_readers_and_a_writer_in_one_process() -> None:
     assert explored(world_of("AA", "A", threads=True)) > 100_000
 
 
-@pytest.mark.parametrize("threads", [True, pytest.param(False, marks=chaos)], ids=["threads", "tasks"])
+@pytest.mark.parametrize("threads", [True, False], ids=["threads", "tasks"])
 def test_two_readers_in_one_process_and_a_writer_elsewhere(threads: bool) -> None:
     assert explored(world_of("AA", "B", threads=threads)) > 1000
 
@@ -65,9 +65,8 @@ def test_two_readers_a_writer_and_an_eviction(places: str) -> None:
 
 
 @chaos
-@pytest.mark.parametrize("places", ["ABCD", "ABAB"])
-def test_two_readers_and_two_writers(places: str) -> None:
-    assert explored(world_of(places[:2], places[2:], threads=True)) > 10_000
+def test_two_readers_and_two_writers_each_in_a_process_of_its_own() -> None:
+    assert explored(world_of("AB", "CD", threads=True)) > 10_000
 
 
 @pytest.mark.parametrize("threads", [True, False], ids=["threads", "tasks"])
