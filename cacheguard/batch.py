@@ -65,7 +65,7 @@ class Batch:
             failure = engine.loading.paused(key, self._rules)
             if failure is not None and not self._stands_in(found):
                 engine.shared.events.backoffs += 1
-                raise failure.again()
+                raise failure
         mine: dict[str, Flight] = {}
         joined: dict[str, tuple[Flight, int]] = {}
         for key, stale in missing.items():
@@ -81,7 +81,7 @@ class Batch:
                 mine[key] = flight
             else:  # another flight has failed since this call looked
                 engine.loading.retire(key, flight)
-                flight.fail(failure.again())
+                flight.fail(failure)
         return mine, joined
 
     def _stands_in(self, stale: Found | None) -> bool:

@@ -184,11 +184,6 @@ class Failure:
     pause: float
     until: float
 
-    def again(self) -> Exception:
-        """The exception for one more caller."""
-        assert self.error is not None  # noqa: S101 - `Loading.paused` hands out no other
-        return self.error.with_traceback(self.traceback)
-
 
 class Shared:
     """What the engines of one guard have in common: one engine serves threads, one each event loop."""

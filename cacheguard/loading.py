@@ -66,9 +66,8 @@ class Loading:
 
     async def run(self, job: Job) -> Loaded | None:
         """Run the loader of *job*; None if its flights have been told already how it ended."""
-        line = self._runtime.watch(lambda: self._renew(job), LEASE_MS / 3000, lambda: self._late(job), None)
         try:
-            place = await self._enter()
+            place = self._entered() or await self._stand_in_line(job)
         except Overloaded as error:
             self._events.overloads += 1
             await self.release(job, None)
@@ -77,8 +76,6 @@ class Loading:
         except BaseException:
             await self.release(job, None)
             raise
-        finally:
-            line.stop()
         chain = Chain(job.flights, place, CHAIN.get())
         reset = CHAIN.set(chain)
         watch = self._runtime.watch(
@@ -105,19 +102,30 @@ class Loading:
             place.end()
         return self._succeeded(job, Loaded(value, None, self._runtime.now() - began))
 
-    async def _enter(self) -> Place:
-        """Take a place in the bulkhead. A load inside another one may use the place of that one, which waits for it."""
-        bulkhead, lock, around = self._shared.bulkhead, self._shared.local.lock, CHAIN.get()
-        if around.place is None or around.over:
-            await bulkhead.enter(self._runtime)
-            return Place(bulkhead.leave, lock)
-        if around.place.borrow():
-            return Place(around.place.give_back, lock)
-        if bulkhead.try_enter():
-            return Place(bulkhead.leave, lock)
-        if await around.place.wait(self._runtime.signal(), bulkhead.patience):
-            return Place(around.place.give_back, lock)
+    def _entered(self) -> Place | None:
+        """A place in the bulkhead, if one is free. A load inside another one may use that one's, which waits for it."""
+        bulkhead, lock, around = self._shared.bulkhead, self._shared.local.lock, self._place_around()
+        if around is not None and around.borrow():
+            return Place(around.give_back, lock)
+        return Place(bulkhead.leave, lock) if bulkhead.try_enter() else None
+
+    async def _stand_in_line(self, job: Job) -> Place:
+        """A place when one comes free; the lease is renewed meanwhile. `Overloaded` if none does in time."""
+        bulkhead, lock, around = self._shared.bulkhead, self._shared.local.lock, self._place_around()
+        watch = self._runtime.watch(lambda: self._renew(job), LEASE_MS / 3000, lambda: self._late(job), None)
+        try:
+            if around is None:
+                await bulkhead.enter(self._runtime)
+                return Place(bulkhead.leave, lock)
+            if await around.wait(self._runtime.signal(), bulkhead.patience):
+                return Place(around.give_back, lock)
+        finally:
+            watch.stop()
         raise Overloaded(f"all places are taken and none came free within {bulkhead.patience:g} s")
+
+    def _place_around(self) -> Place | None:
+        around = CHAIN.get()
+        return None if around.over else around.place
 
     def _succeeded(self, job: Job, loaded: Loaded) -> Loaded:
         for key in job.flights:
@@ -177,14 +185,16 @@ class Loading:
             pause = next_pause(previous.pause if previous is not None and lately else None, backoff)
             self._shared.remember(key, Failure(error, error.__traceback__, pause, now + pause))
 
-    def paused(self, key: str, rules: Rules) -> Failure | None:
-        """The failure because of which *key* is not loaded now."""
+    def paused(self, key: str, rules: Rules) -> Exception | None:
+        """The exception because of which *key* is not loaded now, for one more caller."""
         failure = self._shared.failures.get(key)
         if failure is None or rules.error_backoff is None:
             return None
+        error = failure.error  # taken once: another thread may drop it
         if self._runtime.now() >= failure.until:
             failure.error = failure.traceback = None
-        return None if failure.error is None else failure
+            return None
+        return None if error is None else error.with_traceback(failure.traceback)
 
     def retire(self, key: str, flight: Flight) -> None:
         """Take no more followers.

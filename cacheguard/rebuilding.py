@@ -66,7 +66,7 @@ class Rebuilding:
             if stale is not None:
                 return self._stale(ask, stale)
             self._events.backoffs += 1
-            raise failure.again()
+            raise failure
         floor = ALWAYS if anew or (found is not None and found.stored is None) else 0
         for _ in range(RETRIES):
             outcome = await self._one_flight(ask, stale, floor=floor, anew=anew, cut_off=cut_off)
@@ -116,7 +116,7 @@ class Rebuilding:
         failure = None if flight.anew else self.loading.paused(ask.key, ask.rules)
         if failure is not None:  # another flight has failed since this caller looked
             self.loading.retire(ask.key, flight)
-            flight.fail(failure.again())
+            flight.fail(failure)
             return
         early_exit = stale is not None and ask.rules.soft_timeout is not None
         if not await self._runtime.start(
