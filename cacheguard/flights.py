@@ -179,7 +179,7 @@ class Flight:
 class Failure:
     """A load that failed lately."""
 
-    error: Exception | None  # None once its pause is over: it holds the loader's frames
+    error: Exception  # holds the loader's frames, so it is not kept for long
     traceback: TracebackType | None
     pause: float
     until: float
@@ -204,13 +204,21 @@ class Shared:
 
     def remember(self, key: str, failure: Failure) -> None:
         """Keep a failure; the oldest goes when there are too many."""
-        failures = self.failures
-        failures.pop(key, None)
+        self.forget_failures(failure.until)
         with self.local.lock:
-            for oldest in list(islice(failures, 2)):  # two go for each that comes, so none stays for long
-                if len(failures) >= MOST_FAILURES or failures[oldest].until + FORGOTTEN_AFTER < failure.until:
-                    failures.pop(oldest, None)
-            failures[key] = failure
+            self.failures.pop(key, None)
+            if len(self.failures) >= MOST_FAILURES:
+                self.failures.pop(next(iter(self.failures)))
+            self.failures[key] = failure
+
+    def forget_failures(self, now: float) -> None:
+        """Let go of failures of old; two at most, called with each load, so none stays for long."""
+        if not self.failures:
+            return
+        with self.local.lock:
+            for key, failure in list(islice(self.failures.items(), 2)):
+                if failure.until + FORGOTTEN_AFTER < now:
+                    del self.failures[key]
 
     def after_fork(self) -> None:
         """Leave the parent's flights to the parent."""

@@ -130,6 +130,7 @@ class Loading:
     def _succeeded(self, job: Job, loaded: Loaded) -> Loaded:
         for key in job.flights:
             self._shared.failures.pop(key, None)
+        self._shared.forget_failures(self._runtime.now())
         return loaded
 
     async def give_up(self, job: Job, error: Exception) -> None:
@@ -190,11 +191,7 @@ class Loading:
         failure = self._shared.failures.get(key)
         if failure is None or rules.error_backoff is None:
             return None
-        error = failure.error  # taken once: another thread may drop it
-        if self._runtime.now() >= failure.until:
-            failure.error = failure.traceback = None
-            return None
-        return None if error is None else error.with_traceback(failure.traceback)
+        return None if self._runtime.now() >= failure.until else failure.error.with_traceback(failure.traceback)
 
     def retire(self, key: str, flight: Flight) -> None:
         """Take no more followers.

@@ -211,3 +211,104 @@ async def test_closing_during_a_load_tells_those_who_wait(redis_url: str) -> Non
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [CacheGuardError] * 3
     assert loads == 1
+
+
+async def test_a_reader_that_asked_before_a_refresh_leaves_nothing_old_behind(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter(["old", "new"])
+    async with CacheGuard(redis_url) as guard:
+
+        @guard.cached("key:{key}")
+        async def load(key: int) -> str:
+            return next(answers)
+
+        assert await load(1) == "old"
+        guard._hub.local.drop_all()  # noqa: SLF001 - the moment in question lies inside
+        go_on, remote = asyncio.Event(), guard._hub.running().remote  # noqa: SLF001 - the moment in question lies inside
+        read = remote.read
+
+        async def slow(*args: Any) -> Any:
+            found = await read(*args)
+            await go_on.wait()
+            return found
+
+        monkeypatch.setattr(remote, "read", slow)
+        reader = asyncio.ensure_future(load(1))
+        await asyncio.sleep(0.05)
+        monkeypatch.setattr(remote, "read", read)
+        assert await load.refresh(1) == "new"
+        go_on.set()
+        assert await reader == "old"  # it began before
+        assert await load(1) == "new"
+
+
+def test_without_redis_a_batch_asks_it_once() -> None:
+    with CacheGuard("redis://127.0.0.1:1/0") as guard:
+        assert guard.get_or_set_many(["a", "b"], lambda keys: dict.fromkeys(keys, 1)) == {"a": 1, "b": 1}
+        assert guard.stats().redis_errors == 1
+
+
+async def test_what_a_loader_has_left_running_is_inside_it_no_longer(redis_url: str) -> None:
+    async with CacheGuard(redis_url) as guard:
+        go_on, left = asyncio.Event(), set[asyncio.Task[str]]()
+
+        @guard.cached("key:{key}")
+        async def load(key: int) -> str:
+            if not left:
+                left.add(asyncio.ensure_future(afterwards()))
+            return "value"
+
+        async def afterwards() -> str:
+            await go_on.wait()
+            return await load(1)
+
+        assert await load(1) == "value"
+        await load.invalidate(1)
+        go_on.set()
+        assert await left.pop() == "value"
+
+
+async def test_a_busy_event_loop_is_no_outage(redis_url: str) -> None:
+    async with CacheGuard(redis_url, operation_timeout="100ms") as guard:
+        await guard.aset("key", "value")
+        for _ in range(3):
+            reading = asyncio.ensure_future(guard.aget_or_set("key", lambda: "loaded", l1=False))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            time.sleep(0.2)
+            assert await reading == "value"
+        assert guard.stats().redis_errors == 0
+
+
+def test_without_redis_an_absence_hides_no_row_beyond_its_time(redis_server: Any) -> None:
+    rows: dict[int, str] = {}
+    with CacheGuard(redis_server.url, namespace="outage") as guard:
+
+        @guard.cached("row:{row_id}", null_ttl="100ms", jitter=None)
+        def row(row_id: int) -> str | None:
+            return rows.get(row_id)
+
+        assert row(1) is None
+        rows[1] = "row"
+        redis_server.kill()
+        try:
+            time.sleep(0.15)
+            assert row(1) == "row"
+        finally:
+            redis_server.start()
+
+
+def test_failures_of_old_are_let_go(guard: CacheGuard) -> None:
+    shared = guard._hub.shared  # noqa: SLF001 - the moment in question lies inside
+
+    def fail() -> str:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        guard.get_or_set("bad", fail)
+    assert list(shared.failures) == ["cg:cacheguard:1:bad"]
+    shared.forget_failures(time.monotonic() + 30)
+    assert shared.failures
+    shared.forget_failures(time.monotonic() + 100)
+    assert not shared.failures
