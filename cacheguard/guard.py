@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from inspect import isawaitable
 from time import monotonic
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from .batch import Batch
 from .bloom import BloomFilter
@@ -24,7 +24,7 @@ from .keys import namespace_prefix, redis_key
 from .loading import Ask
 from .methods import decorated
 from .missing import MISSING
-from .policy import Duration, Policy, Rebuild, Rules, resolve, seconds
+from .policy import Duration, Policy, PolicyOptions, Rules, resolve, seconds
 from .rebuilding import opened, stored_of
 from .runtime import run_now
 from .tiers.bloom import BloomTier
@@ -38,25 +38,6 @@ R = TypeVar("R")
 
 DEFAULT_MAX_ABSENCES = 100_000
 MOST_CALL_POLICIES = 256
-
-
-class PolicyOptions(TypedDict, total=False):
-    """The fields of a `Policy`, as keyword options."""
-
-    ttl: Duration | Callable[[Any], Duration | None] | None
-    jitter: float | None
-    null_ttl: Duration | None
-    not_found: type[Exception] | tuple[type[Exception], ...]
-    rebuild: Rebuild
-    stale_while_revalidate: Duration | None
-    stale_if_error: Duration | None
-    soft_timeout: Duration | None
-    hard_timeout: Duration | None
-    wait_timeout: Duration | None
-    error_backoff: tuple[Duration, Duration] | None
-    l1_ttl: Duration | None
-    l1: bool
-    l2: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from enum import Enum
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from .errors import ConfigurationError
 
@@ -115,6 +115,25 @@ class Policy:
                 msg = f"unknown option {name!r}; a policy has: {', '.join(_NAMES)}"
                 raise ConfigurationError(msg)
         return cls(**options)
+
+
+class PolicyOptions(TypedDict, total=False):
+    """The fields of a `Policy`, as keyword options."""
+
+    ttl: Duration | Callable[[Any], Duration | None] | None
+    jitter: float | None
+    null_ttl: Duration | None
+    not_found: type[Exception] | tuple[type[Exception], ...]
+    rebuild: Rebuild
+    stale_while_revalidate: Duration | None
+    stale_if_error: Duration | None
+    soft_timeout: Duration | None
+    hard_timeout: Duration | None
+    wait_timeout: Duration | None
+    error_backoff: tuple[Duration, Duration] | None
+    l1_ttl: Duration | None
+    l1: bool
+    l2: bool
 
 
 _NAMES = tuple(field.name for field in fields(Policy))
