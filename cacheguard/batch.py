@@ -12,8 +12,8 @@ from .errors import CacheGuardError, ReentrantLoad, Refused, Unreachable
 from .flights import CHAIN, Flight
 from .loading import Ask, Job, Loaded
 from .policy import Rules
-from .rebuilding import opened, stale_window
-from .tiers.remote import Found, Granted, Stored
+from .rebuilding import marker_ms, opened, stale_window, tags_of
+from .tiers.remote import Fill, Filled, Found, Granted, Stored
 
 LoadMany = Callable[[list[str]], Any]
 
@@ -30,7 +30,9 @@ class Batch:
     def __init__(self, engine: Engine, asks: Mapping[str, Ask], names: Mapping[str, str], load_many: LoadMany) -> None:
         self._engine, self._asks, self._names, self._load_many = engine, asks, names, load_many
         self._rules: Rules = next(iter(asks.values())).rules
-        self._tickets: dict[str, int] = {}
+        self._ticket = 0
+        self._granted: dict[str, Granted] = {}
+        self._voids: dict[str, Any] = {}
         self._cut_off = False
         self._stale: dict[str, Stored] = {}  # what this batch may serve where a load fails; not for others who joined
 
@@ -70,11 +72,13 @@ class Batch:
         joined: dict[str, tuple[Flight, int]] = {}
         for key, stale in missing.items():
             engine.shared.events.misses += 1
-            flight = Flight(engine.runtime.signal())
+            flight = Flight(engine.runtime.signal(), marks=self._asks[key].marks)
             current = engine.flights.setdefault(key, flight)
             joined[key] = current, current.leases
             if stale is not None and stale.stored is not None and self._stands_in(stale):
                 self._stale[key] = stale.stored
+            if stale is not None and stale.stored is None:
+                self._voids[key] = stale.void
             if current is not flight:
                 engine.shared.events.shared += 1
             elif (failure := engine.loading.paused(key, self._rules)) is None:
@@ -121,31 +125,45 @@ class Batch:
     async def _lead(self, flights: dict[str, Flight]) -> None:
         engine, stale = self._engine, dict[str, Found]()
         tokens = {key: engine.runtime.token() for key in flights}
-        for key, flight in flights.items():
+        for flight in flights.values():
             flight.leases += 1
-            self._tickets[key] = engine.shared.local.tickets.take(key)
+        self._ticket = engine.shared.local.tickets.take()
         asked_at = engine.runtime.now()
         if self._cut_off:
             await self._load(flights, {}, stale, keep=True)
             return
         try:
-            leases = await engine.remote.lease_many(tokens, next(iter(self._asks.values())).codec)
+            first = next(iter(self._asks.values()))
+            leases = await engine.remote.lease_many(
+                tokens,
+                first.codec,
+                first.scope,
+                {key: self._asks[key].tags for key in flights},
+                voids=self._voids,
+                keep_ms=marker_ms(self._rules),
+            )
         except Unreachable:
             await self._load(flights, {}, stale, keep=True)
             return
         granted: dict[str, Flight] = {}
+        useless: dict[str, str] = {}
         for key, lease in leases.items():
-            if isinstance(lease, Granted):
-                granted[key] = flights[key]
+            ask = self._asks[key]
+            if isinstance(lease, Granted) and lease.covers(ask.scope.markers(ask.tags)):
+                granted[key], self._granted[key] = flights[key], lease
                 if lease.found is not None and self._stands_in(lease.found):
                     stale[key] = lease.found
             elif isinstance(lease, Found) and lease.stored is not None:
-                ticket = self._tickets[key]
-                engine.rebuilding.keep(key, lease.stored, self._rules, lease.fresh_left, ticket, asked_at)
+                engine.rebuilding.keep(ask, lease.stored, lease.fresh_left, self._ticket, asked_at)
                 flights[key].land(lease.stored, proven=False)
             else:  # loaded elsewhere, being written, or not readable here: that key goes its own way
+                if isinstance(lease, Granted):
+                    useless[key] = tokens[key]
                 engine.loading.retire(key, flights[key])
                 flights[key].abandon()
+        if useless:
+            with suppress(Unreachable):
+                await engine.remote.release(useless)
         if granted:
             await self._load(granted, {key: tokens[key] for key in granted}, stale, keep=False)
 
@@ -166,47 +184,71 @@ class Batch:
     async def _fill(self, job: Job, loaded: Loaded, *, keep: bool) -> None:
         engine, loading = self._engine, self._engine.loading
         began = engine.runtime.now()
-        fills: list[tuple[str, str, Any, float, float]] = []
+        marks = await self._marks(job, loaded)
+        fills: list[Fill] = []
         held: dict[str, str] = {}
-        outcome: dict[str, tuple[Any, float | None]] = {}
+        outcome: dict[str, tuple[Stored, float | None]] = {}
         for key in job.flights:
-            value = loaded.value.get(self._names[key])
-            stored = loading.stored(Loaded(value, None, loaded.seconds), self._asks[key].tags)
-            ttl = loading.drawn_ttl(key, self._rules, stored) if job.tokens or keep else None
+            ask = self._asks[key]
+            one = Loaded(loaded.value.get(self._names[key]), None, loaded.seconds, loaded.load)
+            stored = loading.stored(one, tags_of(ask, loaded))
+            version = loading.version_of(ask, stored)
+            may = version is not None and (key in marks or (keep and not job.tokens))
+            ttl = loading.drawn_ttl(key, self._rules, stored) if may else None
             outcome[key] = stored, ttl
             if key not in job.tokens:
                 continue
-            envelope = None if ttl is None else loading.packed(key, stored, ttl, self._asks[key].codec)
+            of_key = marks.get(key, {})
+            stored.nonces = tuple(of_key.values())
+            envelope = None if ttl is None else loading.packed(key, stored, ttl, ask.codec)
             if ttl is None or envelope is None:
                 held[key] = job.tokens[key]
-            else:
-                fills.append((key, job.tokens[key], envelope, ttl, stale_window(stored, self._rules)))
+                continue
+            if stored.tags != ask.tags:
+                engine.remote.learn(key, stored.tags)
+            window = stale_window(stored, self._rules)
+            fills.append(
+                Fill(key, job.tokens[key], envelope, ttl, window, version or "", tuple(of_key), tuple(of_key.values()))
+            )
         for key, flight in job.flights.items():
             loading.retire(key, flight)
-        proven = await self._send(fills, held)
+        proven = await self._send(fills, held, marks)
         for key, flight in job.flights.items():
             stored, ttl = outcome[key]
             sure = proven.get(key, keep) and engine.rebuilding.keep_or_check(
-                key, stored, self._rules, ttl, self._tickets[key], began
+                self._asks[key], stored, ttl, self._ticket, began
             )
             engine.rebuilding.land(flight, stored, proven=sure)
 
-    async def _send(self, fills: Sequence[tuple[str, str, Any, float, float]], held: dict[str, str]) -> dict[str, bool]:
+    async def _marks(self, job: Job, loaded: Loaded) -> dict[str, dict[str, bytes]]:
+        """By key, what its markers said when the load began; without those keys of which it cannot be known any more."""
+        rebuilding, marks = self._engine.rebuilding, dict[str, dict[str, bytes]]()
+        for key in job.tokens:
+            ask = self._asks[key]
+            with suppress(Unreachable):
+                found = await rebuilding.marks_of(ask.scope, tags_of(ask, loaded), self._granted[key], self._rules)
+                if found is not None:
+                    marks[key] = found
+        return marks
+
+    async def _send(
+        self, fills: Sequence[Fill], held: dict[str, str], marks: Mapping[str, Mapping[str, bytes]]
+    ) -> dict[str, bool]:
         """Store what can be stored and give the other leases back; which keys were not invalidated meanwhile."""
         engine, events = self._engine, self._engine.shared.events
-        proven = dict.fromkeys([*held, *(key for key, *_ in fills)], False)
+        proven = dict.fromkeys([*held, *(fill.key for fill in fills)], False)
         try:
             if fills:
-                for (key, *_), stored in zip(fills, await engine.remote.fill_many(list(fills)), strict=True):
-                    proven[key] = stored
-                    events.fills += stored
-                    events.fills_refused += not stored
+                for fill, filled in zip(fills, await engine.remote.fill_many(fills), strict=True):
+                    proven[fill.key] = engine.rebuilding.counted(filled) is Filled.STORED
             if held:
-                proven |= dict.fromkeys(held, await engine.remote.release(held))
+                said = {marker: nonce for key in held for marker, nonce in marks.get(key, {}).items()}
+                still = await engine.remote.release(held, None, said)
+                proven |= {key: still and key in marks for key in held}
         except Refused:  # a full server: nobody shall wait for leases that nothing comes of
             events.fills_failed += len(proven)
             with suppress(Unreachable):
-                await engine.remote.release({key: token for key, token, *_ in fills} | held)
+                await engine.remote.release({fill.key: fill.token for fill in fills} | held)
         except Unreachable:
             events.fills_failed += len(proven)
         return proven

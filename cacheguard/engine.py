@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +11,19 @@ from .defenses.breakdown import Verdict, early_by, judge
 from .envelope import Kind
 from .errors import Unreachable
 from .flights import Flight, Shared
+from .keys import Scope
 from .loading import Ask
-from .rebuilding import Rebuilding, opened, stale_window, stored_of
+from .rebuilding import Rebuilding, marker_ms, opened, stale_window, stored_of
+from .tiers.outbox import Invalidation
 from .tiers.remote import Found, Remote, Stored, ms
 
 if TYPE_CHECKING:
     from .codec import Codec
     from .policy import Rules
     from .ports import Runtime
+
+
+PATIENCE = 0.5  # seconds that a first read waits for the bus; without it, L1 stays empty for a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +47,15 @@ class Engine:
         shared.flights.append(self.flights)
         self.rebuilding = Rebuilding(runtime, remote, shared, self.flights)
         self.loading = self.rebuilding.loading
-        self._local, self._events = shared.local, shared.events
+        self._local, self._events, self._bus = shared.local, shared.events, shared.bus
 
     async def read(self, ask: Ask) -> Any:
         """The value of *ask*, after the in-process tier had no answer."""
-        ticket, asked_at = self._local.tickets.take(ask.key), self.runtime.now()
+        if not self._bus.ready:
+            await self._bus.begin_listening(self.runtime, PATIENCE)
+        ticket, asked_at = self._local.tickets.take(), self.runtime.now()
         try:
-            found = await self.remote.read(ask.key, ask.codec)
+            found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags)
         except Unreachable:
             return await self._read_without_redis(ask)
         stored = await self._usable(ask, found, ticket, asked_at)
@@ -72,22 +79,26 @@ class Engine:
         """A hit in Redis; under ``rebuild="early"`` one of them reloads ahead of time."""
         self._events.l2_hits += 1
         self._events.null_hits += stored.kind is not Kind.VALUE
+        self._events.served(stored.ttl - fresh_left)
         if ask.rules.rebuild == "early" and fresh_left <= early_by(stored.load_time, self.runtime.random()):
             await self.rebuilding.behind(ask, floor=ms(fresh_left))
         else:
-            self.rebuilding.keep(ask.key, stored, ask.rules, fresh_left, ticket, asked_at)
+            self.rebuilding.keep(ask, stored, fresh_left, ticket, asked_at)
 
     async def survey(self, asks: Mapping[str, Ask]) -> Survey:
         """What can be served for several keys of one kind, and what has to be loaded. One round trip."""
-        keys = list(asks)
-        tickets, asked_at = [self._local.tickets.take(key) for key in keys], self.runtime.now()
+        if not self._bus.ready:
+            await self._bus.begin_listening(self.runtime, PATIENCE)
+        keys, first = list(asks), next(iter(asks.values()))
+        ticket, asked_at = self._local.tickets.take(), self.runtime.now()
         try:
-            found = await self.remote.read_many(keys, asks[keys[0]].codec)
+            tags = [ask.tags for ask in asks.values()]
+            found = await self.remote.read_many(keys, first.codec, first.scope, tags)
         except Unreachable:
             return Survey({}, dict.fromkeys(keys), cut_off=True)
         there: dict[str, Stored] = {}
         missing: dict[str, Found | None] = {}
-        for key, ticket, each in zip(keys, tickets, found, strict=True):
+        for key, each in zip(keys, found, strict=True):
             stored = await self._usable(asks[key], each, ticket, asked_at)
             if stored is None:
                 missing[key] = each
@@ -105,32 +116,38 @@ class Engine:
                 return opened(stored_of(entry), ask.rules)
         return await self.rebuilding.rebuild(ask, None, cut_off=True)
 
-    async def peek(self, keys: Sequence[str], codec: Codec | None, rules: Rules) -> dict[str, tuple[Stored, bool]]:
+    async def peek(
+        self, keys: Sequence[str], codec: Codec | None, rules: Rules, scope: Scope
+    ) -> dict[str, tuple[Stored, bool]]:
         """What may be served for *keys* without a load, and whether it is stale. One round trip."""
-        tickets, asked_at = [self._local.tickets.take(key) for key in keys], self.runtime.now()
+        if not self._bus.ready:
+            await self._bus.begin_listening(self.runtime, PATIENCE)
+        ticket, asked_at = self._local.tickets.take(), self.runtime.now()
         try:
-            found = await self.remote.read_many(list(keys), codec)
+            found = await self.remote.read_many(keys, codec, scope, ())
         except Unreachable:
             return {}
         answers: dict[str, tuple[Stored, bool]] = {}
-        for key, ticket, each in zip(keys, tickets, found, strict=True):
+        for key, each in zip(keys, found, strict=True):
             if each is None or each.stored is None:
                 continue
             verdict = judge(each.fresh_left, rules.revalidate)
             if verdict is Verdict.FRESH:
                 self._events.l2_hits += 1
                 self._events.null_hits += each.stored.kind is not Kind.VALUE
-                self.rebuilding.keep(key, each.stored, rules, each.fresh_left, ticket, asked_at)
+                self._events.served(each.stored.ttl - each.fresh_left)
+                ask = Ask(key, rules, codec, _nothing, scope=scope)
+                self.rebuilding.keep(ask, each.stored, each.fresh_left, ticket, asked_at)
                 answers[key] = each.stored, False
             elif verdict is Verdict.REVALIDATE:
                 self._events.stale_hits += 1
                 answers[key] = each.stored, True
         return answers
 
-    async def look(self, key: str) -> Found | None:
+    async def look(self, key: str, scope: Scope) -> Found | None:
         """What Redis holds for *key*, for inspection: no hit is counted. None if Redis cannot be asked."""
         try:
-            return await self.remote.look(key)
+            return await self.remote.look(key, scope)
         except Unreachable:
             return None
 
@@ -140,42 +157,71 @@ class Engine:
 
     async def invalidate(self, keys: Sequence[str]) -> bool:
         """Remove *keys* everywhere; false if Redis has not acknowledged it yet. One round trip."""
-        self._events.invalidations += len(keys)
-        self.shared.drop(keys)
-        try:
-            return await self.remote.invalidate(list(keys))
-        finally:
-            self.shared.drop(keys)
+        return await self.write([Invalidation(key) for key in keys])
+
+    async def write(self, items: Sequence[Invalidation]) -> bool:
+        """Invalidate *items* everywhere; false if Redis has not acknowledged it yet. One round trip."""
+        self._events.invalidations += len(items)
+        return bool(await self.runtime.through(self._said([item.key for item in items], self.remote.invalidate(items))))
 
     async def expire(self, keys: Sequence[str]) -> bool:
         """Make *keys* stale; false if Redis has not acknowledged it yet. One round trip."""
         self._events.invalidations += len(keys)
-        self.shared.drop(keys)
+        return bool(await self.runtime.through(self._said(keys, self.remote.expire(keys))))
+
+    async def _said(self, names: Sequence[str], saying: Awaitable[Any]) -> Any:
+        """Drop *names* here before and after the others are told, whatever comes of it."""
+        self.shared.drop(names)
         try:
-            return await self.remote.expire(list(keys))
+            return await saying
         finally:
-            self.shared.drop(keys)
+            self.shared.drop(names)
 
     async def store(
-        self, values: dict[str, Any], rules: Rules, codecs: dict[str, Codec], tags: tuple[str, ...]
+        self,
+        values: dict[str, Any],
+        rules: Rules,
+        codecs: dict[str, Codec],
+        tags: tuple[str, ...],
+        scope: Scope,
+        version: str = "",
     ) -> bool:
-        """Put *values* there by hand; `CodecError` if one of them cannot be stored. One round trip."""
-        items: dict[str, tuple[Any, float, float]] = {}
+        """Put *values* there by hand; `CodecError` if one of them cannot be stored.
+
+        One round trip; one more if this process does not know what the namespace and the tags say now.
+        """
+        drawn: dict[str, tuple[Stored, float]] = {}
         for key, value in values.items():
             kind = Kind.ABSENT if value is None and rules.null_ttl is not None else Kind.VALUE
             ttl = rules.ttl_of(value) if kind is Kind.VALUE else rules.null_ttl
             fresh = jittered(ttl or rules.ttl_of(None), rules.jitter, self.runtime.random())
-            stored = Stored(kind, value, fresh, 0.0, tags)
-            items[key] = self.remote.pack(key, stored, codecs[key]), fresh, stale_window(stored, rules)
-        self.shared.drop(items)
-        try:
-            return await self.remote.store(items)
-        finally:
-            self.shared.drop(items)
+            drawn[key] = Stored(kind, value, fresh, 0.0, tags), fresh
+        work = self._stored(drawn, rules, codecs, scope.markers(tags), version)
+        return bool(await self.runtime.through(self._said(list(values), work)))
 
-    async def touch(self, key: str, rules: Rules) -> bool:
+    async def _stored(
+        self,
+        drawn: dict[str, tuple[Stored, float]],
+        rules: Rules,
+        codecs: dict[str, Codec],
+        markers: tuple[str, ...],
+        version: str,
+    ) -> bool:
+        keep_ms = max(marker_ms(rules), *(ms(fresh + rules.stale) for _, fresh in drawn.values()))
+        nonces = self.remote.nonces_of_late(markers) or await self.remote.nonces(markers, keep_ms)
+        while True:
+            items: dict[str, tuple[Any, float, float]] = {}
+            for key, (stored, fresh) in drawn.items():
+                stored.nonces = nonces
+                items[key] = self.remote.pack(key, stored, codecs[key]), fresh, stale_window(stored, rules)
+            done, said = await self.remote.store(items, version, markers, keep_ms)
+            if said == nonces:
+                return done
+            nonces = said  # what was stored is void already; once more, under the markers as they are
+
+    async def touch(self, key: str, rules: Rules, scope: Scope) -> bool:
         """Give a fresh entry its TTL anew; whether there was one. Two round trips."""
-        found = await self.remote.read(key, None)
+        found = await self.remote.read(key, None, scope, ())
         if found is None or found.stored is None:
             return False
         stored = found.stored
@@ -183,7 +229,13 @@ class Engine:
         if ttl is None:
             return False
         fresh = jittered(ttl, rules.jitter, self.runtime.random())
+        window = stale_window(stored, rules)
+        keep_ms = max(marker_ms(rules), ms(fresh + window))
         try:
-            return await self.remote.touch(key, fresh, stale_window(stored, rules))
+            return await self.remote.touch(key, fresh, window, scope.markers(stored.tags), keep_ms)
         finally:
             self.shared.drop([key])
+
+
+def _nothing() -> None:
+    """Load nothing: this question is never put."""

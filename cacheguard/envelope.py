@@ -30,6 +30,7 @@ _LONGEST_LOAD = 2**32 - 1
 _MAC_BYTES = 32
 _SHORTEST_SECRET = 16
 _SEVERAL: tuple[type[Any], ...] = (list, tuple)
+_MARKS = msgspec.msgpack.Decoder(tuple[tuple[str, ...], tuple[bytes, ...]])
 
 
 class Oversize(CodecError):  # noqa: N818 - better English than OversizeError
@@ -62,6 +63,8 @@ class Envelope:
     load_time: float
     """Seconds the loader took."""
     tags: tuple[str, ...] = ()
+    nonces: tuple[bytes, ...] = ()
+    """What the markers of its namespaces (from the root down) and of its tags said when its load began."""
 
 
 class _Compression(NamedTuple):
@@ -107,7 +110,8 @@ class Sealer:
             )
         flags, payload = self._deflated(envelope.payload)
         try:
-            tags = msgspec.msgpack.encode(envelope.tags) if envelope.tags else b""
+            marks = (envelope.tags, envelope.nonces)
+            tags = msgspec.msgpack.encode(marks) if envelope.tags or envelope.nonces else b""
             header = _packed_header(envelope, flags | (_SIGNED if self._secrets else 0), len(tags), len(payload))
         except Exception as error:
             raise CodecError(f"an envelope cannot hold these fields: {error}") from error
@@ -142,7 +146,7 @@ class Sealer:
             self._inflated(flags & ~_SIGNED, blob[start:end]),
             math.inf if ttl == _FOREVER else ttl / 1000,
             load_time / 1_000_000,
-            _read_tags(blob[_HEADER.size : start]),
+            *(_MARKS.decode(blob[_HEADER.size : start]) if tags_length else ((), ())),
         )
 
     def _verify(self, blob: bytes, key: str, end: int) -> None:
@@ -170,14 +174,6 @@ def _packed_header(envelope: Envelope, flags: int, tags_length: int, payload_len
     ttl = _FOREVER if envelope.ttl == math.inf else round(envelope.ttl * 1000)
     load_time = round(min(max(envelope.load_time, 0) * 1_000_000, _LONGEST_LOAD))
     return _HEADER.pack(_VERSION, envelope.kind, flags, envelope.schema, ttl, load_time, tags_length, payload_length)
-
-
-def _read_tags(block: bytes) -> tuple[str, ...]:
-    """The tags in a list, or in a map that says more about each."""
-    if not block:
-        return ()
-    tags: list[str] | dict[str, Any] = msgspec.msgpack.decode(block, type=list[str] | dict[str, Any])
-    return tuple(tags)
 
 
 def _mac(secret: bytes, key: str, body: bytes) -> bytes:

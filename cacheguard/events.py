@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
+from bisect import bisect_left
 from dataclasses import dataclass, fields
 from typing import Any
 
 log = logging.getLogger("cacheguard")
+
+AGES = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0, math.inf)
+"""Upper bounds, in seconds, of the buckets in `Stats.age_at_serve`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +48,26 @@ class Stats:
     """Loaded values stored in Redis."""
     fills_refused: int
     """Loaded values not stored because an invalidation came in between."""
+    fills_old: int
+    """Loaded values not stored because a newer version of their row is known: a replica lags behind."""
     fills_failed: int
     """Loaded values not stored because Redis did not take them."""
     invalidations: int
-    """Keys invalidated or expired here."""
+    """Keys, tags and namespaces invalidated or expired here."""
     invalidations_queued: int
     """Invalidations that Redis has not acknowledged yet (now, not since start)."""
+    replayed: int
+    """Invalidations repeated because another Redis answers than the one that had acknowledged them."""
+    outbox_overflows: int
+    """Times more was owed to Redis than can be kept, so that the whole namespace was invalidated instead."""
+    bus_messages: int
+    """Invalidations heard of from other processes."""
+    bus_gaps: int
+    """Times the invalidation bus was interrupted."""
+    audits: int
+    """Hits compared with what the loader says."""
+    audits_different: int
+    """Of these, those where the cache was stale: still different when looked at once more."""
     absences_over_budget: int
     """Absences not cached because too many were outstanding."""
     bloom_rejects: int
@@ -73,17 +92,24 @@ class Stats:
     """Their size in bytes (now); 0 unless ``l1_max_bytes`` is set."""
     l2_up: bool
     """Whether the last round trip to Redis succeeded."""
+    bus_up: bool
+    """Whether it is proven that other processes' invalidations arrive; while not, L1 is off unless Redis is away."""
+    age_at_serve: tuple[tuple[float, int], ...]
+    """How old what was served was: (upper bound in seconds, count), a bucket each. An L1 hit counts as old as its entry
+    was when its hits were counted, a few seconds later at most."""
 
 
 class Events:
     """The guard's counters; plain ints, exported when asked."""
 
-    __slots__ = (*(field.name for field in fields(Stats)), "_said")
+    __slots__ = (*(field.name for field in fields(Stats) if field.name != "age_at_serve"), "_ages", "_said")
 
     def __init__(self) -> None:
-        for field in fields(Stats):
-            setattr(self, field.name, 0)
+        for name in self.__slots__:
+            setattr(self, name, 0)
         self.l2_up: bool = True
+        self.bus_up: bool = False
+        self._ages = [0] * len(AGES)
         self._said: set[str] = set()
 
     l1_hits: int
@@ -101,9 +127,16 @@ class Events:
     overloads: int
     fills: int
     fills_refused: int
+    fills_old: int
     fills_failed: int
     invalidations: int
     invalidations_queued: int
+    replayed: int
+    outbox_overflows: int
+    bus_messages: int
+    bus_gaps: int
+    audits: int
+    audits_different: int
     absences_over_budget: int
     bloom_rejects: int
     bloom_losses: int
@@ -140,10 +173,13 @@ class Events:
             self._said.add(about)
             log.warning(message, *args)
 
-    def snapshot(self, entries: int, size: int, hits: int, nulls: int) -> Stats:
-        """The counters as they stand, with what the in-process tier holds and has not handed in yet."""
-        counts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(Stats)}
-        counts["l1_hits"] += hits
-        counts["null_hits"] += nulls
+    def served(self, age: float, count: int = 1) -> None:
+        """Note how old something was when it was served, in seconds."""
+        self._ages[bisect_left(AGES, age)] += count
+
+    def snapshot(self, entries: int, size: int) -> Stats:
+        """The counters as they stand, with what the in-process tier holds."""
+        names = [field.name for field in fields(Stats) if field.name != "age_at_serve"]
+        counts: dict[str, Any] = {name: getattr(self, name) for name in names}
         counts |= {"l1_entries": entries, "l1_bytes": size}
-        return Stats(**counts)
+        return Stats(**counts, age_at_serve=tuple(zip(AGES, self._ages, strict=True)))

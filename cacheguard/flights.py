@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .defenses.consistency import may_share
 from .envelope import Kind
+from .keys import beneath, is_marker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .defenses.penetration import AbsenceBudget
     from .events import Events
     from .ports import Bulkhead, Signal
+    from .tiers.bus import Bus
     from .tiers.local import Local
     from .tiers.remote import Stored
 
@@ -126,13 +128,27 @@ class Flight:
     Args:
         signal: goes up when the flight has landed.
         anew: its load begins after the flight was opened, whatever is cached.
+        marks: the markers of the tags that its entry is known to have.
     """
 
-    __slots__ = ("absence", "anew", "answer", "error", "landed", "leases", "loaded", "proven", "signal", "traceback")
+    __slots__ = (
+        "absence",
+        "anew",
+        "answer",
+        "error",
+        "landed",
+        "leases",
+        "loaded",
+        "marks",
+        "proven",
+        "signal",
+        "traceback",
+    )
 
-    def __init__(self, signal: Signal, *, anew: bool = False) -> None:
+    def __init__(self, signal: Signal, *, anew: bool = False, marks: tuple[str, ...] = ()) -> None:
         self.signal = signal
         self.anew = anew
+        self.marks = marks
         self.leases = 0  # leases asked for so far; who joins before the last one joined before the load
         self.landed = False
         self.proven = False
@@ -188,19 +204,33 @@ class Failure:
 class Shared:
     """What the engines of one guard have in common: one engine serves threads, one each event loop."""
 
-    def __init__(self, local: Local, events: Events, bulkhead: Bulkhead, budget: AbsenceBudget) -> None:
-        self.local, self.events, self.bulkhead, self.budget = local, events, bulkhead, budget
+    def __init__(self, local: Local, events: Events, bulkhead: Bulkhead, budget: AbsenceBudget, bus: Bus) -> None:
+        self.local, self.events, self.bulkhead, self.budget, self.bus = local, events, bulkhead, budget, bus
         self.failures: dict[str, Failure] = {}
         self.flights: list[dict[str, Flight]] = []
 
-    def drop(self, keys: Iterable[str]) -> None:
-        """Take *keys* out of this process: L1, flights, and the memory of failures."""
-        for key in keys:
-            self.local.drop(key)
-            self.failures.pop(key, None)
+    def drop(self, names: Iterable[str]) -> None:
+        """Take *names* (keys, markers) out of this process: L1, flights, and the memory of failures."""
+        for name in names:
+            self.local.drop(name)
+            prefixes = beneath(name)
             with self.local.lock:
-                for flights in self.flights:
+                if prefixes is not None:
+                    self._forget(lambda key, _: key.startswith(prefixes))  # noqa: B023 - called before the next turn
+                elif is_marker(name):
+                    self._forget(lambda _, flight: flight is not None and name in flight.marks)  # noqa: B023
+                else:
+                    self.failures.pop(name, None)
+                    for flights in self.flights:
+                        flights.pop(name, None)
+
+    def _forget(self, concerned: Callable[[str, Flight | None], bool]) -> None:
+        for flights in self.flights:
+            for key, flight in list(flights.items()):
+                if concerned(key, flight):
                     flights.pop(key, None)
+        for key in [key for key in self.failures if concerned(key, None)]:
+            self.failures.pop(key, None)
 
     def remember(self, key: str, failure: Failure) -> None:
         """Keep a failure; the oldest goes when there are too many."""

@@ -19,7 +19,7 @@ from .envelope import Kind
 from .errors import ConfigurationError, KeyTemplateError
 from .generated import IndexKey, caller, wrapper
 from .hub import Hub
-from .keys import KeyMaker, TextTemplate, compile_key, redis_key
+from .keys import KeyMaker, Scope, TextTemplate, compile_key
 from .loading import Ask
 from .policy import Rules
 from .rebuilding import opened, stored_of
@@ -38,12 +38,13 @@ class Function:
     def __init__(
         self,
         hub: Hub,
-        prefix: str,
+        scope: Scope,
         fn: Callable[..., Any],
         template: str | None,
         rules: Rules,
         *,
         tags: Sequence[str],
+        version: Callable[[Any], object] | None,
         bloom: BloomFilter | None,
         bloom_item: str | None,
         validate: Callable[..., object] | None,
@@ -55,7 +56,7 @@ class Function:
         self._names = tuple(self.signature.parameters)
         self._places = {name: place for place, name in enumerate(self._names)}
         self._call = caller(self.signature)
-        self.hub, self._prefix = hub, prefix
+        self.hub, self.scope, self.version = hub, scope, version
         self._keys: KeyMaker = compile_key(template, fn)
         self._key_places = tuple(self._places[name] for name in self._keys.fields)
         self._tags = tuple(TextTemplate(_text(tag, "tags"), fn) for tag in _tags(tags))
@@ -174,7 +175,7 @@ class Function:
 
     def redis_key(self, values: tuple[Any, ...]) -> str:
         """The key in Redis."""
-        return redis_key(self._prefix, self.text(values))
+        return self.scope.key(self.text(values))
 
     def text(self, values: tuple[Any, ...]) -> str:
         """The key text."""
@@ -188,7 +189,15 @@ class Function:
 
     def ask(self, values: tuple[Any, ...]) -> Ask:
         """The question that a call with *values* puts to the engine."""
-        return Ask(self.redis_key(values), self.rules, self.codec, lambda: self.call(values), self.tags(values))
+        return Ask(
+            self.redis_key(values),
+            self.rules,
+            self.codec,
+            lambda: self.call(values),
+            self.tags(values),
+            self.scope,
+            self.version,
+        )
 
     # What a call does when its arguments led to no entry
 
@@ -255,11 +264,9 @@ class Function:
 
     def from_l1(self, ask: Ask, values: tuple[Any, ...]) -> Callable[[], Any] | None:
         """The in-process answer by key text, when the arguments alone did not lead to it."""
-        entry = self.hub.local.find(ask.key) if self.rules.l1 else None
-        if entry is None or self.hub.now() >= entry.until:
+        entry = self.hub.local.alive(ask.key) if self.rules.l1 else None
+        if entry is None:
             return None
-        entry.hits += 1
-        self.hub.local.touch(entry)
         self.bind(ask.key, values)
         return partial(opened, stored_of(entry), self.rules)
 

@@ -14,13 +14,16 @@ from .batch import Batch
 from .bloom import BloomFilter
 from .cached import CachedCoroutineFunction, CachedFunction, Decorator
 from .codec import CustomCodec
+from .current_load import check_tag
+from .defenses.consistency import Version, version_text
 from .engine import Engine
 from .envelope import Kind, Sealer
 from .errors import ConfigurationError
 from .events import Stats
+from .feed import Change, invalidations
 from .functions import Function
 from .hub import Hub, Options, pools
-from .keys import namespace_prefix, redis_key
+from .keys import namespace_scope
 from .loading import Ask
 from .methods import decorated
 from .missing import MISSING
@@ -29,15 +32,18 @@ from .rebuilding import opened, stored_of
 from .runtime import run_now
 from .tiers.bloom import BloomTier
 from .tiers.local import Entry, Eviction, check
+from .tiers.outbox import Invalidation
 from .tiers.packing import copied
 from .tiers.remote import Stored
 from .warming import Progress, Warmed, warm
+from .writing import DELAY, INTENT, Mode, OfResult, Terms, WriterTemplates, Writing, guarded, names_of, settle_seconds
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 DEFAULT_MAX_ABSENCES = 100_000
 MOST_CALL_POLICIES = 256
+MOST_AT_ONCE = 1000  # changes in one round trip
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +144,12 @@ class CacheGuard:
             raise_unreachable=on_unreachable == "raise",
         )
         self._names: tuple[str, ...] = (namespace,)
-        self._prefix = namespace_prefix(self._names)
+        self._scope = namespace_scope(self._names)
         self._policy = _policy(policy)
         self._rules = resolve(self._policy)
         self._calls: dict[tuple[tuple[str, Any], ...], Rules] = {}
         pool, apool, memory = pools(url, client, aclient)
-        self._hub = Hub(options, pool, apool, memory=memory)
+        self._hub = Hub(options, namespace, pool, apool, memory=memory)
         if options.codec is not None:
             self._hub.registry.register(options.codec)
 
@@ -154,7 +160,7 @@ class CacheGuard:
         """A guard for keys of its own on the same tiers; *policy* goes over this guard's."""
         child = object.__new__(type(self))
         child._names = (*self._names, name)
-        child._prefix = namespace_prefix(child._names)
+        child._scope = namespace_scope(child._names)
         child._policy = _policy(policy).over(self._policy)
         child._rules = resolve(child._policy)
         child._calls = {}
@@ -177,6 +183,7 @@ class CacheGuard:
         key: str | None = None,
         *,
         tags: Sequence[str] = (),
+        version: Callable[[Any], Any] | None = None,
         bloom: BloomFilter | None = None,
         bloom_item: str | None = None,
         validate: Callable[..., object] | None = None,
@@ -188,6 +195,7 @@ class CacheGuard:
         key: Any = None,
         *,
         tags: Sequence[str] = (),
+        version: Callable[[Any], Any] | None = None,
         bloom: BloomFilter | None = None,
         bloom_item: str | None = None,
         validate: Callable[..., object] | None = None,
@@ -199,6 +207,8 @@ class CacheGuard:
             key: template over the function's parameters, like ``"user:{user_id}"``; without one, module, name and all
                 arguments with their types.
             tags: templates of tags, like ``"org:{org_id}"``.
+            version: a function of the value that gives its source version (a row version, a log position, an aware
+                datetime); what is older than a version known to have been written is not cached.
             bloom: answers calls whose item it knows to be absent.
             bloom_item: template of that item; may be left out for a function of one parameter.
             validate: a function of the same parameters; where it says no, the answer is "absent", without a load.
@@ -216,6 +226,8 @@ class CacheGuard:
         if key is not None and (not isinstance(key, str) or not key):
             raise ConfigurationError(f"key must be a template like 'user:{{user_id}}', got {key!r}")
         _check_bloom(bloom)
+        if version is not None and not callable(version):
+            raise ConfigurationError(f"version must be a function of the value, got {version!r}")
         rules = self._merged(policy)
 
         def decorate(fn: Any) -> Any:
@@ -225,11 +237,12 @@ class CacheGuard:
                 raise ConfigurationError(f"only functions can be decorated, got {fn!r}")
             function = Function(
                 self._hub,
-                self._prefix,
+                self._scope,
                 fn,
                 key,
                 rules,
                 tags=tags,
+                version=version,
                 bloom=bloom,
                 bloom_item=bloom_item,
                 validate=validate,
@@ -275,7 +288,7 @@ class CacheGuard:
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of *key*, or *default* if there is none that may be served. At most one round trip."""
-        redis_name = redis_key(self._prefix, key)
+        redis_name = self._scope.key(key)
         entry = self._alive(redis_name, self._rules)
         if entry is not None:
             return self._out(stored_of(entry), default)
@@ -283,7 +296,7 @@ class CacheGuard:
 
     async def aget(self, key: str, default: Any = None) -> Any:
         """`get`, to be awaited."""
-        redis_name = redis_key(self._prefix, key)
+        redis_name = self._scope.key(key)
         entry = self._alive(redis_name, self._rules)
         if entry is not None:
             return self._out(stored_of(entry), default)
@@ -292,23 +305,54 @@ class CacheGuard:
     async def _get(self, engine: Engine, key: str, default: Any) -> Any:
         if self._hub.off:
             return default
-        found = await engine.peek([key], None, self._rules)
+        found = await engine.peek([key], None, self._rules, self._scope)
         return self._out(found[key][0], default) if found else default
 
-    def get_or_set(self, key: str, loader: Callable[[], Any], **policy: Unpack[PolicyOptions]) -> Any:
-        """The value of *key*, loaded by *loader* if there is none. No round trip for a hit in the process."""
-        return run_now(self._get_or_set(self._hub.blocking, key, loader, cast("dict[str, Any]", policy)))
+    def get_or_set(
+        self,
+        key: str,
+        loader: Callable[[], Any],
+        *,
+        tags: Sequence[str] = (),
+        version: Callable[[Any], Any] | None = None,
+        **policy: Unpack[PolicyOptions],
+    ) -> Any:
+        """The value of *key*, loaded by *loader* if there is none. No round trip for a hit in the process.
 
-    async def aget_or_set(self, key: str, loader: Callable[[], Any], **policy: Unpack[PolicyOptions]) -> Any:
+        Args:
+            key: key text.
+            loader: a function without parameters; it may add tags by `current_load`.
+            tags: texts that `invalidate_tags` takes.
+            version: a function of the loaded value that gives its source version; what is older than a version known
+                to have been written is not cached.
+            policy: fields of `Policy`, over the guard's own.
+        """
+        return run_now(self._get_or_set(self._hub.blocking, key, loader, tags, version, cast("dict[str, Any]", policy)))
+
+    async def aget_or_set(
+        self,
+        key: str,
+        loader: Callable[[], Any],
+        *,
+        tags: Sequence[str] = (),
+        version: Callable[[Any], Any] | None = None,
+        **policy: Unpack[PolicyOptions],
+    ) -> Any:
         """`get_or_set`, to be awaited; *loader* may be a coroutine function."""
-        return await self._get_or_set(self._hub.running, key, loader, cast("dict[str, Any]", policy))
+        return await self._get_or_set(self._hub.running, key, loader, tags, version, cast("dict[str, Any]", policy))
 
     async def _get_or_set(
-        self, engine_of: Callable[..., Engine], key: str, loader: Callable[[], Any], policy: dict[str, Any]
+        self,
+        engine_of: Callable[..., Engine],
+        key: str,
+        loader: Callable[[], Any],
+        tags: Sequence[str],
+        version: Callable[[Any], Any] | None,
+        policy: dict[str, Any],
     ) -> Any:
         _check_loader(loader)
         rules = self._merged(policy)
-        ask = Ask(redis_key(self._prefix, key), rules, self._hub.options.codec, loader)
+        ask = Ask(self._scope.key(key), rules, self._hub.options.codec, loader, _tags(tags), self._scope, version)
         if self._hub.off:
             return await engine_of(l2=rules.l2).runtime.call(loader)
         entry = self._alive(ask.key, rules)
@@ -327,39 +371,57 @@ class CacheGuard:
         names = _texts(keys)
         if self._hub.off:
             return {}
-        found = {name: entry for name in names if (entry := self._alive(redis_key(self._prefix, name), self._rules))}
+        found = {name: entry for name in names if (entry := self._alive(self._scope.key(name), self._rules))}
         values = {name: self._out(stored_of(entry), MISSING) for name, entry in found.items()}
-        rest = {redis_key(self._prefix, name): name for name in names if name not in found}
+        rest = {self._scope.key(name): name for name in names if name not in found}
         if rest:
-            for key, (stored, _) in (await engine.peek(list(rest), None, self._rules)).items():
+            for key, (stored, _) in (await engine.peek(list(rest), None, self._rules, self._scope)).items():
                 values[rest[key]] = self._out(stored, MISSING)
         return {name: values[name] for name in names if values.get(name, MISSING) is not MISSING}
 
     def get_or_set_many(
-        self, keys: Iterable[str], loader: Callable[[list[str]], Any], **policy: Unpack[PolicyOptions]
+        self,
+        keys: Iterable[str],
+        loader: Callable[[list[str]], Any],
+        *,
+        tags: Sequence[str] = (),
+        version: Callable[[Any], Any] | None = None,
+        **policy: Unpack[PolicyOptions],
     ) -> dict[str, Any]:
         """The values of all *keys*; *loader* gets a list of those that are missing and returns a dict.
 
         What the dict leaves out is an absence, and None in the answer. Keys that another call in this process is
         loading are waited for. Three round trips at most, whatever the number of keys.
         """
-        return run_now(self._get_or_set_many(self._hub.blocking, keys, loader, cast("dict[str, Any]", policy)))
+        return run_now(
+            self._get_or_set_many(self._hub.blocking, keys, loader, tags, version, cast("dict[str, Any]", policy))
+        )
 
     async def aget_or_set_many(
-        self, keys: Iterable[str], loader: Callable[[list[str]], Any], **policy: Unpack[PolicyOptions]
+        self,
+        keys: Iterable[str],
+        loader: Callable[[list[str]], Any],
+        *,
+        tags: Sequence[str] = (),
+        version: Callable[[Any], Any] | None = None,
+        **policy: Unpack[PolicyOptions],
     ) -> dict[str, Any]:
         """`get_or_set_many`, to be awaited; *loader* may be a coroutine function."""
-        return await self._get_or_set_many(self._hub.running, keys, loader, cast("dict[str, Any]", policy))
+        return await self._get_or_set_many(
+            self._hub.running, keys, loader, tags, version, cast("dict[str, Any]", policy)
+        )
 
     async def _get_or_set_many(
         self,
         engine_of: Callable[..., Engine],
         keys: Iterable[str],
         loader: Callable[[list[str]], Any],
+        tags: Sequence[str],
+        version: Callable[[Any], Any] | None,
         policy: dict[str, Any],
     ) -> dict[str, Any]:
         _check_loader(loader)
-        names, rules = _texts(keys), self._merged(policy)
+        names, rules, tags = _texts(keys), self._merged(policy), _tags(tags)
         engine = engine_of(l2=rules.l2)
         if self._hub.off:
             loaded = await engine.runtime.call(lambda: loader(list(names)))
@@ -368,13 +430,14 @@ class CacheGuard:
         asks: dict[str, Ask] = {}
         by_key: dict[str, str] = {}
         for name in names:
-            key = redis_key(self._prefix, name)
+            key = self._scope.key(name)
             entry = self._alive(key, rules)
             if entry is not None:
                 values[name] = opened(stored_of(entry), rules)
             else:
                 one = _loader_of_one(loader, name)
-                asks[key], by_key[key] = Ask(key, rules, self._hub.options.codec, one), name
+                asks[key] = Ask(key, rules, self._hub.options.codec, one, tags, self._scope, version)
+                by_key[key] = name
         if asks:
             for key, value in (await Batch(engine, asks, by_key, loader).read()).items():
                 values[by_key[key]] = value
@@ -390,12 +453,12 @@ class CacheGuard:
         return await self._inspect(self._hub.running(l2=self._rules.l2), key)
 
     async def _inspect(self, engine: Engine, key: str) -> Inspection:
-        redis_name = redis_key(self._prefix, key)
-        entry, now = self._hub.local.find(redis_name), monotonic()
-        if self._rules.l1 and entry is not None and now < entry.until:
+        redis_name = self._scope.key(key)
+        entry, now = self._hub.local.peek(redis_name), monotonic()
+        if self._rules.l1 and entry is not None:
             state: Literal["fresh", "null"] = "null" if entry.kind else "fresh"
             return Inspection(state, "l1", max(0.0, now - entry.born), entry.fresh_until - now, entry.tags)
-        found = await engine.look(redis_name)
+        found = await engine.look(redis_name, self._scope)
         if found is None or found.stored is None:
             return Inspection("missing", None, None, None, ())
         stored, left = found.stored, found.fresh_left
@@ -404,39 +467,75 @@ class CacheGuard:
 
     # Writing
 
-    def set(self, key: str, value: Any, *, tags: Sequence[str] = (), **policy: Unpack[PolicyOptions]) -> None:
+    def set(
+        self,
+        key: str,
+        value: Any,
+        *,
+        tags: Sequence[str] = (),
+        version: Version | None = None,
+        **policy: Unpack[PolicyOptions],
+    ) -> None:
         """Store *value*; the last writer wins, and a load under way may no longer fill. One round trip.
 
-        Raises `CodecError` if the value has no bytes.
+        With a *version* the newest one wins: a value that is older than a version known of the key is not stored. The
+        first time that this process stores under a tag, it costs one round trip more. Raises `CodecError` if the value
+        has no bytes.
         """
-        self.set_many({key: value}, tags=tags, **policy)
+        self.set_many({key: value}, tags=tags, version=version, **policy)
 
-    async def aset(self, key: str, value: Any, *, tags: Sequence[str] = (), **policy: Unpack[PolicyOptions]) -> None:
+    async def aset(
+        self,
+        key: str,
+        value: Any,
+        *,
+        tags: Sequence[str] = (),
+        version: Version | None = None,
+        **policy: Unpack[PolicyOptions],
+    ) -> None:
         """`set`, to be awaited."""
-        await self.aset_many({key: value}, tags=tags, **policy)
+        await self.aset_many({key: value}, tags=tags, version=version, **policy)
 
-    def set_many(self, values: Mapping[str, Any], *, tags: Sequence[str] = (), **policy: Unpack[PolicyOptions]) -> None:
+    def set_many(
+        self,
+        values: Mapping[str, Any],
+        *,
+        tags: Sequence[str] = (),
+        version: Version | None = None,
+        **policy: Unpack[PolicyOptions],
+    ) -> None:
         """`set` for several keys, in one round trip."""
-        run_now(self._set_many(self._hub.blocking, values, tuple(tags), cast("dict[str, Any]", policy)))
+        run_now(self._set_many(self._hub.blocking, values, tags, version, cast("dict[str, Any]", policy)))
 
     async def aset_many(
-        self, values: Mapping[str, Any], *, tags: Sequence[str] = (), **policy: Unpack[PolicyOptions]
+        self,
+        values: Mapping[str, Any],
+        *,
+        tags: Sequence[str] = (),
+        version: Version | None = None,
+        **policy: Unpack[PolicyOptions],
     ) -> None:
         """`set_many`, to be awaited."""
-        await self._set_many(self._hub.running, values, tuple(tags), cast("dict[str, Any]", policy))
+        await self._set_many(self._hub.running, values, tags, version, cast("dict[str, Any]", policy))
 
     async def _set_many(
-        self, engine_of: Callable[..., Engine], values: Mapping[str, Any], tags: tuple[str, ...], policy: dict[str, Any]
+        self,
+        engine_of: Callable[..., Engine],
+        values: Mapping[str, Any],
+        tags: Sequence[str],
+        of_source: Version | None,
+        policy: dict[str, Any],
     ) -> None:
+        tags, version = _tags(tags), version_text(of_source)
         if not values:
             return
         rules = self._merged(policy)
-        named = {redis_key(self._prefix, name): value for name, value in values.items()}
+        named = {self._scope.key(name): value for name, value in values.items()}
         if rules.l2:
-            await self._hub.forget_here(list(named))
+            self._hub.forget_here([Invalidation(key) for key in named])
         codec = self._hub.options.codec
         codecs = {key: codec or self._hub.registry.for_value(value) for key, value in named.items()}
-        await self._hub.put(engine_of(l2=rules.l2), named, rules, codecs, tags)
+        await self._hub.put(engine_of(l2=rules.l2), named, rules, codecs, tags, self._scope, version)
 
     def touch(self, key: str, **policy: Unpack[PolicyOptions]) -> bool:
         """Give a fresh entry a new TTL; whether there was one. Two round trips."""
@@ -448,15 +547,158 @@ class CacheGuard:
 
     async def _touch(self, engine_of: Callable[..., Engine], key: str, policy: dict[str, Any]) -> bool:
         rules = self._merged(policy)
-        return await self._hub.touch(engine_of(l2=rules.l2), redis_key(self._prefix, key), rules)
+        return await self._hub.touch(engine_of(l2=rules.l2), self._scope.key(key), rules, self._scope)
 
-    def invalidate(self, *keys: str) -> None:
-        """Remove *keys* everywhere. A load that began before this returned fills no tier afterwards. One round trip."""
-        run_now(self._tell(self._hub.blocking().invalidate, keys))
+    def invalidate(self, *keys: str, version: Version | None = None, settle: Duration | None = None) -> None:
+        """Remove *keys* everywhere. A load that began before this returned fills no tier afterwards. One round trip.
 
-    async def ainvalidate(self, *keys: str) -> None:
-        """`invalidate`, to be awaited."""
-        await self._tell(self._hub.running().invalidate, keys)
+        Args:
+            keys: key texts.
+            version: the source version that the rows have now; what is older is not cached for five minutes, and an
+                entry that is known to be as new stays.
+            settle: how far the database that loaders read may lag behind; what is cached within that time dies at its
+                end. None: not at all.
+
+        Raises `Unreachable` if Redis does not acknowledge it and the guard was made with ``on_unreachable="raise"``.
+        """
+        run_now(self._hub.write(self._hub.blocking(), self._named(keys, (), version, settle)))
+
+    async def ainvalidate(self, *keys: str, version: Version | None = None, settle: Duration | None = None) -> None:
+        """`invalidate`, to be awaited; goes on to its end if it is cancelled."""
+        await self._hub.write(self._hub.running(), self._named(keys, (), version, settle))
+
+    def invalidate_tags(self, *tags: str, settle: Duration | None = None) -> None:
+        """Remove every entry of this namespace that has one of *tags*, everywhere. One round trip, however many.
+
+        A load that began before this returned never counts as fresh, even if it names the tag only at its end.
+
+        Args:
+            tags: texts, as given to ``tags=`` or `current_load`.
+            settle: as in `invalidate`.
+        """
+        run_now(self._hub.write(self._hub.blocking(), self._named((), tags, None, settle)))
+
+    async def ainvalidate_tags(self, *tags: str, settle: Duration | None = None) -> None:
+        """`invalidate_tags`, to be awaited; goes on to its end if it is cancelled."""
+        await self._hub.write(self._hub.running(), self._named((), tags, None, settle))
+
+    def clear(self) -> None:
+        """Remove every entry of this namespace and of those inside it, everywhere. One round trip, however many.
+
+        Nothing is scanned: the entries can no longer be read from now on, and leave Redis with their TTLs.
+        """
+        run_now(self._hub.write(self._hub.blocking(), [Invalidation(self._scope.epochs[-1])]))
+
+    async def aclear(self) -> None:
+        """`clear`, to be awaited; goes on to its end if it is cancelled."""
+        await self._hub.write(self._hub.running(), [Invalidation(self._scope.epochs[-1])])
+
+    def apply(self, changes: Iterable[Change | tuple[str, Version | None]], *, settle: Duration | None = None) -> int:
+        """Invalidate what a change feed reports; events may be repeated and out of order.
+
+        An entry that was filled with a version as new as the event's stays; one that is older, or has none, goes. Older
+        fills are refused for five minutes. One round trip for a thousand changes.
+
+        Args:
+            changes: `Change` objects, or pairs of key text and version.
+            settle: as in `invalidate`.
+
+        Returns:
+            How many keys and tags were concerned.
+        """
+        return run_now(self._apply(self._hub.blocking(), changes, settle))
+
+    async def aapply(
+        self, changes: Iterable[Change | tuple[str, Version | None]], *, settle: Duration | None = None
+    ) -> int:
+        """`apply`, to be awaited."""
+        return await self._apply(self._hub.running(), changes, settle)
+
+    async def _apply(self, engine: Engine, changes: Iterable[Any], settle: Duration | None) -> int:
+        items = invalidations(self._scope, changes, round(settle_seconds(settle) * 1000))
+        for at in range(0, len(items), MOST_AT_ONCE):
+            await self._hub.write(engine, items[at : at + MOST_AT_ONCE])
+        return len(items)
+
+    def _named(
+        self, keys: Sequence[str], tags: Sequence[str], version: Version | None, settle: Duration | None
+    ) -> list[Invalidation]:
+        of_source, settle_ms = version_text(version), round(settle_seconds(settle) * 1000)
+        return [Invalidation(name, settle_ms, of_source) for name in names_of(self._scope, keys, tags)]
+
+    def writing(
+        self,
+        *keys: str,
+        tags: Sequence[str] = (),
+        mode: Mode = "fence",
+        settle: Duration | None = None,
+        version: Version | None = None,
+        delay: Duration = DELAY,
+        intent: Duration = INTENT,
+    ) -> Writing:
+        """Guard a write to the database: ``with guard.writing("user:42") as write:``, or ``async with``.
+
+        What is named is invalidated when the block ends, on an exception and on cancellation, too.
+
+        Args:
+            keys: key texts.
+            tags: tags; they are invalidated at the beginning and at the end, but not fenced.
+            mode: ``"fence"``: from the beginning of the block to its end nothing is cached under the keys, so no reader
+                gets an older value from COMMIT on, and the death of this process changes nothing (two round trips).
+                ``"delete"``: invalidated at the end (one). ``"double"``: at the beginning and at the end, and what is
+                cached within *delay* after that dies then (two).
+            settle: how far the database that loaders read may lag behind; what is cached within that time after the
+                block dies at its end. None: not at all.
+            version: the source version that the rows will have; may be set on the block's `Write` later.
+            delay: of ``mode="double"``.
+            intent: how long a fence stands if this process dies; must be longer than a transaction goes on after its
+                client is gone. It is renewed while the block runs.
+
+        Raises `ConfigurationError`, `TypeError` or `ValueError` here for what cannot work; `Unreachable` at the end of
+        the block if Redis does not acknowledge it and the guard was made with ``on_unreachable="raise"``.
+        """
+        return Writing(self._hub, self._scope, keys, tags, version, Terms(mode, settle, delay, intent))
+
+    def invalidates(
+        self,
+        *keys: str | OfResult,
+        tags: Sequence[str | OfResult] = (),
+        mode: Mode = "fence",
+        settle: Duration | None = None,
+        version: Callable[[Any], Version | None] | None = None,
+        delay: Duration = DELAY,
+        intent: Duration = INTENT,
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Decorate a function that writes, ``def`` or ``async def``: its call is a `writing` block.
+
+        Args:
+            keys: templates over the parameters, like ``"user:{user_id}"``, and over ``result``, what the function
+                returned, like ``"user:{result.id}"``; or functions of the result that return key texts. What depends on
+                the result is invalidated at the end only, and not if the function raised.
+            tags: likewise.
+            mode: as in `writing`.
+            settle: as in `writing`.
+            version: a function of the result that gives the source version of what was written.
+            delay: as in `writing`.
+            intent: as in `writing`.
+
+        Raises:
+            KeyTemplateError: a template that does not fit the function.
+            ConfigurationError: an option that cannot work.
+        """
+        terms = Terms(mode, settle, delay, intent)
+        if not keys and not tags:
+            raise ConfigurationError("invalidates needs keys or tags: @guard.invalidates('user:{user_id}')")
+
+        def decorate(fn: Any) -> Any:
+            if type(fn) in (staticmethod, classmethod):
+                return type(fn)(decorate(fn.__func__))
+            if not callable(fn):
+                raise ConfigurationError(f"only functions can be decorated, got {fn!r}")
+            templates = WriterTemplates(fn, keys, tags, version)
+            return guarded(fn, templates, lambda keys, tags: Writing(self._hub, self._scope, keys, tags, None, terms))
+
+        return decorate
 
     def expire(self, *keys: str) -> None:
         """Make *keys* stale: the old value is still there for when the load is slow or fails. One round trip."""
@@ -467,8 +709,8 @@ class CacheGuard:
         await self._tell(self._hub.running().expire, keys)
 
     async def _tell(self, engine_call: Callable[[list[str]], Any], keys: Sequence[str]) -> None:
-        names = [redis_key(self._prefix, key) for key in _texts(keys)]
-        await self._hub.forget_here(names)
+        names = [self._scope.key(key) for key in _texts(keys)]
+        self._hub.forget_here([Invalidation(name) for name in names])
         await self._hub.tell(engine_call, names)
 
     # Running
@@ -573,12 +815,7 @@ class CacheGuard:
 
     def _alive(self, key: str, rules: Rules) -> Entry | None:
         """The entry in the process that can be used; counts the hit."""
-        entry = self._hub.local.find(key) if rules.l1 else None
-        if entry is None or monotonic() >= entry.until:
-            return None
-        entry.hits += 1
-        self._hub.local.touch(entry)
-        return entry
+        return self._hub.local.alive(key) if rules.l1 else None
 
     def _out(self, stored: Stored, default: Any) -> Any:
         if stored.kind is Kind.ERROR:
@@ -619,6 +856,14 @@ def _texts(keys: Iterable[Any]) -> list[str]:
         if not isinstance(name, str):
             raise TypeError(f"a key must be text, got {name!r}")
     return names
+
+
+def _tags(tags: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(tags, str):
+        raise TypeError(f"tags must be several texts, got the text {tags!r}")
+    for tag in tags:
+        check_tag(tag)
+    return tuple(dict.fromkeys(tags))
 
 
 def _check_color(fn: object, *, is_async: bool) -> None:

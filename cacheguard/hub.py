@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,15 +20,20 @@ from .envelope import Sealer
 from .errors import CacheGuardError, ConfigurationError, Unreachable
 from .events import Events, Stats
 from .flights import Shared
+from .keys import Scope, bus_channel, namespace_scope
 from .policy import Rules
+from .runtime import run_now
 from .runtime.aio import AsyncRuntime
 from .runtime.blocking import BlockingRuntime
 from .runtime.bulkhead import FairBulkhead
 from .tiers.bloom import BloomTier
+from .tiers.bus import Bus
+from .tiers.line import Line
 from .tiers.local import ABSENCE_SHARE, Eviction, Local
 from .tiers.memory import MemoryCommands
+from .tiers.outbox import Invalidation, Outbox
 from .tiers.packing import ObjectPacking, SealedPacking, weigh_stored
-from .tiers.remote import Remote, invalidation
+from .tiers.remote import Remote
 
 if TYPE_CHECKING:
     from .runtime.blocking_redis import BlockingCommands
@@ -57,7 +62,7 @@ class Options:
 class Hub:
     """Shared by a guard and its namespaces; works from any thread, any event loop, before and after a fork."""
 
-    def __init__(self, options: Options, pool: Any, apool: Any, *, memory: bool) -> None:
+    def __init__(self, options: Options, namespace: str, pool: Any, apool: Any, *, memory: bool) -> None:
         self.options = options
         self.events = Events()
         self.registry = Registry()
@@ -70,12 +75,15 @@ class Hub:
             options.l1_eviction,
             threading.RLock(),
             self.events,
+            time.monotonic,
         )
         self.memory = memory
         self.filters: dict[tuple[object, ...], BloomTier] = {}
         budget = max(1, options.l1_size // ABSENCE_SHARE) if memory else options.max_absences
         self.bulkhead = FairBulkhead(options.max_loads, options.load_wait)
-        self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(budget))
+        channel = bus_channel(namespace)
+        self.bus = Bus(channel, os.urandom(8).hex(), self._forget, self.local, self.events)
+        self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus)
         self._pool, self._apool = pool, apool
         self._commands: BlockingCommands | None = None
         self._connect: Callable[[], Any] | None = None
@@ -90,7 +98,10 @@ class Hub:
         self._store = MemoryCommands(
             options.l1_size, threading.RLock(), time.monotonic, max_bytes=options.l1_max_bytes, weigh=weigh_stored
         )
-        self._owed: dict[str, object] = {}
+        root = namespace_scope(namespace).epochs[0]
+        self._outbox = Outbox(root, self.events, time.monotonic)
+        # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be owed.
+        self._here = Bus("", "", _ignore, self.local, self.events), Outbox(root, self.events, time.monotonic)
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.RLock()
         _hubs.add(self)
@@ -139,9 +150,9 @@ class Hub:
         packing = (
             SealedPacking(self.options.sealer, self.registry) if remote else ObjectPacking(copies=self.options.l1_copy)
         )
-        # What is owed to Redis is not delivered by telling this process.
-        owed = self._owed if remote else dict[str, object]()
-        return Engine(runtime, Remote(runtime.commands, packing, self.events, owed), self.shared)
+        bus, outbox = (self.bus, self._outbox) if remote else self._here
+        line = Line(runtime.commands, self.events, outbox, bus)
+        return Engine(runtime, Remote(line, packing, self.events, runtime.token), self.shared)
 
     def _leave_closed_loops(self, current: asyncio.AbstractEventLoop) -> None:
         """Let go of engines whose event loop has ended, and of one whose place in memory this loop has taken."""
@@ -159,34 +170,54 @@ class Hub:
         if self.closed:
             raise CacheGuardError("this guard is closed")
 
-    async def forget_here(self, keys: list[str]) -> None:
-        """Remove *keys* from what this process keeps in the place of Redis, for functions with ``l2=False``."""
+    def forget_here(self, items: Iterable[Invalidation]) -> None:
+        """Invalidate *items* in what this process keeps in the place of Redis, for functions with ``l2=False``."""
         if not self.memory:
-            await self._store.send_each(*map(invalidation, keys))
+            calls = [call for item in items for call in item.calls("", "-")]
+            run_now(self._store.send_each(*calls))
 
-    async def tell(self, engine_call: Callable[[list[str]], Awaitable[bool]], keys: list[str]) -> None:
+    def _forget(self, name: str) -> None:
+        """Drop *name*: another process has changed it."""
+        self.forget_here([Invalidation(name)])
+        self.shared.drop([name])
+
+    async def write(self, engine: Engine, items: Sequence[Invalidation], *, quietly: bool = False) -> None:
+        """Invalidate *items*; if Redis has not acknowledged it, it is owed, and said if the guard wants to know."""
+        self.forget_here(items)
+        await self.tell(engine.write, items, quietly=quietly)
+
+    async def tell(
+        self, engine_call: Callable[[Any], Awaitable[bool]], what: Sequence[Any], *, quietly: bool = False
+    ) -> None:
         """Invalidate or expire; if Redis has not acknowledged it, it is owed, and said if the guard wants to know."""
-        if keys and not await engine_call(keys) and self.options.raise_unreachable:
+        if what and not await engine_call(what) and self.options.raise_unreachable and not quietly:
             raise Unreachable("Redis cannot be reached: the invalidation is queued and delivered when it is back")
 
     async def put(
-        self, engine: Engine, values: dict[str, Any], rules: Rules, codecs: dict[str, Codec], tags: tuple[str, ...]
+        self,
+        engine: Engine,
+        values: dict[str, Any],
+        rules: Rules,
+        codecs: dict[str, Codec],
+        tags: tuple[str, ...],
+        scope: Scope,
+        version: str = "",
     ) -> None:
         """Store values by hand. What Redis did not take is invalidated instead, so that nothing older stays."""
         if self.off:
             await self.tell(engine.invalidate, list(values))
             return
         try:
-            await engine.store(values, rules, codecs, tags)
+            await engine.store(values, rules, codecs, tags, scope, version)
         except Unreachable as error:
             await engine.invalidate(list(values))
             if self.options.raise_unreachable:
                 raise Unreachable("Redis cannot be reached: nothing is stored, older values are invalidated") from error
 
-    async def touch(self, engine: Engine, key: str, rules: Rules) -> bool:
+    async def touch(self, engine: Engine, key: str, rules: Rules, scope: Scope) -> bool:
         """Give an entry a new TTL; false if there is none, or Redis cannot say so."""
         try:
-            return await engine.touch(key, rules)
+            return await engine.touch(key, rules, scope)
         except Unreachable:
             return False
 
@@ -260,6 +291,10 @@ class Hub:
                 # Held for ever: to let go would make asyncio deregister sockets in an epoll that is the parent's, too.
                 self._remove(name, engine)
                 _left_behind.append(engine)
+
+
+def _ignore(_name: str) -> None:
+    """Hear nothing."""
 
 
 _left_behind: list[Engine] = []

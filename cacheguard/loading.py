@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .current_load import CURRENT, Load
 from .defenses.avalanche import jittered
 from .defenses.breakdown import next_pause
+from .defenses.consistency import version_text
 from .envelope import Kind, Oversize
 from .errors import CodecError, LoadTimeout, Overloaded, Unreachable
 from .flights import CHAIN, Chain, Failure, Flight, Place, Shared
+from .keys import Scope
 from .tiers.exceptions import describe
 from .tiers.remote import LEASE_MS, Found, Remote, Stored
 
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from .codec import Codec
     from .policy import Rules
     from .ports import Runtime
+
+
+NO_SCOPE = Scope()
 
 
 @dataclass(slots=True)
@@ -29,6 +35,13 @@ class Ask:
     codec: Codec | None
     load: Callable[[], Any]
     tags: tuple[str, ...] = ()
+    scope: Scope = NO_SCOPE
+    version: Callable[[Any], Any] | None = None  # of a value that was loaded
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The markers of its tags."""
+        return tuple(map(self.scope.tag, self.tags)) if self.tags else ()
 
 
 @dataclass(slots=True)
@@ -40,6 +53,7 @@ class Job:
     load: Callable[[], Any]
     tokens: dict[str, str]  # the leases it runs under; empty: it may not fill
     stale: dict[str, Found]  # what may be served instead
+    primary: bool = False  # the answer before was older than what is known
 
     @property
     def landed(self) -> bool:
@@ -54,6 +68,7 @@ class Loaded:
     value: Any
     absence: Exception | None
     seconds: float
+    load: Load
 
 
 class Loading:
@@ -76,8 +91,8 @@ class Loading:
         except BaseException:
             await self.release(job, None)
             raise
-        chain = Chain(job.flights, place, CHAIN.get())
-        reset = CHAIN.set(chain)
+        chain, load = Chain(job.flights, place, CHAIN.get()), Load(primary=job.primary)
+        reset, reset_load = CHAIN.set(chain), CURRENT.set(load)
         watch = self._runtime.watch(
             lambda: self._renew(job), LEASE_MS / 3000, lambda: self._late(job), job.rules.hard_timeout
         )
@@ -87,7 +102,7 @@ class Loading:
             value = await self._runtime.call(job.load)
         except Exception as error:  # noqa: BLE001 - the loader's own, for all who wait
             if isinstance(error, job.rules.not_found) and len(job.flights) == 1:
-                return self._succeeded(job, Loaded(None, error, self._runtime.now() - began))
+                return self._succeeded(job, Loaded(None, error, self._runtime.now() - began, load))
             watch.stop()
             await self.give_up(job, error)
             return None
@@ -97,10 +112,11 @@ class Loading:
             raise
         finally:
             watch.stop()
+            CURRENT.reset(reset_load)
             CHAIN.reset(reset)
             chain.over = True
             place.end()
-        return self._succeeded(job, Loaded(value, None, self._runtime.now() - began))
+        return self._succeeded(job, Loaded(value, None, self._runtime.now() - began, load))
 
     def _entered(self) -> Place | None:
         """A place in the bulkhead, if one is free. A load inside another one may use that one's, which waits for it."""
@@ -218,6 +234,17 @@ class Loading:
         kind = Kind.ABSENT if loaded.value is None else Kind.VALUE
         return Stored(kind, loaded.value, 0.0, loaded.seconds, tags)
 
+    def version_of(self, ask: Ask, stored: Stored) -> str | None:
+        """The version that the user's function gives to what was loaded; None if it gives none that can be used."""
+        if ask.version is None or stored.kind is not Kind.VALUE:
+            return ""
+        try:
+            return version_text(ask.version(stored.value))
+        except Exception as error:  # noqa: BLE001 - the user's function; a bad answer must not cost the value
+            self._events.unencodable += 1
+            self._events.once("version", "version(value) failed, %s is not cached: %r", ask.key, error)
+            return None
+
     def drawn_ttl(self, key: str, rules: Rules, stored: Stored) -> float | None:
         """How long *stored* shall be fresh, in seconds; None if it shall not be cached."""
         if stored.kind is Kind.VALUE:
@@ -241,7 +268,8 @@ class Loading:
     def packed(self, key: str, stored: Stored, ttl: float, codec: Codec | None) -> Any:
         """The bytes to store; None if there are none, which is counted and said once."""
         try:
-            return self._remote.pack(key, Stored(stored.kind, stored.value, ttl, stored.load_time, stored.tags), codec)
+            stored = Stored(stored.kind, stored.value, ttl, stored.load_time, stored.tags, stored.nonces)
+            return self._remote.pack(key, stored, codec)
         except Oversize as error:
             self._events.oversize += 1
             self._events.once("oversize", "%s is not cached in Redis: %s", key, error)

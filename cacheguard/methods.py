@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial, update_wrapper
 from typing import Any
 
+from .defenses.consistency import version_text
 from .engine import Engine
 from .envelope import Kind
 from .functions import Function
@@ -52,15 +53,17 @@ class Operations:
         if self._hub.off:
             return MISSING
         key = self._function.redis_key(values)
-        entry = self._hub.local.find(key) if self._rules.l1 else None
-        if entry is not None and self._hub.now() < entry.until:
+        entry = self._hub.local.peek(key) if self._rules.l1 else None
+        if entry is not None:
             return self._function.own(value_or_missing(stored_of(entry)))
-        answers = await engine.peek([key], self._function.codec, self._rules)
+        answers = await engine.peek([key], self._function.codec, self._rules, self._function.scope)
         return self._function.own(value_or_missing(answers[key][0])) if answers else MISSING
 
     async def put(self, engine: Engine, value: Any, values: Values) -> None:
         ask = self._function.ask(values)
-        await self._hub.put(engine, {ask.key: value}, self._rules, {ask.key: self._function.codec}, ask.tags)
+        version = "" if ask.version is None or value is None else version_text(ask.version(value))
+        codecs = {ask.key: self._function.codec}
+        await self._hub.put(engine, {ask.key: value}, self._rules, codecs, ask.tags, ask.scope, version)
 
     async def many(self, engine: Engine, calls: list[Values], most: int) -> list[Any]:
         """Those that Redis has come in one round trip, the others are loaded one by one, *most* at once."""

@@ -41,6 +41,13 @@ class ScriptCall:
 Call = Command | ScriptCall
 
 
+class AnotherServer(Exception):  # noqa: N818 - an event, not a fault
+    """A connection has reached another server than before; raised before anything was sent over it.
+
+    What the old one acknowledged may be unknown to this one. Once that has been repeated, the caller may ask again.
+    """
+
+
 class Commands(Protocol):
     """A way to Redis. One ``send`` is one round trip, whatever the number of calls."""
 
@@ -119,6 +126,10 @@ class Runtime(Protocol):
         A blocking runtime runs it here and now unless it is *detached*. False if a detached work found no room and
         was closed unstarted.
         """
+        ...
+
+    async def through(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """The result of *work*, which goes on to its end even if the caller is cancelled; the cancellation follows."""
         ...
 
     async def call(self, load: Callable[[], Any]) -> Any:

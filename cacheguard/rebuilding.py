@@ -8,16 +8,18 @@ from .defenses.breakdown import early_by, poll_delay
 from .envelope import Kind
 from .errors import LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
 from .flights import CHAIN, NO_CHAIN, Flight, Shared
-from .loading import Ask, Job, Loading
+from .keys import Scope
+from .loading import Ask, Job, Loaded, Loading
 from .tiers.exceptions import absence, rebuilt
 from .tiers.local import Entry
-from .tiers.remote import ALWAYS, Bypass, Failed, Found, Granted, Remote, Stored, Wait
+from .tiers.remote import ALWAYS, Bypass, Failed, Fill, Filled, Found, Granted, Remote, Stored, Wait, ms
 
 if TYPE_CHECKING:
     from .policy import Rules
     from .ports import Runtime
 
 RETRIES = 3  # flights that prove nothing to a follower, before it loads for itself
+WEEK = 7 * 86_400.0  # assumed of a TTL that is a function: the marker of a tag must outlive its entries
 
 
 class Rebuilding:
@@ -35,7 +37,7 @@ class Rebuilding:
         """Start a rebuild that nobody waits for, unless one is under way."""
         if ask.key in self.flights or self.loading.paused(ask.key, ask.rules) is not None:
             return
-        flight = Flight(self._runtime.signal())
+        flight = Flight(self._runtime.signal(), marks=ask.marks)
         if self.flights.setdefault(ask.key, flight) is not flight:
             return
         try:
@@ -67,23 +69,23 @@ class Rebuilding:
                 return self._stale(ask, stale)
             self._events.backoffs += 1
             raise failure
-        floor = ALWAYS if anew or (found is not None and found.stored is None) else 0
+        floor, void = ALWAYS if anew else 0, "" if found is None else found.void
         for _ in range(RETRIES):
-            outcome = await self._one_flight(ask, stale, floor=floor, anew=anew, cut_off=cut_off)
+            outcome = await self._one_flight(ask, stale, floor=floor, void=void, anew=anew, cut_off=cut_off)
             if outcome is not None:
                 return opened(outcome, ask.rules)
         return opened(await self._loaded_alone(ask), ask.rules)
 
     async def _one_flight(
-        self, ask: Ask, stale: Found | None, *, floor: int, anew: bool, cut_off: bool
+        self, ask: Ask, stale: Found | None, *, floor: int, void: Any, anew: bool, cut_off: bool
     ) -> Stored | None:
         """What one flight has for this caller; None if it proves nothing to it."""
-        flight = Flight(self._runtime.signal(), anew=anew)
+        flight = Flight(self._runtime.signal(), anew=anew, marks=ask.marks)
         current = self.flights.setdefault(ask.key, flight)
         joined_at, leading = current.leases, current is flight
         if leading:
             try:
-                await self._launch(flight, ask, stale, floor=floor, cut_off=cut_off)
+                await self._launch(flight, ask, stale, floor=floor, void=void, cut_off=cut_off)
             except BaseException:
                 self._ground(ask.key, flight)
                 raise
@@ -111,7 +113,9 @@ class Rebuilding:
         self._events.stale_hits += 1
         return stale.stored
 
-    async def _launch(self, flight: Flight, ask: Ask, stale: Found | None, *, floor: int, cut_off: bool) -> None:
+    async def _launch(
+        self, flight: Flight, ask: Ask, stale: Found | None, *, floor: int, void: Any, cut_off: bool
+    ) -> None:
         """Lead *flight*, in a thread of its own if its caller may leave early with a stale value."""
         failure = None if flight.anew else self.loading.paused(ask.key, ask.rules)
         if failure is not None:  # another flight has failed since this caller looked
@@ -120,7 +124,7 @@ class Rebuilding:
             return
         early_exit = stale is not None and ask.rules.soft_timeout is not None
         if not await self._runtime.start(
-            self._fly(flight, ask, stale, floor=floor, cut_off=cut_off), detached=early_exit
+            self._fly(flight, ask, stale, floor=floor, void=void, cut_off=cut_off), detached=early_exit
         ):
             self.loading.retire(ask.key, flight)
             flight.fail(Overloaded("too many loads run behind their callers already"))
@@ -134,14 +138,14 @@ class Rebuilding:
 
     async def _reread(self, ask: Ask) -> Stored | None:
         """What Redis holds by now, if it is fresh."""
-        ticket, asked_at = self._local.tickets.take(ask.key), self._runtime.now()
+        ticket, asked_at = self._local.tickets.take(), self._runtime.now()
         try:
-            found = await self._remote.read(ask.key, ask.codec)
+            found = await self._remote.read(ask.key, ask.codec, ask.scope, ask.tags)
         except Unreachable:
             return None
         if found is None or found.stored is None or found.fresh_left <= 0:
             return None
-        self.keep(ask.key, found.stored, ask.rules, found.fresh_left, ticket, asked_at)
+        self.keep(ask, found.stored, found.fresh_left, ticket, asked_at)
         return found.stored
 
     async def _loaded_alone(self, ask: Ask) -> Stored:
@@ -161,6 +165,7 @@ class Rebuilding:
         stale: Found | None,
         *,
         floor: int,
+        void: Any = "",
         cut_off: bool = False,
         behind: bool = False,
         alone: bool = False,
@@ -169,9 +174,9 @@ class Rebuilding:
         reset = CHAIN.set(NO_CHAIN) if behind else None
         try:
             if alone or cut_off:
-                await self._load_unleased(flight, ask, self._local.tickets.take(ask.key), keep=cut_off)
+                await self._load_unleased(flight, ask, self._local.tickets.take(), keep=cut_off)
             else:
-                await self._lead(flight, ask, stale, floor)
+                await self._lead(flight, ask, stale, floor, void)
         except Exception as error:  # noqa: BLE001 - it is handed to everybody who waits
             flight.fail(error)
         finally:
@@ -181,21 +186,34 @@ class Rebuilding:
             if not flight.landed:
                 flight.abandon()
 
-    async def _lead(self, flight: Flight, ask: Ask, stale: Found | None, floor: int) -> None:
+    async def _lead(self, flight: Flight, ask: Ask, stale: Found | None, floor: int, void: Any) -> None:
         """Get the right to fill and load, or the answer of whoever has that right."""
-        token, awaited, waiting_since = self._runtime.token(), "", None
+        token, awaited, waiting_since, primary = self._runtime.token(), "", None, False
         while True:
             flight.leases += 1
-            ticket, asked_at = self._local.tickets.take(ask.key), self._runtime.now()
+            ticket, asked_at = self._local.tickets.take(), self._runtime.now()
             try:
-                lease = await self._remote.lease(ask.key, ask.codec, token, floor, awaited)
+                lease = await self._remote.lease(
+                    ask.key,
+                    ask.codec,
+                    ask.scope,
+                    ask.tags,
+                    token=token,
+                    floor_ms=floor,
+                    awaited=awaited,
+                    void=void,
+                    keep_ms=marker_ms(ask.rules),
+                )
             except Unreachable:
                 return await self._load_unleased(flight, ask, ticket, keep=True)
             if isinstance(lease, Found) and lease.stored is None:
-                floor = ALWAYS
+                void = lease.void
                 continue
             if not isinstance(lease, Wait):
-                return await self._follow(flight, ask, stale, lease, (token, ticket, asked_at))
+                if await self._follow(flight, ask, stale, lease, (token, ticket, asked_at), primary=primary):
+                    token, primary = self._runtime.token(), True
+                    continue
+                return None
             if waiting_since is None:
                 waiting_since = asked_at
                 self._events.waits += 1
@@ -212,21 +230,28 @@ class Rebuilding:
         stale: Found | None,
         lease: Granted | Found | Bypass | Failed,
         asked: tuple[str, int, float],
-    ) -> None:
-        """Do what Redis answered to the question for a lease."""
+        *,
+        primary: bool,
+    ) -> bool:
+        """Do what Redis answered to the question for a lease; whether it has to be asked once more."""
         token, ticket, asked_at = asked
         match lease:
             case Granted():
                 # What was read before the lease may have been invalidated since: who read it has it to fall back on,
                 # who joined later must not get it. A refresh answers with a new value or says why there is none.
-                await self._load_and_fill(flight, ask, None if flight.anew else lease.found, token, ticket)
+                job = _job(flight, ask, {ask.key: token}, None if flight.anew else lease.found, primary=primary)
+                if lease.covers(ask.scope.markers(ask.tags)):
+                    return await self._load_and_fill(flight, ask, job, lease, ticket)
+                await self.loading.release(job, None)
+                await self._load_unleased(flight, ask, ticket, keep=False)
             case Found(stored=Stored() as stored):
-                self.keep(ask.key, stored, ask.rules, lease.fresh_left, ticket, asked_at)
+                self.keep(ask, stored, lease.fresh_left, ticket, asked_at)
                 flight.land(stored, proven=False)
             case Failed():
                 await self._failed_elsewhere(flight, ask, stale, lease, ticket)
             case _:  # a write is under way
                 await self._load_unleased(flight, ask, ticket, keep=False)
+        return False
 
     async def _waited_enough(self, flight: Flight, ask: Ask, lease: Wait, waited: float, ticket: int) -> bool:
         """Whether the wait for another process ends here, as the policy says."""
@@ -263,40 +288,76 @@ class Rebuilding:
             return
         began = self._runtime.now()
         self.loading.retire(ask.key, flight)
-        stored = self.loading.stored(loaded, ask.tags)
+        stored = self.loading.stored(loaded, tags_of(ask, loaded))
         flight.absence = loaded.absence
         ttl = self.loading.drawn_ttl(ask.key, ask.rules, stored) if keep else None
-        kept = keep and self.keep_or_check(ask.key, stored, ask.rules, ttl, ticket, began)
+        kept = keep and self.keep_or_check(ask, stored, ttl, ticket, began)
         self.land(flight, stored, proven=kept)
 
-    async def _load_and_fill(self, flight: Flight, ask: Ask, stale: Found | None, token: str, ticket: int) -> None:
-        job = _job(flight, ask, {ask.key: token}, stale)
+    async def _load_and_fill(self, flight: Flight, ask: Ask, job: Job, lease: Granted, ticket: int) -> bool:
+        """Load, store, land; whether it has to be done once more, because the answer was older than what is known."""
         loaded = await self.loading.run(job)
         if loaded is None:
-            return
+            return False
         began = self._runtime.now()
-        stored = self.loading.stored(loaded, ask.tags)
+        tags = tags_of(ask, loaded)
+        stored = self.loading.stored(loaded, tags)
         flight.absence = loaded.absence
-        ttl = self.loading.drawn_ttl(ask.key, ask.rules, stored)
-        envelope = None if ttl is None else self.loading.packed(ask.key, stored, ttl, ask.codec)
+        version = self.loading.version_of(ask, stored)
+        ttl = None if version is None else self.loading.drawn_ttl(ask.key, ask.rules, stored)
         self.loading.retire(ask.key, flight)
+        outcome = Filled.REFUSED
         try:
-            if ttl is None or envelope is None:
-                filled = await self._remote.release({ask.key: token})
+            marks = await self.marks_of(ask.scope, tags, lease, ask.rules)
+            if marks is not None:
+                stored.nonces = tuple(marks.values())
+                envelope = None if ttl is None else self.loading.packed(ask.key, stored, ttl, ask.codec)
+                if ttl is None or envelope is None:
+                    held = await self._remote.release(job.tokens, None, marks)
+                    outcome = Filled.STORED if held else Filled.REFUSED
+                else:
+                    if tags != ask.tags:
+                        self._remote.learn(ask.key, tags)
+                    window = stale_window(stored, ask.rules)
+                    fill = Fill(ask.key, job.tokens[ask.key], envelope, ttl, window, version or "", *_parts(marks))
+                    outcome = self.counted(await self._remote.fill(fill))
             else:
-                filled = await self._remote.fill(ask.key, token, envelope, ttl, stale_window(stored, ask.rules))
-                self._events.fills += filled
-                self._events.fills_refused += not filled
+                self.counted(outcome)
+                await self.loading.release(job, None)
         except Unreachable as error:
             self._events.fills_failed += 1
-            filled = False
             if isinstance(error, Refused):  # a full server: nobody shall wait for a lease that nothing comes of
                 await self.loading.release(job, None)
+        if outcome is Filled.OLD and loaded.load.asked_for and not job.primary:
+            return True
+        filled = outcome is Filled.STORED
         if filled and ttl is not None:
             if flight.anew:  # a reader that asked Redis before may still bring the old value: its ticket is void
                 ticket = self._local.renewed_ticket(ask.key, ticket)
-            self.keep(ask.key, stored, ask.rules, ttl, ticket, began)
+            self.keep(ask, stored, ttl, ticket, began)
         self.land(flight, stored, proven=filled)
+        return False
+
+    async def marks_of(
+        self, scope: Scope, tags: tuple[str, ...], lease: Granted, rules: Rules
+    ) -> dict[str, bytes] | None:
+        """What the markers of an entry with *tags* said when its load began; None if it cannot be known any more."""
+        markers = scope.markers(tags)
+        late = [tag for tag in tags if lease.marks.get(scope.tag(tag)) is None]
+        marks = dict(lease.marks)
+        if late:
+            claimed = await self._remote.claim(scope, late, lease.at_ms, marker_ms(rules))
+            if claimed is None:
+                return None
+            marks |= dict(zip(map(scope.tag, late), claimed, strict=True))
+        return {marker: marks[marker] for marker in markers}
+
+    def counted(self, outcome: Filled) -> Filled:
+        """*outcome*, counted."""
+        self._events.fills += outcome is Filled.STORED
+        self._events.fills_refused += outcome is Filled.REFUSED
+        self._events.fills_old += outcome is Filled.OLD
+        return outcome
 
     def land(self, flight: Flight, stored: Stored, *, proven: bool) -> None:
         """Give *stored* to those who wait."""
@@ -304,31 +365,34 @@ class Rebuilding:
             flight.loaded = stored
         flight.land(stored, proven=proven)
 
-    def keep_or_check(
-        self, key: str, stored: Stored, rules: Rules, ttl: float | None, ticket: int, asked_at: float
-    ) -> bool:
+    def keep_or_check(self, ask: Ask, stored: Stored, ttl: float | None, ticket: int, asked_at: float) -> bool:
         """`keep`; what shall not be cached (*ttl* is None) is only checked against the ticket."""
         if ttl is None:
-            return self._local.tickets.take(key) == ticket
-        return self.keep(key, stored, rules, ttl, ticket, asked_at)
+            return self._heard_nothing(ask, stored, ticket)
+        return self.keep(ask, stored, ttl, ticket, asked_at)
 
-    def keep(self, key: str, stored: Stored, rules: Rules, fresh_left: float, ticket: int, asked_at: float) -> bool:
-        """Keep *stored* in L1; false if the key was invalidated since the ticket was taken."""
+    def _heard_nothing(self, ask: Ask, stored: Stored, ticket: int) -> bool:
+        return self._local.tickets.holds(ticket, ask.key, map(ask.scope.tag, stored.tags))
+
+    def keep(self, ask: Ask, stored: Stored, fresh_left: float, ticket: int, asked_at: float) -> bool:
+        """Keep *stored* in L1; false if something about it was invalidated since the ticket was taken."""
+        rules = ask.rules
         if not rules.l1:
-            return self._local.tickets.take(key) == ticket
+            return self._heard_nothing(ask, stored, ticket)
         fresh_until = asked_at + fresh_left
         until = min(fresh_until, asked_at + rules.l1_ttl)
         if rules.rebuild == "early":
             # The time of a load before any draw would do: from there on every reader asks Redis and draws for itself.
             until = min(until, fresh_until - stored.load_time - early_by(stored.load_time, self._runtime.random()))
         entry = Entry(
-            key,
+            ask.key,
             stored.value,
             kind=stored.kind,
             until=until,
             fresh_until=fresh_until,
             born=fresh_until - (stored.ttl or fresh_left),
             tags=stored.tags,
+            marks=tuple(map(ask.scope.tag, stored.tags)) if stored.tags else (),
         )
         return self._local.put(entry, ticket, absence=stored.kind is not Kind.VALUE)
 
@@ -338,8 +402,26 @@ class Rebuilding:
         return opened(stale.stored, ask.rules)
 
 
-def _job(flight: Flight, ask: Ask, tokens: dict[str, str], stale: Found | None) -> Job:
-    return Job({ask.key: flight}, ask.rules, ask.load, tokens, {} if stale is None else {ask.key: stale})
+def _job(flight: Flight, ask: Ask, tokens: dict[str, str], stale: Found | None, *, primary: bool = False) -> Job:
+    old = {} if stale is None else {ask.key: stale}
+    return Job({ask.key: flight}, ask.rules, ask.load, tokens, old, primary)
+
+
+def tags_of(ask: Ask, loaded: Loaded) -> tuple[str, ...]:
+    """The tags of what was loaded: those of the question, then those that the loader has added."""
+    if not loaded.load.tags:
+        return ask.tags
+    return tuple(dict.fromkeys((*ask.tags, *loaded.load.tags)))
+
+
+def _parts(marks: dict[str, bytes]) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
+    return tuple(marks), tuple(marks.values())
+
+
+def marker_ms(rules: Rules) -> int:
+    """How long, in ms, the markers must live that an entry depends on which is being loaded now."""
+    ttl = WEEK if callable(rules.ttl) else rules.ttl
+    return ms(ttl + rules.stale + 2 * (rules.hard_timeout or 60.0))
 
 
 def stale_window(stored: Stored, rules: Rules) -> float:

@@ -10,11 +10,24 @@ from collections.abc import Callable
 from typing import Any
 
 from .call import CallText
-from .names import escape, namespace_prefix, redis_key
+from .names import Scope, beneath, bus_channel, epoch_of, escape, is_marker, namespace_scope, redis_key
 from .template import TextTemplate
 from .text import KeyMaker
 
-__all__ = ["CallText", "KeyMaker", "TextTemplate", "compile_key", "escape", "namespace_prefix", "redis_key"]
+__all__ = [
+    "CallText",
+    "KeyMaker",
+    "Scope",
+    "TextTemplate",
+    "beneath",
+    "bus_channel",
+    "compile_key",
+    "epoch_of",
+    "escape",
+    "is_marker",
+    "namespace_scope",
+    "redis_key",
+]
 
 
 def compile_key(template: str | None, fn: Callable[..., Any]) -> KeyMaker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 from ..errors import ConfigurationError
@@ -19,6 +20,8 @@ _PLAIN_KEY = re.compile(r"(?!#)[!-z|~]{0,160}")
 
 _LONGEST_NAME = 100
 _LAYOUT = 1  # of what is stored under a key; another layout lives under another key
+_MARKER = "m"  # stands in the place of the layout in the keys of markers
+_EPOCH_PARTS = 3  # cg, path, m; a tag's marker has its text as the fourth
 
 
 def _percent(match: re.Match[str]) -> str:
@@ -42,13 +45,67 @@ def redis_key(prefix: str, text: str) -> str:
     return f"{prefix}#{blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
 
 
-def namespace_prefix(namespace: str | Sequence[str]) -> str:
-    """What all Redis keys of a namespace begin with; a child namespace is given as the names from the root down."""
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What the Redis keys of one namespace have in common.
+
+    Args:
+        prefix: what the keys of its entries begin with.
+        epochs: the markers of the namespaces around it and of itself, from the root down; an entry is as old as each.
+    """
+
+    prefix: str = ""
+    epochs: tuple[str, ...] = ()
+
+    def key(self, text: str) -> str:
+        """The Redis key of an entry."""
+        return redis_key(self.prefix, text)
+
+    def tag(self, text: str) -> str:
+        """The Redis key of a tag's marker; a tag belongs to the namespace in which it was given."""
+        return redis_key(f"{self.epochs[-1]}:" if self.epochs else f"cg::{_MARKER}:", text)
+
+    def is_tag(self, name: str) -> bool:
+        """Whether *name* is the marker of a tag, or of the namespace."""
+        return not name.startswith(self.prefix) if self.prefix else is_marker(name)
+
+    def markers(self, tags: Sequence[str]) -> tuple[str, ...]:
+        """The markers that an entry with *tags* depends on."""
+        return (*self.epochs, *map(self.tag, tags)) if tags else self.epochs
+
+
+def namespace_scope(namespace: str | Sequence[str]) -> Scope:
+    """The keys of a namespace; a child namespace is given as the names from the root down."""
     names = (namespace,) if isinstance(namespace, str) else tuple(namespace)
     if not names:
         raise ConfigurationError("namespace must have at least one name, got none")
-    path = "/".join(map(_escaped_name, names))
-    return f"cg:{path}:{_LAYOUT}:"
+    escaped = [_escaped_name(name) for name in names]
+    paths = ["/".join(escaped[:depth]) for depth in range(1, len(escaped) + 1)]
+    return Scope(f"cg:{paths[-1]}:{_LAYOUT}:", tuple(f"cg:{path}:{_MARKER}" for path in paths))
+
+
+def bus_channel(namespace: str) -> str:
+    """The channel on which the processes of a guard tell one another what to drop."""
+    return f"cg:{_escaped_name(namespace)}:bus"
+
+
+def is_marker(key: str) -> bool:
+    """Whether *key* is the marker of a namespace or a tag, not an entry."""
+    return key.split(":", 3)[2:3] == [_MARKER]
+
+
+def epoch_of(key: str) -> str | None:
+    """The marker of its namespace, if *key* is the marker of a tag."""
+    parts = key.split(":", 3)
+    return ":".join(parts[:3]) if len(parts) > _EPOCH_PARTS and parts[2] == _MARKER else None
+
+
+def beneath(key: str) -> tuple[str, str] | None:
+    """What the keys of the namespace begin with that *key* is the marker of, and those of its children."""
+    parts = key.split(":", 3)
+    if len(parts) != _EPOCH_PARTS or parts[2] != _MARKER:
+        return None
+    return f"cg:{parts[1]}:", f"cg:{parts[1]}/"
 
 
 def _escaped_name(name: object) -> str:

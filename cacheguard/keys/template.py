@@ -30,13 +30,15 @@ class TextTemplate:
     """A text with fields over the parameters of a function, in the language of `str.format`.
 
     Values are escaped, so that no value can pose as two fields; *escaped* turns that off, for texts that are compared
-    but never become part of a key.
+    but never become part of a key. *more* are names that count as parameters, too.
     """
 
     __slots__ = ("_pattern", "_steps", "fields")
 
-    def __init__(self, template: str, fn: Callable[..., Any], *, escaped: bool = True) -> None:
-        parameters = parameters_of(fn)
+    def __init__(
+        self, template: str, fn: Callable[..., Any], *, escaped: bool = True, more: Iterable[str] = ()
+    ) -> None:
+        parameters = {**dict.fromkeys(more), **parameters_of(fn)}
         complain = partial(_complaint, template, fn, tuple(parameters))
         pattern: list[str] = []
         places: dict[str, int] = {}

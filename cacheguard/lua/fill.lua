@@ -21,7 +21,7 @@ if h[2] and not proven then
   end
 end
 redis.call('HSET', K, 'v', ARGV[2], 'g', stale) -- the first write: a full server refuses the fill here
-redis.call('HDEL', K, 't', 'u')
-if version ~= '' then redis.call('HSET', K, 'f', version) end
+redis.call('HDEL', K, 't', 'u', 'n')
+if version ~= '' then redis.call('HSET', K, 'f', version, 'n', 1) end
 redis.call('PEXPIRE', K, fresh + stale)
 return 1

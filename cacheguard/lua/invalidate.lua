@@ -1,11 +1,17 @@
 -- INVALIDATE: no value, and no lease under which an older load could bring one back.
--- KEYS[1] the entry
+-- KEYS[1] the entry, or a marker
 -- ARGV    channel, message, quarantine ms, floor ('' or fixed-width text), floor ms, begin id, intent ms, end id
--- Reply   1
+-- Reply   1 | 2 the value stays: its own version is no older than the floor (it is news that this value has already)
 local T = redis.call('TIME')
 local now = T[1] * 1000 + math.floor(T[2] / 1000)
 local K = KEYS[1]
-redis.call('HDEL', K, 'v', 'g', 't', 'u', 'x') -- the first write: a full server lets the rest of the script through
+local known = false
+if ARGV[4] ~= '' and ARGV[6] == '' then
+  local h = redis.call('HMGET', K, 'n', 'f') -- n: the value has a version, which then is f
+  known = h[1] and h[2] and ARGV[4] <= h[2]
+end
+-- The first write is one that needs no memory: a full server lets the rest of the script through.
+if known then redis.call('HDEL', K, 't', 'u', 'x') else redis.call('HDEL', K, 'v', 'g', 't', 'u', 'x', 'n', 'c') end
 redis.call('PUBLISH', ARGV[1], ARGV[2])
 if ARGV[8] ~= '' then redis.call('HDEL', K, 'w:' .. ARGV[8]) end
 if ARGV[6] ~= '' then redis.call('HSET', K, 'w:' .. ARGV[6], now + tonumber(ARGV[7])) end
@@ -26,9 +32,16 @@ if redis.call('EXISTS', K) == 1 then
       if deadline > now then last = math.max(last, deadline) else redis.call('HDEL', K, f) end
     end
   end
-  local h = redis.call('HMGET', K, 'q', 'f')
+  local h, pttl = redis.call('HMGET', K, 'q', 'f', 'g'), redis.call('PTTL', K)
   if h[1] then last = math.max(last, tonumber(h[1]) or 0) end
-  if h[2] then last = math.max(last, now + tonumber(ARGV[5]), now + redis.call('PTTL', K)) end
-  if last <= now then redis.call('DEL', K) else redis.call('PEXPIRE', K, math.min(last - now, 31536000000)) end
+  if h[2] then last = math.max(last, now + tonumber(ARGV[5]), now + pttl) end
+  last = math.min(last, now + 31536000000)
+  if last <= now then
+    redis.call('DEL', K)
+  else
+    -- A value that stays grows no younger with the key.
+    if known and last - now > pttl then redis.call('HSET', K, 'g', (tonumber(h[3] or '0') or 0) + last - now - pttl) end
+    redis.call('PEXPIRE', K, last - now)
+  end
 end
-return 1
+return known and 2 or 1

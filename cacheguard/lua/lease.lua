@@ -1,16 +1,20 @@
 -- LEASE: the fresh value, or the right to load it.
 -- KEYS[1] the entry
 -- ARGV    token, lease ms, grace ms, floor ms (a value that stays fresh no longer than this does not count),
---         awaited (the token of a lease that this caller waited for, or '')
--- Reply   {'HIT', v, g, pttl} | {'GRANTED', v or false, g, pttl} | {'WAIT', ms left, holder's token, v or false, g, pttl}
+--         awaited (the token of a lease that this caller waited for, or ''),
+--         void (SHA-1 of a value that this caller cannot use, or '')
+-- Reply   {'HIT', v, g, pttl} | {'GRANTED', server ms, v or false, g, pttl}
+--         | {'WAIT', ms left, holder's token, v or false, g, pttl}
 --         | {'BYPASS', ms left} (a write is under way) | {'FAILED', what the awaited load died of}
 local T = redis.call('TIME')
 local now = T[1] * 1000 + math.floor(T[2] / 1000)
 local K = KEYS[1]
 local h = redis.call('HMGET', K, 'v', 'g', 't', 'u', 'x')
 local v, g, pttl = h[1], tonumber(h[2] or '0') or 0, redis.call('PTTL', K)
-if v and pttl - g > tonumber(ARGV[4]) then return {'HIT', v, g, pttl} end
-if h[3] == ARGV[1] then return {'GRANTED', v, g, pttl} end
+local usable = v
+if v and ARGV[6] ~= '' and redis.sha1hex(v) == ARGV[6] then usable = false end
+if usable and pttl - g > tonumber(ARGV[4]) then return {'HIT', v, g, pttl} end
+if h[3] == ARGV[1] then return {'GRANTED', now, usable, g, pttl} end
 local write = 0
 for _, f in ipairs(redis.call('HKEYS', K)) do
   if string.sub(f, 1, 2) == 'w:' then
@@ -21,7 +25,7 @@ end
 pttl = redis.call('PTTL', K) -- dropping the last field drops the key
 if write > 0 then return {'BYPASS', write - now} end
 local held = tonumber(h[4] or '0') or 0
-if h[3] and held > now then return {'WAIT', held - now, h[3], v, g, pttl} end
+if h[3] and held > now then return {'WAIT', held - now, h[3], usable, g, pttl} end
 if h[5] then
   local token, what = string.match(h[5], '^(%S+) (.*)$')
   if ARGV[5] ~= '' and token == ARGV[5] then return {'FAILED', what} end
@@ -38,4 +42,4 @@ if pttl < want then
   redis.call('PEXPIRE', K, want)
   pttl = want
 end
-return {'GRANTED', v, g, pttl}
+return {'GRANTED', now, usable, g, pttl}

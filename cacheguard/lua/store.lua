@@ -25,6 +25,7 @@ if h[1] and not (version ~= '' and h[2]) then
   end
 end
 redis.call('HSET', K, 'v', ARGV[1], 'g', stale)
-if version ~= '' then redis.call('HSET', K, 'f', version) end
+redis.call('HDEL', K, 'n')
+if version ~= '' then redis.call('HSET', K, 'f', version, 'n', 1) end
 redis.call('PEXPIRE', K, fresh + stale)
 return 1

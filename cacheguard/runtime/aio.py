@@ -113,7 +113,8 @@ class AsyncRuntime:
         self.loop = asyncio.get_running_loop()
         self.now = time.monotonic
         self.random = random.Random(os.urandom(16)).random
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._duties: set[asyncio.Task[Any]] = set()  # to be done whatever happens, and soon
         # Loops close the async generators that they have seen begin: that is how we hear of the end of ours.
         self._end = self._until_the_loop_ends()
         with contextlib.suppress(StopIteration):
@@ -135,11 +136,28 @@ class AsyncRuntime:
         self.spawn(work)
         return True
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run *work* as a task that somebody holds on to."""
         task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def through(self, work: Coroutine[Any, Any, Any]) -> Any:
+        task = self.loop.create_task(work)
+        self._duties.add(task)
+        task.add_done_callback(self._duties.discard)
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            if not task.cancelled():
+                task.exception()  # looked at: the cancellation is what the caller hears of
+            raise cancelled
+        return task.result()
 
     async def call(self, load: Callable[[], Any]) -> Any:
         value = load()
@@ -163,7 +181,9 @@ class AsyncRuntime:
     async def aclose(self) -> None:
         """Cancel the tasks and see them end; who waited for them hears that the guard is closed."""
         self._closed = True
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        if self._duties:
+            await asyncio.wait(list(self._duties), timeout=PATIENCE_AT_CLOSE)
+        tasks = [task for task in self._tasks | self._duties if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         if tasks:

@@ -167,6 +167,9 @@ class BlockingRuntime:
         finally:
             self._detached.discard(threading.current_thread())
 
+    async def through(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return await work
+
     async def call(self, load: Callable[[], Any]) -> Any:
         value = load()
         if isawaitable(value):

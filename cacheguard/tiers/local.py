@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from sys import getsizeof
@@ -12,6 +13,7 @@ from cachetools import Cache, FIFOCache, LFUCache, LRUCache, RRCache
 from ..defenses.consistency import Tickets
 from ..errors import ConfigurationError
 from ..events import Events
+from ..keys import beneath
 
 Eviction: TypeAlias = Literal["lru", "lfu", "fifo", "random"]
 Index: TypeAlias = dict[Any, "Entry"]
@@ -34,11 +36,13 @@ class Entry:
     __slots__ = (
         "bindings",
         "born",
-        "error",
+        "counted",
         "fresh_until",
         "hits",
+        "kept_until",
         "key",
         "kind",
+        "marks",
         "size",
         "tags",
         "type",
@@ -56,17 +60,21 @@ class Entry:
         fresh_until: float,
         born: float,
         tags: tuple[str, ...] = (),
+        marks: tuple[str, ...] = (),
         size: int = 0,
     ) -> None:
         self.key = key
         self.value = value
         self.kind = kind
         self.until = until  # monotonic: a hit before this needs no question
+        self.kept_until = until  # what `until` may be renewed to, as long as the bus is proven
         self.fresh_until = fresh_until  # monotonic: the end of its TTL, may lie beyond `until`
         self.born = born
         self.tags = tags
+        self.marks = marks  # the markers of its tags
         self.size = size
         self.hits = 0.0
+        self.counted = 0.0  # of the hits, those that have been handed in
         self.type: type | None = None  # of the single argument that leads here: 1, 1.0 and True are one dict key
         self.bindings: tuple[tuple[Index, Any], ...] = ()
 
@@ -87,6 +95,7 @@ class _SecondChance(LRUCache[str, Entry]):
             if not entry.hits:
                 return key, entry
             self._bank(entry)
+            entry.hits = entry.counted = 0.0
             super().__setitem__(key, entry)
         return super().popitem()
 
@@ -99,6 +108,10 @@ class Local:
         max_bytes: most bytes, or None for no bound.
         eviction: which entry goes when the room is full.
         lock: guards every change; a hit takes none.
+        now: monotonic seconds.
+
+    It answers only while it is trusted: see `trust` and `pause`. Without a bus, there is nobody to hear from, and it
+    is trusted for ever.
     """
 
     def __init__(
@@ -108,9 +121,12 @@ class Local:
         eviction: Eviction,
         lock: AbstractContextManager[Any],
         events: Events,
+        now: Callable[[], float],
     ) -> None:
         self.lock = lock
         self.tickets = Tickets()
+        self.trusted_until = math.inf
+        self._now = now
         self.touches = eviction == "lfu"
         self._events = events
         self._size, self._max_bytes = size, max_bytes
@@ -120,6 +136,7 @@ class Local:
             max(1, size // ABSENCE_SHARE), max_bytes and max(1, max_bytes // ABSENCE_SHARE), "fifo"
         )
         self._index: Index = {}
+        self._tagged: dict[str, set[str]] = {}  # by marker, the keys of its entries
 
     def _room(self, size: int, max_bytes: int | None, eviction: Eviction) -> Cache[str, Entry]:
         bound = size if max_bytes is None else max_bytes
@@ -133,24 +150,75 @@ class Local:
         """The entry of *key*, usable or not; no lock, no reordering."""
         return self._index.get(key)
 
+    def alive(self, key: str) -> Entry | None:
+        """The entry of *key* if it may answer; counts the hit."""
+        entry = self._index.get(key)
+        if entry is None:
+            return None
+        now = self._now()
+        if now >= entry.until and not self._renewed(entry, now):
+            return None
+        entry.hits += 1
+        self.touch(entry)
+        return entry
+
+    def peek(self, key: str) -> Entry | None:
+        """The entry of *key* if it may answer; counts nothing."""
+        entry = self._index.get(key)
+        if entry is None:
+            return None
+        now = self._now()
+        return entry if now < entry.until or self._renewed(entry, now) else None
+
+    def _renewed(self, entry: Entry, now: float) -> bool:
+        """Let *entry* answer for another while, if it is within its time and the tier is trusted.
+
+        So that a hit compares one number, `until` ends where the trust ended when it was last looked at.
+        """
+        if now >= entry.kept_until or now >= self.trusted_until:
+            return False
+        with self.lock:
+            if self._index.get(entry.key) is not entry:
+                return False
+            entry.until = min(entry.kept_until, self.trusted_until)
+            self._bank(entry)
+        return now < entry.until
+
+    def trust(self, until: float) -> None:
+        """Nothing that this process has not heard of was invalidated before *until* is over."""
+        self.trusted_until = until
+
+    def pause(self) -> None:
+        """Something may have gone unheard: no entry answers until the tier is trusted again, and none gets in."""
+        with self.lock:
+            self.trusted_until = DEAD
+            self.tickets.void_all()
+            for entry in self._index.values():
+                entry.until = DEAD
+
     def put(self, entry: Entry, ticket: int, *, absence: bool) -> bool:
-        """Keep *entry* unless its ticket was voided since it was taken."""
+        """Keep *entry* unless something about it was heard of since the ticket was taken; false only then."""
         room = self._absences if absence else self._entries
         if self._max_bytes is not None:
             entry.size = OVERHEAD + len(entry.key) + weigh(entry.value)
         key = entry.key
         with self.lock:
-            if self._off or self.tickets.take(key) != ticket:
+            if self._off or not self.tickets.holds(ticket, key, entry.marks):
                 return False
             self._drop(key)
+            if self._now() >= self.trusted_until:
+                return True  # not to be kept now, but true
             if self._max_bytes is not None and entry.size > room.maxsize:
                 return True  # too large to keep, but true
+            entry.until = min(entry.kept_until, self.trusted_until)
             size = self._size if room is self._entries else max(1, self._size // ABSENCE_SHARE)
             while len(room) >= size or room.currsize + max(1, entry.size) > room.maxsize:
                 self._forget(room.popitem()[1])
                 self._events.evictions += 1
             room[key] = entry
             self._index[key] = entry
+            for mark in entry.marks:
+                self._tagged.setdefault(mark, set()).add(key)
         return True
 
     def bind(self, entry: Entry, index: Index, arguments: Any, kind: type | None) -> None:
@@ -170,18 +238,26 @@ class Local:
             with self.lock:
                 self._entries.get(entry.key)  # the lookup is what it counts
 
-    def drop(self, key: str) -> None:
-        """Forget *key*, and refuse what was asked for before this moment."""
+    def drop(self, name: str) -> None:
+        """Forget what *name* (a key, the marker of a tag or a namespace) stands for; refuse what was asked before."""
         with self.lock:
-            self.tickets.void(key)
-            self._drop(key)
+            prefixes = beneath(name)
+            if prefixes is not None:
+                self.tickets.void_all()
+                for key in [key for key in self._index if key.startswith(prefixes)]:
+                    self._drop(key)
+                return
+            self.tickets.void(name)
+            self._drop(name)
+            for key in self._tagged.pop(name, ()):
+                self._drop(key)
 
     def renewed_ticket(self, key: str, ticket: int) -> int:
         """Void every ticket of *key* and give a new one for *ticket*, if that still holds."""
         with self.lock:
-            if self.tickets.take(key) == ticket:
+            if self.tickets.holds(ticket, key):
                 self.tickets.void(key)
-                return self.tickets.take(key)
+                return self.tickets.take()
         return ticket
 
     def drop_all(self) -> None:
@@ -204,27 +280,37 @@ class Local:
                 self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:
-        entry.until = entry.fresh_until = DEAD
+        entry.until = entry.kept_until = entry.fresh_until = DEAD
         if self._index.get(entry.key) is entry:
             del self._index[entry.key]
         for index, arguments in entry.bindings:
             if index.get(arguments) is entry:
                 del index[arguments]
         entry.bindings = ()
+        for mark in entry.marks:
+            keys = self._tagged.get(mark)
+            if keys is not None:
+                keys.discard(entry.key)
+                if not keys:
+                    del self._tagged[mark]
         self._bank(entry)
 
     def _bank(self, entry: Entry) -> None:
-        hits, entry.hits = int(entry.hits), 0.0
-        self._events.l1_hits += hits
-        if entry.kind:
-            self._events.null_hits += hits
+        """Hand in the hits of *entry*; all of them at the age that it has now, which is never too young."""
+        hits = int(entry.hits - entry.counted)
+        if hits:
+            entry.counted += hits
+            self._events.l1_hits += hits
+            self._events.served(self._now() - entry.born, hits)
+            if entry.kind:
+                self._events.null_hits += hits
 
-    def census(self) -> tuple[int, int, int, int]:
-        """Entries, their bytes, and the hits and null hits that they have not handed in yet."""
+    def census(self) -> tuple[int, int]:
+        """Entries and their bytes; their hits are handed in before."""
         with self.lock:
-            entries = list(self._index.values())
-        nulls = int(sum(entry.hits for entry in entries if entry.kind))
-        return len(entries), sum(entry.size for entry in entries), int(sum(entry.hits for entry in entries)), nulls
+            for entry in self._index.values():
+                self._bank(entry)
+            return len(self._index), sum(entry.size for entry in self._index.values())
 
 
 def weigh(value: Any) -> int:

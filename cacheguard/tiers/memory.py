@@ -13,9 +13,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from ..errors import Refused
+from ..keys import is_marker
 from ..ports import Call, Reply, ScriptCall
 
 Hash = dict[str, Any]
+
+LEAST_MARKERS = 10_000
 
 
 class MemoryCommands:
@@ -27,6 +30,8 @@ class MemoryCommands:
         now: seconds, monotonic; this is the "server's" clock.
         max_bytes: most bytes, as `weigh` counts the values; None: no bound.
     """
+
+    sorts = True
 
     def __init__(
         self,
@@ -43,6 +48,7 @@ class MemoryCommands:
         self._bytes = 0
         self._hashes: OrderedDict[str, Hash] = OrderedDict()
         self._ends: dict[str, float] = {}
+        self._markers: MemoryCommands | None = None  # of namespaces and tags; they take no room from the entries
 
     def unlock(self, lock: AbstractContextManager[Any]) -> None:
         """Go on with another *lock*: a forked child may have inherited one that is held by nobody."""
@@ -61,23 +67,33 @@ class MemoryCommands:
 
     def _run(self, call: Call) -> Reply:
         now = math.floor(self._now() * 1000)
+        key = call.keys[0] if isinstance(call, ScriptCall) else str(call[1])
+        if self.sorts and is_marker(key):
+            return self._of_markers()._run(call)
         if isinstance(call, ScriptCall):
-            key = call.keys[0]
             reply = getattr(self, f"_{call.script.name}")(self._hash(key, now), now, key, *call.args)
             if not self._hashes.get(key):
                 self._delete(key)
             else:
                 self._make_room(key)
             return reply
-        name, key = str(call[0]), str(call[1])
-        fields = self._hash(key, now)
-        if name == "HMGET":
+        name, fields = str(call[0]), self._hash(key, now)
+        if name in {"HMGET", "HGET"}:
             if fields:
                 self._hashes.move_to_end(key)
-            return [fields.get(str(field)) for field in call[2:]]
+            found = [fields.get(str(field)) for field in call[2:]]
+            return found if name == "HMGET" else found[0]
         if name == "PTTL":
             return self._pttl(key, now)
+        if name == "PUBLISH":
+            self.publish(key, str(call[2]))
+            return 0
         return Refused(f"ERR unknown command {name!r}")
+
+    def _of_markers(self) -> MemoryCommands:
+        if self._markers is None:
+            self._markers = _Markers(self, max(self._size, LEAST_MARKERS), self._lock, self._now)
+        return self._markers
 
     def _make_room(self, key: str) -> None:
         if self._max_bytes is not None:
@@ -131,19 +147,20 @@ class MemoryCommands:
         return last
 
     def _lease(
-        self, fields: Hash, now: int, key: str, token: str, lease: int, grace: int, floor: int, awaited: str
+        self, fields: Hash, now: int, key: str, token: str, lease: int, grace: int, floor: int, awaited: str, void: Any
     ) -> Reply:
         value, stale, pttl = fields.get("v"), fields.get("g", 0), self._pttl(key, now)
-        if value is not None and pttl - stale > floor:
-            return [b"HIT", value, stale, pttl]
+        usable = None if value is void else value
+        if usable is not None and pttl - stale > floor:
+            return [b"HIT", usable, stale, pttl]
         if fields.get("t") == token:
-            return [b"GRANTED", value, stale, pttl]
+            return [b"GRANTED", now, usable, stale, pttl]
         write = self._write_until(key, fields, now)
         pttl = self._pttl(key, now)
         if write:
             return [b"BYPASS", write - now]
         if "t" in fields and fields["u"] > now:
-            return [b"WAIT", fields["u"] - now, fields["t"], value, stale, pttl]
+            return [b"WAIT", fields["u"] - now, fields["t"], usable, stale, pttl]
         if "x" in fields:
             holder, what = fields["x"]
             if awaited and holder == awaited:
@@ -157,7 +174,7 @@ class MemoryCommands:
                 fields["g"] = stale
             self._pexpire(key, want, now)
             pttl = want
-        return [b"GRANTED", value, stale, pttl]
+        return [b"GRANTED", now, usable, stale, pttl]
 
     def _fill(
         self, fields: Hash, now: int, key: str, token: str, envelope: Any, fresh: int, stale: int, version: str
@@ -170,9 +187,9 @@ class MemoryCommands:
             return -1
         fresh, stale = self._quarantined(fields, now, fresh, stale, proven=bool(version) and floor is not None)
         self._write(key, fields, v=envelope, g=stale)
-        self._drop(key, fields, "t", "u")
+        self._drop(key, fields, "t", "u", "n")
         if version:
-            fields["f"] = version
+            fields |= {"f": version, "n": 1}
         self._pexpire(key, fresh + stale, now)
         return 1
 
@@ -206,8 +223,8 @@ class MemoryCommands:
         fields: Hash,
         now: int,
         key: str,
-        _channel: str,
-        _message: str,
+        channel: str,
+        message: str,
         quarantine: int,
         floor: str,
         floor_ms: int,
@@ -215,7 +232,9 @@ class MemoryCommands:
         intent: int,
         end: str,
     ) -> int:
-        self._drop(key, fields, "v", "g", "t", "u", "x")
+        known = bool(floor) and not begin and "n" in fields and floor <= fields["f"]
+        self._drop(key, fields, "t", "u", "x", *(() if known else ("v", "g", "n", "c")))
+        self.publish(channel, message)
         if end:
             self._drop(key, fields, f"w:{end}")
         if begin:
@@ -224,13 +243,33 @@ class MemoryCommands:
             self._write(key, fields, q=max(fields.get("q", 0), now + quarantine))
         if floor:
             self._write(key, fields, f=max(fields.get("f", ""), floor))
-        last = max(self._write_until(key, fields, now), fields.get("q", 0))
+        last, pttl = max(self._write_until(key, fields, now), fields.get("q", 0)), self._pttl(key, now)
         if "f" in fields:
-            last = max(last, now + floor_ms, now + self._pttl(key, now))
+            last = max(last, now + floor_ms, now + pttl)
         if last <= now:
             self._delete(key)
         else:
+            if known and last - now > pttl:
+                fields["g"] += last - now - pttl
             self._pexpire(key, last - now, now)
+        return 2 if known else 1
+
+    def publish(self, channel: str, message: str) -> None:
+        """Tell those who listen: nobody does, in a process of its own."""
+
+    def _mark(self, fields: Hash, now: int, key: str, nonce: bytes, keep: int) -> Reply:
+        quarantine = fields.get("q", 0) - now
+        if "v" not in fields:
+            self._write(key, fields, v=nonce, c=now)
+        if quarantine > 0:
+            self._pexpire(key, quarantine, now)
+        elif self._pttl(key, now) < keep:
+            self._pexpire(key, 2 * keep, now)
+        return [fields["v"], fields["c"]]
+
+    def _tagged(self, fields: Hash, now: int, key: str) -> int:
+        if fields:
+            self._write(key, fields, l=now)
         return 1
 
     def _store(
@@ -242,32 +281,49 @@ class MemoryCommands:
         fresh: int,
         stale: int,
         version: str,
-        _channel: str,
-        _message: str,
+        channel: str,
+        message: str,
     ) -> int:
         floor = fields.get("f")
         if version and floor is not None and version < floor:
             return -1
         self._drop(key, fields, "t", "u", "x")
-        if self._write_until(key, fields, now):
+        write = self._write_until(key, fields, now)
+        self.publish(channel, message)
+        if write:
             return 0
         fresh, stale = self._quarantined(fields, now, fresh, stale, proven=bool(version) and floor is not None)
         self._write(key, fields, v=envelope, g=stale)
+        fields.pop("n", None)
         if version:
-            fields["f"] = version
+            fields |= {"f": version, "n": 1}
         self._pexpire(key, fresh + stale, now)
         return 1
 
-    def _expire(self, fields: Hash, now: int, key: str, _channel: str, _message: str) -> int:
+    def _expire(self, fields: Hash, now: int, key: str, channel: str, message: str) -> int:
         self._drop(key, fields, "t", "u", "x")
+        self.publish(channel, message)
         if "v" not in fields:
             return 0
         fields["g"] = max(fields["g"], self._pttl(key, now))
         return 1
 
-    def _touch(self, fields: Hash, now: int, key: str, fresh: int, stale: int, _channel: str, _message: str) -> int:
+    def _touch(self, fields: Hash, now: int, key: str, fresh: int, stale: int, channel: str, message: str) -> int:
         if "v" not in fields or self._pttl(key, now) <= fields["g"]:
             return 0
         fields["g"] = stale
         self._pexpire(key, fresh + stale, now)
+        self.publish(channel, message)
         return 1
+
+
+class _Markers(MemoryCommands):
+    """The markers beside some entries; what they publish is the entries' to publish."""
+
+    sorts = False
+
+    def __init__(
+        self, entries: MemoryCommands, size: int, lock: AbstractContextManager[Any], now: Callable[[], float]
+    ) -> None:
+        super().__init__(size, lock, now)
+        self.publish = entries.publish  # type: ignore[method-assign]  # theirs

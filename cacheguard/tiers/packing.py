@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from hashlib import sha1
 from typing import Any
 
 from ..codec import TAGGED, Codec, Registry
@@ -26,7 +27,9 @@ class SealedPacking:
         elif stored.kind is Kind.VALUE:
             codec = codec or self._registry.for_value(stored.value)
             schema, payload = codec.schema, codec.encode(stored.value)
-        return self._sealer.seal(Envelope(stored.kind, schema, payload, stored.ttl, stored.load_time, stored.tags), key)
+        return self._sealer.seal(
+            Envelope(stored.kind, schema, payload, stored.ttl, stored.load_time, stored.tags, stored.nonces), key
+        )
 
     def unpack(self, key: str, envelope: Any, codec: Codec | None) -> Stored:
         """What the bytes say; `CodecError` if they are not ours, or of another version of the type."""
@@ -39,12 +42,16 @@ class SealedPacking:
             if reader is None or reader.schema != opened.schema:
                 raise CodecError(f"{key} was stored under another schema")
             value = reader.decode(opened.payload)
-        return Stored(opened.kind, value, opened.ttl, opened.load_time, opened.tags)
+        return Stored(opened.kind, value, opened.ttl, opened.load_time, opened.tags, opened.nonces)
 
     def outline(self, key: str, envelope: Any) -> Stored:
         """What the bytes say beside the value, which may be of a type that only other processes know."""
         opened = self._sealer.open(envelope, key)
-        return Stored(opened.kind, None, opened.ttl, opened.load_time, opened.tags)
+        return Stored(opened.kind, None, opened.ttl, opened.load_time, opened.tags, opened.nonces)
+
+    def stamp(self, envelope: Any) -> str:
+        """What LEASE knows these bytes by; no secret."""
+        return sha1(envelope, usedforsecurity=False).hexdigest()
 
 
 _SCALARS = (int, str, bytes, bool, float, type(None))
@@ -70,7 +77,7 @@ class ObjectPacking:
         """*stored* itself."""
         if not self._copies:
             return stored
-        return Stored(stored.kind, copied(stored.value), stored.ttl, stored.load_time, stored.tags)
+        return Stored(stored.kind, copied(stored.value), stored.ttl, stored.load_time, stored.tags, stored.nonces)
 
     def unpack(self, key: str, envelope: Any, codec: Codec | None) -> Stored:  # noqa: ARG002 - the port's signature
         """*envelope* itself."""
@@ -80,6 +87,10 @@ class ObjectPacking:
         """*envelope* itself."""
         if not isinstance(envelope, Stored):
             raise CodecError(f"{key} holds no entry")
+        return envelope
+
+    def stamp(self, envelope: Any) -> Any:
+        """*envelope* itself: it cannot be another one while somebody holds it."""
         return envelope
 
 

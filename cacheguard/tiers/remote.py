@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
+from operator import eq
 from typing import Any, Protocol, cast
 
 from ..codec import Codec
 from ..envelope import Kind
 from ..errors import CodecError, Refused, Unreachable
 from ..events import Events
+from ..keys import Scope
 from ..lua import load
-from ..ports import Call, Commands, Reply
+from ..ports import Call, Reply
+from .line import FAILURE_KEPT_MS, RELEASE, Line, is_foreign
+from .outbox import Invalidation, drop_message
 
 LEASE = load("lease")
 FILL = load("fill")
-RELEASE = load("release")
 RENEW = load("renew")
-INVALIDATE = load("invalidate")
 STORE = load("store")
 EXPIRE = load("expire")
 TOUCH = load("touch")
+MARK = load("mark")
 
-CHANNEL = "cg:bus"
 LEASE_MS = 5_000  # longer than any pause a healthy process makes, short enough to wait out a dead one
 GRACE_MS = 60_000
 ALWAYS = 2**53 - 1  # a floor that no remaining lifetime reaches: lease whatever is there
-FAILURE_KEPT_MS = 2_000  # several of a waiter's longest polls
-MOST_QUEUED = 100_000
-MOST_ORPHANS = 10_000
+MOST_HINTS = 10_000
 
 
 @dataclass(slots=True)  # not frozen, here and below: one is made on every hit in Redis, and that would triple its cost
@@ -39,23 +41,64 @@ class Stored:
     ttl: float  # seconds it was stored to be fresh for
     load_time: float  # seconds its load took
     tags: tuple[str, ...]
+    nonces: tuple[bytes, ...] = ()  # what the markers of its namespaces and its tags said when its load began
 
 
 @dataclass(slots=True)
 class Found:
     """An entry in Redis."""
 
-    stored: Stored | None  # None: bytes that this process cannot read
+    stored: Stored | None  # None: nothing that may be used
     fresh_left: float  # seconds; negative: stale since
+    void: Any = ""  # why nothing may be used: LEASE knows the useless value by this
 
 
 class Granted:
-    """The right to fill, until it is released, voided or runs out."""
+    """The right to fill, until it is released, voided or runs out.
 
-    __slots__ = ("found",)
+    Args:
+        found: what is stored, and stale.
+        marks: what the markers that were asked for say now; None where one has no answer.
+        at_ms: the server's time.
+    """
 
-    def __init__(self, found: Found | None) -> None:
-        self.found = found
+    __slots__ = ("at_ms", "found", "marks")
+
+    def __init__(self, found: Found | None, marks: Mapping[str, Any], at_ms: int) -> None:
+        self.found, self.marks, self.at_ms = found, marks, at_ms
+
+    def covers(self, markers: Sequence[str]) -> bool:
+        """Whether all of *markers* have said something: without that, what is loaded cannot be stored."""
+        return all(self.marks.get(marker) is not None for marker in markers)
+
+
+@dataclass(slots=True)
+class Fill:
+    """What was loaded, to be stored.
+
+    Args:
+        markers: the markers that its envelope depends on; its nonces are in the same order.
+        fresh: seconds.
+        stale: seconds after that.
+        version: as `version_text` writes it.
+    """
+
+    key: str
+    token: str
+    envelope: Any
+    fresh: float
+    stale: float
+    version: str = ""
+    markers: tuple[str, ...] = ()
+    nonces: tuple[bytes, ...] = ()
+
+
+class Filled(Enum):
+    """What became of a fill."""
+
+    STORED = auto()
+    REFUSED = auto()  # its lease is gone, or a tag or a namespace was invalidated since
+    OLD = auto()  # a newer version is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +136,10 @@ class Packing(Protocol):
         """What was stored, without its value; `CodecError` if it is nothing of ours."""
         ...
 
+    def stamp(self, envelope: Any) -> Any:
+        """What LEASE knows this value by."""
+        ...
+
 
 def ms(seconds: float) -> int:
     """Whole milliseconds, at least one."""
@@ -100,67 +147,94 @@ def ms(seconds: float) -> int:
 
 
 class Remote:
-    """The calls of the cache protocol. Each method is one round trip.
+    """The calls of the cache protocol. Each method is one round trip, unless it says otherwise.
 
     Whatever cannot be asked raises `Unreachable`; whatever cannot be read is a miss and counted.
     """
 
-    def __init__(self, commands: Commands, packing: Packing, events: Events, owed: dict[str, object]) -> None:
-        self._commands, self._packing, self._events = commands, packing, events
-        self._orphans: dict[str, str] = {}  # leases of which nobody knows whether they were granted
-        self._owed = owed  # invalidations that Redis has not acknowledged; shared by all doors of a guard
+    def __init__(self, line: Line, packing: Packing, events: Events, nonce: Callable[[], str]) -> None:
+        self.line, self._packing, self._events = line, packing, events
+        self._nonce = nonce
+        self._hints: dict[str, tuple[str, ...]] = {}  # by key, tags that its loader gave it
+        self._known: dict[str, bytes] = {}  # what markers said last; for writers by hand, who check it
 
-    async def send(self, *calls: Call) -> list[Reply]:
-        """`Commands.send_each`, counted, after whatever invalidation is still owed."""
-        events = self._events
-        try:
-            if self._owed or self._orphans:
-                await self._settle()
-            replies = await self._commands.send_each(*calls)
-        except Unreachable as error:
-            events.redis_failed(error)
-            raise
-        if not events.l2_up:
-            events.redis_answered()
-        return replies
+    # Reading
 
-    async def _settle(self) -> None:
-        """Deliver the invalidations that Redis has not acknowledged; nothing is read before that."""
-        while self._orphans:
-            orphans = list(self._orphans.items())[:1000]
-            await self._commands.send_each(*(RELEASE(key)(token, b"", FAILURE_KEPT_MS) for key, token in orphans))
-            for key, _ in orphans:
-                self._orphans.pop(key, None)
-        while self._owed:
-            owed = dict(list(self._owed.items())[:1000])
-            for reply in await self._commands.send_each(*map(invalidation, owed)):
-                if isinstance(reply, Refused) and not _foreign(reply):
-                    raise reply
-            for key, mark in owed.items():
-                if self._owed.get(key) is mark:  # not owed once more by another thread meanwhile
-                    self._owed.pop(key, None)
-            self._events.invalidations_queued = len(self._owed)
+    async def read(self, key: str, codec: Codec | None, scope: Scope, tags: tuple[str, ...]) -> Found | None:
+        """The entry of *key*; one round trip more if it has tags that could not be known."""
+        markers = self._markers(key, scope, tags)
+        fields, pttl, *nonces = await self.line.send(("HMGET", key, "v", "g"), ("PTTL", key), *_questions(markers))
+        found = self._found(key, fields, pttl, codec)
+        if found is None or found.stored is None:
+            return found
+        return await self._standing(key, found, scope, dict(zip(markers, nonces, strict=True)), fields[0])
 
-    async def read(self, key: str, codec: Codec | None) -> Found | None:
-        """The entry of *key*."""
-        fields, pttl = await self.send(("HMGET", key, "v", "g"), ("PTTL", key))
-        return self._found(key, fields, pttl, codec)
-
-    async def look(self, key: str) -> Found | None:
+    async def look(self, key: str, scope: Scope) -> Found | None:
         """What is stored under *key*, without its value."""
-        fields, pttl = await self.send(("HMGET", key, "v", "g"), ("PTTL", key))
+        markers = self._markers(key, scope, ())
+        fields, pttl, *nonces = await self.line.send(("HMGET", key, "v", "g"), ("PTTL", key), *_questions(markers))
         if type(fields) is not list:
             return self._strange(key, fields)
         value, stale = cast("tuple[Any, Any]", fields)
-        return None if value is None else self._entry(key, value, stale, pttl, None, outline=True)
+        if value is None:
+            return None
+        found = self._entry(key, value, stale, pttl, None, outline=True)
+        return await self._standing(key, found, scope, dict(zip(markers, nonces, strict=True)), value)
 
-    async def read_many(self, keys: list[str], codec: Codec | None) -> list[Found | None]:
-        """The entries of *keys*, in one round trip."""
+    async def read_many(
+        self, keys: Sequence[str], codec: Codec | None, scope: Scope, tags: Sequence[tuple[str, ...]]
+    ) -> list[Found | None]:
+        """The entries of *keys*, in one round trip; one more for tags that could not be known."""
+        per_key = [self._markers(key, scope, tags[at] if tags else ()) for at, key in enumerate(keys)]
+        markers = tuple(dict.fromkeys(marker for each in per_key for marker in each))
         calls: list[Call] = []
         for key in keys:
             calls += [("HMGET", key, "v", "g"), ("PTTL", key)]
-        replies = await self.send(*calls)
-        return [self._found(key, replies[2 * at], replies[2 * at + 1], codec) for at, key in enumerate(keys)]
+        replies = await self.line.send(*calls, *_questions(markers))
+        seen = dict(zip(markers, replies[2 * len(keys) :], strict=True))
+        found = [self._found(key, replies[2 * at], replies[2 * at + 1], codec) for at, key in enumerate(keys)]
+        await self._ask_for_more(scope, [each.stored for each in found if each is not None and each.stored], seen)
+        return [
+            await self._standing(key, each, scope, seen, replies[2 * at][0])
+            if each is not None and each.stored is not None
+            else each
+            for at, (key, each) in enumerate(zip(keys, found, strict=True))
+        ]
+
+    def _markers(self, key: str, scope: Scope, tags: tuple[str, ...]) -> tuple[str, ...]:
+        """The markers to ask for: those that are known to matter, and those that mattered last time."""
+        hints = self._hints.get(key) if self._hints else None
+        return scope.markers(tags) if hints is None else scope.markers(tuple(dict.fromkeys((*tags, *hints))))
+
+    async def _standing(self, key: str, found: Found, scope: Scope, seen: dict[str, Any], envelope: Any) -> Found:
+        """*found* if nothing that its entry depends on was invalidated since its load began, else what is void."""
+        stored = found.stored
+        if stored is None:
+            return found
+        dirty = self.line.bus.dirty
+        markers = scope.markers(stored.tags)
+        if stored.tags and not all(marker in seen for marker in markers):
+            await self._ask_for_more(scope, [stored], seen)
+            self._hint(key, stored.tags)
+        nonces = stored.nonces
+        if len(nonces) == len(markers) and all(map(eq, map(seen.get, markers), nonces)):
+            if not dirty or not (key in dirty or any(marker in dirty for marker in markers)):
+                return found
+        return Found(None, -1.0, self._packing.stamp(envelope))
+
+    async def _ask_for_more(self, scope: Scope, stored: Sequence[Stored], seen: dict[str, Any]) -> None:
+        more = tuple(
+            dict.fromkeys(
+                marker for each in stored if each.tags for marker in scope.markers(each.tags) if marker not in seen
+            )
+        )
+        if more:
+            seen.update(zip(more, await self.line.send(*_questions(more)), strict=True))
+
+    def _hint(self, key: str, tags: tuple[str, ...]) -> None:
+        self._hints[key] = tags
+        while len(self._hints) > MOST_HINTS:
+            self._hints.pop(next(iter(self._hints)), None)
 
     def _found(self, key: str, fields: Reply, pttl: Reply, codec: Codec | None) -> Found | None:
         if type(fields) is not list:
@@ -176,7 +250,7 @@ class Remote:
         """Something of another type lives under our key: a miss that nobody can fill."""
         if not isinstance(reply, Refused):
             reply = Refused(f"unexpected reply {type(reply).__name__}")
-        if not _foreign(reply):
+        if not is_foreign(reply):
             self._events.redis_refused(reply)
             raise reply
         self._events.undecodable += 1
@@ -192,75 +266,171 @@ class Remote:
             return Found(packing.outline(key, value) if outline else packing.unpack(key, value, codec), left)
         except (CodecError, TypeError, ValueError, OverflowError):
             self._events.undecodable += 1
-            return Found(None, -1.0)
+            return Found(None, -1.0, packing.stamp(value))
+
+    # Leasing
 
     async def lease(
-        self, key: str, codec: Codec | None, token: str, floor_ms: int, awaited: str
+        self,
+        key: str,
+        codec: Codec | None,
+        scope: Scope,
+        tags: tuple[str, ...],
+        *,
+        token: str,
+        floor_ms: int,
+        awaited: str,
+        void: Any,
+        keep_ms: int,
     ) -> Found | Granted | Wait | Bypass | Failed:
         """The right to fill *key*, or the reason why not."""
-        (reply,) = await self._send_leases({key: token}, LEASE(key)(token, LEASE_MS, GRACE_MS, floor_ms, awaited))
-        return self._leased(key, reply, codec)
+        markers = self._markers(key, scope, tags)
+        calls = self._marks(markers, keep_ms)
+        lease = LEASE(key)(token, LEASE_MS, GRACE_MS, floor_ms, awaited, void)
+        *nonces, reply = await self._send_leases({key: token}, *calls, lease)
+        return await self._leased(key, reply, codec, scope, self._seen(markers, nonces))
+
+    def _marks(self, markers: Sequence[str], keep_ms: int) -> list[Call]:
+        return [MARK(marker)(self._nonce()[:16].encode(), keep_ms) for marker in markers]
+
+    def _seen(self, markers: Sequence[str], replies: Sequence[Reply]) -> dict[str, Any]:
+        """What the markers said; nothing where Redis refused to tell."""
+        seen: dict[str, Any] = {}
+        for marker, reply in zip(markers, replies, strict=True):
+            if isinstance(reply, Refused):
+                self._events.redis_refused(reply)
+                seen[marker] = None
+            else:
+                seen[marker] = self._known[marker] = reply[0]
+        while len(self._known) > MOST_HINTS:
+            self._known.pop(next(iter(self._known)), None)
+        return seen
 
     async def _send_leases(self, tokens: dict[str, str], *calls: Call) -> list[Reply]:
         try:
-            return await self.send(*calls)
+            return await self.line.send(*calls)
         except Unreachable:
-            self._orphans.update(tokens)
-            while len(self._orphans) > MOST_ORPHANS:  # the oldest have ended by themselves, or soon will
-                self._orphans.pop(next(iter(self._orphans)), None)
+            self.line.orphaned(tokens)
             raise
 
     async def lease_many(
-        self, tokens: dict[str, str], codec: Codec | None
+        self,
+        tokens: dict[str, str],
+        codec: Codec | None,
+        scope: Scope,
+        tags: Mapping[str, tuple[str, ...]],
+        *,
+        voids: Mapping[str, Any],
+        keep_ms: int,
     ) -> dict[str, Found | Granted | Wait | Bypass | Failed]:
         """Leases for several keys, in one round trip."""
-        calls = [LEASE(key)(token, LEASE_MS, GRACE_MS, 0, "") for key, token in tokens.items()]
+        markers = tuple(dict.fromkeys(m for key in tokens for m in self._markers(key, scope, tags.get(key, ()))))
+        calls: list[Call] = self._marks(markers, keep_ms)
+        calls += [LEASE(key)(token, LEASE_MS, GRACE_MS, 0, "", voids.get(key, "")) for key, token in tokens.items()]
         replies = await self._send_leases(tokens, *calls)
-        return {key: self._leased(key, reply, codec) for key, reply in zip(tokens, replies, strict=True)}
+        seen = self._seen(markers, replies[: len(markers)])
+        return {
+            key: await self._leased(key, reply, codec, scope, seen)
+            for key, reply in zip(tokens, replies[len(markers) :], strict=True)
+        }
 
-    def _leased(self, key: str, reply: Reply, codec: Codec | None) -> Found | Granted | Wait | Bypass | Failed:
+    async def _leased(
+        self, key: str, reply: Reply, codec: Codec | None, scope: Scope, seen: dict[str, Any]
+    ) -> Found | Granted | Wait | Bypass | Failed:
         if isinstance(reply, Refused):
-            if _foreign(reply):
+            if is_foreign(reply):
                 return Bypass()
             self._events.redis_refused(reply)
             raise reply
         word = bytes(reply[0])
         if word == b"HIT":
-            return self._entry(key, reply[1], reply[2], reply[3], codec)
+            found = self._entry(key, reply[1], reply[2], reply[3], codec)
+            return await self._standing(key, found, scope, seen, reply[1])
         if word == b"BYPASS":
             return Bypass()
         if word == b"FAILED":
             return Failed(self._entry(key, reply[1], 0, 0, None).stored)
         value, stale, pttl = reply[-3:]
-        found = None if value is None else self._entry(key, value, stale, pttl, codec)
-        return Granted(found) if word == b"GRANTED" else Wait(_text(reply[2]), found)
+        found = None
+        if value is not None:
+            found = await self._standing(key, self._entry(key, value, stale, pttl, codec), scope, seen, value)
+            found = None if found.stored is None else found
+        if word == b"WAIT":
+            return Wait(_text(reply[2]), found)
+        return Granted(found, seen, int(reply[1]))
+
+    async def claim(self, scope: Scope, tags: Sequence[str], at_ms: int, keep_ms: int) -> tuple[bytes, ...] | None:
+        """The nonces of *tags* that a load has given its entry at its end; None if one may be younger than the load.
+
+        A tag's nonce counts if it is older than the load, or if no tag of the namespace was invalidated since the load
+        began at *at_ms* (the server's time).
+        """
+        markers = [scope.tag(tag) for tag in tags]
+        asked: list[Call] = [("HGET", scope.epochs[-1], "l")] if scope.epochs else []
+        replies = await self.line.send(*self._marks(markers, keep_ms), *asked)
+        nonces, seen = replies[: len(markers)], self._seen(markers, replies[: len(markers)])
+        last = replies[-1] if asked else None
+        if None in seen.values() or isinstance(last, Refused):
+            return None
+        if not asked or int(last or 0) >= at_ms:
+            if any(int(since) >= at_ms for _, since in nonces):
+                return None
+        return tuple(seen[marker] for marker in markers)
+
+    # Filling
 
     def pack(self, key: str, stored: Stored, codec: Codec | None) -> Any:
         """The bytes of an entry; `CodecError` if there are none."""
         return self._packing.pack(key, stored, codec)
 
-    async def fill(self, key: str, token: str, envelope: Any, fresh: float, stale: float) -> bool:
-        """Store what was loaded under *token*; false if that lease is gone."""
-        return (await self.fill_many([(key, token, envelope, fresh, stale)]))[0]
+    def learn(self, key: str, tags: tuple[str, ...]) -> None:
+        """Remember which tags the loader of *key* gives it, so that they are asked for with the entry."""
+        self._hint(key, tags)
 
-    async def fill_many(self, fills: list[tuple[str, str, Any, float, float]]) -> list[bool]:
-        """Several fills in one round trip."""
-        replies = await self.send(
+    async def fill(self, fill: Fill) -> Filled:
+        """Store what was loaded under a lease."""
+        return (await self.fill_many([fill]))[0]
+
+    async def fill_many(self, fills: Sequence[Fill]) -> list[Filled]:
+        """Several fills in one round trip.
+
+        The markers are asked once more, behind the fills: nobody who comes to the flight now may get what was loaded
+        before an invalidation of its tags, and only this tells.
+        """
+        markers = tuple(dict.fromkeys(marker for fill in fills for marker in fill.markers))
+        replies = await self.line.send(
             *(
-                FILL(key)(token, envelope, ms(fresh), round(stale * 1000), "")
-                for key, token, envelope, fresh, stale in fills
-            )
+                FILL(fill.key)(fill.token, fill.envelope, ms(fill.fresh), round(fill.stale * 1000), fill.version)
+                for fill in fills
+            ),
+            *_questions(markers),
         )
-        for reply in replies:
+        seen = dict(zip(markers, replies[len(fills) :], strict=True))
+        outcomes: list[Filled] = []
+        for fill, reply in zip(fills, replies, strict=False):
             if isinstance(reply, Refused):
                 self._events.redis_refused(reply)
                 raise reply
-        return [reply == 1 for reply in replies]
+            stands = reply == 1 and tuple(seen[marker] for marker in fill.markers) == fill.nonces
+            outcomes.append(Filled.STORED if stands else Filled.OLD if reply == -1 else Filled.REFUSED)
+        return outcomes
 
-    async def release(self, tokens: dict[str, str], failure: Stored | None = None) -> bool:
-        """Give leases back, with a word on what the load died of; whether all of them were still held."""
-        calls = [RELEASE(key)(token, self._word(key, failure), FAILURE_KEPT_MS) for key, token in tokens.items()]
-        return all(reply == 1 for reply in await self.send(*calls))
+    async def release(
+        self,
+        tokens: dict[str, str],
+        failure: Stored | None = None,
+        marks: Mapping[str, bytes] | None = None,
+    ) -> bool:
+        """Give leases back, with a word on what the load died of.
+
+        True if all of them were still held, and *marks* still say what they said: nothing was invalidated meanwhile.
+        """
+        calls: list[Call] = [
+            RELEASE(key)(token, self._word(key, failure), FAILURE_KEPT_MS) for key, token in tokens.items()
+        ]
+        marks = marks or {}
+        replies = await self.line.send(*calls, *_questions(tuple(marks)))
+        return all(reply == 1 for reply in replies[: len(calls)]) and replies[len(calls) :] == list(marks.values())
 
     def _word(self, key: str, failure: Stored | None) -> Any:
         try:
@@ -270,65 +440,78 @@ class Remote:
 
     async def renew(self, tokens: dict[str, str]) -> None:
         """Keep leases for another while; those that are gone stay gone."""
-        await self.send(*(RENEW(key)(token, LEASE_MS, GRACE_MS) for key, token in tokens.items()))
+        await self.line.send(*(RENEW(key)(token, LEASE_MS, GRACE_MS) for key, token in tokens.items()))
 
-    async def invalidate(self, keys: list[str]) -> bool:
-        """Remove entries and leases.
+    # Writing
+
+    async def invalidate(self, items: Sequence[Invalidation]) -> bool:
+        """Invalidate entries, tags, namespaces.
 
         False if Redis did not acknowledge it; it is owed then, and delivered before anything else is asked.
         """
-        return await self._tell([invalidation(key) for key in keys], keys)
+        return await self.line.tell(items)
 
-    async def expire(self, keys: list[str]) -> bool:
+    async def expire(self, keys: Sequence[str]) -> bool:
         """Make entries stale; false if Redis did not acknowledge it, and they will be invalidated instead."""
-        return await self._tell([EXPIRE(key)(CHANNEL, f"drop {key}") for key in keys], keys)
+        channel = self.line.bus.channel
 
-    async def _tell(self, calls: list[Call], keys: list[str]) -> bool:
-        missed = keys
+        def calls(echo: str) -> list[list[Call]]:
+            return [[EXPIRE(key)(channel, drop_message(echo, key))] for key in keys]
+
+        return await self.line.tell([Invalidation(key) for key in keys], calls)
+
+    async def nonces(self, markers: tuple[str, ...], keep_ms: int) -> tuple[bytes, ...]:
+        """What *markers* say now, made where they say nothing; `Unreachable` if Redis refuses."""
+        seen = self._seen(markers, await self.line.send(*self._marks(markers, keep_ms)))
+        if None in seen.values():
+            raise Refused("a marker of a namespace or a tag cannot be made")
+        return tuple(seen[marker] for marker in markers)
+
+    def nonces_of_late(self, markers: tuple[str, ...]) -> tuple[bytes, ...] | None:
+        """What *markers* said when they were asked last; None if one of them is not known."""
+        known = [self._known.get(marker) for marker in markers]
+        return None if None in known else cast("tuple[bytes, ...]", tuple(known))
+
+    async def store(
+        self, items: Mapping[str, tuple[Any, float, float]], version: str, markers: tuple[str, ...], keep_ms: int
+    ) -> tuple[bool, tuple[bytes, ...]]:
+        """Put values there by hand: whether all were stored, and what *markers* said just before."""
+        bus = self.line.bus
+        echo = bus.begin()
+        calls: list[Call] = [
+            STORE(key)(envelope, ms(fresh), round(stale * 1000), version, bus.channel, drop_message(echo, key))
+            for key, (envelope, fresh, stale) in items.items()
+        ]
         try:
-            replies = await self.send(*calls)
-        except Unreachable:
-            pass
-        else:
-            pairs = list(zip(keys, replies, strict=True))
-            missed = [key for key, reply in pairs if isinstance(reply, Refused) and not _foreign(reply)]
-        if not missed:
-            return True
-        if len(self._owed) + len(missed) > MOST_QUEUED:
-            raise Unreachable(
-                f"{len(self._owed)} invalidations are owed to Redis already; {len(missed)} more are not kept"
-            )
-        self._owed.update({key: object() for key in missed})
-        self._events.invalidations_queued = len(self._owed)
-        return False
-
-    async def store(self, items: dict[str, tuple[Any, float, float]]) -> bool:
-        """Put values there by hand, in one round trip; whether all of them were stored."""
-        replies = await self.send(
-            *(
-                STORE(key)(envelope, ms(fresh), round(stale * 1000), "", CHANNEL, f"drop {key}")
-                for key, (envelope, fresh, stale) in items.items()
-            )
-        )
+            replies = await self.line.send(*self._marks(markers, keep_ms), *calls)
+        except BaseException:
+            bus.void(echo)
+            raise
+        seen = self._seen(markers, replies[: len(markers)])
         for reply in replies:
             if isinstance(reply, Refused):
+                bus.void(echo)
                 self._events.redis_refused(reply)
                 raise reply
-        return all(reply == 1 for reply in replies)
+        # If a failover loses this, what comes back may be older.
+        self.line.acknowledged([Invalidation(key) for key in items])
+        return all(reply == 1 for reply in replies[len(markers) :]), tuple(seen[marker] for marker in markers)
 
-    async def touch(self, key: str, fresh: float, stale: float) -> bool:
+    async def touch(self, key: str, fresh: float, stale: float, markers: tuple[str, ...], keep_ms: int) -> bool:
         """Give a fresh entry a new TTL; whether there was one."""
-        (reply,) = await self.send(TOUCH(key)(ms(fresh), round(stale * 1000), CHANNEL, f"drop {key}"))
+        bus = self.line.bus
+        echo = bus.begin()
+        call = TOUCH(key)(ms(fresh), round(stale * 1000), bus.channel, drop_message(echo, key))
+        try:
+            *_, reply = await self.line.send(*self._marks(markers, keep_ms), call)
+        except BaseException:
+            bus.void(echo)
+            raise
         return bool(reply == 1)
 
 
-def invalidation(key: str) -> Call:
-    """The call that removes the entry of *key* and its lease."""
-    return INVALIDATE(key)(CHANNEL, f"drop {key}", 0, "", 0, "", 0, "")
-
-
-def _foreign(reply: Refused) -> bool:
-    return "WRONGTYPE" in str(reply)
+def _questions(markers: Sequence[str]) -> list[Call]:
+    return [("HGET", marker, "v") for marker in markers]
 
 
 def _text(raw: bytes | str) -> str:

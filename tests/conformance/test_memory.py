@@ -18,11 +18,14 @@ from hypothesis import strategies as st
 from cacheguard.errors import Refused
 from cacheguard.ports import Command, ScriptCall
 from cacheguard.runtime import run_now
+from cacheguard.tiers.line import RELEASE
 from cacheguard.tiers.memory import MemoryCommands
-from cacheguard.tiers.remote import ALWAYS, EXPIRE, FILL, INVALIDATE, LEASE, RELEASE, RENEW, STORE, TOUCH
+from cacheguard.tiers.outbox import INVALIDATE, TAGGED
+from cacheguard.tiers.remote import ALWAYS, EXPIRE, FILL, LEASE, MARK, RENEW, STORE, TOUCH
 from tests.support.redis_server import RedisServer
 
 KEY = "k"
+TIMES = {"u", "q", "c", "l"}
 STEP = 7_000  # ms
 TOLERANCE = 3_000  # ms: what a busy machine may take for one program
 BUS = ("cg:bus", "drop k")
@@ -34,7 +37,7 @@ local left = redis.call('PTTL', K)
 if left < 0 then return end
 if left <= ms then return redis.call('DEL', K) end
 for _, f in ipairs(redis.call('HKEYS', K)) do
-  if f == 'u' or f == 'q' or string.sub(f, 1, 2) == 'w:' then redis.call('HINCRBY', K, f, -ms) end
+  if f == 'u' or f == 'q' or f == 'c' or f == 'l' or string.sub(f, 1, 2) == 'w:' then redis.call('HINCRBY', K, f, -ms) end
 end
 redis.call('PEXPIRE', K, left - ms)
 """
@@ -50,8 +53,8 @@ floors = st.sampled_from([0, 0, 100_000, ALWAYS])
 values = st.binary(max_size=3)
 
 CALLS: list[st.SearchStrategy[ScriptCall | Command]] = [
-    st.builds(LEASE(KEY), tokens, some, some, floors, st.one_of(st.just(""), tokens)),
-    st.builds(LEASE(KEY), tokens, some, some, floors, st.one_of(st.just(""), tokens)),
+    st.builds(LEASE(KEY), tokens, some, some, floors, st.one_of(st.just(""), tokens), st.just("")),
+    st.builds(LEASE(KEY), tokens, some, some, floors, st.one_of(st.just(""), tokens), st.just("")),
     st.builds(FILL(KEY), tokens, values, some, maybe, versions),
     st.builds(FILL(KEY), tokens, values, some, maybe, versions),
     st.builds(RELEASE(KEY), tokens, st.sampled_from([b"", b"it broke", b"a\nb \x00"]), some),
@@ -63,10 +66,22 @@ CALLS: list[st.SearchStrategy[ScriptCall | Command]] = [
     st.just(("HMGET", KEY, "v", "g")),
     st.just(("PTTL", KEY)),
 ]
-# At most nine times eleven steps: the sum never comes to a multiple of 100 s.
-programs = st.lists(st.one_of(*CALLS, st.sampled_from([STEP, 3 * STEP, 11 * STEP])), max_size=14).filter(
-    lambda program: sum(isinstance(each, int) for each in program) < 10
-)
+MARKER_CALLS: list[st.SearchStrategy[ScriptCall | Command]] = [
+    st.builds(MARK(KEY), st.sampled_from([b"red", b"blue"]), some),
+    st.builds(MARK(KEY), st.sampled_from([b"red", b"blue"]), some),
+    st.just(TAGGED(KEY)()),
+    st.builds(INVALIDATE(KEY), *map(st.just, BUS), maybe, *map(st.just, ("", 0, "", 0, ""))),
+    st.just(("HGET", KEY, "v")),
+    st.just(("HGET", KEY, "l")),
+    st.just(("PTTL", KEY)),
+]
+
+
+def programs(calls: list[st.SearchStrategy[ScriptCall | Command]]) -> st.SearchStrategy[Program]:
+    # At most nine times eleven steps: the sum never comes to a multiple of 100 s.
+    return st.lists(st.one_of(*calls, st.sampled_from([STEP, 3 * STEP, 11 * STEP])), max_size=14).filter(
+        lambda program: sum(isinstance(each, int) for each in program) < 10
+    )
 
 
 class Memory(MemoryCommands):
@@ -81,7 +96,7 @@ class Memory(MemoryCommands):
         fields = self._hash(KEY, self.ms)
         left: dict[str, Any] = {"pttl": self._pttl(KEY, self.ms)}
         for name, value in fields.items():
-            left[name] = value - self.ms if name in {"u", "q"} or name.startswith("w:") else value
+            left[name] = value - self.ms if name in TIMES or name.startswith("w:") else value
             if name == "x":
                 left[name] = value[0].encode() + b" " + value[1]
         return left
@@ -111,10 +126,10 @@ class Server:
         left: dict[str, Any] = {"pttl": self._client.pttl(KEY)}
         for field, value in self._client.hgetall(KEY).items():
             name = field.decode()
-            if name in {"u", "q"} or name.startswith("w:"):
+            if name in TIMES or name.startswith("w:"):
                 left[name] = int(value) - now
             else:
-                left[name] = int(value) if name == "g" else value
+                left[name] = int(value) if name in {"g", "n"} else value
         return left
 
     def close(self) -> None:
@@ -142,13 +157,23 @@ def same(ours: Any, theirs: Any) -> bool:
     return bool((ours.encode() if isinstance(ours, str) else ours) == theirs)
 
 
+def timeless(call: ScriptCall | Command, reply: Any) -> Any:
+    """*reply* without the moment of the answer, of which only the server's own clock can speak."""
+    name = call.script.name if isinstance(call, ScriptCall) else ""
+    if name == "lease" and reply[0] == b"GRANTED":
+        return [reply[0], *reply[2:]]
+    if name == "mark":
+        return reply[:1]
+    return reply is None if call == ("HGET", KEY, "l") else reply
+
+
 def same_answer(call: ScriptCall | Command, ours: Any, theirs: Any) -> bool:
     """A number that a script answers is a code."""
     return bool(ours == theirs) if isinstance(call, ScriptCall) and isinstance(ours, int) else same(ours, theirs)
 
 
 def lease(token: str, awaited: str = "", floor: int = 0) -> ScriptCall:
-    return LEASE(KEY)(token, 100_000, 100_000, floor, awaited)
+    return LEASE(KEY)(token, 100_000, 100_000, floor, awaited, "")
 
 
 def invalidate(
@@ -157,7 +182,7 @@ def invalidate(
     return INVALIDATE(KEY)(*BUS, quarantine, floor, floor_ms, begin, 100_000, end)
 
 
-@given(program=programs)
+@given(program=programs(CALLS))
 @example(program=[lease("one"), 11 * STEP, STEP, lease("two"), 11 * STEP, lease("three")])
 @example(program=[lease("one"), RELEASE(KEY)("one", b"why", 100_000), lease("two", "one"), lease("three")])
 @example(program=[invalidate(begin="a"), lease("one"), invalidate(begin="b"), invalidate(end="a"), lease("one")])
@@ -173,6 +198,19 @@ def invalidate(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_a_program_has_the_same_answers_and_the_same_end(server: Server, program: Program) -> None:
+    run(server, program)
+
+
+@given(program=programs(MARKER_CALLS))
+@settings(
+    max_examples=max(200, settings.default.max_examples if settings.default else 0),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_a_marker_has_the_same_answers_and_the_same_end(server: Server, program: Program) -> None:
+    run(server, program)
+
+
+def run(server: Server, program: Program) -> None:
     server.empty()
     memory = Memory()
     for call in program:
@@ -180,7 +218,7 @@ def test_a_program_has_the_same_answers_and_the_same_end(server: Server, program
             memory.ms += call
             server.age(call)
             continue
-        ours, theirs = run_now(memory.send(call))[0], server.run(call)
+        ours, theirs = timeless(call, run_now(memory.send(call))[0]), timeless(call, server.run(call))
         assert same_answer(call, ours, theirs), (call, ours, theirs)
         assert same(memory.state(), server.state()), (call, memory.state(), server.state())
 

@@ -14,9 +14,11 @@ from cacheguard.envelope import Kind
 from cacheguard.flights import Flight, Shared
 from cacheguard.loading import Ask, Job, Loaded, Loading
 from cacheguard.rebuilding import Rebuilding
+from cacheguard.tiers.line import Line
 from cacheguard.tiers.local import Entry, Local
 from cacheguard.tiers.memory import Hash, MemoryCommands
-from cacheguard.tiers.remote import Granted, Remote, Stored, invalidation
+from cacheguard.tiers.outbox import Invalidation
+from cacheguard.tiers.remote import Granted, Stored
 from tests.support.schedules import (
     Pick,
     choosing,
@@ -99,9 +101,9 @@ def flights_stay_open_while_they_fill(patch: pytest.MonkeyPatch) -> None:
         filling.update(job.flights.values())
         return loaded
 
-    async def broken_fill(self: Rebuilding, flight: Flight, *args: Any) -> None:
+    async def broken_fill(self: Rebuilding, flight: Flight, *args: Any) -> bool:
         try:
-            await fill(self, flight, *args)
+            return await fill(self, flight, *args)
         finally:
             filling.discard(flight)
 
@@ -118,7 +120,7 @@ def the_local_tier_takes_any_ticket(patch: pytest.MonkeyPatch) -> None:
     honest = Local.put
 
     def broken(self: Local, entry: Entry, ticket: int, *, absence: bool) -> bool:
-        return honest(self, entry, self.tickets.take(entry.key), absence=absence)
+        return honest(self, entry, self.tickets.take(), absence=absence)
 
     patch.setattr(Local, "put", broken)
 
@@ -126,20 +128,19 @@ def the_local_tier_takes_any_ticket(patch: pytest.MonkeyPatch) -> None:
 def the_local_tier_is_emptied_too_early(patch: pytest.MonkeyPatch) -> None:
     async def broken(self: Engine, keys: Sequence[str]) -> bool:
         self.shared.drop(keys)
-        return await self.remote.invalidate(list(keys))
+        return await self.remote.invalidate([Invalidation(key) for key in keys])
 
     patch.setattr(Engine, "invalidate", broken)
 
 
 def what_is_owed_is_struck_off_unread(patch: pytest.MonkeyPatch) -> None:
     async def broken(self: Any) -> None:
-        while self._owed:
-            keys = list(self._owed)
-            await self._commands.send_each(*map(invalidation, keys))
-            for key in keys:
-                self._owed.pop(key, None)
+        items = list(self._outbox.owed)
+        await self._told(items)
+        for item in items:
+            self._outbox.owed.pop(item, None)
 
-    patch.setattr(Remote, "_settle", broken)
+    patch.setattr(Line, "_deliver", broken)
 
 
 def a_refresh_takes_what_it_finds(patch: pytest.MonkeyPatch) -> None:
@@ -154,10 +155,10 @@ def a_refresh_takes_what_it_finds(patch: pytest.MonkeyPatch) -> None:
 def old_values_are_handed_to_whoever_joined(patch: pytest.MonkeyPatch) -> None:
     honest = Rebuilding._follow  # noqa: SLF001 - the part to be broken
 
-    async def broken(self: Any, flight: Flight, ask: Ask, stale: Any, lease: Any, asked: Any) -> None:
+    async def broken(self: Any, flight: Flight, ask: Ask, stale: Any, lease: Any, asked: Any, *, primary: bool) -> bool:
         if isinstance(lease, Granted) and lease.found is None:
             lease.found = stale
-        await honest(self, flight, ask, stale, lease, asked)
+        return bool(await honest(self, flight, ask, stale, lease, asked, primary=primary))
 
     patch.setattr(Rebuilding, "_follow", broken)
 
@@ -166,12 +167,12 @@ class NaiveEngine(Engine):
     """Cache-aside as it is usually written: no lease, no flight."""
 
     async def read(self, ask: Ask) -> Any:
-        found = await self.remote.read(ask.key, ask.codec)
+        found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags)
         if found is not None and found.stored is not None:
             return found.stored.value
         value = await self.runtime.call(ask.load)
         stored = Stored(Kind.VALUE, value, 300.0, 0.0, ())
-        await self.remote.store({ask.key: (stored, 300.0, 0.0)})
+        await self.remote.store({ask.key: (stored, 300.0, 0.0)}, "", (), 0)
         return value
 
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cacheguard.keys import compile_key, escape, namespace_prefix, redis_key
+from cacheguard.keys import compile_key, escape, namespace_scope, redis_key
 
 # Texts of the characters that structure a key, so that a slip shows.
 _tricky = st.text("a1:{}%,()=s/#\x00\ud800é ", max_size=6)
@@ -55,8 +55,8 @@ _names = st.lists(st.text("a/:%{", min_size=1, max_size=3) | st.text(min_size=1,
 
 @given(_names, _names)
 def test_different_namespaces_have_different_prefixes(one: list[str], other: list[str]) -> None:
-    assert (namespace_prefix(one) == namespace_prefix(other)) is (one == other)
-    assert not namespace_prefix(one).startswith(namespace_prefix(other)) or one == other
+    assert (namespace_scope(one).prefix == namespace_scope(other).prefix) is (one == other)
+    assert not namespace_scope(one).prefix.startswith(namespace_scope(other).prefix) or one == other
 
 
 _hashable = st.recursive(

@@ -13,8 +13,11 @@ from cacheguard.errors import Refused, Unreachable
 from cacheguard.events import Events
 from cacheguard.flights import Shared
 from cacheguard.ports import Call, Commands, Reply, Runtime, ScriptCall
+from cacheguard.tiers.bus import Bus
+from cacheguard.tiers.line import Line
 from cacheguard.tiers.local import Local
 from cacheguard.tiers.memory import MemoryCommands
+from cacheguard.tiers.outbox import Outbox
 from cacheguard.tiers.packing import ObjectPacking
 from cacheguard.tiers.remote import Remote
 from tests.support.stepper import NOTHING, Crashed, Pause, Stepper, stop_at
@@ -22,6 +25,7 @@ from tests.support.stepper import NOTHING, Crashed, Pause, Stepper, stop_at
 REDIS = frozenset({"redis"})
 HISTORY = frozenset({"history"})
 DATABASE = frozenset({"database"})
+CHANNEL = "cg:world:bus"
 FORGETTING = ("invalidate", "expire", "store")
 
 
@@ -227,6 +231,9 @@ class SteppedRuntime:
             self._process.stepper.spawn("flight", work)
         return True
 
+    async def through(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return await work
+
     async def call(self, load: Callable[[], Any]) -> Any:
         return await load()
 
@@ -289,13 +296,15 @@ class Process:
         self.dead = False
         self.cut_off = False  # whether a round trip of this process ever failed
         self.told: dict[str, int] = {}
-        self.owed: dict[str, Any] = {}
         self.events = Events()
-        self.local = Local(100, None, "lru", nullcontext(), self.events)
+        self.local = Local(100, None, "lru", nullcontext(), self.events, lambda: stepper.now)
         self.bulkhead = _OpenBulkhead()
-        self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(1000))
+        self.bus = Bus(CHANNEL, name, lambda key: self.shared.drop([key]), self.local, self.events)
+        self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(1000), self.bus)
         self.runtime = SteppedRuntime(self)
-        remote = Remote(self.runtime.commands, ObjectPacking(), self.events, self.owed)
+        self.outbox = Outbox("cg:world:m", self.events, lambda: stepper.now)
+        line = Line(self.runtime.commands, self.events, self.outbox, self.bus)
+        remote = Remote(line, ObjectPacking(), self.events, self.runtime.token)
         self.engine = make_engine(self.runtime, remote, self.shared)
 
     async def pause(

@@ -8,7 +8,7 @@ from typing import Any
 from cacheguard.batch import Batch
 from cacheguard.engine import Engine
 from cacheguard.errors import LoadTimeout, Unreachable
-from cacheguard.loading import Ask
+from cacheguard.loading import NO_SCOPE, Ask
 from cacheguard.policy import Policy, Rules, resolve
 from cacheguard.rebuilding import RETRIES, opened, stored_of
 from tests.support.stepped import (
@@ -145,7 +145,7 @@ class World:
         version = self.database[key] = self.database.get(key, 0) + 1
         codec: Any = None
         try:
-            done = await process.engine.store({key: version}, self.rules, {key: codec}, ())
+            done = await process.engine.store({key: version}, self.rules, {key: codec}, (), NO_SCOPE)
         except Unreachable:
             done = await process.engine.invalidate([key])
         self._note(process, key, version, everywhere=done)
@@ -236,7 +236,7 @@ class World:
 
     def _judge_process(self, process: Process) -> None:
         for key, least in process.told.items():
-            if key not in process.owed:
+            if not any(item.key == key for item in process.outbox.owed):
                 self._judge_redis(key, least)
             _at_least(process.l1_value(key), least, f"what is left of {key} in {process.name}")
         if process.engine.flights:

@@ -8,9 +8,11 @@ import pytest
 from cacheguard.envelope import Kind
 from cacheguard.errors import CodecError, LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
 from cacheguard.flights import Flight
+from cacheguard.loading import NO_SCOPE
 from cacheguard.policy import FOREVER
 from cacheguard.ports import Call, Reply
-from cacheguard.tiers.remote import FILL, INVALIDATE, LEASE, STORE, Stored
+from cacheguard.tiers.outbox import INVALIDATE
+from cacheguard.tiers.remote import FILL, LEASE, STORE, Fill, Stored
 from tests.support.desk import KEY, Desk
 from tests.support.stepped import Fault
 
@@ -35,7 +37,7 @@ def put(desk: Desk, envelope: object, fresh: int = 300_000, stale: int = 60_000)
 
 def hold(desk: Desk, token: str = "other") -> None:
     """Let another process hold the lease, and never finish."""
-    assert desk.server.answer(LEASE(KEY)(token, 5_000, 60_000, 0, ""))[0] == b"GRANTED"
+    assert desk.server.answer(LEASE(KEY)(token, 5_000, 60_000, 0, "", ""))[0] == b"GRANTED"
 
 
 def cut(desk: Desk, fault: Fault = Fault.UNHEARD) -> None:
@@ -136,7 +138,7 @@ def test_bytes_that_turn_up_unreadable_at_the_lease_are_replaced() -> None:
     for _ in range(2):
         desk.stepper.step(name)
     put(desk, b"garbage")
-    assert desk.run(desk.engine.look(KEY)) is not None
+    assert desk.run(desk.engine.look(KEY, NO_SCOPE)) is not None
     assert desk.result(name) == 7
 
 
@@ -620,9 +622,9 @@ def test_a_server_that_refuses_everything_is_as_good_as_none() -> None:
     cut(desk, Fault.REFUSED)
     assert desk.read(desk.loader(1)) == 1
     with pytest.raises(Refused):
-        desk.run(desk.engine.remote.fill(KEY, "token", b"v", 1.0, 0.0))
+        desk.run(desk.engine.remote.fill(Fill(KEY, "token", b"v", 1.0, 0.0)))
     with pytest.raises(Refused):
-        desk.run(desk.engine.remote.store({KEY: (b"v", 1.0, 0.0)}))
+        desk.run(desk.engine.remote.store({KEY: (b"v", 1.0, 0.0)}, "", (), 0))
 
 
 # Peeking and looking
@@ -632,7 +634,7 @@ def test_peeking_never_loads() -> None:
     desk = Desk(options={"stale_while_revalidate": 60, "l1": False})
 
     def peek() -> dict[str, tuple[object, bool]]:
-        found = desk.run(desk.engine.peek([KEY, "other"], None, desk.rules()))
+        found = desk.run(desk.engine.peek([KEY, "other"], None, desk.rules(), NO_SCOPE))
         return {key: (stored.value, stale) for key, (stored, stale) in found.items()}
 
     assert peek() == {}
@@ -650,16 +652,16 @@ def test_peeking_at_what_is_too_old_or_out_of_reach_finds_nothing() -> None:
     desk = Desk()
     desk.read(desk.loader(1))
     desk.pass_by(301)
-    assert desk.run(desk.engine.peek([KEY], None, desk.rules())) == {}
+    assert desk.run(desk.engine.peek([KEY], None, desk.rules(), NO_SCOPE)) == {}
     cut(desk)
-    assert desk.run(desk.engine.peek([KEY], None, desk.rules())) == {}
-    assert desk.run(desk.engine.look(KEY)) is None
+    assert desk.run(desk.engine.peek([KEY], None, desk.rules(), NO_SCOPE)) == {}
+    assert desk.run(desk.engine.look(KEY, NO_SCOPE)) is None
 
 
 def test_looking_counts_nothing() -> None:
     desk = Desk()
     desk.read(desk.loader(1))
-    found = desk.run(desk.engine.look(KEY))
+    found = desk.run(desk.engine.look(KEY, NO_SCOPE))
     assert found.stored.value == 1
     assert found.fresh_left == pytest.approx(300)
     assert desk.events.l2_hits == 0
@@ -701,38 +703,38 @@ def test_a_refresh_that_fails_raises_although_an_old_value_is_there() -> None:
 def test_a_value_put_by_hand_is_there_for_all() -> None:
     desk = Desk()
     desk.read(desk.loader(1))
-    assert desk.run(desk.engine.store({KEY: 5}, desk.rules(), {KEY: None}, ("tag",)))  # type: ignore[dict-item]
+    assert desk.run(desk.engine.store({KEY: 5}, desk.rules(), {KEY: None}, ("tag",), NO_SCOPE))  # type: ignore[dict-item]
     assert desk.read(desk.loader(2)) == 5
-    assert desk.run(desk.engine.store({KEY: None}, desk.rules(), {KEY: None}, ()))  # type: ignore[dict-item]
+    assert desk.run(desk.engine.store({KEY: None}, desk.rules(), {KEY: None}, (), NO_SCOPE))  # type: ignore[dict-item]
     assert desk.read(desk.loader(2)) is None
     assert desk.events.null_hits == 1
 
 
 def test_a_value_without_end_is_kept_for_a_year() -> None:
     desk = Desk(options={"ttl": None, "l1_ttl": None})
-    desk.run(desk.engine.store({KEY: 5}, desk.rules(), {KEY: None}, ()))  # type: ignore[dict-item]
+    desk.run(desk.engine.store({KEY: 5}, desk.rules(), {KEY: None}, (), NO_SCOPE))  # type: ignore[dict-item]
     desk.pass_by(FOREVER - 1)
     assert desk.read(desk.loader(2)) == 5
 
 
 def test_touching_gives_a_fresh_entry_its_time_anew() -> None:
     desk = Desk(options={"l1": False})
-    assert not desk.run(desk.engine.touch(KEY, desk.rules()))
+    assert not desk.run(desk.engine.touch(KEY, desk.rules(), NO_SCOPE))
     desk.read(desk.loader(1))
     desk.pass_by(299)
-    assert desk.run(desk.engine.touch(KEY, desk.rules()))
+    assert desk.run(desk.engine.touch(KEY, desk.rules(), NO_SCOPE))
     desk.pass_by(299)
     assert desk.read(desk.loader(2)) == 1
     cut(desk)
     with pytest.raises(Unreachable):
-        desk.run(desk.engine.touch(KEY, desk.rules()))
+        desk.run(desk.engine.touch(KEY, desk.rules(), NO_SCOPE))
 
 
 def test_an_absence_that_is_not_to_be_cached_is_not_kept_longer_either() -> None:
     desk = Desk()
     desk.read(desk.loader(None))
-    assert desk.run(desk.engine.touch(KEY, desk.rules()))
-    assert not desk.run(desk.engine.touch(KEY, desk.rules(null_ttl=None)))
+    assert desk.run(desk.engine.touch(KEY, desk.rules(), NO_SCOPE))
+    assert not desk.run(desk.engine.touch(KEY, desk.rules(null_ttl=None), NO_SCOPE))
 
 
 def test_an_expired_key_is_loaded_again() -> None:
@@ -764,19 +766,20 @@ def test_an_invalidation_that_is_not_acknowledged_is_delivered_before_anything_i
     assert desk.events.invalidations_queued == 1
     if name == "invalidate":
         assert desk.read(desk.loader(2)) == 2
-        assert list(desk.process.owed) == [KEY]
+        assert [item.key for item in desk.process.outbox.owed] == [KEY]
     desk.faults.clear()
     assert desk.read(desk.loader(3), l1=False) == 3
     assert desk.events.invalidations_queued == 0
 
 
-def test_more_invalidations_than_can_be_owed_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cacheguard.tiers.remote.MOST_QUEUED", 1)
+def test_more_invalidations_than_can_be_owed_become_one_of_the_whole_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cacheguard.tiers.outbox.MOST_OWED", 1)
     desk = Desk()
     cut(desk)
     assert not desk.run(desk.engine.invalidate(["a"]))
-    with pytest.raises(Unreachable, match="1 invalidations are owed"):
-        desk.run(desk.engine.invalidate(["b"]))
+    assert not desk.run(desk.engine.invalidate(["b"]))
+    assert [item.key for item in desk.process.outbox.owed] == ["cg:world:m"]
+    assert desk.events.outbox_overflows == 1
 
 
 def test_something_foreign_under_a_key_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -798,7 +801,7 @@ def test_a_reply_that_makes_no_sense_is_an_outage(monkeypatch: pytest.MonkeyPatc
     desk = Desk()
     monkeypatch.setattr(desk.server, "answer", lambda call: b"what?")
     with pytest.raises(Refused, match="unexpected reply bytes"):
-        desk.run(desk.engine.remote.read(KEY, None))
+        desk.run(desk.engine.remote.read(KEY, None, NO_SCOPE, ()))
 
 
 def test_a_late_fill_is_refused_after_an_invalidation() -> None:

@@ -9,18 +9,20 @@ from cacheguard.events import Events, Stats
 
 
 def test_every_counter_begins_at_nothing_and_redis_is_taken_to_be_up() -> None:
-    stats = Events().snapshot(0, 0, 0, 0)
-    assert {name: getattr(stats, name) for name in (field.name for field in fields(Stats))} == {
-        field.name: field.name == "l2_up" for field in fields(Stats)
-    }
+    stats = Events().snapshot(0, 0)
+    names = {field.name for field in fields(Stats)} - {"age_at_serve"}
+    assert {name: getattr(stats, name) for name in names} == {name: name == "l2_up" for name in names}
+    assert {count for _, count in stats.age_at_serve} == {0}
 
 
-def test_a_snapshot_adds_what_the_local_tier_has_not_handed_in() -> None:
+def test_ages_are_counted_in_the_bucket_whose_bound_they_do_not_exceed() -> None:
     events = Events()
-    events.l1_hits, events.null_hits = 5, 2
-    stats = events.snapshot(3, 400, 10, 4)
-    assert (stats.l1_hits, stats.null_hits, stats.l1_entries, stats.l1_bytes) == (15, 6, 3, 400)
-    assert events.l1_hits == 5
+    for age in (-0.1, 0.0, 0.01, 0.011, 10.0, 10.1, 1e9):
+        events.served(age)
+    events.served(5.0, 4)
+    stats = events.snapshot(3, 400)
+    assert (stats.l1_entries, stats.l1_bytes) == (3, 400)
+    assert [count for _, count in stats.age_at_serve] == [3, 1, 0, 5, 1, 0, 0, 0, 1]
 
 
 def test_an_outage_is_said_once_when_it_begins_and_once_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:

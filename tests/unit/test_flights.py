@@ -10,6 +10,7 @@ from cacheguard.events import Events
 from cacheguard.flights import Chain, Failure, Flight, Place, Shared
 from cacheguard.runtime import run_now
 from cacheguard.runtime.bulkhead import FairBulkhead
+from cacheguard.tiers.bus import Bus
 from cacheguard.tiers.local import Entry, Local
 from cacheguard.tiers.remote import Stored
 
@@ -34,7 +35,9 @@ class Turn:
 
 def shared() -> Shared:
     events = Events()
-    return Shared(Local(10, None, "lru", nullcontext(), events), events, FairBulkhead(1, 0.0), AbsenceBudget(10))
+    local = Local(10, None, "lru", nullcontext(), events, lambda: 1.0)
+    bus = Bus("bus", "me", lambda name: None, local, events)
+    return Shared(local, events, FairBulkhead(1, 0.0), AbsenceBudget(10), bus)
 
 
 @pytest.mark.parametrize(
@@ -73,11 +76,37 @@ def test_dropping_a_key_forgets_all_about_it() -> None:
     flights = {"k": Flight(Turn()), "other": Flight(Turn())}
     all_of_it.flights.append(flights)
     all_of_it.remember("k", Failure(ValueError(), None, 0.1, 1.0))
-    ticket = all_of_it.local.tickets.take("k")
+    ticket = all_of_it.local.tickets.take()
     all_of_it.drop(["k"])
     assert list(flights) == ["other"]
     assert all_of_it.failures == {}
-    assert all_of_it.local.tickets.take("k") != ticket
+    assert not all_of_it.local.tickets.holds(ticket, "k")
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("cg:shop:m:red", ["cg:shop:1:a", "cg:shop/v2:1:a", "cg:shopping:1:a"]),
+        ("cg:shop/v2:m", ["cg:shop:1:a", "cg:shop:1:red", "cg:shopping:1:a"]),
+        ("cg:shop:m", ["cg:shopping:1:a"]),
+    ],
+)
+def test_dropping_a_marker_forgets_what_depends_on_it(name: str, left: list[str]) -> None:
+    all_of_it = shared()
+    marks = {"cg:shop:1:red": ("cg:shop:m:red", "cg:shop:m:green")}
+    keys = ["cg:shop:1:a", "cg:shop:1:red", "cg:shop/v2:1:a", "cg:shopping:1:a"]
+    flights = {key: Flight(Turn(), marks=marks.get(key, ())) for key in keys}
+    all_of_it.flights.append(flights)
+    ticket = all_of_it.local.tickets.take()
+    for key in keys:
+        entry = Entry(key, 1, kind=0, until=9.0, fresh_until=9.0, born=0.0, marks=marks.get(key, ()))
+        assert all_of_it.local.put(entry, ticket, absence=False)
+    all_of_it.drop([name])
+    assert list(flights) == left
+    assert [key for key in keys if all_of_it.local.find(key)] == left
+    late = Entry("cg:shop:1:red", 1, kind=0, until=9.0, fresh_until=9.0, born=0.0, marks=marks["cg:shop:1:red"])
+    refused = "cg:shop:1:red" not in left
+    assert all_of_it.local.put(late, ticket, absence=False) is not refused or name == "cg:shop/v2:m"
 
 
 def test_the_oldest_failure_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +122,7 @@ def test_a_forked_child_starts_without_flights_and_entries() -> None:
     flights = {"k": Flight(Turn())}
     all_of_it.flights.append(flights)
     entry = Entry("k", 1, kind=0, until=9.0, fresh_until=9.0, born=0.0)
-    assert all_of_it.local.put(entry, all_of_it.local.tickets.take("k"), absence=False)
+    assert all_of_it.local.put(entry, all_of_it.local.tickets.take(), absence=False)
     all_of_it.after_fork()
     assert flights == {}
     assert all_of_it.local.find("k") is None

@@ -24,7 +24,7 @@ import pydantic
 import pytest
 
 from cacheguard.errors import ConfigurationError, KeyTemplateError
-from cacheguard.keys import TextTemplate, compile_key, escape, namespace_prefix, redis_key
+from cacheguard.keys import TextTemplate, compile_key, escape, namespace_scope, redis_key
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -200,13 +200,13 @@ def test_the_hash_of_a_key_never_changes() -> None:
     ],
 )
 def test_a_namespace_is_a_path_of_escaped_names(namespace: Any, prefix: str) -> None:
-    assert namespace_prefix(namespace) == prefix
+    assert namespace_scope(namespace).prefix == prefix
 
 
 @pytest.mark.parametrize("namespace", ["", "x" * 101, (), ("a", ""), ("a", 5), (b"a",)])
 def test_a_namespace_that_is_no_name_is_a_mistake_of_configuration(namespace: Any) -> None:
     with pytest.raises(ConfigurationError, match="namespace must"):
-        namespace_prefix(namespace)
+        namespace_scope(namespace).prefix
 
 
 # ---- templates

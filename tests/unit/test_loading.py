@@ -6,6 +6,7 @@ import pytest
 
 from cacheguard.envelope import Kind, Oversize
 from cacheguard.errors import CodecError, LoadTimeout, Overloaded, Refused
+from cacheguard.loading import NO_SCOPE
 from cacheguard.ports import Call, Reply
 from cacheguard.runtime.bulkhead import FairBulkhead
 from cacheguard.tiers.remote import STORE, Stored
@@ -148,7 +149,7 @@ def test_a_load_without_a_lease_may_fail_too() -> None:
 def test_whatever_goes_wrong_nobody_is_left_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk()
 
-    async def explode(*_: object) -> None:
+    async def explode(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(desk.engine.remote, "lease", explode)
@@ -184,7 +185,7 @@ def test_a_failure_that_cannot_be_described_is_found_out_by_each_for_itself(monk
 def test_leases_whose_reply_was_lost_are_given_back_and_not_too_many_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("cacheguard.tiers.remote.MOST_ORPHANS", 2)
+    monkeypatch.setattr("cacheguard.tiers.line.MOST_ORPHANS", 2)
     desk = Desk()
     desk.faults["lease"] = Fault.UNANSWERED
     desk.run(desk.batch(desk.loader(dict), "a", "b", "c"))
@@ -205,10 +206,10 @@ def test_a_time_to_live_that_is_refused_is_an_outage(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(desk.server, "answer", refuse)
     with pytest.raises(Refused, match="ERR no"):
-        desk.run(desk.engine.remote.read(KEY, None))
+        desk.run(desk.engine.remote.read(KEY, None, NO_SCOPE, ()))
 
 
 def test_looking_at_something_foreign_says_that_it_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk()
     monkeypatch.setattr(desk.server, "answer", lambda call: Refused("WRONGTYPE not a hash"))
-    assert desk.run(desk.engine.look(KEY)).stored is None
+    assert desk.run(desk.engine.look(KEY, NO_SCOPE)).stored is None

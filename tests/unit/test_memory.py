@@ -9,7 +9,9 @@ from cacheguard.errors import Refused
 from cacheguard.ports import ScriptCall
 from cacheguard.runtime import run_now
 from cacheguard.tiers.memory import MemoryCommands
-from cacheguard.tiers.remote import ALWAYS, EXPIRE, FILL, INVALIDATE, LEASE, RELEASE, RENEW, STORE, TOUCH
+from cacheguard.tiers.line import RELEASE
+from cacheguard.tiers.outbox import INVALIDATE
+from cacheguard.tiers.remote import ALWAYS, EXPIRE, FILL, LEASE, RENEW, STORE, TOUCH
 
 KEY = "k"
 BUS = ("cg:bus", "drop k")
@@ -34,7 +36,7 @@ class Memory:
         return self(STORE(key)(envelope, fresh, stale, version, *BUS))
 
     def lease(self, token: str, floor: int = 0, awaited: str = "") -> list[Any]:
-        reply: list[Any] = self(LEASE(KEY)(token, 5_000, 60_000, floor, awaited))
+        reply: list[Any] = self(LEASE(KEY)(token, 5_000, 60_000, floor, awaited, ""))
         return reply
 
     def fill(self, token: str, value: object = "v", version: str = "") -> Any:
@@ -58,7 +60,7 @@ def test_a_value_is_there_until_its_end() -> None:
 
 def test_only_the_holder_of_the_lease_fills() -> None:
     memory = Memory()
-    assert memory.lease("one") == [b"GRANTED", None, 0, 65_000]
+    assert memory.lease("one") == [b"GRANTED", 1_000, None, 0, 65_000]
     assert memory.lease("one")[0] == b"GRANTED"  # the reply may have been lost
     assert memory.lease("two") == [b"WAIT", 5_000, "one", None, 0, 65_000]
     assert memory.fill("two") == 0
@@ -84,7 +86,7 @@ def test_a_renewed_value_grows_no_younger() -> None:
     memory = Memory()
     memory.put("v")
     memory.ms += 1_200
-    assert memory.lease("one") == [b"GRANTED", "v", 65_200, 65_000]
+    assert memory.lease("one")[2:] == ["v", 65_200, 65_000]
     memory.ms += 100
     assert memory(RENEW(KEY)("one", 5_000, 60_000)) == 1
     assert memory.value() == [["v", 65_300], 65_000]

@@ -1,0 +1,54 @@
+"""What a loader may say and ask about the load that it is."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+
+class Load:
+    """The load that runs now; `current_load` hands it to the loader.
+
+    Args:
+        primary: an answer that was loaded just now was older than what is known of the row: a replica lags behind. A
+            loader that can should read from the primary this time.
+    """
+
+    __slots__ = ("asked_for", "primary", "tags")
+
+    def __init__(self, *, primary: bool = False) -> None:
+        self.primary = primary
+        self.tags: dict[str, None] = {}
+        self.asked_for = False  # a loader that never asks would answer the same once more
+
+    def __repr__(self) -> str:
+        return f"<Load, tags {list(self.tags)}, primary={self.primary}>"
+
+    def add_tags(self, *tags: str) -> None:
+        """Tag the entry that is being loaded, beside the tags it has already.
+
+        Each tag is text, as `invalidate_tags` takes it. The first time that a process sees a tag here, the fill costs
+        one round trip more. Raises `TypeError` or `ValueError` for what is no tag.
+        """
+        for tag in tags:
+            check_tag(tag)
+        self.tags.update(dict.fromkeys(tags))
+
+
+def check_tag(tag: object) -> None:
+    """`TypeError` or `ValueError` for what cannot be a tag."""
+    if not isinstance(tag, str):
+        raise TypeError(f"a tag must be text, got {tag!r}")
+    if not tag:
+        raise ValueError("a tag must not be empty, got ''")
+
+
+CURRENT: ContextVar[Load | None] = ContextVar("cacheguard_current_load", default=None)
+
+
+def current_load() -> Load:
+    """The load that the caller is part of; outside of one, a `Load` of which nobody takes notice."""
+    load = CURRENT.get()
+    if load is None:
+        return Load()
+    load.asked_for = True
+    return load

@@ -1,0 +1,66 @@
+"""What a change feed says, as the guard takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from .current_load import check_tag
+from .defenses.consistency import Version, version_text
+from .errors import ConfigurationError
+from .keys import Scope
+from .tiers.outbox import Invalidation
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One row that has changed, as a consumer of the database's log learns of it.
+
+    Args:
+        key: the key text of its entry; or
+        tag: a tag of all entries that it is part of.
+        version: what the row's version is now (a whole number, an aware datetime, a PostgreSQL log position); of two
+            events about one key the larger one is younger. None: every event is news.
+
+    Raises:
+        ConfigurationError: neither or both of key and tag, or something that is no version.
+    """
+
+    key: str | None = None
+    tag: str | None = None
+    version: Version | None = None
+
+    def __post_init__(self) -> None:
+        if (self.key is None) == (self.tag is None):
+            raise ConfigurationError(f"a change has a key or a tag, got key={self.key!r} and tag={self.tag!r}")
+        try:
+            if self.key is not None and not isinstance(self.key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"a key must be text, got {self.key!r}")
+            if self.tag is not None:
+                check_tag(self.tag)
+            version_text(self.version)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(str(error)) from error
+
+
+def invalidations(scope: Scope, changes: Iterable[Any], settle_ms: int) -> list[Invalidation]:
+    """What *changes* come to, each key once, with the largest of its versions.
+
+    A change is a `Change`, or a pair of key and version.
+    """
+    latest: dict[str, str] = {}
+    for each in changes:
+        change = each if isinstance(each, Change) else _of_pair(each)
+        name = scope.key(change.key) if change.key is not None else scope.tag(change.tag or "")
+        version = "" if change.key is None else version_text(change.version)
+        latest[name] = max(latest.get(name, ""), version)
+    return [Invalidation(name, settle_ms=settle_ms, version=version) for name, version in latest.items()]
+
+
+def _of_pair(pair: Any) -> Change:
+    try:
+        key, version = pair
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"a change is a Change or a pair (key, version), got {pair!r}") from None
+    return Change(key, version=version)

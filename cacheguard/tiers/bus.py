@@ -1,0 +1,191 @@
+"""What the processes of a guard tell one another, and how far this one can be sure to have heard everything.
+
+Every invalidation publishes the name of what it has removed, in the same script. Whoever listens drops it from L1.
+Pub/sub has no memory, reconnects silently and does not notice a dead link, so L1 rests on proof: a heartbeat goes out
+through a data connection and must come back. Redis delivers in order, so a heartbeat that is back proves that all which
+was published before it has been heard. L1 may answer for `HORIZON` seconds from the moment when the last proven
+heartbeat was sent, and not longer; no timer is needed for that, and a process that was stopped finds its L1 closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from ..events import Events, log
+
+if TYPE_CHECKING:
+    from ..ports import Runtime, Signal
+
+HORIZON = 3.0  # seconds
+BEAT_EVERY = 1.0
+MOST_ECHOES = 4096
+MOST_DIRTY = 100_000
+
+
+class Kept(Protocol):
+    """The in-process tier, as the bus needs it."""
+
+    def pause(self) -> None: ...
+
+    def drop_all(self) -> None: ...
+
+    def trust(self, until: float) -> None: ...
+
+
+class Bus:
+    """One process on the bus of a guard.
+
+    Args:
+        channel: where all of them listen.
+        me: the name of this process, another one after a fork.
+        forget: drops one name from everything that this process keeps.
+        local: answers only as long as it is trusted.
+    """
+
+    def __init__(self, channel: str, me: str, forget: Callable[[str], None], local: Kept, events: Events) -> None:
+        self.channel, self._forget, self._local, self._events = channel, forget, local, events
+        self.start: Callable[[], None] | None = None  # begins to listen; None: nobody has to
+        self.dirty: dict[str, None] = {}  # invalidated, although Redis could not be told; each read goes past it
+        self.rename(me)
+
+    def rename(self, me: str) -> None:
+        """Begin anew under another name, as a forked child does."""
+        self.me = me
+        self.own_channel = f"{self.channel}:{me}"
+        self._numbers = 0
+        self._echoes: dict[str, None] = {}
+        self._begun = self._settled = False
+        self._waiting: list[Signal] = []
+        self._round = 0
+        self._rounds: dict[int, tuple[float, set[str]]] = {}
+        self._since = 0.0
+        self.joined_in = False
+        self._ever_proven = False
+
+    # What this process says
+
+    def begin(self) -> str:
+        """A mark for what is said in one round trip: whoever says it has dropped its own copies by itself.
+
+        The message may come after a later reader here has cached the new value; to heed it would cost that.
+        """
+        self._numbers += 1
+        echo = f"{self.me}.{self._numbers}"
+        self._echoes[echo] = None
+        while len(self._echoes) > MOST_ECHOES:
+            self._echoes.pop(next(iter(self._echoes)), None)
+        return echo
+
+    def void(self, echo: str) -> None:
+        """It is not known what became of that round trip: if its message comes, it is heeded."""
+        self._echoes.pop(echo, None)
+
+    # What this process hears
+
+    def hear(self, message: str) -> None:
+        """A message on the channel of all."""
+        what, _, rest = message.partition(" ")
+        if what == "drop":
+            echo, _, key = rest.partition(" ")
+            self.dirty.pop(key, None)
+            if echo not in self._echoes:
+                self._events.bus_messages += 1
+                self._forget(key)
+        elif what == "dirty":
+            self._events.bus_messages += 1
+            self._mark_dirty(rest)
+            self._forget(rest)
+
+    def _mark_dirty(self, key: str) -> None:
+        while len(self.dirty) >= MOST_DIRTY:
+            self.dirty.pop(next(iter(self.dirty)), None)
+        self.dirty[key] = None
+
+    def joined(self, now: float) -> None:
+        """The subscription stands: what was kept until now may have missed something."""
+        self._local.drop_all()
+        self._rounds.clear()
+        self._since, self.joined_in = now, True
+
+    def beat(self, now: float, posts: Sequence[str]) -> list[tuple[str, str]]:
+        """The heartbeats of one round, to be sent now through each of *posts* (the servers that take writes)."""
+        self._round += 1
+        self._rounds[self._round] = now, set(posts)
+        while len(self._rounds) > HORIZON / BEAT_EVERY + 2:
+            self._rounds.pop(next(iter(self._rounds)))
+        return [(post, f"{self._round} {post}") for post in posts]
+
+    def hear_beat(self, message: str) -> bool:
+        """A heartbeat is back; whether its round is complete."""
+        number, _, post = message.partition(" ")
+        sent_at, missing = self._rounds.get(int(number) if number.isdecimal() else 0, (0.0, None))
+        if missing is None or not self.joined_in:
+            return False
+        missing.discard(post)
+        if missing:
+            return False
+        for earlier in [each for each in self._rounds if each <= int(number)]:
+            del self._rounds[earlier]
+        self._since = sent_at
+        self._trust(sent_at + HORIZON, up=True)
+        return True
+
+    def silent(self, now: float) -> bool:
+        """Whether no heartbeat came back for too long, although they could be sent."""
+        return now >= self._since + HORIZON
+
+    def lost(self) -> None:
+        """A sign of a gap: what is kept may have missed something, so none of it is served."""
+        if self.joined_in or self._events.bus_up:
+            self._events.bus_gaps += 1
+        if self._events.bus_up:
+            self._events.bus_up = False
+            log.warning("the invalidation bus is interrupted: the in-process tier is off until it is proven again")
+        self.joined_in = False
+        self._rounds.clear()
+        self._local.pause()
+
+    def alone(self, now: float) -> None:
+        """Redis could not be reached just now, so nobody can have told us: what is kept serves on, for a while."""
+        self._trust(now + HORIZON, up=False)
+        self._settle()
+
+    def mute(self, why: str) -> None:
+        """The bus works, but not for this process: L1 stays off."""
+        self._events.once(f"bus {why}", "the in-process tier stays off: %s", why)
+        self._settle()
+
+    def _trust(self, until: float, *, up: bool) -> None:
+        self._local.trust(until)
+        if up and not self._events.bus_up:
+            self._events.bus_up = True
+            if self._ever_proven:
+                log.warning("the invalidation bus is proven again: the in-process tier is back")
+            self._ever_proven = True
+        if up:
+            self._settle()
+
+    # Who waits for the first proof
+
+    def _settle(self) -> None:
+        self._settled = True
+        waiting, self._waiting = self._waiting, []
+        for signal in waiting:
+            signal.set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is known if L1 can be used."""
+        return self._settled or self.start is None
+
+    async def begin_listening(self, runtime: Runtime, patience: float) -> None:
+        """Begin to listen, and wait until it is known whether that works, *patience* seconds at most."""
+        if not self._begun and self.start is not None:
+            self._begun = True
+            self.start()
+        signal = runtime.signal()
+        self._waiting.append(signal)
+        if not self._settled:
+            await signal.wait(patience)
+        self._settled = True  # whoever comes later does not wait

@@ -1,0 +1,174 @@
+"""The way to Redis on which nothing is asked before what is owed has been delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..errors import Refused, Unreachable
+from ..events import Events
+from ..lua import load
+from ..ports import AnotherServer, Call, Commands, Reply
+from .bus import Bus
+from .outbox import Invalidation, Outbox
+
+RELEASE = load("release")
+
+MOST_ORPHANS = 10_000
+FAILURE_KEPT_MS = 2_000  # several of a waiter's longest polls
+PART = 1000  # of what is owed, in one round trip
+CHANGES = 3  # servers in a row that turn out to be others
+
+
+class Line:
+    """One way to Redis, under one runtime; the outbox is shared by all ways of a guard."""
+
+    def __init__(self, commands: Commands, events: Events, outbox: Outbox, bus: Bus) -> None:
+        self._commands, self._events, self._outbox, self.bus = commands, events, outbox, bus
+        self._orphans: dict[str, str] = {}  # leases of which nobody knows whether they were granted
+
+    async def send(self, *calls: Call) -> list[Reply]:
+        """`Commands.send_each`, counted, after whatever invalidation is still owed.
+
+        Raises `Unreachable` if the server could not be asked.
+        """
+        events = self._events
+        try:
+            for _ in range(CHANGES):
+                if self._outbox.owed or self._orphans:
+                    await self._settle()
+                try:
+                    replies = await self._commands.send_each(*calls)
+                    break
+                except AnotherServer:  # the outbox has been told what the old one may have lost
+                    continue
+            else:
+                raise Unreachable(f"the server was another one {CHANGES} times in a row")
+        except Unreachable as error:
+            events.redis_failed(error)
+            raise
+        if not events.l2_up:
+            events.redis_answered()
+        return replies
+
+    async def _settle(self) -> None:
+        """Deliver the invalidations that Redis has not acknowledged; nothing is read before that."""
+        for _ in range(CHANGES):
+            try:
+                await self._release_orphans()
+                while self._outbox.owed:
+                    await self._deliver()
+                return
+            except AnotherServer:
+                continue
+        raise Unreachable(f"the server was another one {CHANGES} times in a row")
+
+    async def _release_orphans(self) -> None:
+        while self._orphans:
+            orphans = list(self._orphans.items())[:PART]
+            await self._commands.send_each(*(RELEASE(key)(token, b"", FAILURE_KEPT_MS) for key, token in orphans))
+            for key, _ in orphans:
+                self._orphans.pop(key, None)
+
+    async def _deliver(self) -> None:
+        part = self._outbox.part(PART)
+        missed, refusal = await self._told(list(part))
+        if missed:
+            raise refusal or Unreachable("an invalidation was not acknowledged")
+        self._outbox.settled(part)
+
+    async def _told(self, items: Sequence[Invalidation]) -> tuple[list[Invalidation], Refused | None]:
+        """Say *items*; those that were not taken, and what the server said to one of them.
+
+        Nothing of it counts as said by ourselves: the copies of this process are dropped when it is heard.
+        """
+        calls = [item.calls(self.bus.channel, "-") for item in items]
+        replies = await self._commands.send_each(*(call for each in calls for call in each))
+        return _missed(items, calls, replies)
+
+    async def settle(self) -> None:
+        """Deliver what is owed, and say which keys are dirty where Redis takes no writes; for whoever has time.
+
+        Raises `Unreachable` if Redis cannot be asked.
+        """
+        if self._outbox.owed:
+            try:
+                await self._settle()
+            except Refused:
+                await self.announce_dirty(list(self._outbox.part(PART)))
+                raise
+
+    async def announce_dirty(self, items: Sequence[Invalidation]) -> None:
+        """Tell all processes to go past what Redis does not let go of: a full or failing server still publishes."""
+        await self._commands.send_each(
+            *(("PUBLISH", self.bus.channel, f"dirty {item.key}") for item in items if not item.begins)
+        )
+
+    async def tell(
+        self, items: Sequence[Invalidation], calls_of: Callable[[str], list[list[Call]]] | None = None
+    ) -> bool:
+        """Deliver *items* now. One round trip.
+
+        False if Redis did not acknowledge all of them; they are owed then, and delivered before anything else is asked.
+
+        Args:
+            items: what is owed if it fails.
+            calls_of: what to send for each of them, with the mark of this round trip; their own calls if left out.
+        """
+        bus, outbox = self.bus, self._outbox
+        echo = bus.begin()
+        calls = [item.calls(bus.channel, echo) for item in items] if calls_of is None else calls_of(echo)
+        missed, refusal = list(items), None
+        try:
+            replies = await self.send(*(call for each in calls for call in each))
+            missed, refusal = _missed(items, calls, replies)
+        except Unreachable:
+            pass
+        except BaseException:
+            bus.void(echo)
+            outbox.owe(items)
+            raise
+        if not missed:
+            outbox.acknowledged(items)
+            return True
+        bus.void(echo)
+        outbox.acknowledged([item for item in items if item not in missed])
+        outbox.owe(missed)
+        if refusal is not None:
+            self._events.redis_refused(refusal)
+            try:
+                await self.announce_dirty(missed)
+            except (Unreachable, AnotherServer) as error:
+                self._events.redis_failed(error)
+        return False
+
+    def acknowledged(self, items: Sequence[Invalidation]) -> None:
+        """Remember that Redis has taken a write which, if a failover loses it, leaves something old behind."""
+        self._outbox.acknowledged(items)
+
+    def orphaned(self, tokens: dict[str, str]) -> None:
+        """Nobody knows whether these leases were granted: give them back before anything else is asked."""
+        self._orphans.update(tokens)
+        while len(self._orphans) > MOST_ORPHANS:  # the oldest have ended by themselves, or soon will
+            self._orphans.pop(next(iter(self._orphans)), None)
+
+
+def _missed(
+    items: Sequence[Invalidation], calls: Sequence[Sequence[Call]], replies: Sequence[Reply]
+) -> tuple[list[Invalidation], Refused | None]:
+    missed: list[Invalidation] = []
+    refusal: Refused | None = None
+    at = 0
+    for item, each in zip(items, calls, strict=True):
+        refusals = [
+            reply for reply in replies[at : at + len(each)] if isinstance(reply, Refused) and not is_foreign(reply)
+        ]
+        at += len(each)
+        if refusals:
+            missed.append(item)
+            refusal = refusals[0]
+    return missed, refusal
+
+
+def is_foreign(reply: Refused) -> bool:
+    """Whether something of another type lives under our key: nothing of ours can be stale there."""
+    return "WRONGTYPE" in str(reply)

@@ -1,0 +1,148 @@
+"""Invalidations that must not be forgotten: those that Redis has not acknowledged, and those it may yet lose."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ..events import Events, log
+from ..keys import epoch_of
+from ..lua import load
+from ..ports import Call
+
+INVALIDATE = load("invalidate")
+TAGGED = load("tagged")
+
+MOST_OWED = 100_000
+MOST_JOURNALED = 100_000
+JOURNALED_FOR = 60.0  # seconds; longer than a failover takes
+FLOOR_MS = 300_000  # a version floor outlives what a replica usually lags behind
+
+
+@dataclass(frozen=True, slots=True)
+class Invalidation:
+    """One thing to be invalidated. Twice is once.
+
+    Args:
+        key: the Redis key of an entry, or of the marker of a tag or a namespace.
+        settle_ms: for so long, what is cached under it is quarantined: it dies when that time is over.
+        version: as `version_text` writes it; older fills are refused from then on.
+        begins: the id of a write that begins now; until it ends, nothing is cached under the key.
+        intent_ms: after so long, the write has ended in any case.
+        ends: the id of a write that is over.
+    """
+
+    key: str
+    settle_ms: int = 0
+    version: str = ""
+    begins: str = ""
+    intent_ms: int = 0
+    ends: str = ""
+
+    def calls(self, channel: str, echo: str) -> list[Call]:
+        """What to send; the others are told by the script itself."""
+        floor_ms = max(FLOOR_MS, self.settle_ms) if self.version else 0
+        call = INVALIDATE(self.key)(
+            channel,
+            drop_message(echo, self.key),
+            self.settle_ms,
+            self.version,
+            floor_ms,
+            self.begins,
+            self.intent_ms,
+            self.ends,
+        )
+        epoch = epoch_of(self.key)
+        # Noted at the namespace first: a load that claims the tag at its end compares that with its beginning.
+        return [call] if epoch is None else [TAGGED(epoch)(), call]
+
+
+def drop_message(echo: str, key: str) -> str:
+    """What a process says when it has changed what is stored under *key*."""
+    return f"drop {echo} {key}"
+
+
+class Ledger(Protocol):
+    """A place for what is owed that outlives the process."""
+
+    def load(self) -> list[Invalidation]: ...
+
+    def add(self, items: Iterable[Invalidation]) -> None: ...
+
+    def strike(self, items: Iterable[Invalidation]) -> None: ...
+
+
+class Outbox:
+    """What is owed to Redis, and what was acknowledged lately.
+
+    Args:
+        root: the marker of the guard's namespace. If more is owed than can be kept, all of it is invalidated instead.
+        now: monotonic seconds.
+        ledger: keeps what is owed beyond the life of this process.
+    """
+
+    def __init__(self, root: str, events: Events, now: Callable[[], float], ledger: Ledger | None = None) -> None:
+        self.owed: dict[Invalidation, object] = {}
+        self._root, self._events, self._now, self._ledger = root, events, now, ledger
+        self._journal: deque[tuple[float, Invalidation]] = deque()
+        self._spilled_until = 0.0  # the journal has let go of something younger than it should
+        if ledger is not None:
+            self.owed.update({item: object() for item in ledger.load()})
+            self._count()
+
+    def owe(self, items: Sequence[Invalidation]) -> None:
+        """Keep *items* until Redis acknowledges them."""
+        if len(self.owed) + len(items) > MOST_OWED:
+            log.error("%d invalidations are owed to Redis: the whole namespace is invalidated instead", len(self.owed))
+            self._events.outbox_overflows += 1
+            if self._ledger is not None:
+                self._ledger.strike(list(self.owed))
+            self.owed.clear()
+            items = [Invalidation(self._root)]
+        self.owed.update({item: object() for item in items})
+        if self._ledger is not None:
+            self._ledger.add(items)
+        self._count()
+
+    def part(self, most: int) -> dict[Invalidation, object]:
+        """Some of what is owed, each with a mark that changes when it is owed once more."""
+        return dict(list(self.owed.items())[:most])
+
+    def settled(self, part: dict[Invalidation, object]) -> None:
+        """Strike off what Redis has acknowledged, unless it is owed once more by another thread meanwhile."""
+        done = [item for item, mark in part.items() if self.owed.get(item) is mark]
+        for item in done:
+            self.owed.pop(item, None)
+        if self._ledger is not None:
+            self._ledger.strike(done)
+        self._count()
+        self.acknowledged(part)
+
+    def acknowledged(self, items: Iterable[Invalidation]) -> None:
+        """Remember for a while that Redis knows of *items*: a failover may make it forget."""
+        now, journal = self._now(), self._journal
+        for item in items:
+            journal.append((now, item))
+        while journal and journal[0][0] < now - JOURNALED_FOR:
+            journal.popleft()
+        while len(journal) > MOST_JOURNALED:
+            self._spilled_until = journal.popleft()[0] + JOURNALED_FOR
+
+    def replay(self) -> None:
+        """Another server answers now, or the same one has been elsewhere: owe it all that the old one may have kept."""
+        now, journal = self._now(), self._journal
+        lately = [item for at, item in list(journal) if at >= now - JOURNALED_FOR]
+        journal.clear()
+        # A write that had begun then has ended, or its end will come by itself.
+        items = [replace(item, begins="", intent_ms=0) for item in lately]
+        if now < self._spilled_until:
+            items = [Invalidation(self._root)]
+        if items:
+            self._events.replayed += len(items)
+            log.warning("another Redis answers: %d invalidations of the last minute are repeated", len(items))
+            self.owe(list(dict.fromkeys(items)))
+
+    def _count(self) -> None:
+        self._events.invalidations_queued = len(self.owed)

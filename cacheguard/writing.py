@@ -1,0 +1,321 @@
+"""A write to the database, guarded: no reader keeps what it has overtaken."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from .current_load import check_tag
+from .defenses.consistency import Version, version_text
+from .errors import ConfigurationError, KeyTemplateError
+from .keys import Scope, TextTemplate
+from .policy import Duration, seconds
+from .runtime import run_now
+from .tiers.outbox import Invalidation
+from .tiers.remote import ms
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .hub import Hub
+    from .ports import Watch
+
+Mode: TypeAlias = Literal["fence", "delete", "double"]
+OfResult: TypeAlias = Callable[[Any], str | Iterable[str]]
+
+INTENT = "10s"
+DELAY = "1s"
+LONGEST_SETTLE = 86_400.0
+
+
+class Terms:
+    """How writes are guarded: what was asked for, checked.
+
+    Args:
+        settle: how long a loader may read a lagging replica; None: not at all.
+        delay: of ``mode="double"``.
+        intent: how long a fence stands if the process that raised it dies; while it lives, it is renewed.
+    """
+
+    __slots__ = ("intent_ms", "mode", "settle_ms")
+
+    def __init__(self, mode: Mode, settle: Duration | None, delay: Duration, intent: Duration) -> None:
+        if mode not in get_args(Mode):
+            raise ConfigurationError(f"mode must be 'fence', 'delete' or 'double', got {mode!r}")
+        self.mode = mode
+        # "Once more after a delay" is a state in Redis, not a timer that dies with its process: until the delay is
+        # over, nothing is cached that would outlive it.
+        lag = max(settle_seconds(settle), settle_seconds(delay) if mode == "double" else 0.0)
+        self.settle_ms = ms(lag) if lag else 0
+        self.intent_ms = ms(seconds(intent, "intent"))
+
+
+def settle_seconds(settle: Duration | None) -> float:
+    """*settle* in seconds, 0 for None; `ConfigurationError` if it is no duration, or longer than a day."""
+    if settle is None:
+        return 0.0
+    lag = seconds(settle, "settle")
+    if lag > LONGEST_SETTLE:
+        raise ConfigurationError(f"settle must be at most a day, got {settle!r}")
+    return lag
+
+
+class Write:
+    """One write that is under way; ``with guard.writing(…) as write`` gives it.
+
+    `also` and `version` may be used until the block ends: for rows that are known only inside the transaction.
+    """
+
+    def __init__(self, scope: Scope, keys: Iterable[str], tags: Iterable[str], version: Version | None) -> None:
+        self._scope = scope
+        self._names: dict[str, None] = {}
+        self._token = ""
+        self._fenced: tuple[str, ...] = ()
+        self._watch: Watch | None = None
+        self.version: Version | None = version
+        self.also(*keys, tags=tags)
+
+    def also(self, *keys: str, tags: Iterable[str] = ()) -> None:
+        """Invalidate these keys and tags, too, when the block ends.
+
+        They are invalidated as by ``mode="delete"``: a fence is raised where the block begins.
+        """
+        self._names.update(dict.fromkeys(names_of(self._scope, keys, tags)))
+
+    async def begin(self, hub: Hub, engine: Engine, terms: Terms) -> None:
+        """Announce the write. One round trip, none for ``mode="delete"``.
+
+        That Redis cannot be reached is no reason not to write: it is counted, and what is owed is delivered later.
+        """
+        if terms.mode == "delete" or not self._names:
+            return
+        if terms.mode == "fence":
+            self._token = engine.runtime.token()
+            self._fenced = tuple(self._names)
+        await hub.write(engine, self._begun(terms), quietly=True)
+        if self._fenced:
+            self._watch = engine.runtime.watch(
+                lambda: hub.write(engine, self._begun(terms), quietly=True), terms.intent_ms / 3000, _never, None
+            )
+
+    def _begun(self, terms: Terms) -> list[Invalidation]:
+        # A tag is not fenced: while it is, nothing that has it could be cached, and a tag may be on everything there is.
+        return [
+            Invalidation(name, begins=self._token, intent_ms=terms.intent_ms)
+            if self._fenced and not self._scope.is_tag(name)
+            else Invalidation(name)
+            for name in self._names
+        ]
+
+    async def end(self, hub: Hub, engine: Engine, terms: Terms) -> None:
+        """Invalidate. One round trip, whatever the number of keys and tags."""
+        if self._watch is not None:
+            self._watch.stop()
+        version = version_text(self.version)
+        items = [
+            Invalidation(
+                name,
+                settle_ms=terms.settle_ms,
+                version="" if self._scope.is_tag(name) else version,
+                ends=self._token if name in self._fenced and not self._scope.is_tag(name) else "",
+            )
+            for name in self._names
+        ]
+        await hub.write(engine, items)
+
+
+async def _never() -> None:
+    """Do nothing: a write has no deadline of ours."""
+
+
+def names_of(scope: Scope, keys: Iterable[str], tags: Iterable[str]) -> list[str]:
+    """The Redis keys of entries and of the markers of tags; `TypeError` for what is no text."""
+    if isinstance(keys, str) or isinstance(tags, str):
+        raise TypeError(
+            f"keys and tags must be several texts, got the text {keys if isinstance(keys, str) else tags!r}"
+        )
+    names: list[str] = []
+    for key in keys:
+        if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"a key must be text, got {key!r}")
+        names.append(scope.key(key))
+    for tag in tags:
+        check_tag(tag)
+        names.append(scope.tag(tag))
+    return list(dict.fromkeys(names))
+
+
+class Writing:
+    """Guards the writes inside ``with`` or ``async with``; made by `CacheGuard.writing`.
+
+    What it stands for is invalidated when the block ends, on an exception and on cancellation, too: the outcome may be
+    unknown. Blocks may be nested, and one object may be entered again.
+    """
+
+    def __init__(
+        self, hub: Hub, scope: Scope, keys: Sequence[str], tags: Sequence[str], version: Version | None, terms: Terms
+    ) -> None:
+        names_of(scope, keys, tags)  # what is wrong is said here, not inside the transaction
+        version_text(version)
+        self._hub, self._scope, self._terms = hub, scope, terms
+        self._keys, self._tags, self._version = tuple(keys), tuple(tags), version
+        self._lock = threading.Lock()
+        self._open: list[tuple[object, Write]] = []
+
+    def _entered(self) -> Write:
+        write = Write(self._scope, self._keys, self._tags, self._version)
+        with self._lock:
+            self._open.append((_whose(), write))
+        return write
+
+    def _left(self) -> Write:
+        """The write whose block ends here: the last one that was begun by this task or thread, else the last one."""
+        with self._lock:
+            here = _whose()
+            for at in range(len(self._open) - 1, -1, -1):
+                if self._open[at][0] == here:
+                    return self._open.pop(at)[1]
+            return self._open.pop()[1]
+
+    def __enter__(self) -> Write:
+        write = self._entered()
+        try:
+            run_now(write.begin(self._hub, self._hub.blocking(), self._terms))
+        except BaseException:
+            self._leave_at_once()
+            raise
+        return write
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        run_now(self._left().end(self._hub, self._hub.blocking(), self._terms))
+
+    async def __aenter__(self) -> Write:
+        write = self._entered()
+        engine = self._hub.running()
+        try:
+            await write.begin(self._hub, engine, self._terms)
+        except BaseException:  # cancelled: the block is not entered, so nothing will end what has begun
+            await engine.runtime.through(self._left().end(self._hub, engine, self._terms))
+            raise
+        return write
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        engine = self._hub.running()
+        await engine.runtime.through(self._left().end(self._hub, engine, self._terms))
+
+    def _leave_at_once(self) -> None:
+        run_now(self._left().end(self._hub, self._hub.blocking(), self._terms))
+
+
+def _whose() -> object:
+    """The task or thread that runs here."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return threading.get_ident() if task is None else task
+
+
+class WriterTemplates:
+    """What a writing function invalidates, from its arguments and from what it returned.
+
+    Args:
+        fn: the function.
+        keys: templates over its parameters and over ``result``, or functions of the result.
+        tags: likewise.
+        version: a function of the result, or None.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        keys: Sequence[str | OfResult],
+        tags: Sequence[str | OfResult],
+        version: Callable[[Any], Version | None] | None,
+    ) -> None:
+        if isasyncgenfunction(fn) or isgeneratorfunction(fn):
+            raise ConfigurationError(f"{fn.__qualname__} is a generator: use `with guard.writing(…)` inside it")
+        if version is not None and not callable(version):
+            raise ConfigurationError(f"version must be a function of the result, got {version!r}")
+        self._signature = signature(fn)
+        self._version = version
+        self._keys, self._result_keys = _sorted(fn, keys, "keys")
+        self._tags, self._result_tags = _sorted(fn, tags, "tags")
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[str], list[str]]:
+        """The arguments by name, and the keys and tags that follow from them."""
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        values = dict(bound.arguments)
+        return values, [key.text(values) for key in self._keys], [tag.text(values) for tag in self._tags]
+
+    def after(self, write: Write, values: dict[str, Any], result: Any) -> None:
+        """Let *write* know what follows from the result."""
+        values = {**values, "result": result}
+        write.also(*_texts(self._result_keys, values, result), tags=_texts(self._result_tags, values, result))
+        if self._version is not None:
+            write.version = self._version(result)
+
+
+def _sorted(
+    fn: Callable[..., Any], templates: Sequence[str | OfResult], name: str
+) -> tuple[list[TextTemplate], list[TextTemplate | OfResult]]:
+    """Templates over the arguments, and those that need the result."""
+    if isinstance(templates, str):
+        raise ConfigurationError(f"{name} must be a list of templates, got the text {templates!r}")
+    early: list[TextTemplate] = []
+    late: list[TextTemplate | OfResult] = []
+    for each in templates:
+        if not isinstance(each, str):
+            if not callable(each):
+                raise KeyTemplateError(f"{name} must be templates or functions of the result, got {each!r}")
+            late.append(each)
+            continue
+        template = TextTemplate(each, fn, more=("result",))
+        known = "result" in template.fields and "result" not in signature(fn).parameters
+        (late if known else early).append(template)
+    return early, late
+
+
+def _texts(makers: Iterable[TextTemplate | OfResult], values: dict[str, Any], result: Any) -> list[str]:
+    texts: list[str] = []
+    for maker in makers:
+        if isinstance(maker, TextTemplate):
+            texts.append(maker.text(values))
+            continue
+        made = maker(result)
+        texts += [made] if isinstance(made, str) else made
+    return texts
+
+
+def guarded(fn: Callable[..., Any], templates: WriterTemplates, open_write: Callable[..., Writing]) -> Any:
+    """*fn* inside a guarded write."""
+    if iscoroutinefunction(fn):
+
+        @wraps(fn)
+        async def waiting(*args: Any, **kwargs: Any) -> Any:
+            values, keys, tags = templates.before(args, kwargs)
+            async with open_write(keys, tags) as write:
+                result = await fn(*args, **kwargs)
+                templates.after(write, values, result)
+            return result
+
+        return waiting
+
+    @wraps(fn)
+    def blocking(*args: Any, **kwargs: Any) -> Any:
+        values, keys, tags = templates.before(args, kwargs)
+        with open_write(keys, tags) as write:
+            result = fn(*args, **kwargs)
+            templates.after(write, values, result)
+        return result
+
+    return blocking
