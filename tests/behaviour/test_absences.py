@@ -12,6 +12,7 @@ from cacheguard import MISSING, CacheGuard, Policy
 from tests.conftest import OpenDoor
 from tests.support.doors import Door
 from tests.support.loader import Loader
+from tests.support.redis_server import RedisServer
 
 
 class NoSuchUserError(LookupError):
@@ -162,7 +163,9 @@ async def test_a_row_that_appears_is_seen_after_its_invalidation(either: Door) -
     assert await row(1) == "one"
 
 
-async def test_random_ids_cannot_fill_redis_or_the_process(open_door: OpenDoor, redis_url: str) -> None:
+async def test_random_ids_cannot_fill_redis_or_the_process(
+    open_door: OpenDoor, redis_server: RedisServer, redis_url: str
+) -> None:
     door = open_door(CacheGuard(redis_url, max_absences=50, l1_size=80))
 
     @door.cached("row:{row_id}")
@@ -174,8 +177,7 @@ async def test_random_ids_cannot_fill_redis_or_the_process(open_door: OpenDoor, 
     stats = door.guard.stats()
     assert stats.absences_over_budget == 250
     assert stats.l1_entries <= 10 + 10
-    with redis.Redis.from_url(redis_url) as client:
-        assert client.dbsize() == 60
+    assert len(redis_server.entries()) == 60
     hits = door.guard.stats().l1_hits
     assert [await row(number) for number in range(10)] == ["value"] * 10  # none was pushed out
     assert door.guard.stats().l1_hits == hits + 10
@@ -196,7 +198,7 @@ async def test_twenty_thousand_absent_ids_load_nothing_the_second_time(redis_url
     assert loads == 20_000
 
 
-async def test_what_validate_refuses_reaches_neither_loader_nor_redis(door: Door, redis_url: str) -> None:
+async def test_what_validate_refuses_reaches_neither_loader_nor_redis(door: Door, redis_server: RedisServer) -> None:
     loads = Loader()
 
     @door.cached("user:{user_id}", validate=lambda user_id, org_id=0: user_id > 0)
@@ -206,8 +208,7 @@ async def test_what_validate_refuses_reaches_neither_loader_nor_redis(door: Door
     assert await user(-1) is None
     assert await user.many([(-1,), (1,)]) == [None, 1]
     assert await user(1, 5) == 1
-    with redis.Redis.from_url(redis_url) as client:
-        assert client.keys("*") == [b"cg:cacheguard:1:user:1"]
+    assert redis_server.entries() == ["cg:cacheguard:1:user:1"]
     assert loads.runs == 1
     assert door.guard.stats().validate_rejects == 2
 

@@ -12,7 +12,8 @@ import pytest
 
 from cacheguard import CacheGuard, Policy
 from cacheguard.errors import Unreachable
-from cacheguard.tiers.remote import FILL, INVALIDATE, LEASE
+from cacheguard.tiers.outbox import INVALIDATE
+from cacheguard.tiers.remote import FILL, LEASE
 from tests.conftest import OpenDoor
 from tests.support.doors import Cached, Door
 from tests.support.faults import Fault, FaultProxy
