@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from .ports import Runtime
 
 
-PATIENCE = 0.5  # seconds that a first read waits for the bus; without it, L1 stays empty for a moment
-
-
 @dataclass(frozen=True, slots=True)
 class Survey:
     """What Redis holds for several keys."""
@@ -51,8 +48,8 @@ class Engine:
 
     async def read(self, ask: Ask) -> Any:
         """The value of *ask*, after the in-process tier had no answer."""
-        if not self._bus.ready:
-            await self._bus.begin_listening(self.runtime, PATIENCE)
+        if not self._bus.ready and ask.rules.l2:
+            await self._bus.begin_listening(self.runtime)
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
         try:
             found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags)
@@ -87,8 +84,8 @@ class Engine:
 
     async def survey(self, asks: Mapping[str, Ask]) -> Survey:
         """What can be served for several keys of one kind, and what has to be loaded. One round trip."""
-        if not self._bus.ready:
-            await self._bus.begin_listening(self.runtime, PATIENCE)
+        if not self._bus.ready and next(iter(asks.values())).rules.l2:
+            await self._bus.begin_listening(self.runtime)
         keys, first = list(asks), next(iter(asks.values()))
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
         try:
@@ -120,8 +117,8 @@ class Engine:
         self, keys: Sequence[str], codec: Codec | None, rules: Rules, scope: Scope
     ) -> dict[str, tuple[Stored, bool]]:
         """What may be served for *keys* without a load, and whether it is stale. One round trip."""
-        if not self._bus.ready:
-            await self._bus.begin_listening(self.runtime, PATIENCE)
+        if not self._bus.ready and rules.l2:
+            await self._bus.begin_listening(self.runtime)
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
         try:
             found = await self.remote.read_many(keys, codec, scope, ())

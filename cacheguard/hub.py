@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -29,7 +30,7 @@ from .runtime.bulkhead import FairBulkhead
 from .tiers.bloom import BloomTier
 from .tiers.bus import Bus
 from .tiers.line import Line
-from .tiers.local import ABSENCE_SHARE, Eviction, Local
+from .tiers.local import ABSENCE_SHARE, DEAD, Eviction, Local
 from .tiers.memory import MemoryCommands
 from .tiers.outbox import Invalidation, Outbox
 from .tiers.packing import ObjectPacking, SealedPacking, weigh_stored
@@ -37,6 +38,7 @@ from .tiers.remote import Remote
 
 if TYPE_CHECKING:
     from .runtime.blocking_redis import BlockingCommands
+    from .runtime.listener import Listener
 
 MOST_CONNECTIONS = 64
 SCHEMES = ("memory", "redis", "rediss", "unix")
@@ -102,6 +104,16 @@ class Hub:
         self._outbox = Outbox(root, self.events, time.monotonic)
         # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be owed.
         self._here = Bus("", "", _ignore, self.local, self.events), Outbox(root, self.events, time.monotonic)
+        self._listener: Listener | None = None
+        if not memory:
+            self.local.trust(DEAD)
+            if self._commands is not None:
+                from .runtime.listener import Listener
+
+                line = Line(self._commands, self.events, self._outbox, self.bus)
+                owes = partial(bool, self._outbox.owed)
+                self._listener = Listener(self.bus, self._commands, line, self.events, owes)
+                self.bus.start = _starting(weakref.ref(self._listener))
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.RLock()
         _hubs.add(self)
@@ -240,6 +252,8 @@ class Hub:
         """End the threads and the connections that threads use; the event loops' engines go with `aclose`."""
         self.closed = True
         self.local.drop_all()
+        if self._listener is not None:
+            self._listener.close()
         for name, engine in list(self._engines.items()):
             runtime = engine.runtime
             if isinstance(runtime, BlockingRuntime):
@@ -282,6 +296,12 @@ class Hub:
         for tier in self.filters.values():
             tier.after_fork(threading.RLock())
         self.shared.after_fork()
+        if not self.memory:
+            self.local.trust(DEAD)
+            self.events.bus_up = False
+            self.bus.rename(os.urandom(8).hex())
+        if self._listener is not None:
+            self._listener.after_fork()
         if self._commands is not None:
             self._commands.after_fork()
         for name, engine in list(self._engines.items()):
@@ -291,6 +311,15 @@ class Hub:
                 # Held for ever: to let go would make asyncio deregister sockets in an epoll that is the parent's, too.
                 self._remove(name, engine)
                 _left_behind.append(engine)
+
+
+def _starting(listener: weakref.ref[Listener]) -> Callable[[], None]:
+    def start() -> None:
+        found = listener()
+        if found is not None:
+            found.start()
+
+    return start
 
 
 def _ignore(_name: str) -> None:

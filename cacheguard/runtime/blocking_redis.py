@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..errors import ConfigurationError
-from ..ports import Call, Reply
+from ..ports import Call, Commands, Reply
 from . import resp
 
 
@@ -129,6 +129,14 @@ class BlockingCommands:
                 return
             connection.disconnect()
             self._discard()
+
+    def every_master(self) -> list[tuple[str, Commands]]:
+        """The servers that take writes: this one."""
+        return [("", self)]
+
+    def subscriber(self) -> Any:
+        """A new connection to the same server, not connected yet."""
+        return self._connect()
 
     def close(self) -> None:
         """Close every connection; one that is in use, when it is given back."""

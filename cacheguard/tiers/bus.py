@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 HORIZON = 3.0  # seconds
 BEAT_EVERY = 1.0
+PATIENCE = 0.2  # seconds that a first read waits; without the bus, L1 stays empty for a moment
 MOST_ECHOES = 4096
 MOST_DIRTY = 100_000
 
@@ -28,7 +29,7 @@ class Kept(Protocol):
 
     def pause(self) -> None: ...
 
-    def drop_all(self) -> None: ...
+    def drop_shared(self) -> None: ...
 
     def trust(self, until: float) -> None: ...
 
@@ -61,7 +62,6 @@ class Bus:
         self._rounds: dict[int, tuple[float, set[str]]] = {}
         self._since = 0.0
         self.joined_in = False
-        self._ever_proven = False
 
     # What this process says
 
@@ -104,7 +104,8 @@ class Bus:
 
     def joined(self, now: float) -> None:
         """The subscription stands: what was kept until now may have missed something."""
-        self._local.drop_all()
+        self._local.pause()
+        self._local.drop_shared()
         self._rounds.clear()
         self._since, self.joined_in = now, True
 
@@ -141,7 +142,7 @@ class Bus:
             self._events.bus_gaps += 1
         if self._events.bus_up:
             self._events.bus_up = False
-            log.warning("the invalidation bus is interrupted: the in-process tier is off until it is proven again")
+            log.info("the invalidation bus is interrupted: the in-process tier is off until it is proven again")
         self.joined_in = False
         self._rounds.clear()
         self._local.pause()
@@ -160,9 +161,7 @@ class Bus:
         self._local.trust(until)
         if up and not self._events.bus_up:
             self._events.bus_up = True
-            if self._ever_proven:
-                log.warning("the invalidation bus is proven again: the in-process tier is back")
-            self._ever_proven = True
+            log.info("the invalidation bus is proven: the in-process tier is on")
         if up:
             self._settle()
 
@@ -179,13 +178,13 @@ class Bus:
         """Whether it is known if L1 can be used."""
         return self._settled or self.start is None
 
-    async def begin_listening(self, runtime: Runtime, patience: float) -> None:
-        """Begin to listen, and wait until it is known whether that works, *patience* seconds at most."""
+    async def begin_listening(self, runtime: Runtime) -> None:
+        """Begin to listen, and wait until it is known whether that works, but not for long."""
         if not self._begun and self.start is not None:
             self._begun = True
             self.start()
         signal = runtime.signal()
         self._waiting.append(signal)
         if not self._settled:
-            await signal.wait(patience)
+            await signal.wait(PATIENCE)
         self._settled = True  # whoever comes later does not wait

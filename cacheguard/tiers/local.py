@@ -43,6 +43,7 @@ class Entry:
         "key",
         "kind",
         "marks",
+        "shared",
         "size",
         "tags",
         "type",
@@ -61,6 +62,7 @@ class Entry:
         born: float,
         tags: tuple[str, ...] = (),
         marks: tuple[str, ...] = (),
+        shared: bool = True,
         size: int = 0,
     ) -> None:
         self.key = key
@@ -72,6 +74,7 @@ class Entry:
         self.born = born
         self.tags = tags
         self.marks = marks  # the markers of its tags
+        self.shared = shared  # in Redis, too: other processes may change it
         self.size = size
         self.hits = 0.0
         self.counted = 0.0  # of the hits, those that have been handed in
@@ -194,7 +197,8 @@ class Local:
             self.trusted_until = DEAD
             self.tickets.void_all()
             for entry in self._index.values():
-                entry.until = DEAD
+                if entry.shared:
+                    entry.until = DEAD
 
     def put(self, entry: Entry, ticket: int, *, absence: bool) -> bool:
         """Keep *entry* unless something about it was heard of since the ticket was taken; false only then."""
@@ -206,11 +210,12 @@ class Local:
             if self._off or not self.tickets.holds(ticket, key, entry.marks):
                 return False
             self._drop(key)
-            if self._now() >= self.trusted_until:
+            if entry.shared and self._now() >= self.trusted_until:
                 return True  # not to be kept now, but true
             if self._max_bytes is not None and entry.size > room.maxsize:
                 return True  # too large to keep, but true
-            entry.until = min(entry.kept_until, self.trusted_until)
+            if entry.shared:
+                entry.until = min(entry.kept_until, self.trusted_until)
             size = self._size if room is self._entries else max(1, self._size // ABSENCE_SHARE)
             while len(room) >= size or room.currsize + max(1, entry.size) > room.maxsize:
                 self._forget(room.popitem()[1])
@@ -265,6 +270,13 @@ class Local:
         with self.lock:
             self.tickets.void_all()
             for entry in list(self._index.values()):
+                self._drop(entry.key)
+
+    def drop_shared(self) -> None:
+        """Forget what other processes may have changed, and refuse what was asked for before this moment."""
+        with self.lock:
+            self.tickets.void_all()
+            for entry in [entry for entry in self._index.values() if entry.shared]:
                 self._drop(entry.key)
 
     def switch(self, *, off: bool) -> None:

@@ -187,7 +187,8 @@ def test_connections_are_reused(redis_url: str) -> None:
         before = client.info("stats")["total_connections_received"]
         for number in range(100):
             guard.get_or_set(f"{number}", lambda: 1)
-        assert client.info("stats")["total_connections_received"] - before == 1
+        # The bus has a subscription of its own, and may need a second connection for its heartbeat.
+        assert client.info("stats")["total_connections_received"] - before <= 3
 
 
 def test_many_threads_use_no_more_connections_than_allowed(redis_url: str) -> None:

@@ -74,12 +74,13 @@ async def test_fills_publish_nothing_and_writes_publish_once(door: Door, redis_u
     def heard(listener: Any) -> list[bytes]:
         messages = []
         while (message := listener.get_message(timeout=0.1)) is not None:
-            messages.append(message["data"])
+            if b":bus:" not in message["channel"]:  # heartbeats, which a process sends to itself
+                messages.append(message["data"])
         return messages
 
     with redis.Redis.from_url(redis_url) as client, client.pubsub() as listener:
         listener.psubscribe("*")
-        assert len(heard(listener)) == 1
+        assert heard(listener) == [1]
         row = of(door, Loader())
         await row(1)
         await row(1)

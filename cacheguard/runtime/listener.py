@@ -1,0 +1,240 @@
+"""The thread that hears what other processes have invalidated, and proves that it hears."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import redis.exceptions
+
+from ..errors import Refused, Unreachable
+from ..events import Events, log
+from ..ports import AnotherServer, Commands
+from ..tiers.bus import BEAT_EVERY, HORIZON, Bus
+from ..tiers.line import Line
+from . import run_now
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # between attempts to subscribe
+PATIENCE_AT_CLOSE = 2.0
+
+
+class Post(Protocol):
+    """One server that takes writes."""
+
+    def every_master(self) -> list[tuple[str, Commands]]:
+        """All of them, each with a name of its own."""
+        ...
+
+    def subscriber(self) -> Any:
+        """A new connection for a subscription, not connected yet."""
+        ...
+
+
+class Listener:
+    """Listens on a bus, in a thread of its own that begins when it is first needed.
+
+    The thread holds no reference to the guard: when nobody has one any more, it ends.
+
+    Args:
+        bus: what is heard goes there.
+        post: a way to the servers, for heartbeats and for subscribing.
+        line: the same way, for what is owed; delivered as soon as Redis is back, even if nobody asks for anything.
+    """
+
+    def __init__(self, bus: Bus, post: Post, line: Line, events: Events, owes: Callable[[], bool]) -> None:
+        self._bus, self._post, self._line, self._events, self._owes = bus, post, line, events, owes
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._wake = threading.Event()
+        self._closed = False
+        self._next_beat = 0.0
+        self._pause = 0.0
+
+    def start(self) -> None:
+        """Begin to listen, unless that has begun."""
+        with self._lock:
+            if self._thread is not None or self._closed:
+                return
+            me = weakref.ref(self)
+            self._thread = threading.Thread(target=_run, args=(me, self._wake), name="cacheguard-bus", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # the system has no thread to give
+                self._thread = None
+                self._bus.mute(f"no thread to listen with: {error}")
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._lock:
+            self._closed = True
+            thread = self._thread
+        self._wake.set()
+        if thread is None or thread is threading.current_thread():
+            return
+        if self._bus.joined_in:
+            # A message to ourselves wakes it at once; where none gets through, it looks up by itself soon.
+            with contextlib.suppress(Unreachable, AnotherServer):
+                for _, commands in self._post.every_master()[:1]:
+                    run_now(commands.send_each(("PUBLISH", self._bus.own_channel, "wake")))
+        thread.join(PATIENCE_AT_CLOSE)
+
+    def after_fork(self) -> None:
+        """Forget the parent's thread and its connection, without touching the socket."""
+        self._reset()
+
+    # In the thread
+
+    @property
+    def over(self) -> bool:
+        return self._closed
+
+    def turn(self, connection: Any) -> tuple[Any, float]:
+        """Do what is due; the connection to wait for, if there is one, and how long."""
+        now = time.monotonic()
+        if connection is not None and self._bus.silent(now):
+            log.warning("no heartbeat came back over the invalidation bus for %g s", HORIZON)
+            drop(connection)
+            connection = None
+            self._bus.lost()
+        if connection is None:
+            connection = self._subscribed()
+            if connection is None:
+                self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
+                return None, self._pause * (0.75 + 0.25 * random.random())
+            self._pause = 0.0
+            self._next_beat = 0.0
+        now = time.monotonic()
+        if now >= self._next_beat:
+            self._next_beat = now + BEAT_EVERY
+            self._beat(now)
+            self._pay()
+        return connection, max(0.0, self._next_beat - time.monotonic())
+
+    def _subscribed(self) -> Any:
+        """A connection on which the subscription stands; None if that cannot be had now."""
+        bus = self._bus
+        connection = None
+        try:
+            connection = self._post.subscriber()
+            connection.connect()
+            connection.send_command("SUBSCRIBE", bus.channel, bus.own_channel, check_health=False)
+            for _ in range(2):
+                heard(connection)
+        except Exception as error:  # noqa: BLE001 - a resolver's, a credential provider's: all mean no subscription
+            if connection is not None:
+                drop(connection)
+            if isinstance(error, redis.exceptions.ResponseError | redis.exceptions.AuthenticationError):
+                bus.mute(f"SUBSCRIBE was refused ({error})")
+            self._look_around()
+            return None
+        bus.joined(time.monotonic())
+        return connection
+
+    def _look_around(self) -> None:
+        """Whether Redis can be reached at all: where not, nobody can have told us anything."""
+        now = time.monotonic()
+        try:
+            for _, commands in self._post.every_master():
+                run_now(commands.send(("PUBLISH", self._bus.own_channel, "hello")))
+        except AnotherServer:
+            return
+        except Unreachable as error:
+            self._unreachable(error, now)
+            return
+        self._pay()
+
+    def _unreachable(self, error: Unreachable, now: float) -> None:
+        if not isinstance(error, Refused) or "LOADING" in _words(error):
+            self._bus.alone(now)
+        elif "NOPERM" in _words(error):
+            self._bus.mute(f"PUBLISH was refused ({error})")
+
+    def _beat(self, now: float) -> None:
+        """Send a heartbeat through every server that takes writes."""
+        try:
+            posts = dict(self._post.every_master())
+            for post, text in self._bus.beat(now, list(posts)):
+                run_now(posts[post].send(("PUBLISH", self._bus.own_channel, f"beat {text}")))
+        except AnotherServer:
+            self._next_beat = 0.0
+        except Unreachable as error:
+            self._unreachable(error, now)
+
+    def _pay(self) -> None:
+        """Deliver what is owed, if Redis takes it."""
+        if self._owes():
+            try:
+                run_now(self._line.settle())
+            except Unreachable as error:
+                self._events.redis_failed(error)
+
+    def hear(self, message: Any) -> None:
+        """A message, or a sign of a gap: a second confirmation means that the client has subscribed once more."""
+        kind, channel, text = (bytes(message[0]), _text(message[1]), _text(message[2]))
+        if kind != b"message":
+            raise redis.exceptions.ConnectionError(f"unexpected on the invalidation bus: {kind!r}")
+        if channel == self._bus.channel:
+            self._bus.hear(text)
+        elif text.startswith("beat "):
+            self._bus.hear_beat(text[5:])
+
+    def gap(self, error: BaseException) -> None:
+        """The connection has broken."""
+        if not self._closed:
+            log.info("the connection of the invalidation bus broke: %s", error)
+        self._bus.lost()
+
+
+def _run(me: weakref.ref[Listener], wake: threading.Event) -> None:
+    connection: Any = None
+    try:
+        while True:
+            listener = me()
+            if listener is None or listener.over:
+                return
+            connection, seconds = listener.turn(connection)
+            del listener
+            if connection is None:
+                wake.wait(seconds)
+                continue
+            try:
+                # Waits without a reference to the listener, so that it can be collected meanwhile.
+                message = heard(connection) if connection.can_read(timeout=seconds) else None
+                if message is not None and (listener := me()) is not None:
+                    listener.hear(message)
+            except Exception as error:  # noqa: BLE001 - whatever it is, what was missed cannot be known
+                drop(connection)
+                connection = None
+                if (listener := me()) is not None:
+                    listener.gap(error)
+            listener = None
+    finally:
+        if connection is not None:
+            drop(connection)
+
+
+def heard(connection: Any) -> Any:
+    """The next message on a subscribed connection, in bytes, under either protocol."""
+    return connection.read_response(disable_decoding=True, push_request=True)
+
+
+def drop(connection: Any) -> None:
+    """Close a connection, whatever state it is in."""
+    with contextlib.suppress(Exception):
+        connection.disconnect()
+
+
+def _text(raw: Any) -> str:
+    return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
+
+
+def _words(error: Refused | Unreachable) -> str:
+    return f"{type(error.__cause__).__name__} {error}".upper()
