@@ -92,7 +92,8 @@ class Engine:
             tags = [ask.tags for ask in asks.values()]
             found = await self.remote.read_many(keys, first.codec, first.scope, tags)
         except Unreachable:
-            return Survey({}, dict.fromkeys(keys), cut_off=True)
+            kept = {key: stored for key in keys if (stored := self._kept(key, first.rules)) is not None}
+            return Survey(kept, dict.fromkeys(key for key in keys if key not in kept), cut_off=True)
         there: dict[str, Stored] = {}
         missing: dict[str, Found | None] = {}
         for key, each in zip(keys, found, strict=True):
@@ -105,13 +106,20 @@ class Engine:
 
     async def _read_without_redis(self, ask: Ask) -> Any:
         """L1 even if its time is over, else the loader, once per key and behind the bulkhead."""
-        entry = self._local.find(ask.key) if ask.rules.l1 else None
-        if entry is not None:
-            beyond = self.runtime.now() - entry.fresh_until
-            if beyond < (ask.rules.if_error if entry.kind == Kind.VALUE else 0.0):
-                self._events.stale_hits += beyond >= 0
-                return opened(stored_of(entry), ask.rules)
-        return await self.rebuilding.rebuild(ask, None, cut_off=True)
+        kept = self._kept(ask.key, ask.rules)
+        return await self.rebuilding.rebuild(ask, None, cut_off=True) if kept is None else opened(kept, ask.rules)
+
+    def _kept(self, key: str, rules: Rules, *, longer: float | None = None) -> Stored | None:
+        """What L1 has for *key* and may serve while Redis cannot be asked: known to be invalidated it is not."""
+        entry = self._local.find(key) if rules.l1 else None
+        if entry is None:
+            return None
+        beyond = self.runtime.now() - entry.fresh_until
+        longer = rules.if_error if longer is None else longer
+        if beyond >= (longer if entry.kind == Kind.VALUE else 0.0):
+            return None
+        self._events.stale_hits += beyond >= 0
+        return stored_of(entry)
 
     async def peek(
         self, keys: Sequence[str], codec: Codec | None, rules: Rules, scope: Scope
@@ -123,7 +131,8 @@ class Engine:
         try:
             found = await self.remote.read_many(keys, codec, scope, ())
         except Unreachable:
-            return {}
+            kept = {key: self._kept(key, rules, longer=0.0) for key in keys}
+            return {key: (stored, False) for key, stored in kept.items() if stored is not None}
         answers: dict[str, tuple[Stored, bool]] = {}
         for key, each in zip(keys, found, strict=True):
             if each is None or each.stored is None:
