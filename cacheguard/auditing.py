@@ -80,16 +80,17 @@ class Auditor:
             found = await engine.remote.read(ask.key, ask.codec, ask.scope, ask.tags)
         except Unreachable:
             return None
-        usable = found is not None and found.stored is not None and found.stored.kind is Kind.VALUE
-        return (found.stored.value,) if usable and found is not None and found.stored is not None else None
+        stored = None if found is None else found.stored
+        return None if stored is None or stored.kind is not Kind.VALUE else (stored.value,)
 
     def _same(self, engine: Engine, ask: Ask, one: Any, other: Any) -> bool:
         """Whether two values are equal, by their own word or by their bytes."""
-        if one is other or type(one) is type(other) and _equal(one, other):
+        if type(one) is type(other) and _equal(one, other):
             return True
         try:
             one, other = (
-                engine.remote.pack(ask.key, Stored(Kind.VALUE, value, 1.0, 0.0, ()), ask.codec) for value in (one, other)
+                engine.remote.pack(ask.key, Stored(Kind.VALUE, value, 1.0, 0.0, ()), ask.codec)
+                for value in (one, other)
             )
         except CodecError:
             return False

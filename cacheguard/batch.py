@@ -145,27 +145,33 @@ class Batch:
         except Unreachable:
             await self._load(flights, {}, stale, keep=True)
             return
-        granted: dict[str, Flight] = {}
         useless: dict[str, str] = {}
         for key, lease in leases.items():
-            ask = self._asks[key]
-            if isinstance(lease, Granted) and lease.covers(ask.scope.markers(ask.tags)):
-                granted[key], self._granted[key] = flights[key], lease
-                if lease.found is not None and self._stands_in(lease.found):
-                    stale[key] = lease.found
-            elif isinstance(lease, Found) and lease.stored is not None:
-                engine.rebuilding.keep(ask, lease.stored, lease.fresh_left, self._ticket, asked_at)
-                flights[key].land(lease.stored, proven=False)
-            else:  # loaded elsewhere, being written, or not readable here: that key goes its own way
-                if isinstance(lease, Granted):
-                    useless[key] = tokens[key]
-                engine.loading.retire(key, flights[key])
-                flights[key].abandon()
+            if not self._follow(key, flights[key], lease, stale, asked_at) and isinstance(lease, Granted):
+                useless[key] = tokens[key]
         if useless:
             with suppress(Unreachable):
                 await engine.remote.release(useless)
+        granted = {key: flights[key] for key in self._granted}
         if granted:
             await self._load(granted, {key: tokens[key] for key in granted}, stale, keep=False)
+
+    def _follow(self, key: str, flight: Flight, lease: object, stale: dict[str, Found], asked_at: float) -> bool:
+        """Do what Redis answered to the question for one lease; whether that key stays with this batch."""
+        ask, engine = self._asks[key], self._engine
+        if isinstance(lease, Granted) and lease.covers(ask.scope.markers(ask.tags)):
+            self._granted[key] = lease
+            if lease.found is not None and self._stands_in(lease.found):
+                stale[key] = lease.found
+            return True
+        if isinstance(lease, Found) and lease.stored is not None:
+            engine.rebuilding.keep(ask, lease.stored, lease.fresh_left, self._ticket, asked_at)
+            flight.land(lease.stored, proven=False)
+            return True
+        # Loaded elsewhere, being written, or not readable here: that key goes its own way.
+        engine.loading.retire(key, flight)
+        flight.abandon()
+        return False
 
     async def _load(
         self, flights: dict[str, Flight], tokens: dict[str, str], stale: dict[str, Found], *, keep: bool
@@ -221,7 +227,7 @@ class Batch:
             engine.rebuilding.land(flight, stored, proven=sure)
 
     async def _marks(self, job: Job, loaded: Loaded) -> dict[str, dict[str, bytes]]:
-        """By key, what its markers said when the load began; without those keys of which it cannot be known any more."""
+        """By key, what its markers said when the load began; without keys of which that cannot be known any more."""
         rebuilding, marks = self._engine.rebuilding, dict[str, dict[str, bytes]]()
         for key in job.tokens:
             ask = self._asks[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ from .tiers.outbox import Invalidation
 from .tiers.remote import Found, Remote, Stored, ms
 
 if TYPE_CHECKING:
-    from .auditing import Auditor
     from .codec import Codec
     from .policy import Rules
     from .ports import Runtime
@@ -46,7 +45,7 @@ class Engine:
         self.rebuilding = Rebuilding(runtime, remote, shared, self.flights)
         self.loading = self.rebuilding.loading
         self._local, self._events, self._bus = shared.local, shared.events, shared.bus
-        self.auditor: Auditor | None = None
+        self.audit: Callable[[Engine, Ask, Any], Awaitable[None]] | None = None  # looks at what is served as fresh
 
     async def read(self, ask: Ask) -> Any:
         """The value of *ask*, after the in-process tier had no answer."""
@@ -83,8 +82,8 @@ class Engine:
             await self.rebuilding.behind(ask, floor=ms(fresh_left))
         else:
             self.rebuilding.keep(ask, stored, fresh_left, ticket, asked_at)
-        if self.auditor is not None and stored.kind is Kind.VALUE:
-            await self.auditor.consider(self, ask, stored.value)
+        if self.audit is not None and stored.kind is Kind.VALUE:
+            await self.audit(self, ask, stored.value)
 
     async def survey(self, asks: Mapping[str, Ask]) -> Survey:
         """What can be served for several keys of one kind, and what has to be loaded. One round trip."""

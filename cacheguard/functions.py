@@ -81,7 +81,9 @@ class Function:
         variadic = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
         kinds = [self.signature.parameters[name].kind for name in names]
         # An auditor draws from every hit, so each has to come by.
-        return self.rules.l1 and self.hub.auditor is None and bool(kinds) and not any(kind in variadic for kind in kinds)
+        return (
+            self.rules.l1 and self.hub.auditor is None and bool(kinds) and not any(kind in variadic for kind in kinds)
+        )
 
     def _guard_names(self) -> list[str]:
         """The parameters that `validate` and the Bloom filter look at."""

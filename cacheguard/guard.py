@@ -549,7 +549,8 @@ class CacheGuard:
             self._hub.forget_here([Invalidation(key) for key in named])
         codec = self._hub.options.codec
         codecs = {key: codec or self._hub.registry.for_value(value) for key, value in named.items()}
-        await self._hub.put(engine_of(l2=rules.l2), named, rules, codecs, tags, self._scope, version)
+        engine = engine_of(l2=rules.l2)
+        await self._hub.put(engine, named, rules, codecs, tags=tags, scope=self._scope, version=version)
 
     def touch(self, key: str, **policy: Unpack[PolicyOptions]) -> bool:
         """Give a fresh entry a new TTL; whether there was one. Two round trips."""
@@ -709,8 +710,10 @@ class CacheGuard:
                 return type(fn)(decorate(fn.__func__))
             if not callable(fn):
                 raise ConfigurationError(f"only functions can be decorated, got {fn!r}")
-            templates = WriterTemplates(fn, keys, tags, version)
-            return guarded(fn, templates, lambda keys, tags: Writing(self._hub, self._scope, keys, tags, None, terms))
+            return guarded(fn, WriterTemplates(fn, keys, tags, version), open_write)
+
+        def open_write(keys: list[str], tags: list[str]) -> Writing:
+            return Writing(self._hub, self._scope, keys, tags, None, terms)
 
         return decorate
 

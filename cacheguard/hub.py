@@ -176,7 +176,8 @@ class Hub:
             self.bus.start()
         line = Line(runtime.commands, self.events, outbox, bus)
         engine = Engine(runtime, Remote(line, packing, self.events, runtime.token), self.shared)
-        engine.auditor = self.auditor
+        if self.auditor is not None:
+            engine.audit = self.auditor.consider
         return engine
 
     def _leave_closed_loops(self, current: asyncio.AbstractEventLoop) -> None:
@@ -228,9 +229,10 @@ class Hub:
         values: dict[str, Any],
         rules: Rules,
         codecs: dict[str, Codec],
+        *,
         tags: tuple[str, ...],
         scope: Scope,
-        version: str = "",
+        version: str,
     ) -> None:
         """Store values by hand. What Redis did not take is invalidated instead, so that nothing older stays."""
         if self.off:

@@ -39,7 +39,9 @@ class FileLedger:
         try:
             with closing(self._opened()) as file, file:
                 file.execute("PRAGMA journal_mode=WAL")
-                file.execute("CREATE TABLE IF NOT EXISTS owed (id INTEGER PRIMARY KEY AUTOINCREMENT, root TEXT, item TEXT)")
+                file.execute(
+                    "CREATE TABLE IF NOT EXISTS owed (id INTEGER PRIMARY KEY AUTOINCREMENT, root TEXT, item TEXT)"
+                )
         except sqlite3.Error as error:
             raise ConfigurationError(f"outbox={str(path)!r} cannot be used as an SQLite file: {error}") from error
 
@@ -57,7 +59,9 @@ class FileLedger:
             try:
                 item = Invalidation(**json.loads(text))
             except (ValueError, TypeError):
-                log.warning("a row of the outbox file cannot be read, so the whole namespace is invalidated: %.200s", text)
+                log.warning(
+                    "a row of the outbox file cannot be read, so the whole namespace is invalidated: %.200s", text
+                )
                 item = Invalidation(self._root)
             self._rows.setdefault(item, []).append(number)
             items.append(item)
@@ -74,7 +78,7 @@ class FileLedger:
                     if row is not None:
                         self._rows.setdefault(item, []).append(row)
         except sqlite3.Error as error:
-            log.error("the outbox file %s cannot be written: %s", self._path, error)  # noqa: TRY400 - no bug of ours
+            log.error("the outbox file %s cannot be written: %s", self._path, error)
 
     def strike(self, items: Iterable[Invalidation]) -> None:
         """Take *items* out: Redis has acknowledged them."""
@@ -86,4 +90,4 @@ class FileLedger:
                 with closing(self._opened()) as file, file:
                     file.executemany("DELETE FROM owed WHERE id = ?", rows)
             except sqlite3.Error as error:
-                log.error("the outbox file %s cannot be written: %s", self._path, error)  # noqa: TRY400 - no bug of ours
+                log.error("the outbox file %s cannot be written: %s", self._path, error)

@@ -63,13 +63,14 @@ class MemoryCommands:
 
     async def send_each(self, *calls: Call) -> list[Reply]:
         with self._lock:
-            return [self._run(call) for call in calls]
+            return [self.run(call) for call in calls]
 
-    def _run(self, call: Call) -> Reply:
+    def run(self, call: Call) -> Reply:
+        """Answer one call; the lock is held."""
         now = math.floor(self._now() * 1000)
         key = call.keys[0] if isinstance(call, ScriptCall) else str(call[1])
         if self.sorts and is_marker(key):
-            return self._of_markers()._run(call)
+            return self._of_markers().run(call)
         if isinstance(call, ScriptCall):
             reply = getattr(self, f"_{call.script.name}")(self._hash(key, now), now, key, *call.args)
             if not self._hashes.get(key):

@@ -217,9 +217,9 @@ class Remote:
             await self._ask_for_more(scope, [stored], seen)
             self._hint(key, stored.tags)
         nonces = stored.nonces
-        if len(nonces) == len(markers) and all(map(eq, map(seen.get, markers), nonces)):
-            if not dirty or not (key in dirty or any(marker in dirty for marker in markers)):
-                return found
+        stands = len(nonces) == len(markers) and all(map(eq, map(seen.get, markers), nonces))
+        if stands and (not dirty or not (key in dirty or any(marker in dirty for marker in markers))):
+            return found
         return Found(None, -1.0, self._packing.stamp(envelope))
 
     async def _ask_for_more(self, scope: Scope, stored: Sequence[Stored], seen: dict[str, Any]) -> None:
@@ -351,13 +351,13 @@ class Remote:
         if word == b"FAILED":
             return Failed(self._entry(key, reply[1], 0, 0, None).stored)
         value, stale, pttl = reply[-3:]
-        found = None
+        old: Found | None = None
         if value is not None:
-            found = await self._standing(key, self._entry(key, value, stale, pttl, codec), scope, seen, value)
-            found = None if found.stored is None else found
+            old = await self._standing(key, self._entry(key, value, stale, pttl, codec), scope, seen, value)
+            old = None if old.stored is None else old
         if word == b"WAIT":
-            return Wait(_text(reply[2]), found)
-        return Granted(found, seen, int(reply[1]))
+            return Wait(_text(reply[2]), old)
+        return Granted(old, seen, int(reply[1]))
 
     async def claim(self, scope: Scope, tags: Sequence[str], at_ms: int, keep_ms: int) -> tuple[bytes, ...] | None:
         """The nonces of *tags* that a load has given its entry at its end; None if one may be younger than the load.
@@ -372,9 +372,8 @@ class Remote:
         last = replies[-1] if asked else None
         if None in seen.values() or isinstance(last, Refused):
             return None
-        if not asked or int(last or 0) >= at_ms:
-            if any(int(since) >= at_ms for _, since in nonces):
-                return None
+        if (not asked or int(last or 0) >= at_ms) and any(int(since) >= at_ms for _, since in nonces):
+            return None
         return tuple(seen[marker] for marker in markers)
 
     # Filling

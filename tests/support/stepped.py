@@ -71,10 +71,10 @@ class ModelServer(MemoryCommands):
     def answer(self, call: Call) -> Reply:
         """Run one call and judge the reply."""
         if not isinstance(call, ScriptCall):
-            return self._run(call)
+            return self.run(call)
         key = call.keys[0]
         before = self._snapshot(key)
-        reply = self._run(call)
+        reply = self.run(call)
         self.version += before != self._snapshot(key)
         self._judge(call, key, reply)
         return reply

@@ -7,9 +7,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from cacheguard.batch import Batch
+from cacheguard.current_load import current_load
 from cacheguard.engine import Engine
 from cacheguard.errors import LoadTimeout, Unreachable
-from cacheguard.current_load import current_load
 from cacheguard.keys import Scope
 from cacheguard.loading import NO_SCOPE, Ask
 from cacheguard.policy import Policy, Rules, resolve
@@ -106,7 +106,7 @@ class World:
             # Who cannot reach Redis cannot hear what was acknowledged elsewhere.
             least = here if process.cut_off else max(everywhere, here, fenced)
         if self.lagging:  # the reader may be told what the replica says; what is kept is judged in the end
-            return value
+            least = 0
         return _at_least(value, least, f"a read in {process.name}")
 
     def refresher(self, name: str, process: Process, key: str = KEY) -> None:
@@ -328,7 +328,7 @@ class World:
         if stored is None:
             return False
         markers = self.scope.markers(stored.tags)
-        return tuple(map(self.server.marker, markers)) == stored.nonces
+        return bool(tuple(map(self.server.marker, markers)) == stored.nonces)
 
     def _may_load_alone(self) -> bool:
         if self.rules.wait_timeout is not None:
