@@ -12,7 +12,7 @@ from .errors import CacheGuardError, ReentrantLoad, Refused, Unreachable
 from .flights import CHAIN, Flight
 from .loading import Ask, Job, Loaded
 from .policy import Rules
-from .rebuilding import marker_ms, opened, stale_window, tags_of
+from .rebuilding import STORED, marker_ms, opened, stale_window, tags_of
 from .tiers.remote import Fill, Filled, Found, Granted, Stored
 
 LoadMany = Callable[[list[str]], Any]
@@ -34,6 +34,7 @@ class Batch:
         self._granted: dict[str, Granted] = {}
         self._voids: dict[str, Any] = {}
         self._cut_off = False
+        self._brief: set[str] = set()  # stored until the end of a quarantine; not for the in-process tier
         self._stale: dict[str, Stored] = {}  # what this batch may serve where a load fails; not for others who joined
 
     async def read(self) -> dict[str, Any]:
@@ -213,6 +214,10 @@ class Batch:
             if stored.tags != ask.tags:
                 engine.remote.learn(key, stored.tags)
             window = stale_window(stored, self._rules)
+            settles = self._granted[key].settles_within(of_key, loaded.seconds)
+            if settles is not None:
+                ttl, window = min(ttl, settles), 0.0
+                self._brief.add(key)
             fills.append(
                 Fill(key, job.tokens[key], envelope, ttl, window, version or "", tuple(of_key), tuple(of_key.values()))
             )
@@ -221,8 +226,9 @@ class Batch:
         proven = await self._send(fills, held, marks)
         for key, flight in job.flights.items():
             stored, ttl = outcome[key]
+            kept_for = None if key in self._brief else ttl
             sure = proven.get(key, keep) and engine.rebuilding.keep_or_check(
-                self._asks[key], stored, ttl, self._ticket, began
+                self._asks[key], stored, kept_for, self._ticket, began
             )
             engine.rebuilding.land(flight, stored, proven=sure)
 
@@ -246,7 +252,9 @@ class Batch:
         try:
             if fills:
                 for fill, filled in zip(fills, await engine.remote.fill_many(fills), strict=True):
-                    proven[fill.key] = engine.rebuilding.counted(filled) is Filled.STORED
+                    proven[fill.key] = engine.rebuilding.counted(filled) in STORED
+                    if filled is Filled.BRIEFLY:
+                        self._brief.add(fill.key)
             if held:
                 said = {marker: nonce for key in held for marker, nonce in marks.get(key, {}).items()}
                 still = await engine.remote.release(held, None, said)

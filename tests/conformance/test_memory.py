@@ -165,7 +165,7 @@ def timeless(call: ScriptCall | Command, reply: Any) -> Any:
     if name == "lease" and reply[0] == b"GRANTED":
         return [reply[0], *reply[2:]]
     if name == "mark":
-        return reply[:1]
+        return [reply[0], reply[2] > 0]
     return reply is None if call == ("HGET", KEY, "l") else reply
 
 
