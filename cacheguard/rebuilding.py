@@ -302,35 +302,14 @@ class Rebuilding:
         if loaded is None:
             return False
         began = self._runtime.now()
-        tags = tags_of(ask, loaded)
-        stored = self.loading.stored(loaded, tags)
+        stored = self.loading.stored(loaded, tags_of(ask, loaded))
         flight.absence = loaded.absence
         version = self.loading.version_of(ask, stored)
         ttl = None if version is None else self.loading.drawn_ttl(ask.key, ask.rules, stored)
         self.loading.retire(ask.key, flight)
         outcome = Filled.REFUSED
         try:
-            marks = await self.marks_of(ask.scope, tags, lease, ask.rules)
-            if marks is not None:
-                stored.nonces = tuple(marks.values())
-                envelope = None if ttl is None else self.loading.packed(ask.key, stored, ttl, ask.codec)
-                if ttl is None or envelope is None:
-                    held = await self._remote.release(job.tokens, None, marks)
-                    outcome = Filled.STORED if held else Filled.REFUSED
-                else:
-                    if tags != ask.tags:
-                        self._remote.learn(ask.key, tags)
-                    window = stale_window(stored, ask.rules)
-                    settles = lease.settles_within(marks, began - leased_at)
-                    if settles is not None:  # as when the key itself is quarantined: there, the script sees to it
-                        ttl, window = min(ttl, settles), 0.0
-                    fill = Fill(ask.key, job.tokens[ask.key], envelope, ttl, window, version or "", *_parts(marks))
-                    outcome = self.counted(await self._remote.fill(fill))
-                    if settles is not None and outcome is Filled.STORED:
-                        outcome = Filled.BRIEFLY
-            else:
-                self.counted(outcome)
-                await self.loading.release(job, None)
+            outcome = await self._store(ask, job, lease, stored, (ttl, version or "", began - leased_at))
         except Unreachable as error:
             self._events.fills_failed += 1
             if isinstance(error, Refused):  # a full server: nobody shall wait for a lease that nothing comes of
@@ -343,6 +322,30 @@ class Rebuilding:
             self.keep(ask, stored, ttl, ticket, began)
         self.land(flight, stored, proven=outcome in STORED)
         return False
+
+    async def _store(
+        self, ask: Ask, job: Job, lease: Granted, stored: Stored, terms: tuple[float | None, str, float]
+    ) -> Filled:
+        """Fill with *stored*, or give the lease back if it shall not, or cannot, be cached."""
+        ttl, version, seconds = terms
+        marks = await self.marks_of(ask.scope, stored.tags, lease, ask.rules)
+        if marks is None:
+            await self.loading.release(job, None)
+            return self.counted(Filled.REFUSED)
+        stored.nonces = tuple(marks.values())
+        envelope = None if ttl is None else self.loading.packed(ask.key, stored, ttl, ask.codec)
+        if ttl is None or envelope is None:
+            held = await self._remote.release(job.tokens, None, marks)
+            return Filled.STORED if held else Filled.REFUSED
+        if stored.tags != ask.tags:
+            self._remote.learn(ask.key, stored.tags)
+        window = stale_window(stored, ask.rules)
+        settles = lease.settles_within(marks, seconds)
+        if settles is not None:  # as when the key itself is quarantined: there, the script sees to it
+            ttl, window = min(ttl, settles), 0.0
+        fill = Fill(ask.key, job.tokens[ask.key], envelope, ttl, window, version, tuple(marks), stored.nonces)
+        outcome = self.counted(await self._remote.fill(fill))
+        return Filled.BRIEFLY if settles is not None and outcome is Filled.STORED else outcome
 
     async def marks_of(
         self, scope: Scope, tags: tuple[str, ...], lease: Granted, rules: Rules
@@ -419,10 +422,6 @@ def tags_of(ask: Ask, loaded: Loaded) -> tuple[str, ...]:
     if not loaded.load.tags:
         return ask.tags
     return tuple(dict.fromkeys((*ask.tags, *loaded.load.tags)))
-
-
-def _parts(marks: dict[str, bytes]) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
-    return tuple(marks), tuple(marks.values())
 
 
 def marker_ms(rules: Rules) -> int:

@@ -308,15 +308,13 @@ async def test_more_may_be_named_while_the_write_goes_on(door: Door) -> None:
 
 async def test_what_is_cached_while_a_replica_may_lag_dies_when_that_is_over(door: Door) -> None:
     loader = Loader()
-    for number, (name, told) in enumerate(
-        {
-            "row": lambda: door.invalidate("row", settle="150ms"),
-            "tagged": lambda: door.invalidate_tags("red", settle="150ms"),
-            "written": lambda: door.write(lambda _: None, "written", settle="150ms"),
-            "double": lambda: door.write(lambda _: None, "double", mode="double", delay="150ms"),
-        }.items(),
-        1,
-    ):
+    ways: dict[str, Callable[[], Any]] = {
+        "row": lambda: door.invalidate("row", settle="150ms"),
+        "tagged": lambda: door.invalidate_tags("red", settle="150ms"),
+        "written": lambda: door.write(lambda _: None, "written", settle="150ms"),
+        "double": lambda: door.write(lambda _: None, "double", mode="double", delay="150ms"),
+    }
+    for number, (name, told) in enumerate(ways.items(), 1):
         await told()
         begin = time.monotonic()
         tags = ["red"] if name == "tagged" else []
@@ -445,9 +443,9 @@ async def test_round_trips_of_writes(open_door: OpenDoor, proxy: FaultProxy) -> 
         (lambda guard: guard.invalidates("k")(5), "only functions"),
         (lambda guard: guard.cached("k", version=5), "version must be a function"),
         (lambda guard: guard.get_or_set("k", int, tags="red"), "must be several texts"),
-        (lambda guard: current_load().add_tags(5), "a tag must be text"),
+        (lambda guard: current_load().add_tags(5), "a tag must be text"),  # type: ignore[arg-type]
         (lambda guard: CacheGuard(audit=2), "audit must be a share"),
-        (lambda guard: CacheGuard(outbox=5), "outbox must be the path"),
+        (lambda guard: CacheGuard(outbox=5), "outbox must be the path"),  # type: ignore[arg-type]
         (lambda guard: CacheGuard("redis://localhost", outbox="/no/such/directory/x.db"), "outbox='/no/such"),
     ],
 )

@@ -117,6 +117,13 @@ class FaultProxy:
         for link in links:
             link.cut()
 
+    def deafen(self) -> None:
+        """What is pushed to those who subscribe now vanishes, while their connections stay open."""
+        with self._lock:
+            links = list(self._links)
+        for link in links:
+            link.deafen()
+
     @property
     def connections(self) -> int:
         with self._lock:
@@ -242,6 +249,7 @@ class _Link:
         self._request = b""
         self._answering = True  # so that the first word begins a request
         self._lost = False
+        self._subscribed = self._deaf = False
 
     def run(self) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -259,6 +267,10 @@ class _Link:
                 with contextlib.suppress(OSError):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
                     end.shutdown(socket.SHUT_RDWR)
+
+    def deafen(self) -> None:
+        """Swallow what the server sends, if this is a subscription."""
+        self._deaf = self._subscribed
 
     def close(self) -> None:
         with self._lock:
@@ -279,9 +291,12 @@ class _Link:
             return True
         if self._lost:
             return False
+        if self._deaf and source is self._server:
+            return True
         return self._ask(data) if source is self._client else self._answer(data)
 
     def _ask(self, data: bytes) -> bool:
+        self._subscribed |= b"SUBSCRIBE" in data
         self._proxy.asked(data, anew=self._answering)
         self._request = data if self._answering else self._request + data
         self._answering = False
