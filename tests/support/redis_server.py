@@ -92,7 +92,7 @@ class RedisServer:
         if self.running:
             return self
         for port in [self.port] if self.port else random.sample(PORTS, 10):
-            if _is_free(port) and self._start_on(port):
+            if is_free(port) and self._start_on(port):
                 return self
         raise RuntimeError(f"redis-server did not start; its log ends with:\n{self._log_tail()}")
 
@@ -196,7 +196,8 @@ class RedisServer:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-10:]) if self._log.exists() else "(no log)"
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether nobody listens there on loopback."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return probe.connect_ex(("127.0.0.1", port)) != 0

@@ -1,0 +1,6 @@
+"""PostgreSQL's own word on what has changed: LISTEN/NOTIFY into `CacheGuard.apply`, and the triggers that notify."""
+
+from .feed import FeedStats, OnGap, PostgresFeed
+from .trigger import trigger_sql
+
+__all__ = ["FeedStats", "OnGap", "PostgresFeed", "trigger_sql"]

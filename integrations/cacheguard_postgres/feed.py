@@ -1,0 +1,313 @@
+"""`PostgresFeed`: hears NOTIFY and tells the guard, in a thread or in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import random
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from cacheguard import CacheGuard, Change
+from cacheguard.errors import ConfigurationError, Unreachable
+
+from .payload import Heard
+from .trigger import check_channel
+
+log = logging.getLogger("cacheguard")
+
+OnGap: TypeAlias = Literal["clear", "ignore"] | Callable[[], object]
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # between attempts to connect
+LOOKS_UP_EVERY = 0.5  # seconds after which a blocking wait notices that the feed was closed
+PATIENCE_AT_CLOSE = 2.0
+
+# A wire that is cut in silence is noticed after 10 s + 3 * 5 s.
+_DEFAULTS: dict[str, Any] = {
+    "application_name": "cacheguard",
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedStats:
+    """What a feed has done since it was made.
+
+    Args:
+        applied: events that the guard was told.
+        garbage: notifications, or events in them, that could not be read.
+        gaps: times that something may have been missed.
+        connected: whether it listens now.
+    """
+
+    applied: int
+    garbage: int
+    gaps: int
+    connected: bool
+
+
+class PostgresFeed:
+    """Tells a guard what PostgreSQL notifies of.
+
+    Use `run` in a thread of yours, `start` (or ``with``) for a thread of its own, or `arun` in an asyncio event loop;
+    a feed runs once. It reconnects by itself, after pauses that double from 100 ms to 5 s. NOTIFY has no memory: what
+    was committed meanwhile is missed, so after a connection was lost, or the first could not be had at once, *on_gap*
+    comes as soon as LISTEN stands. A wire that is cut in silence is noticed within 25 s (TCP keepalives).
+
+    A payload is JSON: ``{"key": "user:42"}`` or ``{"tag": "org:7"}``, with a key optionally a ``"version"`` (a whole
+    number, a log position, an ISO moment with its zone); ``{"gap": true}``; or an array of these. The rest is garbage:
+    it is counted, and the first is logged.
+
+    Args:
+        guard: what is told; keys and tags are those of its namespace.
+        conninfo: a connection string or URL for libpq. It must reach a primary, past any pooler that gives connections
+            to others between transactions.
+        channel: what to listen to.
+        on_gap: ``"clear"``: `CacheGuard.clear`; ``"ignore"``: nothing; or what to call instead, a coroutine function if
+            the feed is run by `arun`. If it raises, the feed reconnects and calls it again.
+        batch: most events that the guard is told at once.
+
+    Raises:
+        ConfigurationError: an option that cannot work.
+    """
+
+    def __init__(
+        self,
+        guard: CacheGuard,
+        conninfo: str,
+        *,
+        channel: str = "cacheguard",
+        on_gap: OnGap = "clear",
+        batch: int = 500,
+    ) -> None:
+        check_channel(channel)
+        if on_gap not in ("clear", "ignore") and not callable(on_gap):
+            raise ConfigurationError(f"on_gap must be 'clear', 'ignore' or a function, got {on_gap!r}")
+        _check_batch(batch)
+        try:
+            given = conninfo_to_dict(conninfo)
+        except psycopg.Error as error:
+            raise ConfigurationError(f"conninfo cannot be read: {error}") from error
+        self._guard, self._on_gap, self._batch = guard, on_gap, batch
+        self._channel = channel
+        self._parameters: dict[str, Any] = {**_DEFAULTS, **given, "client_encoding": "utf8"}
+        self._listen = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._awake: Callable[[], object] | None = None
+        self._thread: threading.Thread | None = None
+        self._running = False
+        self._applied = self._garbage = self._gaps = 0
+        self._connected = self._missed = self._down = False
+        self._pause, self._stood_since = 0.0, 0.0
+
+    def __repr__(self) -> str:
+        return f"<PostgresFeed of {self._channel!r} into {self._guard!r}>"
+
+    def stats(self) -> FeedStats:
+        """Counts, and whether it listens now."""
+        return FeedStats(applied=self._applied, garbage=self._garbage, gaps=self._gaps, connected=self._connected)
+
+    # Running
+
+    def start(self) -> Self:
+        """Run in a thread of its own. It does not survive a fork: start it in the process that needs it."""
+        self._begin()
+        self._thread = threading.Thread(target=self._run, name="cacheguard-postgres", daemon=True)
+        self._thread.start()
+        return self
+
+    def run(self) -> None:
+        """Run here, until `close`."""
+        self._begin()
+        self._run()
+
+    async def arun(self) -> None:
+        """Run here, until `close` or cancellation."""
+        self._begin(blocking=False)
+        loop, closed = asyncio.get_running_loop(), asyncio.Event()
+        with self._lock:
+            self._awake = lambda: loop.call_soon_threadsafe(closed.set)
+        if self._wake.is_set():
+            return
+        work = asyncio.create_task(self._arun())
+        end = asyncio.create_task(closed.wait())
+        try:
+            await asyncio.wait((work, end), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            with self._lock:
+                self._awake = None
+            for task in (work, end):
+                task.cancel()
+            await asyncio.gather(work, end, return_exceptions=True)
+            self._connected = False
+
+    def close(self) -> None:
+        """End it; within two seconds, even while it connects."""
+        with self._lock:
+            self._wake.set()
+            awake, thread = self._awake, self._thread
+            if awake is not None:
+                awake()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(PATIENCE_AT_CLOSE)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _begin(self, *, blocking: bool = True) -> None:
+        if blocking and inspect.iscoroutinefunction(self._on_gap):
+            raise ConfigurationError(f"on_gap is the coroutine function {self._on_gap!r}; use arun, or a function")
+        with self._lock:
+            if self._running:
+                raise RuntimeError("a feed runs once, and this one was started already; make another")
+            self._running = True
+
+    # In the thread
+
+    def _run(self) -> None:
+        while not self._wake.is_set():
+            try:
+                with contextlib.closing(psycopg.connect(**self._parameters, autocommit=True)) as connection:
+                    connection.execute(self._listen)
+                    if self._missed:
+                        self._fill_gap()
+                    self._stands()
+                    while not self._wake.is_set():
+                        payloads = [each.payload for each in connection.notifies(timeout=LOOKS_UP_EVERY, stop_after=1)]
+                        while payloads and len(payloads) < self._batch:
+                            more = [each.payload for each in connection.notifies(timeout=0)]
+                            if not more:
+                                break
+                            payloads += more
+                        self._handle(payloads)
+            except Exception as error:  # noqa: BLE001 - the wire's, the callback's, a closed guard's: all are a gap
+                self._lost(error)
+                self._wake.wait(self._next_pause())
+            finally:
+                self._connected = False
+
+    def _handle(self, payloads: Iterable[str]) -> None:
+        heard = self._read(payloads)
+        for part in self._parts(heard):
+            with contextlib.suppress(Unreachable):  # it is queued then
+                self._guard.apply(part)
+            self._applied += len(part)
+        if heard.gap:
+            self._fill_gap()
+
+    def _fill_gap(self) -> None:
+        self._count_gap()
+        if callable(self._on_gap):
+            self._on_gap()
+        elif self._on_gap == "clear":
+            with contextlib.suppress(Unreachable):
+                self._guard.clear()
+        self._missed = False
+
+    # In the event loop
+
+    async def _arun(self) -> None:
+        while True:
+            try:
+                connection = await psycopg.AsyncConnection.connect(**self._parameters, autocommit=True)
+                try:
+                    await connection.execute(self._listen)
+                    if self._missed:
+                        await self._afill_gap()
+                    self._stands()
+                    while True:
+                        payloads = [each.payload async for each in connection.notifies(stop_after=1)]
+                        while payloads and len(payloads) < self._batch:
+                            more = [each.payload async for each in connection.notifies(timeout=0)]
+                            if not more:
+                                break
+                            payloads += more
+                        await self._ahandle(payloads)
+                finally:
+                    await connection.close()
+            except Exception as error:  # noqa: BLE001 - as in the thread
+                self._lost(error)
+                await asyncio.sleep(self._next_pause())
+            finally:
+                self._connected = False
+
+    async def _ahandle(self, payloads: Iterable[str]) -> None:
+        heard = self._read(payloads)
+        for part in self._parts(heard):
+            with contextlib.suppress(Unreachable):
+                await self._guard.aapply(part)
+            self._applied += len(part)
+        if heard.gap:
+            await self._afill_gap()
+
+    async def _afill_gap(self) -> None:
+        self._count_gap()
+        if callable(self._on_gap):
+            answer = self._on_gap()
+            if isinstance(answer, Awaitable):
+                await answer
+        elif self._on_gap == "clear":
+            with contextlib.suppress(Unreachable):
+                await self._guard.aclear()
+        self._missed = False
+
+    # In either
+
+    def _read(self, payloads: Iterable[str]) -> Heard:
+        heard = Heard()
+        for payload in payloads:
+            heard.take(payload)
+        if heard.garbage and not self._garbage:
+            log.warning("garbage on the channel %r, the rest is only counted: %s", self._channel, heard.garbage[0])
+        self._garbage += len(heard.garbage)
+        return heard
+
+    def _parts(self, heard: Heard) -> list[list[Change]]:
+        return [heard.changes[at : at + self._batch] for at in range(0, len(heard.changes), self._batch)]
+
+    def _count_gap(self) -> None:
+        self._missed = True  # until it is filled
+        self._gaps += 1
+
+    def _stands(self) -> None:
+        self._connected, self._stood_since = True, time.monotonic()
+        if self._down:
+            self._down = False
+            log.warning("the change feed of %r listens again", self._channel)
+
+    def _lost(self, error: Exception) -> None:
+        if self._connected and time.monotonic() - self._stood_since > LONGEST_PAUSE:
+            self._pause = 0.0
+        self._connected, self._missed = False, True
+        if not self._down:
+            self._down = True
+            log.warning("the change feed of %r does not listen (%s: %s)", self._channel, type(error).__name__, error)
+
+    def _next_pause(self) -> float:
+        self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
+        return self._pause * random.uniform(0.75, 1.0)
+
+
+def _check_batch(batch: object) -> None:
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise ConfigurationError(f"batch must be a whole number >= 1, got {batch!r}")
