@@ -88,7 +88,7 @@ class Hub:
         self.bulkhead = FairBulkhead(options.max_loads, options.load_wait)
         channel = bus_channel(namespace)
         self.auditor = Auditor(options.audit) if options.audit else None
-        self.bus = Bus(channel, os.urandom(8).hex(), self._forget, self.local, self.events)
+        self.bus = Bus(channel, os.urandom(8).hex(), self._forget, self.local, self.events, now=time.monotonic)
         self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus)
         self._pool, self._apool = pool, apool
         self._commands: BlockingCommands | None = None
@@ -112,7 +112,10 @@ class Hub:
             ledger = FileLedger(options.outbox, root, threading.RLock())
         self._outbox = Outbox(root, self.events, time.monotonic, ledger)
         # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be owed.
-        self._here = Bus("", "", _ignore, self.local, self.events), Outbox(root, self.events, time.monotonic)
+        self._here = (
+            Bus("", "", _ignore, self.local, self.events, now=time.monotonic),
+            Outbox(root, self.events, time.monotonic),
+        )
         self._listener: Listener | None = None
         if not memory:
             self.local.trust(DEAD)

@@ -82,13 +82,7 @@ class _Keeper:
         idle_since = time.monotonic()
         while True:
             now = time.monotonic()
-            jobs = list(self.jobs)
-            for job in jobs:
-                try:
-                    self._look_after(job, now)
-                except Exception:  # noqa: BLE001 - whatever it is, the other loads must be looked after
-                    log.exception("a load could not be looked after")
-            if jobs:
+            if self._look_after_all(now):
                 idle_since = now
             with self._lock:
                 if self._closed or (not self.jobs and now - idle_since > self.IDLE):
@@ -98,6 +92,16 @@ class _Keeper:
             self._next = min([self._next, now + 1.0, *(job.deadline for job in list(self.jobs) if job.deadline)])
             self._wake.wait(max(0.0, self._next - time.monotonic()))
             self._wake.clear()
+
+    def _look_after_all(self, now: float) -> bool:
+        """Whether there was any: what this thread holds on to while it sleeps, nobody can let go of."""
+        jobs = list(self.jobs)
+        for job in jobs:
+            try:
+                self._look_after(job, now)
+            except Exception:  # noqa: BLE001 - whatever it is, the other loads must be looked after
+                log.exception("a load could not be looked after")
+        return bool(jobs)
 
     def _look_after(self, job: _Job, now: float) -> None:
         if job.deadline is not None and now >= job.deadline:

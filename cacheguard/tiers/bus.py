@@ -9,7 +9,7 @@ heartbeat was sent, and not longer; no timer is needed for that, and a process t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..events import Events, log
@@ -22,6 +22,7 @@ BEAT_EVERY = 1.0
 PATIENCE = 0.2  # seconds that a first read waits; without the bus, L1 stays empty for a moment
 MOST_ECHOES = 4096
 MOST_DIRTY = 100_000
+DIRTY_FOR = 60.0  # seconds after the last word about it; whoever owes an invalidation repeats it every second
 
 
 class Kept(Protocol):
@@ -42,12 +43,22 @@ class Bus:
         me: the name of this process, another one after a fork.
         forget: drops one name from everything that this process keeps.
         local: answers only as long as it is trusted.
+        now: monotonic seconds.
     """
 
-    def __init__(self, channel: str, me: str, forget: Callable[[str], None], local: Kept, events: Events) -> None:
-        self.channel, self._forget, self._local, self._events = channel, forget, local, events
+    def __init__(
+        self,
+        channel: str,
+        me: str,
+        forget: Callable[[str], None],
+        local: Kept,
+        events: Events,
+        *,
+        now: Callable[[], float],
+    ) -> None:
+        self.channel, self._forget, self._local, self._events, self._now = channel, forget, local, events, now
         self.start: Callable[[], None] | None = None  # begins to listen; None: nobody has to
-        self.dirty: dict[str, None] = {}  # invalidated, although Redis could not be told; each read goes past it
+        self._dirty: dict[str, float] = {}  # invalidated, although Redis could not be told; until when
         self.rename(me)
 
     def rename(self, me: str) -> None:
@@ -88,7 +99,7 @@ class Bus:
         what, _, rest = message.partition(" ")
         if what == "drop":
             echo, _, key = rest.partition(" ")
-            self.dirty.pop(key, None)
+            self._dirty.pop(key, None)
             if echo not in self._echoes:
                 self._events.bus_messages += 1
                 self._forget(key)
@@ -98,9 +109,17 @@ class Bus:
             self._forget(rest)
 
     def _mark_dirty(self, key: str) -> None:
-        while len(self.dirty) >= MOST_DIRTY:
-            self.dirty.pop(next(iter(self.dirty)), None)
-        self.dirty[key] = None
+        self._dirty.pop(key, None)
+        while len(self._dirty) >= MOST_DIRTY:
+            self._dirty.pop(next(iter(self._dirty)), None)
+        self._dirty[key] = self._now() + DIRTY_FOR
+
+    def is_dirty(self, key: str, markers: Iterable[str]) -> bool:
+        """Whether somebody could not invalidate this in Redis: what is stored there must not be used."""
+        if not self._dirty:
+            return False
+        now = self._now()
+        return any(self._dirty.get(name, 0.0) > now for name in (key, *markers))
 
     def joined(self, now: float) -> None:
         """The subscription stands: what was kept until now may have missed something."""

@@ -16,6 +16,7 @@ RELEASE = load("release")
 MOST_ORPHANS = 10_000
 FAILURE_KEPT_MS = 2_000  # several of a waiter's longest polls
 PART = 1000  # of what is owed, in one round trip
+MOST_ANNOUNCED = 10_000  # dirty keys, every second
 CHANGES = 3  # servers in a row that turn out to be others
 
 
@@ -95,7 +96,9 @@ class Line:
             try:
                 await self._settle()
             except Refused:
-                await self.announce_dirty(list(self._outbox.part(PART)))
+                items = list(self._outbox.part(MOST_ANNOUNCED))
+                for at in range(0, len(items), PART):
+                    await self.announce_dirty(items[at : at + PART])
                 raise
 
     async def announce_dirty(self, items: Sequence[Invalidation]) -> None:

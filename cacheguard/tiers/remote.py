@@ -218,14 +218,13 @@ class Remote:
         stored = found.stored
         if stored is None:
             return found
-        dirty = self.line.bus.dirty
         markers = scope.markers(stored.tags)
         if stored.tags and not all(marker in seen for marker in markers):
             await self._ask_for_more(scope, [stored], seen)
             self._hint(key, stored.tags)
         nonces = stored.nonces
         stands = len(nonces) == len(markers) and all(map(eq, map(seen.get, markers), nonces))
-        if stands and (not dirty or not (key in dirty or any(marker in dirty for marker in markers))):
+        if stands and not self.line.bus.is_dirty(key, markers):
             return found
         return Found(None, -1.0, self._packing.stamp(envelope))
 

@@ -314,7 +314,7 @@ class Process:
         self.events = Events()
         self.local = Local(100, None, "lru", nullcontext(), self.events, lambda: stepper.now)
         self.bulkhead = _OpenBulkhead()
-        self.bus = Bus(CHANNEL, name, lambda key: self.shared.drop([key]), self.local, self.events)
+        self.bus = Bus(CHANNEL, name, lambda key: self.shared.drop([key]), self.local, self.events, now=self.local._now)  # noqa: SLF001 - one clock for all
         self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(1000), self.bus)
         self.runtime = SteppedRuntime(self)
         self.outbox = Outbox("cg:world:m", self.events, lambda: stepper.now)
