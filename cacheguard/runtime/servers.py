@@ -336,23 +336,21 @@ def _parts(url: str, port: int, shape: str) -> tuple[list[Address], dict[str, st
 def _place_of(client: Any, name: str) -> Place | None:
     if client is None:
         return None
-    is_async = any("asyncio" in kind.__module__ for kind in type(client).__mro__)
     nodes, pool = getattr(client, "nodes_manager", None), getattr(client, "connection_pool", None)
     if nodes is None and (pool is None or not hasattr(pool, "connection_class")):
         raise ConfigurationError(
             f"{name} must be a Redis or a RedisCluster client{' of redis.asyncio' if name == 'aclient' else ''}, "
             f"got {type(client).__name__}"
         )
-    is_async = is_async or (pool is not None and "asyncio" in type(pool).__module__)
+    kinds = (*type(client).__mro__, *type(pool).__mro__)
+    is_async = any(kind.__module__.startswith("redis.asyncio") for kind in kinds)
     if is_async != (name == "aclient"):
         raise ConfigurationError(
             f"{name} got a {'asyncio' if is_async else 'blocking'} client, {type(client).__name__}"
         )
     if nodes is not None:
         return _cluster_of(nodes, is_async=is_async)
-    manager = getattr(pool, "sentinel_manager", None) or getattr(
-        getattr(pool, "proxy", None), "sentinel_manager", None
-    )
+    manager = getattr(pool, "sentinel_manager", None) or getattr(getattr(pool, "proxy", None), "sentinel_manager", None)
     if manager is None:
         return Place(pool.connection_class, pool.connection_kwargs)
     if not pool.is_master:

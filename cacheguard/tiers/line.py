@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from ..errors import Refused, Unreachable
 from ..events import Events
@@ -94,7 +95,8 @@ class Line:
             try:
                 await self._settle()
             except Refused:
-                await self.announce_dirty(list(self._outbox.part(PART)))
+                with suppress(AnotherServer):
+                    await self.announce_dirty(list(self._outbox.part(PART)))
                 raise
 
     async def announce_dirty(self, items: Sequence[Invalidation]) -> None:
