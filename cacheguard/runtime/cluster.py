@@ -153,7 +153,7 @@ class _Batch:
             self.replies[index] = reply
             if not isinstance(reply, Refused):
                 continue
-            cause = reply.__cause__
+            cause: Any = reply.__cause__
             if isinstance(cause, redis.exceptions.MovedError):
                 self.hint = self._map.address(cause.host, cause.port, node)
                 self.again.append(index)

@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..errors import ConfigurationError, Unreachable
@@ -175,7 +175,7 @@ class Finder:
             return None
         self.places.remove(place)
         self.places.insert(0, place)
-        host, port = (word.decode() if isinstance(word, bytes) else str(word) for word in answer)
+        host, port = map(_text, cast("list[Any]", answer))
         return self.forced_host or host, int(port)
 
     def _lost(self, causes: Sequence[Exception]) -> Exception:
@@ -264,15 +264,13 @@ def _single_places(url: str, scheme: str) -> tuple[Place, Place]:
     import redis
     import redis.asyncio
 
+    path = "" if scheme == "unix" else re.sub(r"^[^/]*//[^/?#]*|[?#].*", "", url).strip("/")
+    if path and not path.isdecimal():
+        raise ConfigurationError(f"url must end with the number of a database or nothing, got {_public(url)!r}")
     try:
-        path = urlsplit(url).path.strip("/")
-        if scheme != "unix" and path and not path.isdecimal():
-            raise ConfigurationError(f"url must end with the number of a database or nothing, got {_public(url)!r}")
         blocking: Any = redis.ConnectionPool
         running: Any = redis.asyncio.ConnectionPool
         made = blocking.from_url(url, protocol=2), running.from_url(url, protocol=2)
-    except ConfigurationError:
-        raise
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"url {_public(url)!r} does not work: {error}") from None
     return Place(made[0].connection_class, made[0].connection_kwargs), Place(
@@ -336,7 +334,8 @@ def _parts(url: str, port: int, shape: str) -> tuple[list[Address], dict[str, st
 def _place_of(client: Any, name: str) -> Place | None:
     if client is None:
         return None
-    nodes, pool = getattr(client, "nodes_manager", None), getattr(client, "connection_pool", None)
+    nodes: Any = getattr(client, "nodes_manager", None)
+    pool: Any = getattr(client, "connection_pool", None)
     if nodes is None and (pool is None or not hasattr(pool, "connection_class")):
         raise ConfigurationError(
             f"{name} must be a Redis or a RedisCluster client{' of redis.asyncio' if name == 'aclient' else ''}, "
@@ -400,7 +399,7 @@ def _blocking(kind: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]
         (running.Connection, blocking.Connection),
     ]
     twin = next((there for here, there in twins if issubclass(kind, here)), blocking.Connection)
-    taken = {name for each in twin.__mro__ for name in inspect.signature(each.__init__).parameters}
+    taken = {name for each in twin.__mro__ for name in inspect.signature(vars(each).get("__init__", object)).parameters}
     mine = {
         name: value
         for name, value in settings.items()
@@ -410,6 +409,10 @@ def _blocking(kind: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]
     if isinstance(finder, Finder):
         mine["connection_pool"] = finder.twin()
     return twin, mine
+
+
+def _text(word: Any) -> str:
+    return word.decode() if isinstance(word, bytes) else str(word)
 
 
 def _public(url: str) -> str:

@@ -102,33 +102,20 @@ class RedisCluster:
         raise RuntimeError("no node of the cluster answers")
 
     def _known_by(self, node: RedisServer) -> int:
-        return sum("handshake" not in line for line in str(_nodes(node)).splitlines())
+        return sum("handshake" not in line for line in node.command("CLUSTER", "NODES").splitlines())
 
     def _until_whole(self) -> None:
         def whole() -> bool:
             return all(
-                node.command("CLUSTER", "INFO")["cluster_state"] == "ok"
+                "cluster_state:ok" in node.command("CLUSTER", "INFO")
                 and sum(each[1] - each[0] + 1 for each in node.command("CLUSTER", "SLOTS")) == REDIS_CLUSTER_HASH_SLOTS
                 and sum(len(each) - 3 for each in _by_master(node)) == self._replicas
-                and (node in masters or "master_link_status:up" in _replication(node))
+                and (node in masters or node.command("ROLE")[3] == "connected")
                 for node in self.nodes
             )
 
         masters = self.masters()
         _until("the cluster is whole", whole)
-
-
-def _nodes(node: RedisServer) -> str:
-    with redis.Redis(port=node.port, socket_timeout=1) as client:
-        client.set_response_callback("CLUSTER NODES", lambda reply, **_: reply)
-        reply = client.execute_command("CLUSTER NODES")
-        return reply.decode() if isinstance(reply, bytes) else str(reply)
-
-
-def _replication(node: RedisServer) -> str:
-    with redis.Redis(port=node.port, socket_timeout=1) as client:
-        client.set_response_callback("INFO", lambda reply, **_: reply)
-        return bytes(client.execute_command("INFO", "replication")).decode()
 
 
 def _by_master(node: RedisServer) -> list[Any]:

@@ -114,9 +114,8 @@ class Sentinels:
             master = self.master
             for sentinel in self.sentinels:
                 found = sentinel.command("SENTINEL", "MASTER", SERVICE)
-                if found["num-other-sentinels"] != len(self.sentinels) - 1 or found["is_sdown"] or found["is_odown"]:
-                    return False
-                if found["num-slaves"] != len(self.servers) - 1 or found["port"] != master.port:
+                seen = found["flags"], found["num-other-sentinels"], found["num-slaves"], found["port"]
+                if seen != ("master", str(len(self.sentinels) - 1), str(len(self.servers) - 1), str(master.port)):
                     return False
             return _role(master)[0] == "master" and len(_role(master)[2]) == len(self.servers) - 1
 
