@@ -153,12 +153,12 @@ class _Batch:
             self.replies[index] = reply
             if not isinstance(reply, Refused):
                 continue
-            cause: Any = reply.__cause__
+            cause = reply.__cause__
             if isinstance(cause, redis.exceptions.MovedError):
-                self.hint = self._map.address(cause.host, cause.port, node)
+                self.hint = self._map.address(*_target(cause), node)
                 self.again.append(index)
             elif isinstance(cause, redis.exceptions.AskError):
-                self.asked.append((self._map.address(cause.host, cause.port, node), index))
+                self.asked.append((self._map.address(*_target(cause), node), index))
             elif isinstance(cause, redis.exceptions.ClusterDownError) or resp.is_readonly([reply]):
                 self.again.append(index)
 
@@ -464,6 +464,10 @@ class Wires:
         if self._map is not None:
             return AsyncCluster(self._aplace, self._map, self._timeout, self._identity)
         return AsyncCommands(self._connect, self._timeout, self._identity)
+
+
+def _target(redirection: Any) -> tuple[str, int]:
+    return redirection.host, redirection.port
 
 
 def _name(address: Address) -> str:

@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..errors import ConfigurationError, Unreachable
@@ -173,9 +173,10 @@ class Finder:
     def _found(self, place: Place, answer: Any) -> Address | None:
         if not isinstance(answer, list):
             return None
+        words: list[Any] = answer
         self.places.remove(place)
         self.places.insert(0, place)
-        host, port = map(_text, cast("list[Any]", answer))
+        host, port = map(_text, words)
         return self.forced_host or host, int(port)
 
     def _lost(self, causes: Sequence[Exception]) -> Exception:

@@ -104,8 +104,10 @@ class Sentinels:
         """Wait until another server than *old* is named as the master, and is one."""
         _until(
             "there is another master",
-            lambda: all(each.address()[1] != old.port for each in self.sentinels if each.running)
-            and _role(self.master)[0] == "master",
+            lambda: (
+                all(each.address()[1] != old.port for each in self.sentinels if each.running)
+                and _role(self.master)[0] == "master"
+            ),
         )
         return self.master
 
