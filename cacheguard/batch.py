@@ -12,7 +12,7 @@ from .errors import CacheGuardError, ReentrantLoad, Refused, Unreachable
 from .flights import CHAIN, Flight
 from .loading import Ask, Job, Loaded
 from .policy import Rules
-from .rebuilding import marker_ms, opened, stale_window, tags_of
+from .rebuilding import STORED, marker_ms, opened, stale_window, tags_of
 from .tiers.remote import Fill, Filled, Found, Granted, Stored
 
 LoadMany = Callable[[list[str]], Any]
@@ -34,6 +34,7 @@ class Batch:
         self._granted: dict[str, Granted] = {}
         self._voids: dict[str, Any] = {}
         self._cut_off = False
+        self._brief: set[str] = set()  # stored until the end of a quarantine; not for the in-process tier
         self._stale: dict[str, Stored] = {}  # what this batch may serve where a load fails; not for others who joined
 
     async def read(self) -> dict[str, Any]:
@@ -145,27 +146,33 @@ class Batch:
         except Unreachable:
             await self._load(flights, {}, stale, keep=True)
             return
-        granted: dict[str, Flight] = {}
         useless: dict[str, str] = {}
         for key, lease in leases.items():
-            ask = self._asks[key]
-            if isinstance(lease, Granted) and lease.covers(ask.scope.markers(ask.tags)):
-                granted[key], self._granted[key] = flights[key], lease
-                if lease.found is not None and self._stands_in(lease.found):
-                    stale[key] = lease.found
-            elif isinstance(lease, Found) and lease.stored is not None:
-                engine.rebuilding.keep(ask, lease.stored, lease.fresh_left, self._ticket, asked_at)
-                flights[key].land(lease.stored, proven=False)
-            else:  # loaded elsewhere, being written, or not readable here: that key goes its own way
-                if isinstance(lease, Granted):
-                    useless[key] = tokens[key]
-                engine.loading.retire(key, flights[key])
-                flights[key].abandon()
+            if not self._follow(key, flights[key], lease, stale, asked_at) and isinstance(lease, Granted):
+                useless[key] = tokens[key]
         if useless:
             with suppress(Unreachable):
                 await engine.remote.release(useless)
+        granted = {key: flights[key] for key in self._granted}
         if granted:
             await self._load(granted, {key: tokens[key] for key in granted}, stale, keep=False)
+
+    def _follow(self, key: str, flight: Flight, lease: object, stale: dict[str, Found], asked_at: float) -> bool:
+        """Do what Redis answered to the question for one lease; whether that key stays with this batch."""
+        ask, engine = self._asks[key], self._engine
+        if isinstance(lease, Granted) and lease.covers(ask.scope.markers(ask.tags)):
+            self._granted[key] = lease
+            if lease.found is not None and self._stands_in(lease.found):
+                stale[key] = lease.found
+            return True
+        if isinstance(lease, Found) and lease.stored is not None:
+            engine.rebuilding.keep(ask, lease.stored, lease.fresh_left, self._ticket, asked_at)
+            flight.land(lease.stored, proven=False)
+            return True
+        # Loaded elsewhere, being written, or not readable here: that key goes its own way.
+        engine.loading.retire(key, flight)
+        flight.abandon()
+        return False
 
     async def _load(
         self, flights: dict[str, Flight], tokens: dict[str, str], stale: dict[str, Found], *, keep: bool
@@ -207,6 +214,10 @@ class Batch:
             if stored.tags != ask.tags:
                 engine.remote.learn(key, stored.tags)
             window = stale_window(stored, self._rules)
+            settles = self._granted[key].settles_within(of_key, loaded.seconds)
+            if settles is not None:
+                ttl, window = min(ttl, settles), 0.0
+                self._brief.add(key)
             fills.append(
                 Fill(key, job.tokens[key], envelope, ttl, window, version or "", tuple(of_key), tuple(of_key.values()))
             )
@@ -215,13 +226,14 @@ class Batch:
         proven = await self._send(fills, held, marks)
         for key, flight in job.flights.items():
             stored, ttl = outcome[key]
+            kept_for = None if key in self._brief else ttl
             sure = proven.get(key, keep) and engine.rebuilding.keep_or_check(
-                self._asks[key], stored, ttl, self._ticket, began
+                self._asks[key], stored, kept_for, self._ticket, began
             )
             engine.rebuilding.land(flight, stored, proven=sure)
 
     async def _marks(self, job: Job, loaded: Loaded) -> dict[str, dict[str, bytes]]:
-        """By key, what its markers said when the load began; without those keys of which it cannot be known any more."""
+        """By key, what its markers said when the load began; without keys of which that cannot be known any more."""
         rebuilding, marks = self._engine.rebuilding, dict[str, dict[str, bytes]]()
         for key in job.tokens:
             ask = self._asks[key]
@@ -240,7 +252,9 @@ class Batch:
         try:
             if fills:
                 for fill, filled in zip(fills, await engine.remote.fill_many(fills), strict=True):
-                    proven[fill.key] = engine.rebuilding.counted(filled) is Filled.STORED
+                    proven[fill.key] = engine.rebuilding.counted(filled) in STORED
+                    if filled is Filled.BRIEFLY:
+                        self._brief.add(fill.key)
             if held:
                 said = {marker: nonce for key in held for marker, nonce in marks.get(key, {}).items()}
                 still = await engine.remote.release(held, None, said)

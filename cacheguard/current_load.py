@@ -34,11 +34,11 @@ class Load:
         self.tags.update(dict.fromkeys(tags))
 
 
-def check_tag(tag: object) -> None:
+def check_tag(tag: object, what: str = "tag") -> None:
     """`TypeError` or `ValueError` for what cannot be a tag."""
     if not isinstance(tag, str):
-        raise TypeError(f"a tag must be text, got {tag!r}")
-    if not tag:
+        raise TypeError(f"a {what} must be text, got {tag!r}")
+    if not tag and what == "tag":
         raise ValueError("a tag must not be empty, got ''")
 
 

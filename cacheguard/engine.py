@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ class Engine:
         self.rebuilding = Rebuilding(runtime, remote, shared, self.flights)
         self.loading = self.rebuilding.loading
         self._local, self._events, self._bus = shared.local, shared.events, shared.bus
+        self.audit: Callable[[Engine, Ask, Any], Awaitable[None]] | None = None  # looks at what is served as fresh
 
     async def read(self, ask: Ask) -> Any:
         """The value of *ask*, after the in-process tier had no answer."""
@@ -81,6 +83,8 @@ class Engine:
             await self.rebuilding.behind(ask, floor=ms(fresh_left))
         else:
             self.rebuilding.keep(ask, stored, fresh_left, ticket, asked_at)
+        if self.audit is not None and stored.kind is Kind.VALUE:
+            await self.audit(self, ask, stored.value)
 
     async def survey(self, asks: Mapping[str, Ask]) -> Survey:
         """What can be served for several keys of one kind, and what has to be loaded. One round trip."""
@@ -215,15 +219,18 @@ class Engine:
     ) -> bool:
         keep_ms = max(marker_ms(rules), *(ms(fresh + rules.stale) for _, fresh in drawn.values()))
         nonces = self.remote.nonces_of_late(markers) or await self.remote.nonces(markers, keep_ms)
+        limit = math.inf
         while True:
             items: dict[str, tuple[Any, float, float]] = {}
             for key, (stored, fresh) in drawn.items():
                 stored.nonces = nonces
-                items[key] = self.remote.pack(key, stored, codecs[key]), fresh, stale_window(stored, rules)
-            done, said = await self.remote.store(items, version, markers, keep_ms)
-            if said == nonces:
+                stale = 0.0 if fresh > limit else stale_window(stored, rules)
+                items[key] = self.remote.pack(key, stored, codecs[key]), min(fresh, limit), stale
+            done, said, settles = await self.remote.store(items, version, markers, keep_ms)
+            if said == nonces and (not settles or limit < math.inf):
                 return done
-            nonces = said  # what was stored is void already; once more, under the markers as they are
+            # What was stored is void already, or would outlive a quarantine: once more, under the markers as they are.
+            nonces, limit = said, settles or math.inf
 
     async def touch(self, key: str, rules: Rules, scope: Scope) -> bool:
         """Give a fresh entry its TTL anew; whether there was one. Two round trips."""

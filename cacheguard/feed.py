@@ -35,10 +35,7 @@ class Change:
         if (self.key is None) == (self.tag is None):
             raise ConfigurationError(f"a change has a key or a tag, got key={self.key!r} and tag={self.tag!r}")
         try:
-            if self.key is not None and not isinstance(self.key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise TypeError(f"a key must be text, got {self.key!r}")
-            if self.tag is not None:
-                check_tag(self.tag)
+            check_tag(self.key if self.tag is None else self.tag, "key" if self.tag is None else "tag")
             version_text(self.version)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(str(error)) from error

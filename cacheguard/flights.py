@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -216,9 +217,9 @@ class Shared:
             prefixes = beneath(name)
             with self.local.lock:
                 if prefixes is not None:
-                    self._forget(lambda key, _: key.startswith(prefixes))  # noqa: B023 - called before the next turn
+                    self._forget(partial(_lies_beneath, prefixes))
                 elif is_marker(name):
-                    self._forget(lambda _, flight: flight is not None and name in flight.marks)  # noqa: B023
+                    self._forget(partial(_is_marked, name))
                 else:
                     self.failures.pop(name, None)
                     for flights in self.flights:
@@ -255,3 +256,11 @@ class Shared:
         for flights in self.flights:
             flights.clear()
         self.local.drop_all()
+
+
+def _lies_beneath(prefixes: tuple[str, str], key: str, _: Flight | None) -> bool:
+    return key.startswith(prefixes)
+
+
+def _is_marked(marker: str, _: str, flight: Flight | None) -> bool:
+    return flight is not None and marker in flight.marks

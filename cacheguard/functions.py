@@ -80,7 +80,10 @@ class Function:
     def _can_index(self, names: Sequence[str]) -> bool:
         variadic = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
         kinds = [self.signature.parameters[name].kind for name in names]
-        return self.rules.l1 and bool(kinds) and not any(kind in variadic for kind in kinds)
+        # An auditor draws from every hit, so each has to come by.
+        return (
+            self.rules.l1 and self.hub.auditor is None and bool(kinds) and not any(kind in variadic for kind in kinds)
+        )
 
     def _guard_names(self) -> list[str]:
         """The parameters that `validate` and the Bloom filter look at."""
@@ -214,7 +217,10 @@ class Function:
         ask = self.ask(values)
         answer = self.from_l1(ask, values)
         if answer is not None:
-            return self.own(answer())
+            value = answer()
+            if hub.auditor is not None:
+                run_now(hub.auditor.consider(hub.blocking(l2=self.rules.l2), ask, value))
+            return self.own(value)
         value = run_now(hub.blocking(l2=self.rules.l2).read(ask))
         self.bind(ask.key, values)
         return self.own(value)
@@ -232,7 +238,10 @@ class Function:
         ask = self.ask(values)
         answer = self.from_l1(ask, values)
         if answer is not None:
-            return self.own(answer())
+            value = answer()
+            if hub.auditor is not None:
+                await hub.auditor.consider(hub.running(l2=self.rules.l2), ask, value)
+            return self.own(value)
         value = await hub.running(l2=self.rules.l2).read(ask)
         self.bind(ask.key, values)
         return self.own(value)

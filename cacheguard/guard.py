@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import isawaitable
+from os import PathLike, fspath
 from time import monotonic
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
@@ -95,6 +96,10 @@ class CacheGuard:
             stored, so random ids cannot fill Redis.
         on_unreachable: ``"queue"``: an invalidation that Redis does not acknowledge is queued and delivered before
             anything else is asked; ``"raise"``: that, and `Unreachable` is raised.
+        outbox: an SQLite file for that queue, so that it outlives the process; written only while Redis does not
+            acknowledge. Processes may share it. None: the queue lives in memory.
+        audit: the share of hits, from 0 to 1, that are compared with what the loader says, behind the caller;
+            `Stats.audits` and `Stats.audits_different` count them. Each costs a load, two if they differ.
 
     Raises:
         ConfigurationError: an option that cannot work, by its name.
@@ -122,6 +127,8 @@ class CacheGuard:
         load_wait: Duration = "1s",
         max_absences: int = DEFAULT_MAX_ABSENCES,
         on_unreachable: Literal["queue", "raise"] = "queue",
+        outbox: str | PathLike[str] | None = None,
+        audit: float = 0.0,
     ) -> None:
         check(l1_size, l1_max_bytes, l1_eviction)
         if on_unreachable not in ("queue", "raise"):
@@ -143,6 +150,8 @@ class CacheGuard:
             load_wait=seconds(load_wait, "load_wait"),
             max_absences=_count("max_absences", max_absences),
             raise_unreachable=on_unreachable == "raise",
+            outbox=_path("outbox", outbox),
+            audit=_share("audit", audit),
         )
         self._names: tuple[str, ...] = (namespace,)
         self._scope = namespace_scope(self._names)
@@ -357,7 +366,12 @@ class CacheGuard:
         if self._hub.off:
             return await engine_of(l2=rules.l2).runtime.call(loader)
         entry = self._alive(ask.key, rules)
-        answer = opened(stored_of(entry), rules) if entry else await engine_of(l2=rules.l2).read(ask)
+        if entry is None:
+            answer = await engine_of(l2=rules.l2).read(ask)
+        else:
+            answer = opened(stored_of(entry), rules)
+            if self._hub.auditor is not None:
+                await self._hub.auditor.consider(engine_of(l2=rules.l2), ask, answer)
         return copied(answer) if self._hub.options.l1_copy else answer
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
@@ -536,7 +550,8 @@ class CacheGuard:
             self._hub.forget_here([Invalidation(key) for key in named])
         codec = self._hub.options.codec
         codecs = {key: codec or self._hub.registry.for_value(value) for key, value in named.items()}
-        await self._hub.put(engine_of(l2=rules.l2), named, rules, codecs, tags, self._scope, version)
+        engine = engine_of(l2=rules.l2)
+        await self._hub.put(engine, named, rules, codecs, tags=tags, scope=self._scope, version=version)
 
     def touch(self, key: str, **policy: Unpack[PolicyOptions]) -> bool:
         """Give a fresh entry a new TTL; whether there was one. Two round trips."""
@@ -696,8 +711,10 @@ class CacheGuard:
                 return type(fn)(decorate(fn.__func__))
             if not callable(fn):
                 raise ConfigurationError(f"only functions can be decorated, got {fn!r}")
-            templates = WriterTemplates(fn, keys, tags, version)
-            return guarded(fn, templates, lambda keys, tags: Writing(self._hub, self._scope, keys, tags, None, terms))
+            return guarded(fn, WriterTemplates(fn, keys, tags, version), open_write)
+
+        def open_write(keys: list[str], tags: list[str]) -> Writing:
+            return Writing(self._hub, self._scope, keys, tags, None, terms)
 
         return decorate
 
@@ -836,6 +853,23 @@ def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name} must be True or False, got {value!r}")
     return value
+
+
+def _share(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ConfigurationError(f"{name} must be a share from 0 to 1, got {value!r}")
+    return float(value)
+
+
+def _path(name: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | PathLike):
+        raise ConfigurationError(f"{name} must be the path of a file or None, got {value!r}")
+    path = fspath(cast("str | PathLike[str]", value))
+    if not path or path == ":memory:":
+        raise ConfigurationError(f"{name} must be the path of a file or None, got {value!r}")
+    return path
 
 
 def _count(name: str, value: object) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .auditing import Auditor
 from .codec import Codec, Registry
 from .defenses.penetration import AbsenceBudget
 from .engine import Engine
@@ -59,6 +60,8 @@ class Options:
     load_wait: float
     max_absences: int
     raise_unreachable: bool
+    outbox: str | None
+    audit: float
 
 
 class Hub:
@@ -86,6 +89,7 @@ class Hub:
         budget = max(1, options.l1_size // ABSENCE_SHARE) if memory else options.max_absences
         self.bulkhead = FairBulkhead(options.max_loads, options.load_wait)
         channel = bus_channel(namespace)
+        self.auditor = Auditor(options.audit) if options.audit else None
         self.bus = Bus(channel, os.urandom(8).hex(), self._forget, self.local, self.events)
         self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus)
         self._pool, self._apool = pool, apool
@@ -93,7 +97,12 @@ class Hub:
             options.l1_size, threading.RLock(), time.monotonic, max_bytes=options.l1_max_bytes, weigh=weigh_stored
         )
         root = namespace_scope(namespace).epochs[0]
-        self._outbox = Outbox(root, self.events, time.monotonic)
+        ledger = None
+        if options.outbox is not None and not memory:
+            from .tiers.ledger import FileLedger
+
+            ledger = FileLedger(options.outbox, root, threading.RLock())
+        self._outbox = Outbox(root, self.events, time.monotonic, ledger)
         # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be owed.
         self._here = Bus("", "", _ignore, self.local, self.events), Outbox(root, self.events, time.monotonic)
         self._listener: Listener | None = None
@@ -158,8 +167,13 @@ class Hub:
             SealedPacking(self.options.sealer, self.registry) if remote else ObjectPacking(copies=self.options.l1_copy)
         )
         bus, outbox = (self.bus, self._outbox) if remote else self._here
+        if outbox.owed and self.bus.start is not None:  # an earlier process has left it
+            self.bus.start()
         line = Line(commands, self.events, outbox, bus)
-        return Engine(runtime, Remote(line, packing, self.events, runtime.token), self.shared)
+        engine = Engine(runtime, Remote(line, packing, self.events, runtime.token), self.shared)
+        if self.auditor is not None:
+            engine.audit = self.auditor.consider
+        return engine
 
     def _leave_closed_loops(self, current: asyncio.AbstractEventLoop) -> None:
         """Let go of engines whose event loop has ended, and of one whose place in memory this loop has taken."""
@@ -197,7 +211,11 @@ class Hub:
         self, engine_call: Callable[[Any], Awaitable[bool]], what: Sequence[Any], *, quietly: bool = False
     ) -> None:
         """Invalidate or expire; if Redis has not acknowledged it, it is owed, and said if the guard wants to know."""
-        if what and not await engine_call(what) and self.options.raise_unreachable and not quietly:
+        if not what or await engine_call(what):
+            return
+        if self.bus.start is not None:  # who listens delivers it, even if nobody here asks for anything any more
+            self.bus.start()
+        if self.options.raise_unreachable and not quietly:
             raise Unreachable("Redis cannot be reached: the invalidation is queued and delivered when it is back")
 
     async def put(
@@ -206,9 +224,10 @@ class Hub:
         values: dict[str, Any],
         rules: Rules,
         codecs: dict[str, Codec],
+        *,
         tags: tuple[str, ...],
         scope: Scope,
-        version: str = "",
+        version: str,
     ) -> None:
         """Store values by hand. What Redis did not take is invalidated instead, so that nothing older stays."""
         if self.off:

@@ -63,7 +63,9 @@ class Operations:
         ask = self._function.ask(values)
         version = "" if ask.version is None or value is None else version_text(ask.version(value))
         codecs = {ask.key: self._function.codec}
-        await self._hub.put(engine, {ask.key: value}, self._rules, codecs, ask.tags, ask.scope, version)
+        await self._hub.put(
+            engine, {ask.key: value}, self._rules, codecs, tags=ask.tags, scope=ask.scope, version=version
+        )
 
     async def many(self, engine: Engine, calls: list[Values], most: int) -> list[Any]:
         """Those that Redis has come in one round trip, the others are loaded one by one, *most* at once."""

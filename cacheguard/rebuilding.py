@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .ports import Runtime
 
 RETRIES = 3  # flights that prove nothing to a follower, before it loads for itself
+STORED = (Filled.STORED, Filled.BRIEFLY)
 WEEK = 7 * 86_400.0  # assumed of a TTL that is a function: the marker of a tag must outlive its entries
 
 
@@ -296,6 +297,7 @@ class Rebuilding:
 
     async def _load_and_fill(self, flight: Flight, ask: Ask, job: Job, lease: Granted, ticket: int) -> bool:
         """Load, store, land; whether it has to be done once more, because the answer was older than what is known."""
+        leased_at = self._runtime.now()
         loaded = await self.loading.run(job)
         if loaded is None:
             return False
@@ -319,8 +321,13 @@ class Rebuilding:
                     if tags != ask.tags:
                         self._remote.learn(ask.key, tags)
                     window = stale_window(stored, ask.rules)
+                    settles = lease.settles_within(marks, began - leased_at)
+                    if settles is not None:  # as when the key itself is quarantined: there, the script sees to it
+                        ttl, window = min(ttl, settles), 0.0
                     fill = Fill(ask.key, job.tokens[ask.key], envelope, ttl, window, version or "", *_parts(marks))
                     outcome = self.counted(await self._remote.fill(fill))
+                    if settles is not None and outcome is Filled.STORED:
+                        outcome = Filled.BRIEFLY
             else:
                 self.counted(outcome)
                 await self.loading.release(job, None)
@@ -330,12 +337,11 @@ class Rebuilding:
                 await self.loading.release(job, None)
         if outcome is Filled.OLD and loaded.load.asked_for and not job.primary:
             return True
-        filled = outcome is Filled.STORED
-        if filled and ttl is not None:
+        if outcome is Filled.STORED and ttl is not None:
             if flight.anew:  # a reader that asked Redis before may still bring the old value: its ticket is void
                 ticket = self._local.renewed_ticket(ask.key, ticket)
             self.keep(ask, stored, ttl, ticket, began)
-        self.land(flight, stored, proven=filled)
+        self.land(flight, stored, proven=outcome in STORED)
         return False
 
     async def marks_of(
@@ -354,7 +360,7 @@ class Rebuilding:
 
     def counted(self, outcome: Filled) -> Filled:
         """*outcome*, counted."""
-        self._events.fills += outcome is Filled.STORED
+        self._events.fills += outcome in STORED
         self._events.fills_refused += outcome is Filled.REFUSED
         self._events.fills_old += outcome is Filled.OLD
         return outcome

@@ -103,7 +103,7 @@ class Write:
             )
 
     def _begun(self, terms: Terms) -> list[Invalidation]:
-        # A tag is not fenced: while it is, nothing that has it could be cached, and a tag may be on everything there is.
+        # A tag is not fenced: nothing that has it could be cached meanwhile, and that may be all there is.
         return [
             Invalidation(name, begins=self._token, intent_ms=terms.intent_ms)
             if self._fenced and not self._scope.is_tag(name)

@@ -1,7 +1,7 @@
 -- MARK: the nonce of a namespace or a tag, made if there is none.
 -- KEYS[1] the marker
 -- ARGV    nonce to use if there is none, ms that it must be kept at least
--- Reply   {nonce, server ms since which it is this one}
+-- Reply   {nonce, server ms since which it is this one, ms that a quarantine goes on}
 local T = redis.call('TIME')
 local now = T[1] * 1000 + math.floor(T[2] / 1000)
 local K = KEYS[1]
@@ -17,4 +17,4 @@ if quarantine > 0 then
 elseif redis.call('PTTL', K) < keep then
   redis.call('PEXPIRE', K, 2 * keep) -- twice, so that it is not written at every miss
 end
-return {nonce, since}
+return {nonce, since, math.max(0, quarantine)}

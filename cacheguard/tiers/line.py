@@ -34,22 +34,23 @@ class Line:
         """
         events = self._events
         try:
-            for _ in range(CHANGES):
-                if self._outbox.owed or self._orphans:
-                    await self._settle()
-                try:
-                    replies = await self._commands.send_each(*calls)
-                    break
-                except AnotherServer:  # the outbox has been told what the old one may have lost
-                    continue
-            else:
-                raise Unreachable(f"the server was another one {CHANGES} times in a row")
+            replies = await self._sent(calls)
         except Unreachable as error:
             events.redis_failed(error)
             raise
         if not events.l2_up:
             events.redis_answered()
         return replies
+
+    async def _sent(self, calls: Sequence[Call]) -> list[Reply]:
+        for _ in range(CHANGES):
+            if self._outbox.owed or self._orphans:
+                await self._settle()
+            try:
+                return await self._commands.send_each(*calls)
+            except AnotherServer:  # the outbox has been told what the old one may have lost
+                continue
+        raise Unreachable(f"the server was another one {CHANGES} times in a row")
 
     async def _settle(self) -> None:
         """Deliver the invalidations that Redis has not acknowledged; nothing is read before that."""

@@ -63,13 +63,14 @@ class MemoryCommands:
 
     async def send_each(self, *calls: Call) -> list[Reply]:
         with self._lock:
-            return [self._run(call) for call in calls]
+            return [self.run(call) for call in calls]
 
-    def _run(self, call: Call) -> Reply:
+    def run(self, call: Call) -> Reply:
+        """Answer one call; the lock is held."""
         now = math.floor(self._now() * 1000)
         key = call.keys[0] if isinstance(call, ScriptCall) else str(call[1])
         if self.sorts and is_marker(key):
-            return self._of_markers()._run(call)
+            return self._of_markers().run(call)
         if isinstance(call, ScriptCall):
             reply = getattr(self, f"_{call.script.name}")(self._hash(key, now), now, key, *call.args)
             if not self._hashes.get(key):
@@ -185,13 +186,15 @@ class MemoryCommands:
         if version and floor is not None and version < floor:
             self._drop(key, fields, "t", "u")
             return -1
-        fresh, stale = self._quarantined(fields, now, fresh, stale, proven=bool(version) and floor is not None)
+        proven = bool(version) and floor is not None
+        reply = 2 if fields.get("q", 0) > now and not proven else 1
+        fresh, stale = self._quarantined(fields, now, fresh, stale, proven=proven)
         self._write(key, fields, v=envelope, g=stale)
         self._drop(key, fields, "t", "u", "n")
         if version:
             fields |= {"f": version, "n": 1}
         self._pexpire(key, fresh + stale, now)
-        return 1
+        return reply
 
     def _quarantined(self, fields: Hash, now: int, fresh: int, stale: int, *, proven: bool) -> tuple[int, int]:
         left = fields.get("q", 0) - now
@@ -265,7 +268,7 @@ class MemoryCommands:
             self._pexpire(key, quarantine, now)
         elif self._pttl(key, now) < keep:
             self._pexpire(key, 2 * keep, now)
-        return [fields["v"], fields["c"]]
+        return [fields["v"], fields["c"], max(0, quarantine)]
 
     def _tagged(self, fields: Hash, now: int, key: str) -> int:
         if fields:

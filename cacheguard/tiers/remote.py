@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from operator import eq
@@ -60,12 +60,18 @@ class Granted:
         found: what is stored, and stale.
         marks: what the markers that were asked for say now; None where one has no answer.
         at_ms: the server's time.
+        settles: by marker, for how many seconds longer what is cached under it is quarantined.
     """
 
-    __slots__ = ("at_ms", "found", "marks")
+    __slots__ = ("at_ms", "found", "marks", "settles")
 
-    def __init__(self, found: Found | None, marks: Mapping[str, Any], at_ms: int) -> None:
-        self.found, self.marks, self.at_ms = found, marks, at_ms
+    def __init__(self, found: Found | None, marks: Mapping[str, Any], at_ms: int, settles: Mapping[str, float]) -> None:
+        self.found, self.marks, self.at_ms, self.settles = found, marks, at_ms, settles
+
+    def settles_within(self, markers: Iterable[str], passed: float) -> float | None:
+        """The seconds until the quarantine of one of *markers* ends, *passed* after the lease; None without one."""
+        left = [self.settles[marker] - passed for marker in markers if marker in self.settles]
+        return max(0.001, min(left)) if left else None
 
     def covers(self, markers: Sequence[str]) -> bool:
         """Whether all of *markers* have said something: without that, what is loaded cannot be stored."""
@@ -97,6 +103,7 @@ class Filled(Enum):
     """What became of a fill."""
 
     STORED = auto()
+    BRIEFLY = auto()  # stored, but not for as long as asked: a replica may lag behind
     REFUSED = auto()  # its lease is gone, or a tag or a namespace was invalidated since
     OLD = auto()  # a newer version is known
 
@@ -217,9 +224,9 @@ class Remote:
             await self._ask_for_more(scope, [stored], seen)
             self._hint(key, stored.tags)
         nonces = stored.nonces
-        if len(nonces) == len(markers) and all(map(eq, map(seen.get, markers), nonces)):
-            if not dirty or not (key in dirty or any(marker in dirty for marker in markers)):
-                return found
+        stands = len(nonces) == len(markers) and all(map(eq, map(seen.get, markers), nonces))
+        if stands and (not dirty or not (key in dirty or any(marker in dirty for marker in markers))):
+            return found
         return Found(None, -1.0, self._packing.stamp(envelope))
 
     async def _ask_for_more(self, scope: Scope, stored: Sequence[Stored], seen: dict[str, Any]) -> None:
@@ -288,7 +295,7 @@ class Remote:
         calls = self._marks(markers, keep_ms)
         lease = LEASE(key)(token, LEASE_MS, GRACE_MS, floor_ms, awaited, void)
         *nonces, reply = await self._send_leases({key: token}, *calls, lease)
-        return await self._leased(key, reply, codec, scope, self._seen(markers, nonces))
+        return await self._leased(key, reply, codec, scope, self._seen(markers, nonces), _settles(markers, nonces))
 
     def _marks(self, markers: Sequence[str], keep_ms: int) -> list[Call]:
         return [MARK(marker)(self._nonce()[:16].encode(), keep_ms) for marker in markers]
@@ -328,14 +335,20 @@ class Remote:
         calls: list[Call] = self._marks(markers, keep_ms)
         calls += [LEASE(key)(token, LEASE_MS, GRACE_MS, 0, "", voids.get(key, "")) for key, token in tokens.items()]
         replies = await self._send_leases(tokens, *calls)
-        seen = self._seen(markers, replies[: len(markers)])
+        seen, settles = self._seen(markers, replies[: len(markers)]), _settles(markers, replies)
         return {
-            key: await self._leased(key, reply, codec, scope, seen)
+            key: await self._leased(key, reply, codec, scope, seen, settles)
             for key, reply in zip(tokens, replies[len(markers) :], strict=True)
         }
 
     async def _leased(
-        self, key: str, reply: Reply, codec: Codec | None, scope: Scope, seen: dict[str, Any]
+        self,
+        key: str,
+        reply: Reply,
+        codec: Codec | None,
+        scope: Scope,
+        seen: dict[str, Any],
+        settles: Mapping[str, float],
     ) -> Found | Granted | Wait | Bypass | Failed:
         if isinstance(reply, Refused):
             if is_foreign(reply):
@@ -351,13 +364,13 @@ class Remote:
         if word == b"FAILED":
             return Failed(self._entry(key, reply[1], 0, 0, None).stored)
         value, stale, pttl = reply[-3:]
-        found = None
+        old: Found | None = None
         if value is not None:
-            found = await self._standing(key, self._entry(key, value, stale, pttl, codec), scope, seen, value)
-            found = None if found.stored is None else found
+            old = await self._standing(key, self._entry(key, value, stale, pttl, codec), scope, seen, value)
+            old = None if old.stored is None else old
         if word == b"WAIT":
-            return Wait(_text(reply[2]), found)
-        return Granted(found, seen, int(reply[1]))
+            return Wait(_text(reply[2]), old)
+        return Granted(old, seen, int(reply[1]), settles)
 
     async def claim(self, scope: Scope, tags: Sequence[str], at_ms: int, keep_ms: int) -> tuple[bytes, ...] | None:
         """The nonces of *tags* that a load has given its entry at its end; None if one may be younger than the load.
@@ -370,11 +383,10 @@ class Remote:
         replies = await self.line.send(*self._marks(markers, keep_ms), *asked)
         nonces, seen = replies[: len(markers)], self._seen(markers, replies[: len(markers)])
         last = replies[-1] if asked else None
-        if None in seen.values() or isinstance(last, Refused):
+        if None in seen.values() or isinstance(last, Refused) or _settles(markers, replies):
             return None
-        if not asked or int(last or 0) >= at_ms:
-            if any(int(since) >= at_ms for _, since in nonces):
-                return None
+        if (not asked or int(last or 0) >= at_ms) and any(int(since) >= at_ms for _, since, _ in nonces):
+            return None
         return tuple(seen[marker] for marker in markers)
 
     # Filling
@@ -411,8 +423,9 @@ class Remote:
             if isinstance(reply, Refused):
                 self._events.redis_refused(reply)
                 raise reply
-            stands = reply == 1 and tuple(seen[marker] for marker in fill.markers) == fill.nonces
-            outcomes.append(Filled.STORED if stands else Filled.OLD if reply == -1 else Filled.REFUSED)
+            stands = reply > 0 and tuple(seen[marker] for marker in fill.markers) == fill.nonces
+            stored = Filled.STORED if reply == 1 else Filled.BRIEFLY
+            outcomes.append(stored if stands else Filled.OLD if reply == -1 else Filled.REFUSED)
         return outcomes
 
     async def release(
@@ -474,8 +487,12 @@ class Remote:
 
     async def store(
         self, items: Mapping[str, tuple[Any, float, float]], version: str, markers: tuple[str, ...], keep_ms: int
-    ) -> tuple[bool, tuple[bytes, ...]]:
-        """Put values there by hand: whether all were stored, and what *markers* said just before."""
+    ) -> tuple[bool, tuple[bytes, ...], float]:
+        """Put values there by hand.
+
+        Whether all were stored, what *markers* said just before, and for how many seconds longer one of them is
+        quarantined.
+        """
         bus = self.line.bus
         echo = bus.begin()
         calls: list[Call] = [
@@ -495,7 +512,9 @@ class Remote:
                 raise reply
         # If a failover loses this, what comes back may be older.
         self.line.acknowledged([Invalidation(key) for key in items])
-        return all(reply == 1 for reply in replies[len(markers) :]), tuple(seen[marker] for marker in markers)
+        settles = min(_settles(markers, replies).values(), default=0.0)
+        done = all(reply == 1 for reply in replies[len(markers) :])
+        return done, tuple(seen[marker] for marker in markers), settles
 
     async def touch(self, key: str, fresh: float, stale: float, markers: tuple[str, ...], keep_ms: int) -> bool:
         """Give a fresh entry a new TTL; whether there was one."""
@@ -512,6 +531,12 @@ class Remote:
 
 def _questions(markers: Sequence[str]) -> list[Call]:
     return [("HGET", marker, "v") for marker in markers]
+
+
+def _settles(markers: Sequence[str], replies: Sequence[Reply]) -> dict[str, float]:
+    """By marker, for how many seconds longer it is quarantined; those that are not are left out."""
+    pairs = zip(markers, replies, strict=False)
+    return {marker: int(reply[2]) / 1000 for marker, reply in pairs if not isinstance(reply, Refused) and reply[2]}
 
 
 def _text(raw: bytes | str) -> str:

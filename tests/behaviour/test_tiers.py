@@ -71,7 +71,7 @@ async def test_round_trips(watched: Door, proxy: FaultProxy) -> None:
 
 
 async def test_fills_publish_nothing_and_writes_publish_once(door: Door, redis_url: str) -> None:
-    def heard(listener: Any) -> list[bytes]:
+    def heard(listener: Any) -> list[Any]:
         messages = []
         while (message := listener.get_message(timeout=0.1)) is not None:
             if b":bus:" not in message["channel"]:  # heartbeats, which a process sends to itself

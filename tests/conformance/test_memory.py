@@ -38,7 +38,7 @@ local left = redis.call('PTTL', K)
 if left < 0 then return end
 if left <= ms then return redis.call('DEL', K) end
 for _, f in ipairs(redis.call('HKEYS', K)) do
-  if f == 'u' or f == 'q' or f == 'c' or f == 'l' or string.sub(f, 1, 2) == 'w:' then redis.call('HINCRBY', K, f, -ms) end
+  if string.find('uqcl', f, 1, true) or string.sub(f, 1, 2) == 'w:' then redis.call('HINCRBY', K, f, -ms) end
 end
 redis.call('PEXPIRE', K, left - ms)
 """
@@ -165,7 +165,7 @@ def timeless(call: ScriptCall | Command, reply: Any) -> Any:
     if name == "lease" and reply[0] == b"GRANTED":
         return [reply[0], *reply[2:]]
     if name == "mark":
-        return reply[:1]
+        return [reply[0], reply[2] > 0]
     return reply is None if call == ("HGET", KEY, "l") else reply
 
 

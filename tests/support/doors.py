@@ -41,6 +41,10 @@ class Door(ABC):
     def lift(self, function: Plain) -> Plain:
         """*function* in this door's colour."""
 
+    @abstractmethod
+    async def write(self, body: Plain, *keys: str, **options: Any) -> Any:
+        """Run *body* inside ``guard.writing(…)``; it gets the write."""
+
     async def get(self, key: str, default: Any = None) -> Any:
         return await self.ask(self.guard, "get", key, default)
 
@@ -64,14 +68,18 @@ class Door(ABC):
     async def touch(self, key: str, *args: Any, **options: Any) -> Any:
         return await self.ask(self.guard, "touch", key, *args, **options)
 
-    async def invalidate(self, *keys: str) -> None:
-        await self.ask(self.guard, "invalidate", *keys)
+    async def invalidate(self, *keys: str, **options: Any) -> None:
+        await self.ask(self.guard, "invalidate", *keys, **options)
+
+    async def apply(self, changes: Iterable[Any], **options: Any) -> int:
+        count: int = await self.ask(self.guard, "apply", changes, **options)
+        return count
 
     async def expire(self, *keys: str) -> None:
         await self.ask(self.guard, "expire", *keys)
 
-    async def invalidate_tags(self, *tags: str) -> None:
-        await self.ask(self.guard, "invalidate_tags", *tags)
+    async def invalidate_tags(self, *tags: str, **options: Any) -> None:
+        await self.ask(self.guard, "invalidate_tags", *tags, **options)
 
     async def clear(self) -> None:
         await self.ask(self.guard, "clear")
@@ -113,6 +121,13 @@ class BlockingDoor(Door):
             raise TypeError(f"a door takes plain functions, got the coroutine function {function!r}; write def")
         return function
 
+    async def write(self, body: Plain, *keys: str, **options: Any) -> Any:
+        def run() -> Any:
+            with self.guard.writing(*keys, **options) as write:
+                return body(write)
+
+        return await self.call(run)
+
 
 class AsyncDoor(Door):
     def __init__(self, guard: CacheGuard) -> None:
@@ -136,6 +151,10 @@ class AsyncDoor(Door):
             return await anyio.to_thread.run_sync(call, limiter=self._loaders, abandon_on_cancel=True)
 
         return lifted
+
+    async def write(self, body: Plain, *keys: str, **options: Any) -> Any:
+        async with self.guard.writing(*keys, **options) as write:
+            return await self.lift(body)(write)
 
 
 class Cached:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import nullcontext
 from enum import Enum
@@ -60,14 +61,20 @@ class ModelServer(MemoryCommands):
         self.holders: dict[str, tuple[str, float]] = {}
         self.grants = 0
         self.bypasses = 0
+        self.listeners: list[Process] = []
+
+    def publish(self, channel: str, message: str) -> None:
+        """Put the message into the inbox of everyone who listens; each hears it in a step of its own."""
+        for process in self.listeners:
+            process.deliver(message)
 
     def answer(self, call: Call) -> Reply:
         """Run one call and judge the reply."""
         if not isinstance(call, ScriptCall):
-            return self._run(call)
+            return self.run(call)
         key = call.keys[0]
         before = self._snapshot(key)
-        reply = self._run(call)
+        reply = self.run(call)
         self.version += before != self._snapshot(key)
         self._judge(call, key, reply)
         return reply
@@ -76,7 +83,7 @@ class ModelServer(MemoryCommands):
         return dict(self._hashes.get(key, {})), self._ends.get(key)
 
     def _judge(self, call: ScriptCall, key: str, reply: Reply) -> None:
-        name, token = call.script.name, str(call.args[0])
+        name, token = call.script.name, str(call.args[0]) if call.args else ""
         holder, until = self.holders.get(key, ("", 0.0))
         if name == "lease" and reply[0] == b"GRANTED":
             if holder not in {"", token} and until > self._stepper.now:
@@ -97,6 +104,14 @@ class ModelServer(MemoryCommands):
         self._delete(key)
         self.holders.pop(key, None)
         self.version += 1
+
+    def stored(self, key: str) -> Any:
+        """The entry of *key*, fresh or not."""
+        return self._hash(key, int(self._stepper.now * 1000)).get("v")
+
+    def marker(self, key: str) -> Any:
+        """What a marker says."""
+        return self._of_markers()._hash(key, int(self._stepper.now * 1000)).get("v")  # noqa: SLF001 - its own
 
     def value(self, key: str, *, stale: bool) -> Any:
         """What a reader would find fresh, or *stale* if there is just that; None if nothing is there."""
@@ -132,7 +147,7 @@ class SteppedCommands:
         elif fault is not Fault.UNHEARD:
             replies = [process.server.answer(call) for call in calls]
         process.stepper.actor.seen = process.server.version
-        forgets = any(name in FORGETTING for name in names)
+        forgets = any(name in FORGETTING or name == "tagged" for name in names)
         await process.pause(f"← {label}", writes=process.here | (HISTORY if forgets else NOTHING))
         process.cut_off |= fault is not Fault.NONE
         if fault in {Fault.UNHEARD, Fault.UNANSWERED}:
@@ -306,6 +321,32 @@ class Process:
         line = Line(self.runtime.commands, self.events, self.outbox, self.bus)
         remote = Remote(line, ObjectPacking(), self.events, self.runtime.token)
         self.engine = make_engine(self.runtime, remote, self.shared)
+        self.inbox: list[str] = []
+        self.connected = False
+        self._deliveries = 0
+
+    def listen(self) -> None:
+        """Take part in the bus from now on."""
+        self.connected = True
+        self.bus.joined(self.stepper.now)
+        self.local.trust(math.inf)
+        self.server.listeners.append(self)
+
+    def deliver(self, message: str) -> None:
+        """Hear *message* some time later, after those that came before it."""
+        if not self.connected or self.dead:
+            return
+        self.inbox.append(message)
+        if len(self.inbox) == 1:
+            self._deliveries += 1
+            name = f"{self.name}.bus{self._deliveries}"
+            self.stepper.add(name, self._hear(), self.name, Pause("hears", writes=self.here))
+
+    async def _hear(self) -> None:
+        while self.inbox and not self.dead:
+            self.bus.hear(self.inbox.pop(0))
+            if self.inbox:
+                await self.pause("hears", writes=self.here)
 
     async def pause(
         self,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from cacheguard.batch import Batch
+from cacheguard.current_load import current_load
 from cacheguard.engine import Engine
 from cacheguard.errors import LoadTimeout, Unreachable
+from cacheguard.keys import Scope
 from cacheguard.loading import NO_SCOPE, Ask
 from cacheguard.policy import Policy, Rules, resolve
 from cacheguard.rebuilding import RETRIES, opened, stored_of
+from cacheguard.tiers.outbox import Invalidation
+from cacheguard.writing import Mode, Terms, Write
 from tests.support.stepped import (
     DATABASE,
     HISTORY,
@@ -22,9 +27,11 @@ from tests.support.stepped import (
     Violation,
     never_faulty,
 )
-from tests.support.stepper import ANYTHING, NOTHING, Cancelled, Choose, Crashed, Pause, Redundant, Stepper
+from tests.support.stepper import ANYTHING, NOTHING, Cancelled, Choose, Crashed, Pause, Redundant, Stepper, stop_at
 
 KEY = "k"
+SCOPE = Scope("", ("cg:world:m",))
+TAG = "red"
 TWO_TIERS = resolve(Policy(jitter=None))
 REDIS_ONLY = resolve(Policy(jitter=None, l1=False))
 
@@ -38,6 +45,11 @@ class World:
         rules: the policy of every read.
         fault: decides over each round trip.
         make_engine: what reads and writes.
+        bus: the processes hear of one another's invalidations.
+        tags: of every entry.
+        late_tags: those that loaders add when they have read the database.
+        lagging: loaders read a replica, which follows the database in steps of its own.
+        versioned: what was loaded has a version, and writers say theirs.
     """
 
     def __init__(
@@ -45,8 +57,19 @@ class World:
         rules: Rules = REDIS_ONLY,
         fault: Callable[[str, str], Fault] = never_faulty,
         make_engine: type[Engine] = Engine,
+        *,
+        bus: bool = False,
+        tags: tuple[str, ...] = (),
+        late_tags: tuple[str, ...] = (),
+        lagging: bool = False,
+        versioned: bool = False,
     ) -> None:
         self.rules, self.fault, self.make_engine = rules, fault, make_engine
+        self.bus, self.tags, self.late_tags, self.lagging, self.versioned = bus, tags, late_tags, lagging, versioned
+        self.scope = SCOPE if tags or late_tags else NO_SCOPE
+        self.replica: dict[str, int] = {}
+        self.fenced: dict[str, int] = {}  # committed behind a fence: from then on nobody may read older from Redis
+        self.fences_hold = True
         self.stepper = Stepper()
         self.server = ModelServer(self.stepper)
         self.database: dict[str, int] = {}
@@ -61,6 +84,8 @@ class World:
         process = self.processes[name] = Process(
             name, self.stepper, self.server, threads=threads, fault=self.fault, make_engine=self.make_engine
         )
+        if self.bus:
+            process.listen()
         return process
 
     # What a process does
@@ -72,13 +97,16 @@ class World:
     async def _read(self, process: Process, key: str, *, fails: bool) -> int | None:
         rules = self.rules
         everywhere, here = self.acknowledged.get(key, 0), process.told.get(key, 0)
-        entry = process.local.find(key) if rules.l1 else None
-        if entry is not None and self.stepper.now < entry.until:
+        fenced = self.fenced.get(key, 0) if self.fences_hold else 0
+        entry = process.local.peek(key) if rules.l1 else None
+        if entry is not None:
             value, least = opened(stored_of(entry), rules), here
         else:
             value = await self._asked(process.engine.read(self._ask(process, key, fails=fails)))
             # Who cannot reach Redis cannot hear what was acknowledged elsewhere.
-            least = here if process.cut_off else max(everywhere, here)
+            least = here if process.cut_off else max(everywhere, here, fenced)
+        if self.lagging:  # the reader may be told what the replica says; what is kept is judged in the end
+            least = 0
         return _at_least(value, least, f"a read in {process.name}")
 
     def refresher(self, name: str, process: Process, key: str = KEY) -> None:
@@ -116,12 +144,16 @@ class World:
             return None
 
     def _ask(self, process: Process, key: str, *, fails: bool) -> Ask:
-        return Ask(key, self.rules, None, lambda: self._load(process, key, fails=fails))
+        version = _itself if self.versioned else None
+        return Ask(key, self.rules, None, lambda: self._load(process, key, fails=fails), self.tags, self.scope, version)
 
     async def _load(self, process: Process, key: str, *, fails: bool) -> int:
         self.loads += 1
         await process.pause("reads the database", reads=DATABASE)
-        value = self.database.get(key, 0)
+        load = current_load()
+        source = self.replica if self.lagging and not load.primary else self.database
+        value = source.get(key, 0)
+        load.add_tags(*self.late_tags)
         await process.pause("has read", writes=process.here)
         if fails:
             raise DatabaseDown
@@ -137,6 +169,62 @@ class World:
         tell = process.engine.expire if softly else process.engine.invalidate
         self._note(process, key, version, everywhere=await tell([key]))
 
+    def tag_writer(self, name: str, process: Process, *, clears: bool = False, key: str = KEY) -> None:
+        """One committed change, then its tag is invalidated, or the whole namespace."""
+        self.stepper.add(name, self._write_tag(process, key, clears=clears), process.name, _commits(process))
+
+    async def _write_tag(self, process: Process, key: str, *, clears: bool) -> None:
+        version = self.database[key] = self.database.get(key, 0) + 1
+        item = Invalidation(SCOPE.epochs[0] if clears else SCOPE.tag((*self.tags, *self.late_tags)[-1]))
+        self._note(process, key, version, everywhere=await process.engine.write([item]))
+
+    def guarded_writer(
+        self, name: str, process: Process, *, mode: Mode = "fence", key: str = KEY, **terms: Any
+    ) -> None:
+        """One change inside a `writing` block."""
+        work = self._write_guarded(process, key, mode, terms)
+        self.stepper.add(name, work, process.name, Pause("starts", writes=process.here))
+
+    async def _write_guarded(self, process: Process, key: str, mode: Mode, options: dict[str, Any]) -> None:
+        terms = Terms(mode, options.get("settle"), "1s", "10s")
+        write = Write(SCOPE, [key], [], None)
+        hub: Any = _Desk()
+        await write.begin(hub, process.engine, terms)
+        await process.pause("commits", writes=DATABASE | HISTORY)
+        version = self.database[key] = self.database.get(key, 0) + 1
+        if mode == "fence":
+            self.fenced[key] = version
+        await process.pause("has committed", writes=process.here)
+        write.version = version if self.versioned else None
+        await write.end(hub, process.engine, terms)
+        self._note(process, key, version, everywhere=not process.outbox.owed)
+
+    def replication(self, name: str = "replication", key: str = KEY, steps: int = 1) -> None:
+        """The replica hears of what the database says now; *steps* times."""
+
+        async def follow() -> None:
+            for _ in range(steps):
+                self.replica[key] = self.database.get(key, 0)
+                await stop_at(Pause("replicates", reads=DATABASE, writes=DATABASE))
+
+        self.stepper.add(name, follow(), "the world", Pause("replicates", reads=DATABASE, writes=DATABASE))
+
+    def gap(self, process: Process, name: str = "gap") -> None:
+        """The subscription of a process breaks, is noticed, stands again, is proven: a step each."""
+
+        async def happen() -> None:
+            process.connected = False
+            process.inbox.clear()
+            await stop_at(Pause("notices the gap", writes=process.here))
+            process.bus.lost()
+            await stop_at(Pause("subscribes", writes=process.here | REDIS))
+            process.connected = True
+            process.bus.joined(self.stepper.now)
+            await stop_at(Pause("proves the bus", writes=process.here))
+            process.local.trust(math.inf)
+
+        self.stepper.add(name, happen(), "the world", Pause("breaks the bus", writes=process.here | REDIS))
+
     def setter(self, name: str, process: Process, key: str = KEY) -> None:
         """One committed change, then its value is stored by hand."""
         self.stepper.add(name, self._set(process, key), process.name, _commits(process))
@@ -145,7 +233,7 @@ class World:
         version = self.database[key] = self.database.get(key, 0) + 1
         codec: Any = None
         try:
-            done = await process.engine.store({key: version}, self.rules, {key: codec}, (), NO_SCOPE)
+            done = await process.engine.store({key: version}, self.rules, {key: codec}, self.tags, self.scope)
         except Unreachable:
             done = await process.engine.invalidate([key])
         self._note(process, key, version, everywhere=done)
@@ -217,6 +305,9 @@ class World:
                 raise result
         for key, least in self.acknowledged.items():
             self._judge_redis(key, least)
+        if self.fences_hold:
+            for key, least in self.fenced.items():
+                self._judge_redis(key, least)
         if self.loads > self.server.grants + self.server.bypasses and not self._may_load_alone():
             raise Violation(f"{self.loads} loads under {self.server.grants} leases")
         for process in self.processes.values():
@@ -227,7 +318,17 @@ class World:
             raise Violation(f"leases left over: {held}")
 
     def _judge_redis(self, key: str, least: int) -> None:
+        if self.scope is not NO_SCOPE and not self._stands(key):
+            return
         _at_least(self.server.value(key, stale=not self.softly), least, f"what is left of {key} in Redis")
+
+    def _stands(self, key: str) -> bool:
+        """Whether what Redis holds could be read: its markers say what they said."""
+        stored = self.server.stored(key)
+        if stored is None:
+            return False
+        markers = self.scope.markers(stored.tags)
+        return bool(tuple(map(self.server.marker, markers)) == stored.nonces)
 
     def _may_load_alone(self) -> bool:
         if self.rules.wait_timeout is not None:
@@ -239,6 +340,9 @@ class World:
             if not any(item.key == key for item in process.outbox.owed):
                 self._judge_redis(key, least)
             _at_least(process.l1_value(key), least, f"what is left of {key} in {process.name}")
+        if self.bus:
+            for key, least in self.acknowledged.items():
+                _at_least(process.l1_value(key), least, f"what is left of {key} in {process.name}, who has heard")
         if process.engine.flights:
             raise Violation(f"flights left over in {process.name}: {list(process.engine.flights)}")
         if process.bulkhead.inside:
@@ -250,6 +354,17 @@ class World:
             process.dead = True
             self.stepper.kill(process.name)
         self.stepper.kill("the world")
+
+
+class _Desk:
+    """As much of a hub as a guarded write needs."""
+
+    async def write(self, engine: Engine, items: Sequence[Invalidation], *, quietly: bool = False) -> None:
+        await engine.write(items)
+
+
+def _itself(value: int) -> int:
+    return value
 
 
 def _begins(process: Process, also: frozenset[str] = NOTHING) -> Pause:

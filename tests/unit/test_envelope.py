@@ -11,7 +11,6 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-import msgspec
 import pytest
 
 from cacheguard.envelope import Envelope, Kind, Oversize, Sealer

@@ -206,7 +206,7 @@ def test_a_namespace_is_a_path_of_escaped_names(namespace: Any, prefix: str) -> 
 @pytest.mark.parametrize("namespace", ["", "x" * 101, (), ("a", ""), ("a", 5), (b"a",)])
 def test_a_namespace_that_is_no_name_is_a_mistake_of_configuration(namespace: Any) -> None:
     with pytest.raises(ConfigurationError, match="namespace must"):
-        namespace_scope(namespace).prefix
+        namespace_scope(namespace)
 
 
 # ---- templates

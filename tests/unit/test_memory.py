@@ -8,8 +8,8 @@ import pytest
 from cacheguard.errors import Refused
 from cacheguard.ports import ScriptCall
 from cacheguard.runtime import run_now
-from cacheguard.tiers.memory import MemoryCommands
 from cacheguard.tiers.line import RELEASE
+from cacheguard.tiers.memory import MemoryCommands
 from cacheguard.tiers.outbox import INVALIDATE
 from cacheguard.tiers.remote import ALWAYS, EXPIRE, FILL, LEASE, RENEW, STORE, TOUCH
 

@@ -1,0 +1,104 @@
+"""Staleness measured, not assumed: a share of hits is compared with what the loader says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .envelope import Kind
+from .errors import CodecError, Unreachable
+from .tiers.remote import Stored
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .loading import Ask
+
+GRACE = 1.0  # seconds: news of a change that was just made must have arrived by then
+MOST = 4  # audits at once
+
+
+class Auditor:
+    """Compares what was served with the truth, behind the caller.
+
+    A difference counts only if it is still there after a grace: the row may have changed while the answer was on its
+    way, and its invalidation may be on its own. The idea is that of Polaris (Meta, "Cache made consistent", 2022).
+
+    Args:
+        share: of hits that are compared, from 0 to 1.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._running = 0
+
+    async def consider(self, engine: Engine, ask: Ask, value: Any) -> None:
+        """Compare *value*, which was served as fresh, if chance wants it and there is room for another load."""
+        runtime = engine.runtime
+        if runtime.random() >= self._share or self._running >= MOST:
+            return
+        self._running += 1
+        if not await runtime.start(self._audit(engine, ask, value), detached=True):
+            self._running -= 1
+
+    async def _audit(self, engine: Engine, ask: Ask, served: Any) -> None:
+        events = engine.shared.events
+        try:
+            truth = await self._loaded(engine, ask)
+            if truth is None:
+                return
+            events.audits += 1
+            if self._same(engine, ask, served, truth[0]):
+                return
+            await engine.runtime.sleep(GRACE)
+            cached = await self._cached(engine, ask)
+            if cached is None or not self._same(engine, ask, served, cached[0]):
+                return  # it has been invalidated meanwhile
+            truth = await self._loaded(engine, ask)
+            if truth is not None and not self._same(engine, ask, served, truth[0]):
+                events.audits_different += 1
+                events.once(f"audit {ask.key}", "an audit found %s stale: the loader says something else", ask.key)
+        finally:
+            self._running -= 1
+
+    async def _loaded(self, engine: Engine, ask: Ask) -> tuple[Any] | None:
+        """What the loader says; None if it says nothing, or the database is busy with better things."""
+        bulkhead = engine.shared.bulkhead
+        if not bulkhead.try_enter():
+            return None
+        try:
+            return (await engine.runtime.call(ask.load),)
+        except Exception:  # noqa: BLE001 - the loader's own; nobody waits for it, and it proves nothing
+            return None
+        finally:
+            bulkhead.leave()
+
+    async def _cached(self, engine: Engine, ask: Ask) -> tuple[Any] | None:
+        """What would be served now."""
+        entry = engine.shared.local.peek(ask.key) if ask.rules.l1 else None
+        if entry is not None:
+            return (entry.value,)
+        try:
+            found = await engine.remote.read(ask.key, ask.codec, ask.scope, ask.tags)
+        except Unreachable:
+            return None
+        stored = None if found is None else found.stored
+        return None if stored is None or stored.kind is not Kind.VALUE else (stored.value,)
+
+    def _same(self, engine: Engine, ask: Ask, one: Any, other: Any) -> bool:
+        """Whether two values are equal, by their own word or by their bytes."""
+        if type(one) is type(other) and _equal(one, other):
+            return True
+        try:
+            one, other = (
+                engine.remote.pack(ask.key, Stored(Kind.VALUE, value, 1.0, 0.0, ()), ask.codec)
+                for value in (one, other)
+            )
+        except CodecError:
+            return False
+        return _equal(one, other)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001 - the values' own
+        return False

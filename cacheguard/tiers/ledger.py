@@ -1,0 +1,93 @@
+"""A file for what is owed to Redis, so that it outlives the process."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigurationError
+from ..events import log
+from .outbox import Invalidation
+
+PATIENCE = 0.5  # seconds that one process waits for another one to finish its line
+
+
+class FileLedger:
+    """Invalidations in an SQLite file, one row each; several processes may share it.
+
+    It is written only while Redis does not acknowledge, and opened anew each time, so it needs no care at a fork. A row
+    belongs to the process that wrote it or, once read at a start, to each that read it: whoever has delivered it
+    strikes it, and delivering it twice does no harm.
+
+    Args:
+        path: the file; made if it does not exist, its directory is not.
+        root: the marker of the guard's namespace; guards of several namespaces may share a file.
+        lock: guards what is known of the rows.
+
+    Raises:
+        ConfigurationError: the file cannot be opened.
+    """
+
+    def __init__(self, path: str | Path, root: str, lock: AbstractContextManager[Any]) -> None:
+        self._path, self._root, self._lock = Path(path), root, lock
+        self._rows: dict[Invalidation, list[int]] = {}
+        try:
+            with closing(self._opened()) as file, file:
+                file.execute("PRAGMA journal_mode=WAL")
+                file.execute(
+                    "CREATE TABLE IF NOT EXISTS owed (id INTEGER PRIMARY KEY AUTOINCREMENT, root TEXT, item TEXT)"
+                )
+        except sqlite3.Error as error:
+            raise ConfigurationError(f"outbox={str(path)!r} cannot be used as an SQLite file: {error}") from error
+
+    def _opened(self) -> sqlite3.Connection:
+        file = sqlite3.connect(self._path, timeout=PATIENCE)
+        file.execute("PRAGMA synchronous=NORMAL")
+        return file
+
+    def load(self) -> list[Invalidation]:
+        """What an earlier process has left, or another one owes just now."""
+        with closing(self._opened()) as file, file:
+            rows = file.execute("SELECT id, item FROM owed WHERE root = ? ORDER BY id", (self._root,)).fetchall()
+        items: list[Invalidation] = []
+        for number, text in rows:
+            try:
+                item = Invalidation(**json.loads(text))
+            except (ValueError, TypeError):
+                log.warning(
+                    "a row of the outbox file cannot be read, so the whole namespace is invalidated: %.200s", text
+                )
+                item = Invalidation(self._root)
+            self._rows.setdefault(item, []).append(number)
+            items.append(item)
+        return list(dict.fromkeys(items))
+
+    def add(self, items: Iterable[Invalidation]) -> None:
+        """Write *items* down. What cannot be written is said, and kept in memory all the same."""
+        # A write that had begun when its process died is over: what is left of it is an invalidation.
+        lines = [(self._root, json.dumps(asdict(replace(item, begins="", intent_ms=0)))) for item in items]
+        try:
+            with self._lock, closing(self._opened()) as file, file:
+                for item, line in zip(items, lines, strict=True):
+                    row = file.execute("INSERT INTO owed (root, item) VALUES (?, ?)", line).lastrowid
+                    if row is not None:
+                        self._rows.setdefault(item, []).append(row)
+        except sqlite3.Error as error:
+            log.error("the outbox file %s cannot be written: %s", self._path, error)
+
+    def strike(self, items: Iterable[Invalidation]) -> None:
+        """Take *items* out: Redis has acknowledged them."""
+        with self._lock:
+            rows = [(row,) for item in items for row in self._rows.pop(item, ())]
+            if not rows:
+                return
+            try:
+                with closing(self._opened()) as file, file:
+                    file.executemany("DELETE FROM owed WHERE id = ?", rows)
+            except sqlite3.Error as error:
+                log.error("the outbox file %s cannot be written: %s", self._path, error)

@@ -1,0 +1,225 @@
+"""Every checker is checked: what guards writes, broken on purpose, must be caught, and soon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytest
+
+from cacheguard.defenses.consistency import Tickets
+from cacheguard.rebuilding import Rebuilding
+from cacheguard.tiers.bus import Bus
+from cacheguard.tiers.local import Local
+from cacheguard.tiers.memory import Hash, MemoryCommands
+from cacheguard.tiers.remote import Filled, Found, Remote
+from cacheguard.writing import Write
+from tests.support.schedules import explored, violation
+from tests.support.world import REDIS_ONLY, TAG, TWO_TIERS, World
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+Build = Callable[[], World]
+
+
+def markers_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    async def broken(self: Remote, key: str, found: Found, *_: object) -> Found:
+        return found
+
+    patch.setattr(Remote, "_standing", broken)
+
+
+def nonces_are_read_after_the_load(patch: pytest.MonkeyPatch) -> None:
+    async def broken(self: Any, scope: Any, tags: Any, lease: Any, rules: Any) -> dict[str, bytes]:
+        markers = scope.markers(tags)
+        return dict(zip(markers, await self._remote.nonces(markers, 1000), strict=True))
+
+    patch.setattr(Rebuilding, "marks_of", broken)
+
+
+def late_tags_are_claimed_unseen(patch: pytest.MonkeyPatch) -> None:
+    async def broken(self: Remote, scope: Any, tags: Sequence[str], at_ms: int, keep_ms: int) -> Any:
+        return await self.nonces(tuple(map(scope.tag, tags)), keep_ms)
+
+    patch.setattr(Remote, "claim", broken)
+
+
+def a_fill_is_proven_by_its_lease_alone(patch: pytest.MonkeyPatch) -> None:
+    honest = Remote.fill_many
+
+    async def broken(self: Remote, fills: Any) -> list[Filled]:
+        outcomes = await honest(self, fills)
+        return [Filled.STORED if each is Filled.REFUSED else each for each in outcomes]
+
+    patch.setattr(Remote, "fill_many", broken)
+
+
+def a_live_intent_does_not_matter(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryCommands, "_write_until", lambda *_: 0)
+
+
+def the_end_of_one_write_ends_them_all(patch: pytest.MonkeyPatch) -> None:
+    honest = MemoryCommands._invalidate  # noqa: SLF001 - the part to be broken
+
+    def broken(self: MemoryCommands, fields: Hash, now: int, key: str, *args: Any) -> int:
+        if args[-1]:
+            for name in [name for name in fields if name.startswith("w:")]:
+                del fields[name]
+        return honest(self, fields, now, key, *args)
+
+    patch.setattr(MemoryCommands, "_invalidate", broken)
+
+
+def fences_are_not_raised(patch: pytest.MonkeyPatch) -> None:
+    async def broken(self: Write, *_: object) -> None:
+        return
+
+    patch.setattr(Write, "begin", broken)
+
+
+def fills_forget(*fields_to_forget: str) -> Plant:
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        honest = MemoryCommands._fill  # noqa: SLF001 - the part to be broken
+
+        def broken(self: MemoryCommands, fields: Hash, now: int, key: str, *args: Any) -> int:
+            for field in fields_to_forget:
+                fields.pop(field, None)
+            return honest(self, fields, now, key, *args)
+
+        patch.setattr(MemoryCommands, "_fill", broken)
+
+    return plant
+
+
+def tickets_are_for_keys_only(patch: pytest.MonkeyPatch) -> None:
+    honest = Tickets.holds
+
+    def broken(self: Tickets, ticket: int, key: str, others: Iterable[str] = ()) -> bool:
+        return honest(self, ticket, key)
+
+    patch.setattr(Tickets, "holds", broken)
+
+
+def messages_void_no_tickets(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Tickets, "void", lambda *_: None)
+
+
+def a_gap_is_slept_through(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Bus, "joined", lambda *_: None)
+    patch.setattr(Bus, "lost", lambda *_: None)
+
+
+def what_was_asked_before_a_gap_is_kept_after_it(patch: pytest.MonkeyPatch) -> None:
+    def forget(self: Local) -> None:
+        for entry in list(self._index.values()):
+            self._drop(entry.key)
+
+    patch.setattr(Local, "pause", forget)
+    patch.setattr(Local, "drop_shared", forget)
+
+
+def all_that_is_heard_counts_as_ones_own(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Bus, "hear", lambda *_: None)
+
+
+def reader_and_tag(*, late: bool, places: str = "AB", two_tiers: bool = False) -> Build:
+    def build() -> World:
+        tags: dict[str, Any] = {"late_tags" if late else "tags": (TAG,)}
+        world = World(TWO_TIERS if two_tiers else REDIS_ONLY, bus=two_tiers, **tags)
+        processes = {name: world.process(name, threads=True) for name in sorted(set(places))}
+        for number, name in enumerate(places[:-1], 1):
+            world.reader(f"reader {number}", processes[name])
+        world.tag_writer("writer", processes[places[-1]])
+        return world
+
+    return build
+
+
+def readers_and_fences(writers: str) -> Build:
+    """One reader may fill what the other must not get."""
+
+    def build() -> World:
+        world = World(REDIS_ONLY)
+        world.reader("reader 1", world.process("X", threads=True))
+        world.reader("reader 2", world.process("Y", threads=True))
+        for number, name in enumerate(writers, 1):
+            world.guarded_writer(f"writer {number}", world.process(name, threads=True))
+        return world
+
+    return build
+
+
+def reader_of_a_replica(*, versioned: bool) -> Build:
+    def build() -> World:
+        world = World(REDIS_ONLY, lagging=True, versioned=versioned)
+        world.reader("reader", world.process("A", threads=True))
+        options = {} if versioned else {"settle": "2s"}
+        world.guarded_writer("writer", world.process("B", threads=True), mode="delete", **options)
+        if not versioned:  # long after the quarantine, nothing old may be left
+            world.delay(2.1)
+        world.replication(steps=1)
+        return world
+
+    return build
+
+
+def reader_and_bus(*, gap: bool = False) -> Build:
+    def build() -> World:
+        world = World(TWO_TIERS, bus=True)
+        here = world.process("A", threads=True)
+        world.reader("reader", here)
+        world.writer("writer", world.process("B", threads=True))
+        if gap:
+            world.gap(here)
+        return world
+
+    return build
+
+
+STALE = "had been acknowledged"
+
+
+@pytest.mark.parametrize(
+    ("plant", "build"),
+    [
+        (markers_are_not_looked_at, reader_and_tag(late=False, places="AAB")),
+        (nonces_are_read_after_the_load, reader_and_tag(late=False)),
+        (late_tags_are_claimed_unseen, reader_and_tag(late=True)),
+        (a_fill_is_proven_by_its_lease_alone, reader_and_tag(late=False, places="AAB")),
+        (a_live_intent_does_not_matter, readers_and_fences("B")),
+        (the_end_of_one_write_ends_them_all, readers_and_fences("BC")),
+        (fences_are_not_raised, readers_and_fences("B")),
+        (fills_forget("f"), reader_of_a_replica(versioned=True)),
+        (tickets_are_for_keys_only, reader_and_tag(late=False, two_tiers=True)),
+        (messages_void_no_tickets, reader_and_bus()),
+        (a_gap_is_slept_through, reader_and_bus(gap=True)),
+        (what_was_asked_before_a_gap_is_kept_after_it, reader_and_bus(gap=True)),
+        (all_that_is_heard_counts_as_ones_own, reader_and_bus()),
+    ],
+)
+def test_a_planted_bug_is_found(plant: Plant, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    assert violation(lambda pick: build(), STALE) is not None  # within 50 s
+
+
+def test_a_forgotten_quarantine_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def outlived() -> set[Any]:
+        left: set[Any] = set()
+
+        def note(world: World) -> None:
+            world.stepper.now += 2.1
+            left.add(world.server.value("k", stale=True))
+
+        def build() -> World:
+            world = World(REDIS_ONLY, lagging=True)
+            world.reader("reader", world.process("A", threads=True))
+            world.guarded_writer("writer", world.process("B", threads=True), mode="delete", settle="2s")
+            world.replication()
+            world._judge_redis = lambda key, least: None  # type: ignore[method-assign]  # noqa: SLF001 - judged by `note`
+            return world
+
+        explored(build, note)
+        return left
+
+    assert 0 not in outlived()
+    fills_forget("q")(monkeypatch)
+    assert 0 in outlived()
