@@ -419,6 +419,8 @@ def _text(word: Any) -> str:
 def _public(url: str) -> str:
     """*url* without its password."""
     scheme, mark, rest = url.partition("://")
+    if not mark:
+        return f"***@{url.rpartition('@')[2]}" if "@" in url else url
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0] if "@" not in rest else rest[: rest.rindex("@") + 1]
     if "@" in authority and ":" in authority:
         rest = f"***@{rest[rest.rindex('@') + 1 :]}"

@@ -81,7 +81,7 @@ class Sentinels:
             replica.command("REPLICAOF", "127.0.0.1", self.servers[0].port)
         for sentinel in self.sentinels:
             sentinel.start()
-        self._until_whole()
+        _until("the sentinels see everybody", self._is_whole)
         return self
 
     def stop(self) -> None:
@@ -93,12 +93,7 @@ class Sentinels:
         for each in (*self.sentinels, *self.servers):
             each.start()
             each.thaw()
-        master = self.master
-        for server in self.servers:
-            if server is not master and _role(server)[1:3] != ["127.0.0.1", master.port]:
-                server.command("REPLICAOF", "127.0.0.1", master.port)
-        self._until_whole()
-        master.commands(("FLUSHALL",), ("SCRIPT", "FLUSH"))
+        _until("everybody is in their place", self._put_in_place)
 
     def wait_for_another(self, old: RedisServer) -> RedisServer:
         """Wait until another server than *old* is named as the master, and is one."""
@@ -111,17 +106,25 @@ class Sentinels:
         )
         return self.master
 
-    def _until_whole(self) -> None:
-        def whole() -> bool:
-            master = self.master
-            for sentinel in self.sentinels:
-                found = sentinel.command("SENTINEL", "MASTER", SERVICE)
-                seen = found["flags"], found["num-other-sentinels"], found["num-slaves"], found["port"]
-                if seen != ("master", str(len(self.sentinels) - 1), str(len(self.servers) - 1), str(master.port)):
-                    return False
-            return _role(master)[0] == "master" and len(_role(master)[2]) == len(self.servers) - 1
+    def _put_in_place(self) -> bool:
+        master = self.master
+        for server in self.servers:
+            if server is not master and _role(server)[1:3] != ["127.0.0.1", master.port]:
+                server.command("REPLICAOF", "127.0.0.1", master.port)
+        if not self._is_whole():
+            return False
+        master.commands(("FLUSHALL",), ("SCRIPT", "FLUSH"))
+        return True
 
-        _until("the sentinels see everybody", whole)
+    def _is_whole(self) -> bool:
+        """Whether the sentinels are of one mind, and everybody is in their place."""
+        master = self.master
+        for sentinel in self.sentinels:
+            found = sentinel.command("SENTINEL", "MASTER", SERVICE)
+            seen = found["flags"], found["num-other-sentinels"], found["num-slaves"], found["port"]
+            if seen != ("master", str(len(self.sentinels) - 1), str(len(self.servers) - 1), str(master.port)):
+                return False
+        return _role(master)[0] == "master" and len(_role(master)[2]) == len(self.servers) - 1
 
 
 def _role(server: RedisServer) -> Any:
