@@ -23,7 +23,7 @@ from .errors import ConfigurationError
 from .events import Stats
 from .feed import Change, invalidations
 from .functions import Function
-from .hub import Hub, Options, pools
+from .hub import Hub, Options
 from .keys import namespace_scope
 from .loading import Ask
 from .methods import decorated
@@ -31,6 +31,7 @@ from .missing import MISSING
 from .policy import Duration, Policy, PolicyOptions, Rules, resolve, seconds
 from .rebuilding import opened, stored_of
 from .runtime import run_now
+from .runtime.servers import pools
 from .tiers.bloom import BloomTier
 from .tiers.local import Entry, Eviction, check
 from .tiers.outbox import Invalidation

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from .auditing import Auditor
 from .codec import Codec, Registry
@@ -24,10 +23,12 @@ from .events import Events, Stats
 from .flights import Shared
 from .keys import Scope, bus_channel, namespace_scope
 from .policy import Rules
+from .ports import Commands
 from .runtime import run_now
 from .runtime.aio import AsyncRuntime
 from .runtime.blocking import BlockingRuntime
 from .runtime.bulkhead import FairBulkhead
+from .runtime.servers import Identity, Place, Steady
 from .tiers.bloom import BloomTier
 from .tiers.bus import Bus
 from .tiers.line import Line
@@ -38,11 +39,10 @@ from .tiers.packing import ObjectPacking, SealedPacking, weigh_stored
 from .tiers.remote import Remote
 
 if TYPE_CHECKING:
-    from .runtime.blocking_redis import BlockingCommands
+    from .runtime.cluster import Wires
     from .runtime.listener import Listener
 
 MOST_CONNECTIONS = 64
-SCHEMES = ("memory", "redis", "rediss", "unix")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,9 @@ class Options:
 class Hub:
     """Shared by a guard and its namespaces; works from any thread, any event loop, before and after a fork."""
 
-    def __init__(self, options: Options, namespace: str, pool: Any, apool: Any, *, memory: bool) -> None:
+    def __init__(
+        self, options: Options, namespace: str, pool: Place | None, apool: Place | None, *, memory: bool
+    ) -> None:
         self.options = options
         self.events = Events()
         self.registry = Registry()
@@ -91,16 +93,6 @@ class Hub:
         self.bus = Bus(channel, os.urandom(8).hex(), self._forget, self.local, self.events, now=time.monotonic)
         self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus)
         self._pool, self._apool = pool, apool
-        self._commands: BlockingCommands | None = None
-        self._connect: Callable[[], Any] | None = None
-        if pool is not None:
-            from .runtime.blocking_redis import redis_commands
-
-            self._commands = redis_commands(pool, MOST_CONNECTIONS, options.operation_timeout)
-        if apool is not None:
-            from .runtime.aio_redis import redis_connector
-
-            self._connect = redis_connector(apool, options.operation_timeout)
         self._store = MemoryCommands(
             options.l1_size, threading.RLock(), time.monotonic, max_bytes=options.l1_max_bytes, weigh=weigh_stored
         )
@@ -117,15 +109,18 @@ class Hub:
             Outbox(root, self.events, time.monotonic),
         )
         self._listener: Listener | None = None
+        self._wires: Wires | None = None
         if not memory:
-            self.local.trust(DEAD)
-            if self._commands is not None:
-                from .runtime.listener import Listener
+            from .runtime.cluster import Wires
+            from .runtime.listener import Listener
 
-                line = Line(self._commands, self.events, self._outbox, self.bus)
-                owes = partial(bool, self._outbox.owed)
-                self._listener = Listener(self.bus, self._commands, line, self.events, owes)
-                self.bus.start = _starting(weakref.ref(self._listener))
+            self.local.trust(DEAD)
+            identity = Identity(self._outbox.replay)
+            self._wires = Wires(pool, apool, MOST_CONNECTIONS, options.operation_timeout, identity)
+            line = Line(self._wires.blocking, self.events, self._outbox, self.bus)
+            owes = partial(bool, self._outbox.owed)
+            self._listener = Listener(self.bus, self._wires.blocking, line, self.events, owes)
+            self.bus.start = _starting(weakref.ref(self._listener))
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.RLock()
         _hubs.add(self)
@@ -139,11 +134,12 @@ class Hub:
         with self._lock:
             engine = self._engines.get((0, l2))
             if engine is None:
-                remote = l2 and not self.memory
-                if remote and self._commands is None:
+                wires = self._wires if l2 else None
+                if wires is not None and self._pool is None:
                     raise ConfigurationError("this guard was given no blocking Redis client: pass client= or a URL")
-                runtime = BlockingRuntime(self._commands if remote and self._commands is not None else self._store)
-                engine = self._engines[0, l2] = self._engine(runtime, remote=remote)
+                commands = self._store if wires is None else wires.blocking
+                runtime = BlockingRuntime(self._store if wires is None else Steady(commands))
+                engine = self._engines[0, l2] = self._engine(runtime, commands, remote=wires is not None)
             return engine
 
     def running(self, *, l2: bool = True) -> Engine:
@@ -158,26 +154,25 @@ class Hub:
         self._check_open()
         with self._lock:
             self._leave_closed_loops(loop)
-            remote = l2 and not self.memory
-            if remote and self._connect is None:
-                raise ConfigurationError("this guard was given no asyncio Redis client: pass aclient= or a URL")
-            runtime = AsyncRuntime(self._store)
-            if remote and self._connect is not None:
-                from .runtime.aio_redis import AsyncCommands
-
-                wire = AsyncCommands(self._connect, self.options.operation_timeout)
-                runtime = AsyncRuntime(wire, wire)
-            engine = self._engines[id(loop), l2] = self._engine(runtime, remote=remote)
+            wires = self._wires if l2 else None
+            if wires is None:
+                engine = self._engine(AsyncRuntime(self._store), self._store, remote=False)
+            else:
+                if self._apool is None:
+                    raise ConfigurationError("this guard was given no asyncio Redis client: pass aclient= or a URL")
+                wire = wires.running()
+                engine = self._engine(AsyncRuntime(Steady(wire), wire), wire, remote=True)
+            self._engines[id(loop), l2] = engine
             return engine
 
-    def _engine(self, runtime: Any, *, remote: bool) -> Engine:
+    def _engine(self, runtime: Any, commands: Commands, *, remote: bool) -> Engine:
         packing = (
             SealedPacking(self.options.sealer, self.registry) if remote else ObjectPacking(copies=self.options.l1_copy)
         )
         bus, outbox = (self.bus, self._outbox) if remote else self._here
         if outbox.owed and self.bus.start is not None:  # an earlier process has left it
             self.bus.start()
-        line = Line(runtime.commands, self.events, outbox, bus)
+        line = Line(commands, self.events, outbox, bus)
         engine = Engine(runtime, Remote(line, packing, self.events, runtime.token), self.shared)
         if self.auditor is not None:
             engine.audit = self.auditor.consider
@@ -284,8 +279,8 @@ class Hub:
             elif isinstance(runtime, AsyncRuntime):
                 self._remove(name, engine)
                 self._close_from_outside(runtime)
-        if self._commands is not None:
-            self._commands.close()
+        if self._wires is not None:
+            self._wires.blocking.close()
         _hubs.discard(self)
 
     def _close_from_outside(self, runtime: AsyncRuntime) -> None:
@@ -324,8 +319,8 @@ class Hub:
             self.bus.rename(os.urandom(8).hex())
         if self._listener is not None:
             self._listener.after_fork()
-        if self._commands is not None:
-            self._commands.after_fork()
+        if self._wires is not None:
+            self._wires.blocking.after_fork()
         for name, engine in list(self._engines.items()):
             if isinstance(engine.runtime, BlockingRuntime):
                 engine.runtime.after_fork()
@@ -358,57 +353,3 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def pools(url: str | None, client: Any, aclient: Any) -> tuple[Any, Any, bool]:
-    """Where connections come from, for threads and for event loops, and whether there are none: ``memory://``."""
-    if client is not None or aclient is not None:
-        if url is not None:
-            raise ConfigurationError("give a URL or clients, not both")
-        return _pool_of(client, "client"), _pool_of(aclient, "aclient"), False
-    address: Any = url or os.environ.get("CACHEGUARD_URL") or "memory://"
-    if not isinstance(address, str):
-        raise ConfigurationError(f"url must be a text like 'redis://localhost:6379/0', got {address!r}")
-    url = address
-    parts = urlsplit(url)
-    scheme = parts.scheme
-    if scheme == "memory":
-        return None, None, True
-    if scheme not in SCHEMES:
-        raise ConfigurationError(
-            f"url must begin with one of {', '.join(f'{each}://' for each in SCHEMES)}, got {_public(url)!r}"
-        )
-    if scheme != "unix" and parts.path.strip("/") and not parts.path.strip("/").isdecimal():
-        raise ConfigurationError(f"url must end with the number of a database or nothing, got {_public(url)!r}")
-    import redis
-    import redis.asyncio
-
-    try:
-        blocking: Any = redis.ConnectionPool
-        running: Any = redis.asyncio.ConnectionPool
-        made = blocking.from_url(url, protocol=2), running.from_url(url, protocol=2)
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"url {_public(url)!r} does not work: {error}") from error
-    return *made, False
-
-
-def _pool_of(client: Any, name: str) -> Any:
-    if client is None:
-        return None
-    pool = getattr(client, "connection_pool", None)
-    if pool is None or not hasattr(pool, "connection_class"):
-        raise ConfigurationError(f"{name} must be a Redis client with a connection pool, got {type(client).__name__}")
-    is_async = "asyncio" in type(pool).__module__ or "asyncio" in type(client).__module__
-    if is_async != (name == "aclient"):
-        raise ConfigurationError(
-            f"{name} got a {'asyncio' if is_async else 'blocking'} client, {type(client).__name__}"
-        )
-    return pool
-
-
-def _public(url: str) -> str:
-    """*url* without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}").geturl()

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.clusters import RedisCluster
 from tests.support.faults import FaultProxy
 from tests.support.redis_server import RedisServer, find_binaries
+from tests.support.sentinels import Sentinels
 
 if TYPE_CHECKING:
     from cacheguard import CacheGuard
@@ -50,6 +52,38 @@ def redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     server = RedisServer(binary, tmp_path_factory.mktemp("redis")).start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """Three masters, each with a replica."""
+    binaries = list(find_binaries().values()) or _no_redis()
+    cluster = RedisCluster(binaries[0], tmp_path_factory.mktemp("cluster"), replicas=3).start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def cluster_url(redis_cluster: RedisCluster) -> str:
+    """Its address, when it is whole and empty."""
+    redis_cluster.reset()
+    return redis_cluster.url
+
+
+@pytest.fixture(scope="session")
+def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sentinels]:
+    """A master, two replicas, three sentinels."""
+    binaries = list(find_binaries().values()) or _no_redis()
+    group = Sentinels(binaries[0], tmp_path_factory.mktemp("sentinels")).start()
+    yield group
+    group.stop()
+
+
+@pytest.fixture
+def sentinel_url(sentinels: Sentinels) -> str:
+    """Its address, when it is whole and empty."""
+    sentinels.reset()
+    return sentinels.url
 
 
 def _no_redis() -> NoReturn:

@@ -12,8 +12,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from ..errors import ConfigurationError, Unreachable
-from ..ports import Call, Reply
+from ..ports import AnotherServer, Call, Reply
 from . import resp
+from .servers import Identity, facts_of, is_wrong
+
+Batch = list[tuple[bytes, int, asyncio.Future[list[Reply]]]]
 
 LATE = 0.1  # of a timeout; a timer later than this says more about this loop than about the server
 
@@ -27,13 +30,18 @@ class AsyncCommands:
     Args:
         connect: makes one connection, unconnected.
         timeout: seconds for a batch to be answered.
+        identity: is told whom each connection has reached.
+        name: what this server is called there.
     """
 
-    def __init__(self, connect: Callable[[], Any], timeout: float) -> None:
+    def __init__(self, connect: Callable[[], Any], timeout: float, identity: Identity, name: str = "") -> None:
         self._connect, self._timeout = connect, timeout
+        self._identity, self._name = identity, name
+        self._generation = -1  # of the connection
         self._connection: Any = None
         self._used = False
-        self._queue: list[tuple[bytes, int, asyncio.Future[list[Reply]]]] = []
+        self._queue: Batch = []
+        self._queued_in = 0  # the oldest generation in which something of the queue was decided
         self._pump: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -41,20 +49,23 @@ class AsyncCommands:
         return resp.first_error(await self.send_each(*calls))
 
     async def send_each(self, *calls: Call) -> list[Reply]:
-        replies = await self._exchange(resp.pack(calls), len(calls))
+        since = self._identity.generation
+        replies = await self._exchange(resp.pack(calls), len(calls), since)
         again = resp.unknown_scripts(calls, replies)
         if again:
-            texts = await self._exchange(resp.pack([calls[index] for index in again], sources=True), len(again))
+            payload = resp.pack([calls[index] for index in again], sources=True)
+            texts = await self._exchange(payload, len(again), since)
             for index, reply in zip(again, texts, strict=True):
                 replies[index] = reply
         return replies
 
-    def _exchange(self, payload: bytes, count: int) -> asyncio.Future[list[Reply]]:
+    def _exchange(self, payload: bytes, count: int, since: int) -> asyncio.Future[list[Reply]]:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[list[Reply]] = loop.create_future()
         if self._closed:
             answer.set_exception(Unreachable("the guard is closed"))
             return answer
+        self._queued_in = min(since, self._queued_in) if self._queue else since
         self._queue.append((payload, count, answer))
         if self._pump is None or self._pump.done():  # an eager task may be over before it is assigned
             self._pump = loop.create_task(self._run())
@@ -62,11 +73,14 @@ class AsyncCommands:
 
     async def _run(self) -> None:
         """Send what is queued, batch after batch, until nothing is left."""
-        batch: list[tuple[bytes, int, asyncio.Future[list[Reply]]]] = []
+        batch: Batch = []
         try:
             while self._queue:
                 batch, self._queue = self._queue, []
-                await self._one_batch(batch)
+                try:
+                    await self._one_batch(batch, self._queued_in)
+                except AnotherServer as change:
+                    _tell(batch, change)
         except Unreachable as error:
             self._fail(batch, error)
         except BaseException as error:
@@ -76,18 +90,18 @@ class AsyncCommands:
         finally:
             self._pump = None
 
-    async def _one_batch(self, batch: list[tuple[bytes, int, asyncio.Future[list[Reply]]]]) -> None:
+    async def _one_batch(self, batch: Batch, since: int) -> None:
         try:
             async with _Deadline(self._timeout):
                 try:
-                    replies = await self._ask(batch)
+                    replies = await self._ask(batch, since)
                 except redis.exceptions.TimeoutError:
                     raise
                 except (redis.exceptions.ConnectionError, OSError):
                     if not self._used:
                         raise
                     await self._disconnect()  # an idle link that the server has dropped: once more, on a new one
-                    replies = await self._ask(batch)
+                    replies = await self._ask(batch, since)
         except (redis.exceptions.RedisError, OSError, ValueError, TimeoutError) as error:
             await self._disconnect()
             raise resp.unreachable(error) from error
@@ -95,22 +109,35 @@ class AsyncCommands:
         for (_, _, answer), reply in zip(batch, replies, strict=True):
             if not answer.done():
                 answer.set_result(reply)
+        if any(map(resp.is_readonly, replies)):  # a master that is none any more; a new connection may find the one
+            await self._disconnect()
 
-    async def _ask(self, batch: list[tuple[bytes, int, asyncio.Future[list[Reply]]]]) -> list[list[Reply]]:
+    async def _ask(self, batch: Batch, since: int) -> list[list[Reply]]:
+        if self._connection is not None and self._generation != self._identity.generation:
+            await self._disconnect()
         connection = self._connection
         if connection is None:
             self._used = False
             connection = self._connection = self._connect()
             await connection.connect()
+            await self._greet(connection)
+        if self._identity.generation != since:
+            raise AnotherServer
         await connection.send_packed_command([payload for payload, _, _ in batch], check_health=False)
         return [[await _reply(connection) for _ in range(count)] for _, count, _ in batch]
 
-    def _fail(self, batch: list[tuple[bytes, int, asyncio.Future[list[Reply]]]], error: Unreachable) -> None:
+    async def _greet(self, connection: Any) -> None:
+        """Find out whom a new connection has reached."""
+        await connection.send_packed_command([Identity.QUESTION], check_health=False)
+        facts = facts_of(*[await _reply(connection) for _ in range(Identity.ANSWERS)])
+        if is_wrong(connection, facts):
+            raise redis.exceptions.ConnectionError("the server that Sentinel named is no master")
+        self._generation = self._identity.tell(self._name, facts)
+
+    def _fail(self, batch: Batch, error: Unreachable) -> None:
         # What queued up meanwhile would meet the same server: nobody loses more than one timeout.
         queued, self._queue = self._queue, []
-        for _, _, answer in batch + queued:
-            if not answer.done():
-                answer.set_exception(error)
+        _tell(batch + queued, error)
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -136,6 +163,13 @@ class AsyncCommands:
         if connection is not None:
             with contextlib.suppress(Exception):
                 connection.disconnect(nowait=True).send(None)
+
+
+def _tell(batch: Batch, error: Exception) -> None:
+    """Raise *error* for everybody who still waits."""
+    for _, _, answer in batch:
+        if not answer.done():
+            answer.set_exception(error)
 
 
 class _Deadline:

@@ -12,8 +12,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..errors import ConfigurationError
-from ..ports import Call, Commands, Reply
+from ..ports import AnotherServer, Call, Commands, Reply
 from . import resp
+from .servers import Identity, facts_of, is_wrong
 
 
 class BlockingCommands:
@@ -26,14 +27,19 @@ class BlockingCommands:
         connect: makes one connection, unconnected.
         most: connections at once; a thread that finds none free waits for one, at most `timeout` seconds.
         timeout: seconds for connecting and for each reply.
+        identity: is told whom each connection has reached.
+        name: what this server is called there.
     """
 
-    def __init__(self, connect: Callable[[], Any], most: int, timeout: float) -> None:
+    def __init__(
+        self, connect: Callable[[], Any], most: int, timeout: float, identity: Identity, name: str = ""
+    ) -> None:
         self._connect, self._most, self._timeout = connect, most, timeout
+        self._identity, self._name = identity, name
         self._reset()
 
     def _reset(self) -> None:
-        self._idle: deque[Any] = deque()
+        self._idle: deque[tuple[Any, int]] = deque()  # connections, and the generation of each
         self._free = threading.Condition(threading.Lock())
         self._made = 0
         self._waiting = 0
@@ -43,18 +49,23 @@ class BlockingCommands:
         return resp.first_error(await self.send_each(*calls))
 
     async def send_each(self, *calls: Call) -> list[Reply]:
-        replies = self._exchange(resp.pack(calls), len(calls))
+        since = self._identity.generation
+        replies = self._exchange(resp.pack(calls), len(calls), since)
         again = resp.unknown_scripts(calls, replies)
         if again:
-            texts = self._exchange(resp.pack([calls[index] for index in again], sources=True), len(again))
+            texts = self._exchange(resp.pack([calls[index] for index in again], sources=True), len(again), since)
             for index, reply in zip(again, texts, strict=True):
                 replies[index] = reply
         return replies
 
-    def _exchange(self, payload: bytes, count: int) -> list[Reply]:
-        connection, used = self._take()
+    def _exchange(self, payload: bytes, count: int, since: int) -> list[Reply]:
+        connection, generation = self._take()
+        used = generation == self._identity.generation
         try:
             try:
+                if not used:
+                    generation = self._greet(connection)
+                self._check(since)
                 replies = _ask(connection, payload, count)
             except redis.exceptions.TimeoutError:
                 raise
@@ -62,9 +73,13 @@ class BlockingCommands:
                 if not used:
                     raise
                 # The server was restarted or dropped an idle link: its fellows are as dead as this one.
-                connection.disconnect()
                 self._drop_idle()
+                generation = self._greet(connection)
+                self._check(since)
                 replies = _ask(connection, payload, count)
+        except AnotherServer:
+            self._give_back(connection, generation)
+            raise
         except Exception as error:  # the client's own, a credential provider's, a resolver's: all mean no answer
             connection.disconnect()
             self._discard()
@@ -73,27 +88,45 @@ class BlockingCommands:
             connection.disconnect()
             self._discard()
             raise
-        self._give_back(connection)
+        if resp.is_readonly(replies):  # a master that is none any more; a new connection may find the one that is
+            self._drop_idle()
+            connection.disconnect()
+            self._discard()
+        else:
+            self._give_back(connection, generation)
         return replies
 
-    def _give_back(self, connection: Any) -> None:
+    def _greet(self, connection: Any) -> int:
+        """Connect anew, and find out whom that has reached; the generation of the connection."""
+        connection.disconnect()
+        connection.connect()
+        facts = facts_of(*_ask(connection, Identity.QUESTION, Identity.ANSWERS))
+        if is_wrong(connection, facts):
+            raise redis.exceptions.ConnectionError("the server that Sentinel named is no master")
+        return self._identity.tell(self._name, facts)
+
+    def _check(self, since: int) -> None:
+        if self._identity.generation != since:
+            raise AnotherServer
+
+    def _give_back(self, connection: Any, generation: int) -> None:
         if self._closed:
             connection.disconnect()
             self._discard()
             return
-        self._idle.append(connection)
+        self._idle.append((connection, generation))
         if self._waiting:
             with self._free:
                 self._free.notify()
 
-    def _take(self) -> tuple[Any, bool]:
-        """A connection, and whether it has been used before; waits in line while all are in use.
+    def _take(self) -> tuple[Any, int]:
+        """A connection, and its generation, -1 for a new one; waits in line while all are in use.
 
         Whoever holds one gives it back within its timeout, so nobody waits for ever, and a full pool is no outage.
         """
         if not self._waiting:
             try:
-                return self._idle.pop(), True
+                return self._idle.pop()
             except IndexError:
                 pass
         with self._free:
@@ -101,7 +134,7 @@ class BlockingCommands:
             try:
                 while True:
                     try:
-                        return self._idle.pop(), True
+                        return self._idle.pop()
                     except IndexError:
                         pass
                     if self._made < self._most:
@@ -111,7 +144,7 @@ class BlockingCommands:
             finally:
                 self._waiting -= 1
         try:
-            return self._connect(), False
+            return self._connect(), -1
         except BaseException:
             self._discard()
             raise
@@ -124,7 +157,7 @@ class BlockingCommands:
     def _drop_idle(self) -> None:
         while self._idle:
             try:
-                connection = self._idle.pop()
+                connection, _ = self._idle.pop()
             except IndexError:
                 return
             connection.disconnect()
@@ -145,6 +178,7 @@ class BlockingCommands:
 
     def after_fork(self) -> None:
         """Forget the parent's connections without touching their sockets."""
+        self._identity.after_fork()
         self._reset()
 
 
@@ -162,7 +196,7 @@ def _reply(connection: Any) -> Reply:
         return resp.refused(error)
 
 
-def redis_commands(pool: Any, most: int, timeout: float) -> BlockingCommands:
+def redis_commands(pool: Any, most: int, timeout: float, identity: Identity, name: str = "") -> BlockingCommands:
     """Commands that reach the server *pool* reaches; `ConfigurationError` if its settings make no connection."""
     connect = resp.connector(pool, lambda: Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=timeout)
     try:
@@ -170,4 +204,4 @@ def redis_commands(pool: Any, most: int, timeout: float) -> BlockingCommands:
     except TypeError as error:
         msg = f"the Redis client does not take these settings: {error}"
         raise ConfigurationError(msg) from error
-    return BlockingCommands(connect, most, timeout)
+    return BlockingCommands(connect, most, timeout, identity, name)

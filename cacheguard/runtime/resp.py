@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import Refused, Unreachable
 from ..ports import Arg, Call, Reply, ScriptCall
+from .servers import Finder
 
 
 def pack(calls: Sequence[Call], *, sources: bool = False) -> bytes:
@@ -51,6 +52,14 @@ def unknown_scripts(calls: Sequence[Call], replies: Sequence[Reply]) -> list[int
     ]
 
 
+def is_readonly(replies: Sequence[Reply]) -> bool:
+    """Whether a server has said that it takes no writes: it was a master when we came."""
+    return Refused in map(type, replies) and any(
+        isinstance(reply, Refused) and "READONLY" in _text(reply).replace("ReadOnlyError", "READONLY")
+        for reply in replies
+    )
+
+
 def _text(reply: Refused) -> str:
     # redis-py strips the code from "NOSCRIPT No matching script" and puts it into the class instead.
     return f"{type(reply.__cause__).__name__} {reply}".replace("NoScriptError", "NOSCRIPT")
@@ -85,4 +94,6 @@ def connector(
         "health_check_interval": 0,
         "retry": no_retry(),
     }
+    if isinstance(finder := settings.get("connection_pool"), Finder):
+        settings["connection_pool"] = finder.within(timeout)
     return lambda: pool.connection_class(**settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from ..errors import Refused, Unreachable
 from ..events import Events
@@ -97,8 +98,9 @@ class Line:
                 await self._settle()
             except Refused:
                 items = list(self._outbox.part(MOST_ANNOUNCED))
-                for at in range(0, len(items), PART):
-                    await self.announce_dirty(items[at : at + PART])
+                with suppress(AnotherServer):
+                    for at in range(0, len(items), PART):
+                        await self.announce_dirty(items[at : at + PART])
                 raise
 
     async def announce_dirty(self, items: Sequence[Invalidation]) -> None:

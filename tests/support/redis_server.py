@@ -152,9 +152,7 @@ class RedisServer:
         self.commands(*changed, ("CLIENT", "UNPAUSE"), ("FLUSHALL",), ("SCRIPT", "FLUSH"), ("CONFIG", "RESETSTAT"))
 
     def _start_on(self, port: int) -> bool:
-        words = [str(self.binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
-        for name, value in self.config.items():
-            words += [f"--{name}", value]
+        words = self._command_line(port)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         atexit.unregister(self.stop)
@@ -165,8 +163,17 @@ class RedisServer:
             self.kill()
             self.port = 0
             return False
-        self._pristine = self.command("CONFIG", "GET", "*")
+        self._note_settings()
         return True
+
+    def _command_line(self, port: int) -> list[str]:
+        words = [str(self.binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        for name, value in self.config.items():
+            words += [f"--{name}", value]
+        return words
+
+    def _note_settings(self) -> None:
+        self._pristine = self.command("CONFIG", "GET", "*")
 
     def _answers_in_time(self) -> bool:
         deadline = time.monotonic() + READY_WITHIN
