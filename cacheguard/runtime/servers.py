@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..errors import ConfigurationError, Unreachable
@@ -173,7 +173,7 @@ class Finder:
     def _found(self, place: Place, answer: Any) -> Address | None:
         if not isinstance(answer, list):
             return None
-        words: list[Any] = answer
+        words = cast("list[Any]", answer)
         self.places.remove(place)
         self.places.insert(0, place)
         host, port = map(_text, words)

@@ -192,7 +192,7 @@ class Local:
         self.trusted_until = until
 
     def pause(self) -> None:
-        """Something may have gone unheard: no entry answers until the tier is trusted again, and none gets in."""
+        """Something may have gone unheard: no entry answers until the tier is trusted again."""
         with self.lock:
             self.trusted_until = DEAD
             self.tickets.void_all()
@@ -210,11 +210,9 @@ class Local:
             if self._off or not self.tickets.holds(ticket, key, entry.marks):
                 return False
             self._drop(key)
-            if entry.shared and self._now() >= self.trusted_until:
-                return True  # not to be kept now, but true
             if self._max_bytes is not None and entry.size > room.maxsize:
                 return True  # too large to keep, but true
-            if entry.shared:
+            if entry.shared:  # while the tier is not trusted, it answers nobody; without Redis, it may be all there is
                 entry.until = min(entry.kept_until, self.trusted_until)
             size = self._size if room is self._entries else max(1, self._size // ABSENCE_SHARE)
             while len(room) >= size or room.currsize + max(1, entry.size) > room.maxsize:
