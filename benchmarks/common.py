@@ -144,11 +144,27 @@ def private_redis() -> Iterator[str]:
             server.stop()
 
 
+@contextmanager
+def private_cluster() -> Iterator[str]:
+    """The URL of a cluster of three masters of our own, which ends with the block."""
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    servers, clusters = import_module("tests.support.redis_server"), import_module("tests.support.clusters")
+    with tempfile.TemporaryDirectory() as directory:
+        cluster = clusters.RedisCluster(next(iter(servers.find_binaries().values())), Path(directory)).start()
+        try:
+            yield cluster.url
+        finally:
+            cluster.stop()
+
+
 def headline(question: str, url: str | None = None) -> None:
     """Say what is measured, by which versions, on which machine."""
     print(f"\n{question}")
     parts = [f"{platform.python_implementation()} {platform.python_version()}"]
-    if url is not None:
+    if url is not None and url.startswith("redis+cluster"):
+        parts.append("a cluster of redis-servers")
+    elif url is not None:
         with redis.Redis.from_url(url) as client:
             parts.append(f"redis-server {client.info('server')['redis_version']}")
     parts += [f"{'redis-py' if name == 'redis' else name} {_version(name)}" for name in PACKAGES]

@@ -173,7 +173,7 @@ class Finder:
     def _found(self, place: Place, answer: Any) -> Address | None:
         if not isinstance(answer, list):
             return None
-        words = cast("list[Any]", answer)
+        words = cast("Any", answer)
         self.places.remove(place)
         self.places.insert(0, place)
         host, port = map(_text, words)
