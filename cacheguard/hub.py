@@ -299,7 +299,7 @@ class Hub:
                 self._remove(name, engine)
                 await engine.runtime.aclose()
         blocking = [engine.runtime for engine in self._engines.values() if isinstance(engine.runtime, BlockingRuntime)]
-        if any(runtime.busy for runtime in blocking):
+        if any(runtime.busy for runtime in blocking) or (self._listener is not None and self._listener.busy):
             await asyncio.to_thread(self.close)
         else:
             self.close()

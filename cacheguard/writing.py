@@ -22,7 +22,7 @@ from .tiers.remote import ms
 if TYPE_CHECKING:
     from .engine import Engine
     from .hub import Hub
-    from .ports import Watch
+    from .ports import Signal, Watch
 
 Mode: TypeAlias = Literal["fence", "delete", "double"]
 OfResult: TypeAlias = Callable[[Any], str | Iterable[str]]
@@ -30,6 +30,7 @@ OfResult: TypeAlias = Callable[[Any], str | Iterable[str]]
 INTENT = "10s"
 DELAY = "1s"
 LONGEST_SETTLE = 86_400.0
+LONGEST_RENEWAL = 5.0  # seconds that a write waits for its last renewal to be over
 
 
 class Terms:
@@ -76,8 +77,20 @@ class Write:
         self._token = ""
         self._fenced: tuple[str, ...] = ()
         self._watch: Watch | None = None
-        self.version: Version | None = version
+        self._over = False
+        self._renewing: Signal | None = None
+        self.version = version
         self.also(*keys, tags=tags)
+
+    @property
+    def version(self) -> Version | None:
+        """The source version that the rows have after the write; `TypeError` or `ValueError` for what is none."""
+        return self._version
+
+    @version.setter
+    def version(self, version: Version | None) -> None:
+        self._text = version_text(version)
+        self._version = version
 
     def also(self, *keys: str, tags: Iterable[str] = ()) -> None:
         """Invalidate these keys and tags, too, when the block ends.
@@ -99,8 +112,17 @@ class Write:
         await hub.write(engine, self._begun(terms), quietly=True)
         if self._fenced:
             self._watch = engine.runtime.watch(
-                lambda: hub.write(engine, self._begun(terms), quietly=True), terms.intent_ms / 3000, _never, None
+                lambda: self._renew(hub, engine, terms), terms.intent_ms / 3000, _never, None
             )
+
+    async def _renew(self, hub: Hub, engine: Engine, terms: Terms) -> None:
+        """Say once more that the write goes on; never after its end, or it would go on for ever."""
+        done = self._renewing = engine.runtime.signal()
+        try:
+            if not self._over:  # looked at after the signal is there: who ends the write sees the one or the other
+                await hub.write(engine, self._begun(terms), quietly=True)
+        finally:
+            done.set()
 
     def _begun(self, terms: Terms) -> list[Invalidation]:
         # A tag is not fenced: nothing that has it could be cached meanwhile, and that may be all there is.
@@ -111,21 +133,23 @@ class Write:
             for name in self._names
         ]
 
-    async def end(self, hub: Hub, engine: Engine, terms: Terms) -> None:
+    async def end(self, hub: Hub, engine: Engine, terms: Terms, *, quietly: bool) -> None:
         """Invalidate. One round trip, whatever the number of keys and tags."""
+        self._over = True
         if self._watch is not None:
             self._watch.stop()
-        version = version_text(self.version)
+        if self._renewing is not None:
+            await self._renewing.wait(LONGEST_RENEWAL)
         items = [
             Invalidation(
                 name,
                 settle_ms=terms.settle_ms,
-                version="" if self._scope.is_tag(name) else version,
+                version="" if self._scope.is_tag(name) else self._text,
                 ends=self._token if name in self._fenced and not self._scope.is_tag(name) else "",
             )
             for name in self._names
         ]
-        await hub.write(engine, items)
+        await hub.write(engine, items, quietly=quietly)
 
 
 async def _never() -> None:
@@ -193,7 +217,9 @@ class Writing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        run_now(self._left().end(self._hub, self._hub.blocking(), self._terms))
+        # An exception of the block's own says more than that Redis is away.
+        work = self._left().end(self._hub, self._hub.blocking(), self._terms, quietly=error is not None)
+        run_now(work)
 
     async def __aenter__(self) -> Write:
         write = self._entered()
@@ -201,7 +227,7 @@ class Writing:
         try:
             await write.begin(self._hub, engine, self._terms)
         except BaseException:  # cancelled: the block is not entered, so nothing will end what has begun
-            await engine.runtime.through(self._left().end(self._hub, engine, self._terms))
+            await engine.runtime.through(self._left().end(self._hub, engine, self._terms, quietly=True))
             raise
         return write
 
@@ -209,10 +235,11 @@ class Writing:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         engine = self._hub.running()
-        await engine.runtime.through(self._left().end(self._hub, engine, self._terms))
+        work = self._left().end(self._hub, engine, self._terms, quietly=error is not None)
+        await engine.runtime.through(work)
 
     def _leave_at_once(self) -> None:
-        run_now(self._left().end(self._hub, self._hub.blocking(), self._terms))
+        run_now(self._left().end(self._hub, self._hub.blocking(), self._terms, quietly=True))
 
 
 def _whose() -> object:

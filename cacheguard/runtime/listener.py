@@ -71,6 +71,11 @@ class Listener:
                 self._thread = None
                 self._bus.mute(f"no thread to listen with: {error}")
 
+    @property
+    def busy(self) -> bool:
+        """Whether `close` would have to wait."""
+        return self._thread is not None and not (self._bus.joined_in and self._events.l2_up)
+
     def close(self) -> None:
         """End the thread."""
         with self._lock:

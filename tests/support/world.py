@@ -196,7 +196,7 @@ class World:
             self.fenced[key] = version
         await process.pause("has committed", writes=process.here)
         write.version = version if self.versioned else None
-        await write.end(hub, process.engine, terms)
+        await write.end(hub, process.engine, terms, quietly=False)
         self._note(process, key, version, everywhere=not process.outbox.owed)
 
     def replication(self, name: str = "replication", key: str = KEY, steps: int = 1) -> None:

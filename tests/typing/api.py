@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, assert_type
 
-from cacheguard import MISSING, CacheGuard, Policy
+from cacheguard import MISSING, CacheGuard, Change, Policy, current_load
 from cacheguard.errors import CacheGuardError, ConfigurationError, LoadTimeout
 
 
@@ -146,6 +146,19 @@ async def the_guard() -> None:
     assert_type(guard.touch("k"), bool)
     guard.invalidate("a", "b")
     await guard.ainvalidate("a")
+    guard.invalidate("a", version=5, settle="1s")
+    guard.invalidate(5)  # type: ignore[arg-type]
+    await guard.ainvalidate_tags("red", settle=1)
+    guard.clear()
+    assert_type(guard.apply([("k", 1), Change(tag="red"), Change("k", version="16/B374D848")]), int)
+    with guard.writing("k", tags=["red"], mode="double", delay="1s") as write:
+        write.version = 5
+        write.also("other", tags=["green"])
+    async with guard.writing("k", settle=timedelta(seconds=1)):
+        pass
+    guard.writing("k", mode="fenced")  # type: ignore[arg-type]
+    current_load().add_tags("red")
+    assert_type(current_load().primary, bool)
     inspection = await guard.ainspect("k")
     assert_type(inspection.ttl_left, float | None)
     assert_type(guard.stats().loads, int)
@@ -159,6 +172,23 @@ async def the_guard() -> None:
     guard.warm(get_user, [(1,)], rate=10, progress=lambda done, total: None)
     Policy(rebuild="eager")  # type: ignore[arg-type]
     CacheGuard(l1_eviction="mru")  # type: ignore[arg-type]
+
+
+@guard.invalidates("user:{user_id}", "copy:{result}", lambda result: [f"k:{result}"], tags=["red"])
+def rename(user_id: int, name: str = "") -> int:
+    return user_id
+
+
+@guard.invalidates("user:{user_id}", version=lambda result: result)
+async def arename(user_id: int) -> int:
+    return user_id
+
+
+async def writing_functions_keep_their_signatures() -> None:
+    assert_type(rename(5, name="x"), int)
+    assert_type(await arename(5), int)
+    rename("5")  # type: ignore[arg-type]
+    guard.invalidates(5)  # type: ignore[arg-type]
 
 
 def errors_have_the_bases_that_were_promised() -> None:
