@@ -14,7 +14,8 @@ from cacheguard.tiers.local import Local
 from cacheguard.tiers.memory import Hash, MemoryCommands
 from cacheguard.tiers.remote import Filled, Found, Remote
 from cacheguard.writing import Write
-from tests.support.schedules import explored, violation
+from tests.support.schedules import explored, following, violation
+from tests.support.stepped import Violation
 from tests.support.world import REDIS_ONLY, TAG, TWO_TIERS, World
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -184,7 +185,6 @@ STALE = "had been acknowledged"
         (markers_are_not_looked_at, reader_and_tag(late=False, places="AAB")),
         (nonces_are_read_after_the_load, reader_and_tag(late=False)),
         (late_tags_are_claimed_unseen, reader_and_tag(late=True)),
-        (a_fill_is_proven_by_its_lease_alone, reader_and_tag(late=False, places="AAB")),
         (a_live_intent_does_not_matter, readers_and_fences("B")),
         (the_end_of_one_write_ends_them_all, readers_and_fences("BC")),
         (fences_are_not_raised, readers_and_fences("B")),
@@ -199,6 +199,24 @@ STALE = "had been acknowledged"
 def test_a_planted_bug_is_found(plant: Plant, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     assert violation(lambda pick: build(), STALE) is not None  # within 50 s
+
+
+def follow_an_overtaken_load() -> None:
+    """A follower joins between the invalidation of a tag and the fill.
+
+    reader 1:  leases, loads "old" .................................... fill accepted: its key was not touched
+    writer:                        invalidates the tag, returns
+    reader 2:                                                  joins
+    """
+    world = reader_and_tag(late=False, places="AAB")()
+    world.run(following(*["reader 1"] * 6, *["writer"] * 3, *["reader 2"] * 3))
+
+
+def test_a_fill_that_is_proven_by_its_lease_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    follow_an_overtaken_load()
+    a_fill_is_proven_by_its_lease_alone(monkeypatch)
+    with pytest.raises(Violation, match=STALE):
+        follow_an_overtaken_load()
 
 
 def test_a_forgotten_quarantine_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
