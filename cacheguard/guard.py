@@ -19,7 +19,7 @@ from .current_load import check_tag
 from .defenses.consistency import Version, version_text
 from .engine import Engine
 from .envelope import Kind, Sealer
-from .errors import ConfigurationError
+from .errors import ConfigurationError, Unreachable
 from .events import Stats
 from .feed import Change, invalidations
 from .functions import Function
@@ -632,8 +632,14 @@ class CacheGuard:
 
     async def _apply(self, engine: Engine, changes: Iterable[Any], settle: Duration | None) -> int:
         items = invalidations(self._scope, changes, round(settle_seconds(settle) * 1000))
+        missed: Unreachable | None = None
         for at in range(0, len(items), MOST_AT_ONCE):
-            await self._hub.write(engine, items[at : at + MOST_AT_ONCE])
+            try:
+                await self._hub.write(engine, items[at : at + MOST_AT_ONCE])
+            except Unreachable as error:  # queued; so must the others be
+                missed = error
+        if missed is not None:
+            raise missed
         return len(items)
 
     def _named(

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import os
 import random
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -29,10 +31,11 @@ log = logging.getLogger("cacheguard")
 OnGap: TypeAlias = Literal["clear", "ignore"] | Callable[[], object]
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # between attempts to connect
+SILENCE, PATIENCE = 5.0, 5.0  # seconds after which the server is asked for a sign of life, and is given up
 LOOKS_UP_EVERY = 0.5  # seconds after which a blocking wait notices that the feed was closed
 PATIENCE_AT_CLOSE = 2.0
 
-# A wire that is cut in silence is noticed after 10 s + 3 * 5 s.
+# The system notices a dead wire after 10 s + 3 * 5 s; a server that hangs behind a living one is noticed by asking it.
 _DEFAULTS: dict[str, Any] = {
     "application_name": "cacheguard",
     "connect_timeout": 5,
@@ -66,7 +69,7 @@ class PostgresFeed:
     Use `run` in a thread of yours, `start` (or ``with``) for a thread of its own, or `arun` in an asyncio event loop;
     a feed runs once. It reconnects by itself, after pauses that double from 100 ms to 5 s. NOTIFY has no memory: what
     was committed meanwhile is missed, so after a connection was lost, or the first could not be had at once, *on_gap*
-    comes as soon as LISTEN stands. A wire that is cut in silence is noticed within 25 s (TCP keepalives).
+    comes as soon as LISTEN stands. A wire that is cut in silence, or a server that hangs, is noticed within 10 s.
 
     A payload is JSON: ``{"key": "user:42"}`` or ``{"tag": "org:7"}``, with a key optionally a ``"version"`` (a whole
     number, a log position, an ISO moment with its zone); ``{"gap": true}``; or an array of these. The rest is garbage:
@@ -101,7 +104,10 @@ class PostgresFeed:
         try:
             given = conninfo_to_dict(conninfo)
         except psycopg.Error as error:
-            raise ConfigurationError(f"conninfo cannot be read: {error}") from error
+            # What libpq says of it may quote a part of the password.
+            raise ConfigurationError(
+                f"conninfo is no connection string or URL for libpq ({type(error).__name__})"
+            ) from None
         self._guard, self._on_gap, self._batch = guard, on_gap, batch
         self._channel = channel
         self._parameters: dict[str, Any] = {**_DEFAULTS, **given, "client_encoding": "utf8"}
@@ -192,8 +198,14 @@ class PostgresFeed:
                     if self._missed:
                         self._fill_gap()
                     self._stands()
+                    heard_at = time.monotonic()
                     while not self._wake.is_set():
                         payloads = [each.payload for each in connection.notifies(timeout=LOOKS_UP_EVERY, stop_after=1)]
+                        if payloads:
+                            heard_at = time.monotonic()
+                        elif time.monotonic() - heard_at >= SILENCE:
+                            self._ask(connection)
+                            heard_at = time.monotonic()
                         while payloads and len(payloads) < self._batch:
                             more = [each.payload for each in connection.notifies(timeout=0)]
                             if not more:
@@ -205,6 +217,23 @@ class PostgresFeed:
                 self._wake.wait(self._next_pause())
             finally:
                 self._connected = False
+
+    def _ask(self, connection: psycopg.Connection[Any]) -> None:
+        """See whether there is somebody at the other end; the error that it raises if not is a gap."""
+        watchdog = threading.Timer(PATIENCE, _cut, [connection])
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            connection.execute("SELECT 1")
+        finally:
+            watchdog.cancel()
+
+    async def _aask(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        watchdog = asyncio.get_running_loop().call_later(PATIENCE, _cut, connection)
+        try:
+            await connection.execute("SELECT 1")
+        finally:
+            watchdog.cancel()
 
     def _handle(self, payloads: Iterable[str]) -> None:
         heard = self._read(payloads)
@@ -236,7 +265,9 @@ class PostgresFeed:
                         await self._afill_gap()
                     self._stands()
                     while True:
-                        payloads = [each.payload async for each in connection.notifies(stop_after=1)]
+                        payloads = [each.payload async for each in connection.notifies(timeout=SILENCE, stop_after=1)]
+                        if not payloads:
+                            await self._aask(connection)
                         while payloads and len(payloads) < self._batch:
                             more = [each.payload async for each in connection.notifies(timeout=0)]
                             if not more:
@@ -306,6 +337,12 @@ class PostgresFeed:
     def _next_pause(self) -> float:
         self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
         return self._pause * random.uniform(0.75, 1.0)
+
+
+def _cut(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """End a connection from outside. libpq waits for an answer for ever; it does notice that its socket is shut."""
+    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
+        wire.shutdown(socket.SHUT_RDWR)
 
 
 def _check_batch(batch: object) -> None:

@@ -21,6 +21,7 @@ from cacheguard import MISSING, CacheGuard, Change
 from cacheguard.errors import ConfigurationError, KeyTemplateError, Unreachable
 from cacheguard.keys import escape
 from cacheguard_postgres import FeedStats, PostgresFeed, trigger_sql
+from tests.support.faults import Fault, FaultProxy
 from tests.support.postgres_server import PostgresServer
 
 TAKES_AT_MOST = 10.0  # seconds until something that must happen has happened
@@ -549,3 +550,32 @@ def test_options_that_cannot_work_are_refused(guard: CacheGuard) -> None:
             PostgresFeed(guard, "", **options)
     with pytest.raises(ConfigurationError, match="conninfo"):
         PostgresFeed(guard, "nonsense")
+
+
+@pytest.mark.parametrize("waits", ["run", "arun"])
+def test_a_server_that_says_nothing_any_more_is_given_up(
+    postgres_server: PostgresServer, guard: CacheGuard, channel: str, waits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheguard_postgres.feed.SILENCE", 0.2)
+    monkeypatch.setattr("cacheguard_postgres.feed.PATIENCE", 0.2)
+    monkeypatch.setattr("cacheguard_postgres.feed.LOOKS_UP_EVERY", 0.05)
+    with FaultProxy(postgres_server.port) as proxy:
+        conninfo = psycopg.conninfo.make_conninfo(postgres_server.conninfo, port=proxy.port)
+        feed = PostgresFeed(guard, conninfo, channel=channel)
+        with feed if waits == "run" else in_loop(feed):
+            until(lambda: feed.stats().connected)
+            time.sleep(0.5)
+            assert feed.stats() == FeedStats(applied=0, garbage=0, gaps=0, connected=True)
+            guard.set("user:1", "old")
+            proxy.inject(Fault.BLACKHOLE)
+            until(lambda: not feed.stats().connected)
+            proxy.heal()
+            until(lambda: feed.stats().connected and feed.stats().gaps == 1)
+            until(lambda: guard.get("user:1") is None)
+
+
+def test_every_change_is_queued_before_a_guard_that_wants_to_know_is_told() -> None:
+    with CacheGuard("redis://127.0.0.1:1/0", on_unreachable="raise") as guard:
+        with pytest.raises(Unreachable):
+            guard.apply([(f"row:{number}", number) for number in range(2500)])
+        assert guard.stats().invalidations_queued == 2500
