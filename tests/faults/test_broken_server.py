@@ -38,6 +38,8 @@ async def test_readers_go_on_while_redis_is_down_and_use_it_when_it_is_back(
     row = of(door, loader)
     assert await row(1) == 1
     redis_server.kill()
+    while door.guard.stats().bus_up:  # what is loaded at this very moment is not kept
+        await asyncio.sleep(0.001)
     assert await row(1) == 1
     assert await row(2) == 2
     assert await door.get("row:3") is None

@@ -146,8 +146,14 @@ class RedisServer:
         with redis.Redis(port=self.port, decode_responses=True, socket_timeout=1, retry=never) as client:
             return [client.execute_command(*words) for words in calls]
 
+    def _settings(self) -> dict[str, str]:
+        answer = self.command(
+            "CONFIG", "GET", "*"
+        )  # a mapping, or names and values in turn, as the client's release likes
+        return dict(answer) if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
+
     def _wash(self) -> None:
-        now = self.command("CONFIG", "GET", "*")
+        now = self._settings()
         changed = [("CONFIG", "SET", name, value) for name, value in self._pristine.items() if now[name] != value]
         self.commands(*changed, ("CLIENT", "UNPAUSE"), ("FLUSHALL",), ("SCRIPT", "FLUSH"), ("CONFIG", "RESETSTAT"))
 
@@ -173,7 +179,7 @@ class RedisServer:
         return words
 
     def _note_settings(self) -> None:
-        self._pristine = self.command("CONFIG", "GET", "*")
+        self._pristine = self._settings()
 
     def _answers_in_time(self) -> bool:
         deadline = time.monotonic() + READY_WITHIN
