@@ -131,6 +131,7 @@ class AsyncCommands:
         await connection.send_packed_command([Identity.QUESTION], check_health=False)
         facts = facts_of(*[await _reply(connection) for _ in range(Identity.ANSWERS)])
         if is_wrong(connection, facts):
+            connection.connection_pool.doubt()
             raise redis.exceptions.ConnectionError("the server that Sentinel named is no master")
         self._generation = self._identity.tell(self._name, facts)
 

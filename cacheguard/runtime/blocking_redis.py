@@ -102,6 +102,7 @@ class BlockingCommands:
         connection.connect()
         facts = facts_of(*_ask(connection, Identity.QUESTION, Identity.ANSWERS))
         if is_wrong(connection, facts):
+            connection.connection_pool.doubt()
             raise redis.exceptions.ConnectionError("the server that Sentinel named is no master")
         return self._identity.tell(self._name, facts)
 

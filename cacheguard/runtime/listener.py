@@ -145,33 +145,46 @@ class Listener:
 
     def _look_around(self) -> None:
         """Whether Redis can be reached at all: where not, nobody can have told us anything."""
-        now = time.monotonic()
-        try:
-            for _, commands in self._post.every_master():
-                run_now(commands.send(("PUBLISH", self._bus.own_channel, "hello")))
-        except AnotherServer:
-            return
-        except Unreachable as error:
-            self._unreachable(error, now)
-            return
-        self._pay()
-
-    def _unreachable(self, error: Unreachable, now: float) -> None:
-        if not isinstance(error, Refused) or "LOADING" in _words(error):
-            self._bus.alone(now)
-        elif "NOPERM" in _words(error):
-            self._bus.mute(f"PUBLISH was refused ({error})")
+        if self._publish_to_all(time.monotonic(), lambda posts: [(post, "hello") for post in posts]):
+            self._pay()
 
     def _beat(self, now: float) -> None:
         """Send a heartbeat through every server that takes writes."""
+
+        def beats(posts: list[str]) -> list[tuple[str, str]]:
+            return [(post, f"beat {text}") for post, text in self._bus.beat(now, posts)]
+
+        self._publish_to_all(now, beats)
+
+    def _publish_to_all(self, now: float, texts: Callable[[list[str]], list[tuple[str, str]]]) -> bool:
+        """Say something to ourselves through every server that takes writes; whether one of them could be reached.
+
+        Alone is who reaches none: through one that is left, others may invalidate.
+        """
+        errors: list[Unreachable] = []
+        reached = False
         try:
             posts = dict(self._post.every_master())
-            for post, text in self._bus.beat(now, list(posts)):
-                run_now(posts[post].send(("PUBLISH", self._bus.own_channel, f"beat {text}")))
+            for post, text in texts(list(posts)):
+                try:
+                    run_now(posts[post].send(("PUBLISH", self._bus.own_channel, text)))
+                    reached = True
+                except Unreachable as error:
+                    errors.append(error)
         except AnotherServer:
             self._next_beat = 0.0
-        except Unreachable as error:
-            self._unreachable(error, now)
+            return False
+        except Unreachable as error:  # nobody could say which servers there are
+            errors.append(error)
+        if errors and not reached:
+            self._unreachable(errors, now)
+        return reached
+
+    def _unreachable(self, errors: list[Unreachable], now: float) -> None:
+        if all(not isinstance(error, Refused) or "LOADING" in _words(error) for error in errors):
+            self._bus.alone(now)
+        elif any("NOPERM" in _words(error) for error in errors):
+            self._bus.mute(f"PUBLISH was refused ({errors[0]})")
 
     def _pay(self) -> None:
         """Deliver what is owed, if Redis takes it."""

@@ -92,6 +92,7 @@ def connector(
         "socket_timeout": reply_timeout,
         "socket_connect_timeout": timeout,
         "health_check_interval": 0,
+        "decode_responses": False,  # a value is bytes, whatever the user's client makes of its own
         "retry": no_retry(),
     }
     if isinstance(finder := settings.get("connection_pool"), Finder):

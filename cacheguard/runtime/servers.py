@@ -185,6 +185,10 @@ class Finder:
         said = ", ".join(f"{type(cause).__name__}: {cause}" for cause in causes)
         return MasterNotFoundError(f"no sentinel names a master for {self.service!r}{said and f' ({said})'}")
 
+    def doubt(self) -> None:
+        """Whoever was asked last named a server that is no master: ask the others first."""
+        self.places.append(self.places.pop(0))
+
     @property
     def _words(self) -> tuple[str, ...]:
         return "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service
@@ -265,6 +269,11 @@ def _single_places(url: str, scheme: str) -> tuple[Place, Place]:
     import redis
     import redis.asyncio
 
+    if scheme != "unix" and ("#" in url or "@" in re.sub(r"^[^/]*//[^/?#]*", "", url)):
+        raise ConfigurationError(
+            "url must have '#', '@', '/' and '?' in the user's name and password percent-encoded, "
+            f"got one that has not: {scheme}://***"
+        )
     path = "" if scheme == "unix" else re.sub(r"^[^/]*//[^/?#]*|[?#].*", "", url).strip("/")
     if path and not path.isdecimal():
         raise ConfigurationError(f"url must end with the number of a database or nothing, got {_public(url)!r}")
@@ -273,7 +282,9 @@ def _single_places(url: str, scheme: str) -> tuple[Place, Place]:
         running: Any = redis.asyncio.ConnectionPool
         made = blocking.from_url(url, protocol=2), running.from_url(url, protocol=2)
     except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"url {_public(url)!r} does not work: {error}") from None
+        # What the client says of it may quote a part of the password.
+        said = type(error).__name__ if "@" in url else error
+        raise ConfigurationError(f"url {_public(url)!r} does not work: {said}") from None
     return Place(made[0].connection_class, made[0].connection_kwargs), Place(
         made[1].connection_class, made[1].connection_kwargs
     )

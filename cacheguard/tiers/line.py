@@ -45,12 +45,16 @@ class Line:
 
     async def _sent(self, calls: Sequence[Call]) -> list[Reply]:
         for _ in range(CHANGES):
+            changes = self._outbox.changes
             if self._outbox.owed or self._orphans:
                 await self._settle()
             try:
-                return await self._commands.send_each(*calls)
+                replies = await self._commands.send_each(*calls)
             except AnotherServer:  # the outbox has been told what the old one may have lost
                 continue
+            if changes == self._outbox.changes:
+                return replies
+            # Another thread has noticed a change meanwhile; this one may have asked before anything was repeated.
         raise Unreachable(f"the server was another one {CHANGES} times in a row")
 
     async def _settle(self) -> None:

@@ -87,6 +87,7 @@ class Outbox:
         self.owed: dict[Invalidation, object] = {}
         self._root, self._events, self._now, self._ledger = root, events, now, ledger
         self._journal: deque[tuple[float, Invalidation]] = deque()
+        self.changes = 0  # of the server, so far
         self._spilled_until = 0.0  # the journal has let go of something younger than it should
         if ledger is not None:
             self.owed.update({item: object() for item in ledger.load()})
@@ -132,6 +133,7 @@ class Outbox:
 
     def replay(self) -> None:
         """Another server answers now, or the same one has been elsewhere: owe it all that the old one may have kept."""
+        self.changes += 1  # first: who has begun to ask before sees that what is owed now was not delivered
         now, journal = self._now(), self._journal
         lately = [item for at, item in list(journal) if at >= now - JOURNALED_FOR]
         journal.clear()

@@ -138,14 +138,19 @@ def test_a_process_that_was_stopped_finds_its_tier_closed(redis_url: str, other:
         assert local.peek("cg:cacheguard:1:row") is None
 
 
+@pytest.mark.parametrize("decodes", [False, True])
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_it_works_under_both_protocols(redis_url: str, protocol: int, other: CacheGuard) -> None:
-    with redis.Redis.from_url(redis_url, protocol=protocol) as client, CacheGuard(client=client) as reader:
+def test_it_works_under_both_protocols(redis_url: str, protocol: int, decodes: bool, other: CacheGuard) -> None:
+    made = redis.Redis.from_url(redis_url, protocol=protocol, decode_responses=decodes)
+    with made as client, CacheGuard(client=client) as reader:
         other.set("row", "old")
         assert reader.get("row") == "old"
         assert tier(reader) == "l1"
         other.invalidate("row")
         until(lambda: tier(reader) != "l1")
+        other.invalidate(*(f"row:{number}" for number in range(500)))  # many messages in one piece
+        until(lambda: reader.stats().bus_messages >= 501)
+        assert reader.stats().bus_gaps == 0
 
 
 async def test_a_guard_with_only_an_asyncio_client_hears_as_well(redis_url: str, other: CacheGuard) -> None:

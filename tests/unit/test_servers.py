@@ -17,6 +17,9 @@ from cacheguard.runtime.servers import BlockingFinder, Identity, facts_of, pools
 @pytest.mark.parametrize(
     "url",
     [
+        "redis://me:s3cr3t?s3cr3t@a",
+        "redis://me:x@s3cr3t#s3cr3t@a",
+        "redis://me:12?s3cr3t@a:1",
         "redis+sentinel://u:s3cr3t@a:1,b:2",
         "redis+sentinel://u:s3cr3t@a:1,b:2/service/x",
         "redis+sentinel://u:s3cr3t@a:99999/service",
