@@ -174,6 +174,10 @@ class Remote:
         found = self._found(key, fields, pttl, codec)
         if found is None or found.stored is None:
             return found
+        stored = found.stored
+        # What `_standing` says, at once, where everything that matters was asked for.
+        if stored.tags == tags and stored.nonces == tuple(nonces) and not self.line.bus.is_dirty(key, markers):
+            return found
         return await self._standing(key, found, scope, dict(zip(markers, nonces, strict=True)), fields[0])
 
     async def look(self, key: str, scope: Scope) -> Found | None:
