@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import isawaitable
-from os import PathLike, fspath
+from os import PathLike
 from time import monotonic
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
@@ -15,7 +15,6 @@ from .batch import Batch
 from .bloom import BloomFilter
 from .cached import CachedCoroutineFunction, CachedFunction, Decorator
 from .codec import CustomCodec
-from .current_load import check_tag
 from .defenses.consistency import Version, version_text
 from .engine import Engine
 from .envelope import Kind, Sealer
@@ -23,11 +22,12 @@ from .errors import ConfigurationError, Unreachable
 from .events import Stats
 from .feed import Change, invalidations
 from .functions import Function
-from .hub import Hub, Options
+from .hub import Hub
 from .keys import namespace_scope
 from .loading import Ask
 from .methods import decorated
 from .missing import MISSING
+from .options import Options, check_loader, count, flag, path_of, share, tags_of, texts
 from .policy import Duration, Policy, PolicyOptions, Rules, resolve, seconds
 from .rebuilding import opened, stored_of
 from .runtime import run_now
@@ -137,7 +137,7 @@ class CacheGuard:
             l1_size=l1_size,
             l1_max_bytes=l1_max_bytes,
             l1_eviction=l1_eviction,
-            l1_copy=_flag("l1_copy", l1_copy),
+            l1_copy=flag("l1_copy", l1_copy),
             codec=None if serializer is None else CustomCodec(serializer),
             sealer=Sealer(
                 secret=secret,
@@ -146,12 +146,12 @@ class CacheGuard:
                 max_value_bytes=max_value_bytes,
             ),
             operation_timeout=seconds(operation_timeout, "operation_timeout"),
-            max_loads=_count("max_loads", max_loads),
+            max_loads=count("max_loads", max_loads),
             load_wait=seconds(load_wait, "load_wait"),
-            max_absences=_count("max_absences", max_absences),
+            max_absences=count("max_absences", max_absences),
             raise_unreachable=on_unreachable == "raise",
-            outbox=_path("outbox", outbox),
-            audit=_share("audit", audit),
+            outbox=path_of("outbox", outbox),
+            audit=share("audit", audit),
         )
         self._names: tuple[str, ...] = (namespace,)
         self._scope = namespace_scope(self._names)
@@ -360,9 +360,9 @@ class CacheGuard:
         version: Callable[[Any], Any] | None,
         policy: dict[str, Any],
     ) -> Any:
-        _check_loader(loader)
+        check_loader(loader)
         rules = self._merged(policy)
-        ask = Ask(self._scope.key(key), rules, self._hub.options.codec, loader, _tags(tags), self._scope, version)
+        ask = Ask(self._scope.key(key), rules, self._hub.options.codec, loader, tags_of(tags), self._scope, version)
         if self._hub.off:
             return await engine_of(l2=rules.l2).runtime.call(loader)
         entry = self._alive(ask.key, rules)
@@ -383,7 +383,7 @@ class CacheGuard:
         return await self._get_many(self._hub.running(l2=self._rules.l2), keys)
 
     async def _get_many(self, engine: Engine, keys: Iterable[str]) -> dict[str, Any]:
-        names = _texts(keys)
+        names = texts(keys)
         if self._hub.off:
             return {}
         found = {name: entry for name in names if (entry := self._alive(self._scope.key(name), self._rules))}
@@ -435,8 +435,8 @@ class CacheGuard:
         version: Callable[[Any], Any] | None,
         policy: dict[str, Any],
     ) -> dict[str, Any]:
-        _check_loader(loader)
-        names, rules, tags = _texts(keys), self._merged(policy), _tags(tags)
+        check_loader(loader)
+        names, rules, tags = texts(keys), self._merged(policy), tags_of(tags)
         engine = engine_of(l2=rules.l2)
         if self._hub.off:
             loaded = await engine.runtime.call(lambda: loader(list(names)))
@@ -541,7 +541,7 @@ class CacheGuard:
         of_source: Version | None,
         policy: dict[str, Any],
     ) -> None:
-        tags, version = _tags(tags), version_text(of_source)
+        tags, version = tags_of(tags), version_text(of_source)
         if not values:
             return
         rules = self._merged(policy)
@@ -733,7 +733,7 @@ class CacheGuard:
         await self._tell(self._hub.running().expire, keys)
 
     async def _tell(self, engine_call: Callable[[list[str]], Any], keys: Sequence[str]) -> None:
-        names = [self._scope.key(key) for key in _texts(keys)]
+        names = [self._scope.key(key) for key in texts(keys)]
         self._hub.forget_here([Invalidation(name) for name in names])
         await self._hub.tell(engine_call, names)
 
@@ -855,67 +855,15 @@ def _policy(policy: object) -> Policy:
     return policy
 
 
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{name} must be True or False, got {value!r}")
-    return value
-
-
-def _share(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ConfigurationError(f"{name} must be a share from 0 to 1, got {value!r}")
-    return float(value)
-
-
-def _path(name: str, value: object) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str | PathLike):
-        raise ConfigurationError(f"{name} must be the path of a file or None, got {value!r}")
-    path = fspath(cast("str | PathLike[str]", value))
-    if not path or path == ":memory:":
-        raise ConfigurationError(f"{name} must be the path of a file or None, got {value!r}")
-    return path
-
-
-def _count(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{name} must be a whole number >= 1, got {value!r}")
-    return value
-
-
 def _check_bloom(bloom: object) -> None:
     if bloom is not None and not isinstance(bloom, BloomFilter):
         raise ConfigurationError(f"bloom must be a filter made by guard.bloom(…), got {bloom!r}")
-
-
-def _texts(keys: Iterable[Any]) -> list[str]:
-    if isinstance(keys, str):
-        raise TypeError(f"keys must be several texts, got the text {keys!r}")
-    names = list(dict.fromkeys(keys))
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"a key must be text, got {name!r}")
-    return names
-
-
-def _tags(tags: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(tags, str):
-        raise TypeError(f"tags must be several texts, got the text {tags!r}")
-    for tag in tags:
-        check_tag(tag)
-    return tuple(dict.fromkeys(tags))
 
 
 def _check_color(fn: object, *, is_async: bool) -> None:
     if getattr(getattr(fn, "cacheguard", None), "is_async", is_async) is not is_async:
         wanted, other = ("a coroutine function", "warm") if is_async else ("a blocking function", "awarm")
         raise ConfigurationError(f"this takes {wanted}, got {fn!r}; use {other} for it")
-
-
-def _check_loader(loader: object) -> None:
-    if not callable(loader):
-        raise TypeError(f"loader must be a function, got {loader!r}")
 
 
 def _loader_of_one(loader: Callable[[list[str]], Any], name: str) -> Callable[[], Any]:

@@ -9,7 +9,6 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +16,11 @@ from .auditing import Auditor
 from .codec import Codec, Registry
 from .defenses.penetration import AbsenceBudget
 from .engine import Engine
-from .envelope import Sealer
 from .errors import CacheGuardError, ConfigurationError, Unreachable
 from .events import Events, Stats
 from .flights import Shared
 from .keys import Scope, bus_channel, namespace_scope
+from .options import Options
 from .policy import Rules
 from .ports import Commands
 from .runtime import run_now
@@ -32,7 +31,7 @@ from .runtime.servers import Identity, Place, Steady
 from .tiers.bloom import BloomTier
 from .tiers.bus import Bus
 from .tiers.line import Line
-from .tiers.local import ABSENCE_SHARE, DEAD, Eviction, Local
+from .tiers.local import ABSENCE_SHARE, DEAD, Local
 from .tiers.memory import MemoryCommands
 from .tiers.outbox import Invalidation, Outbox
 from .tiers.packing import ObjectPacking, SealedPacking, weigh_stored
@@ -43,25 +42,6 @@ if TYPE_CHECKING:
     from .runtime.listener import Listener
 
 MOST_CONNECTIONS = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a guard was asked for, checked."""
-
-    l1_size: int
-    l1_max_bytes: int | None
-    l1_eviction: Eviction
-    l1_copy: bool
-    codec: Codec | None
-    sealer: Sealer
-    operation_timeout: float
-    max_loads: int
-    load_wait: float
-    max_absences: int
-    raise_unreachable: bool
-    outbox: str | None
-    audit: float
 
 
 class Hub:

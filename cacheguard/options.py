@@ -1,0 +1,92 @@
+"""What a guard and its callers may ask for, checked; what cannot work is said by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import Any, cast
+
+from .codec import Codec
+from .current_load import check_tag
+from .envelope import Sealer
+from .errors import ConfigurationError
+from .tiers.local import Eviction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a guard was asked for, checked."""
+
+    l1_size: int
+    l1_max_bytes: int | None
+    l1_eviction: Eviction
+    l1_copy: bool
+    codec: Codec | None
+    sealer: Sealer
+    operation_timeout: float
+    max_loads: int
+    load_wait: float
+    max_absences: int
+    raise_unreachable: bool
+    outbox: str | None
+    audit: float
+
+
+def flag(name: str, value: object) -> bool:
+    """*value* if it is a bool."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def share(name: str, value: object) -> float:
+    """*value* if it is a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ConfigurationError(f"{name} must be a share from 0 to 1, got {value!r}")
+    return float(value)
+
+
+def path_of(name: str, value: object) -> str | None:
+    """*value* as the path of a file; None stays None."""
+    if value is None:
+        return None
+    if not isinstance(value, str | PathLike):
+        raise ConfigurationError(f"{name} must be the path of a file or None, got {value!r}")
+    path = fspath(cast("str | PathLike[str]", value))
+    if not path or path == ":memory:":
+        raise ConfigurationError(f"{name} must be the path of a file or None, got {value!r}")
+    return path
+
+
+def count(name: str, value: object) -> int:
+    """*value* if it is a whole number of at least one."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{name} must be a whole number >= 1, got {value!r}")
+    return value
+
+
+def texts(keys: Iterable[Any]) -> list[str]:
+    """*keys*, each once; `TypeError` if one of them is no text."""
+    if isinstance(keys, str):
+        raise TypeError(f"keys must be several texts, got the text {keys!r}")
+    names = list(dict.fromkeys(keys))
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"a key must be text, got {name!r}")
+    return names
+
+
+def tags_of(tags: Sequence[str]) -> tuple[str, ...]:
+    """*tags*, each once; `TypeError` or `ValueError` if one of them is none."""
+    if isinstance(tags, str):
+        raise TypeError(f"tags must be several texts, got the text {tags!r}")
+    for tag in tags:
+        check_tag(tag)
+    return tuple(dict.fromkeys(tags))
+
+
+def check_loader(loader: object) -> None:
+    """`TypeError` if *loader* cannot be called."""
+    if not callable(loader):
+        raise TypeError(f"loader must be a function, got {loader!r}")
