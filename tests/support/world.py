@@ -30,7 +30,7 @@ from tests.support.stepped import (
 from tests.support.stepper import ANYTHING, NOTHING, Cancelled, Choose, Crashed, Pause, Redundant, Stepper, stop_at
 
 KEY = "k"
-SCOPE = Scope("", ("cg:world:m",))
+SCOPE = Scope("cg:world:1:", ("cg:world:m",))
 TAG = "red"
 TWO_TIERS = resolve(Policy(jitter=None))
 REDIS_ONLY = resolve(Policy(jitter=None, l1=False))
@@ -88,6 +88,10 @@ class World:
             process.listen()
         return process
 
+    def _name(self, key: str) -> str:
+        """The Redis key of an entry; in a namespace, it begins as that does."""
+        return self.scope.key(key)
+
     # What a process does
 
     def reader(self, name: str, process: Process, key: str = KEY, *, fails: bool = False) -> None:
@@ -98,7 +102,7 @@ class World:
         rules = self.rules
         everywhere, here = self.acknowledged.get(key, 0), process.told.get(key, 0)
         fenced = self.fenced.get(key, 0) if self.fences_hold else 0
-        entry = process.local.peek(key) if rules.l1 else None
+        entry = process.local.peek(self._name(key)) if rules.l1 else None
         if entry is not None:
             value, least = opened(stored_of(entry), rules), here
         else:
@@ -124,16 +128,16 @@ class World:
 
     async def _read_batch(self, process: Process, keys: Sequence[str], *, fails: bool) -> dict[str, int]:
         least = {key: max(self.acknowledged.get(key, 0), process.told.get(key, 0)) for key in keys}
-        asks = {key: self._ask(process, key, fails=fails) for key in keys}
+        asks = {self._name(key): self._ask(process, key, fails=fails) for key in keys}
 
         async def load(missing: list[str]) -> dict[str, int]:
             found = {key: await self._load(process, key, fails=fails) for key in missing}
             self.loads -= len(missing) - 1
             return found
 
-        values = await self._asked(Batch(process.engine, asks, {key: key for key in keys}, load).read())
-        for key, value in ({} if values is None else values).items():
-            _at_least(value, least[key], f"a batch in {process.name}, key {key}")
+        values = await self._asked(Batch(process.engine, asks, {self._name(key): key for key in keys}, load).read())
+        for key in keys if values is not None else ():
+            _at_least(values[self._name(key)], least[key], f"a batch in {process.name}, key {key}")
         return values or {}
 
     async def _asked(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -145,7 +149,15 @@ class World:
 
     def _ask(self, process: Process, key: str, *, fails: bool) -> Ask:
         version = _itself if self.versioned else None
-        return Ask(key, self.rules, None, lambda: self._load(process, key, fails=fails), self.tags, self.scope, version)
+        return Ask(
+            self._name(key),
+            self.rules,
+            None,
+            lambda: self._load(process, key, fails=fails),
+            self.tags,
+            self.scope,
+            version,
+        )
 
     async def _load(self, process: Process, key: str, *, fails: bool) -> int:
         self.loads += 1
@@ -167,7 +179,7 @@ class World:
     async def _write(self, process: Process, key: str, *, softly: bool) -> None:
         version = self.database[key] = self.database.get(key, 0) + 1
         tell = process.engine.expire if softly else process.engine.invalidate
-        self._note(process, key, version, everywhere=await tell([key]))
+        self._note(process, key, version, everywhere=await tell([self._name(key)]))
 
     def tag_writer(self, name: str, process: Process, *, clears: bool = False, key: str = KEY) -> None:
         """One committed change, then its tag is invalidated, or the whole namespace."""
@@ -187,7 +199,7 @@ class World:
 
     async def _write_guarded(self, process: Process, key: str, mode: Mode, options: dict[str, Any]) -> None:
         terms = Terms(mode, options.get("settle"), "1s", "10s")
-        write = Write(SCOPE, [key], [], None)
+        write = Write(self.scope, [key], [], None)
         hub: Any = _Desk()
         await write.begin(hub, process.engine, terms)
         await process.pause("commits", writes=DATABASE | HISTORY)
@@ -230,12 +242,13 @@ class World:
         self.stepper.add(name, self._set(process, key), process.name, _commits(process))
 
     async def _set(self, process: Process, key: str) -> None:
+        name = self._name(key)
         version = self.database[key] = self.database.get(key, 0) + 1
         codec: Any = None
         try:
-            done = await process.engine.store({key: version}, self.rules, {key: codec}, self.tags, self.scope)
+            done = await process.engine.store({name: version}, self.rules, {name: codec}, self.tags, self.scope)
         except Unreachable:
-            done = await process.engine.invalidate([key])
+            done = await process.engine.invalidate([name])
         self._note(process, key, version, everywhere=done)
 
     def _note(self, process: Process, key: str, version: int, *, everywhere: bool) -> None:
@@ -253,7 +266,7 @@ class World:
 
     def eviction(self, name: str = "eviction", key: str = KEY) -> None:
         """The server loses the key."""
-        self._fate(name, lambda: self.server.evict(key), Pause("evicts", writes=REDIS))
+        self._fate(name, lambda: self.server.evict(self._name(key)), Pause("evicts", writes=REDIS))
 
     def delay(self, seconds: float, name: str = "delay") -> None:
         """Time passes while everybody stands still: an entry expires, a lease runs out."""
@@ -320,11 +333,11 @@ class World:
     def _judge_redis(self, key: str, least: int) -> None:
         if self.scope is not NO_SCOPE and not self._stands(key):
             return
-        _at_least(self.server.value(key, stale=not self.softly), least, f"what is left of {key} in Redis")
+        _at_least(self.server.value(self._name(key), stale=not self.softly), least, f"what is left of {key} in Redis")
 
     def _stands(self, key: str) -> bool:
         """Whether what Redis holds could be read: its markers say what they said."""
-        stored = self.server.stored(key)
+        stored = self.server.stored(self._name(key))
         if stored is None:
             return False
         markers = self.scope.markers(stored.tags)
@@ -337,12 +350,14 @@ class World:
 
     def _judge_process(self, process: Process) -> None:
         for key, least in process.told.items():
-            if not any(item.key == key for item in process.outbox.owed):
+            if not any(item.key == self._name(key) for item in process.outbox.owed):
                 self._judge_redis(key, least)
-            _at_least(process.l1_value(key), least, f"what is left of {key} in {process.name}")
+            _at_least(process.l1_value(self._name(key)), least, f"what is left of {key} in {process.name}")
         if self.bus:
             for key, least in self.acknowledged.items():
-                _at_least(process.l1_value(key), least, f"what is left of {key} in {process.name}, who has heard")
+                _at_least(
+                    process.l1_value(self._name(key)), least, f"what is left of {key} in {process.name}, who has heard"
+                )
         if process.engine.flights:
             raise Violation(f"flights left over in {process.name}: {list(process.engine.flights)}")
         if process.bulkhead.inside:
