@@ -69,6 +69,11 @@ def test_two_readers_and_two_writers_each_in_a_process_of_its_own() -> None:
     assert explored(world_of("AB", "CD", threads=True)) > 10_000
 
 
+@chaos
+def test_two_readers_two_writers_and_an_eviction() -> None:
+    assert explored(world_of("AB", "CD", threads=True, evict=True)) > 10_000
+
+
 @pytest.mark.parametrize("threads", [True, False], ids=["threads", "tasks"])
 @pytest.mark.parametrize("places", ["AB", "AA", "ABC", pytest.param("AAB", marks=chaos)])
 def test_readers_of_a_cold_key_cause_one_load(places: str, threads: bool) -> None:

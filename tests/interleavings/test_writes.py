@@ -47,7 +47,7 @@ def test_two_readers_in_one_process_and_an_invalidation_by_a_tag_that_the_loader
 @chaos
 @pytest.mark.parametrize("late", [False, True], ids=["known", "added by the loader"])
 def test_two_readers_and_an_invalidation_by_tag_each_in_a_process_of_its_own(late: bool) -> None:
-    assert explored(tagged(late=late)) > 1000
+    assert explored(tagged(late=late)) > 100
 
 
 def fenced(places: str, writers: str, *, crash: bool = False, evict: bool = False) -> Build:
