@@ -131,6 +131,8 @@ class Line:
         try:
             replies = await self.send(*(call for each in calls for call in each))
             missed, refusal = _missed(items, calls, replies)
+        except Refused as error:  # something that was owed before is refused: so would this be
+            refusal = error
         except Unreachable:
             pass
         except BaseException:
