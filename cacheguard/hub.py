@@ -82,7 +82,7 @@ class Hub:
             from .tiers.ledger import FileLedger
 
             ledger = FileLedger(options.outbox, root, threading.RLock())
-        self._outbox = Outbox(root, self.events, time.monotonic, ledger)
+        self._outbox = Outbox(root, self.events, time.monotonic, ledger, threading.RLock())
         # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be owed.
         self._here = (
             Bus("", "", _ignore, self.local, self.events, now=time.monotonic),
@@ -297,6 +297,7 @@ class Hub:
             self.local.trust(DEAD)
             self.events.bus_up = False
             self.bus.rename(os.urandom(8).hex())
+        self._outbox.lock = threading.RLock()
         if self._listener is not None:
             self._listener.after_fork()
         if self._wires is not None:

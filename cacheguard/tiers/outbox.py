@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..events import Events, log
 from ..keys import epoch_of
@@ -81,9 +82,18 @@ class Outbox:
         root: the marker of the guard's namespace. If more is owed than can be kept, all of it is invalidated instead.
         now: monotonic seconds.
         ledger: keeps what is owed beyond the life of this process.
+        lock: guards the journal, where there are threads.
     """
 
-    def __init__(self, root: str, events: Events, now: Callable[[], float], ledger: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        root: str,
+        events: Events,
+        now: Callable[[], float],
+        ledger: Ledger | None = None,
+        lock: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        self.lock = lock or nullcontext()
         self.owed: dict[Invalidation, object] = {}
         self._root, self._events, self._now, self._ledger = root, events, now, ledger
         self._journal: deque[tuple[float, Invalidation]] = deque()
@@ -98,10 +108,15 @@ class Outbox:
         if len(self.owed) + len(items) > MOST_OWED:
             log.error("%d invalidations are owed to Redis: the whole namespace is invalidated instead", len(self.owed))
             self._events.outbox_overflows += 1
-            if self._ledger is not None:
-                self._ledger.strike(list(self.owed))
-            self.owed.clear()
             items = [Invalidation(self._root)]
+            instead = [item for item in self.owed if item not in items]
+            self.owed.clear()
+            self.owed.update({item: object() for item in items})
+            if self._ledger is not None:  # written before the others are struck: a process may die in between
+                self._ledger.add(items)
+                self._ledger.strike(instead)
+            self._count()
+            return
         self.owed.update({item: object() for item in items})
         if self._ledger is not None:
             self._ledger.add(items)
@@ -124,19 +139,21 @@ class Outbox:
     def acknowledged(self, items: Iterable[Invalidation]) -> None:
         """Remember for a while that Redis knows of *items*: a failover may make it forget."""
         now, journal = self._now(), self._journal
-        for item in items:
-            journal.append((now, item))
-        while journal and journal[0][0] < now - JOURNALED_FOR:
-            journal.popleft()
-        while len(journal) > MOST_JOURNALED:
-            self._spilled_until = journal.popleft()[0] + JOURNALED_FOR
+        with self.lock:
+            for item in items:
+                journal.append((now, item))
+            while journal and journal[0][0] < now - JOURNALED_FOR:
+                journal.popleft()
+            while len(journal) > MOST_JOURNALED:
+                self._spilled_until = journal.popleft()[0] + JOURNALED_FOR
 
     def replay(self) -> None:
         """Another server answers now, or the same one has been elsewhere: owe it all that the old one may have kept."""
         self.changes += 1  # first: who has begun to ask before sees that what is owed now was not delivered
         now, journal = self._now(), self._journal
-        lately = [item for at, item in list(journal) if at >= now - JOURNALED_FOR]
-        journal.clear()
+        with self.lock:
+            lately = [item for at, item in journal if at >= now - JOURNALED_FOR]
+            journal.clear()
         # A write that had begun then has ended, or its end will come by itself.
         items = [replace(item, begins="", intent_ms=0) for item in lately]
         if now < self._spilled_until:
