@@ -1,0 +1,1 @@
+"""A shared HTTP cache as pure ASGI middleware."""

@@ -1,0 +1,1 @@
+"""Django cache backend, and invalidation bound to transactions."""

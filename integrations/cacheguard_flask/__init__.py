@@ -1,0 +1,1 @@
+"""Flask extension, and a backend for Flask-Caching."""

@@ -1,0 +1,1 @@
+"""Invalidation bound to SQLAlchemy sessions, and a transactional outbox."""
