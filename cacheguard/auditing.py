@@ -33,7 +33,7 @@ class Auditor:
     async def consider(self, engine: Engine, ask: Ask, value: Any) -> None:
         """Compare *value*, which was served as fresh, if chance wants it and there is room for another load."""
         runtime = engine.runtime
-        if runtime.random() >= self._share or self._running >= MOST:
+        if runtime.random() >= self._share or self._running >= MOST or engine.shared.alone():
             return
         self._running += 1
         if not await runtime.start(self._audit(engine, ask, value), detached=True):

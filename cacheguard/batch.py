@@ -34,6 +34,7 @@ class Batch:
         self._granted: dict[str, Granted] = {}
         self._voids: dict[str, Any] = {}
         self._cut_off = False
+        self._alone = engine.shared.alone()  # nobody else may see what is loaded here
         self._brief: set[str] = set()  # stored until the end of a quarantine; not for the in-process tier
         self._stale: dict[str, Stored] = {}  # what this batch may serve where a load fails; not for others who joined
 
@@ -74,7 +75,7 @@ class Batch:
         for key, stale in missing.items():
             engine.shared.events.misses += 1
             flight = Flight(engine.runtime.signal(), marks=self._asks[key].marks)
-            current = engine.flights.setdefault(key, flight)
+            current = flight if self._alone else engine.flights.setdefault(key, flight)
             joined[key] = current, current.leases
             if stale is not None and stale.stored is not None and self._stands_in(stale):
                 self._stale[key] = stale.stored
@@ -130,8 +131,8 @@ class Batch:
             flight.leases += 1
         self._ticket = engine.shared.local.tickets.take()
         asked_at = engine.runtime.now()
-        if self._cut_off:
-            await self._load(flights, {}, stale, keep=True)
+        if self._alone or self._cut_off:
+            await self._load(flights, {}, stale, keep=not self._alone)
             return
         try:
             first = next(iter(self._asks.values()))
@@ -201,7 +202,7 @@ class Batch:
             stored = loading.stored(one, tags_of(ask, loaded))
             version = loading.version_of(ask, stored)
             may = version is not None and (key in marks or (keep and not job.tokens))
-            ttl = loading.drawn_ttl(key, self._rules, stored) if may else None
+            ttl = loading.drawn_ttl(key, self._rules, stored, loaded.load) if may else None
             outcome[key] = stored, ttl
             if key not in job.tokens:
                 continue
@@ -230,7 +231,7 @@ class Batch:
             sure = proven.get(key, keep) and engine.rebuilding.keep_or_check(
                 self._asks[key], stored, kept_for, self._ticket, began
             )
-            engine.rebuilding.land(flight, stored, proven=sure)
+            engine.rebuilding.land(flight, stored, loaded, proven=sure)
 
     async def _marks(self, job: Job, loaded: Loaded) -> dict[str, dict[str, bytes]]:
         """By key, what its markers said when the load began; without keys of which that cannot be known any more."""

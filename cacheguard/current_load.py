@@ -11,17 +11,29 @@ class Load:
     Args:
         primary: an answer that was loaded just now was older than what is known of the row: a replica lags behind. A
             loader that can should read from the primary this time.
+
+    A loader may set, before it returns:
+
+    - ``cacheable = False``: everybody who waits for this load gets the answer, no tier keeps it.
+    - ``private = True``: the answer is for the caller who loads; no tier keeps it, and who waits loads for himself.
     """
 
-    __slots__ = ("asked_for", "primary", "tags")
+    __slots__ = ("asked_for", "cacheable", "primary", "private", "tags")
 
     def __init__(self, *, primary: bool = False) -> None:
         self.primary = primary
+        self.cacheable = True
+        self.private = False
         self.tags: dict[str, None] = {}
         self.asked_for = False  # a loader that never asks would answer the same once more
 
     def __repr__(self) -> str:
         return f"<Load, tags {list(self.tags)}, primary={self.primary}>"
+
+    @property
+    def kept(self) -> bool:
+        """Whether a tier may keep the answer."""
+        return self.cacheable and not self.private
 
     def add_tags(self, *tags: str) -> None:
         """Tag the entry that is being loaded, beside the tags it has already.

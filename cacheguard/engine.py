@@ -54,7 +54,7 @@ class Engine:
             await self._bus.begin_listening(self.runtime)
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
         try:
-            found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags)
+            found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags, ask.usable)
         except Unreachable:
             return await self._read_without_redis(ask)
         stored = await self._usable(ask, found, ticket, asked_at)
@@ -111,6 +111,8 @@ class Engine:
     async def _read_without_redis(self, ask: Ask) -> Any:
         """L1 even if its time is over, else the loader, once per key and behind the bulkhead."""
         kept = self._kept(ask.key, ask.rules)
+        if kept is not None and not ask.takes(kept):
+            kept = None
         return await self.rebuilding.rebuild(ask, None, cut_off=True) if kept is None else opened(kept, ask.rules)
 
     def _kept(self, key: str, rules: Rules, *, longer: float | None = None) -> Stored | None:

@@ -141,6 +141,7 @@ class Flight:
         "leases",
         "loaded",
         "marks",
+        "private",
         "proven",
         "signal",
         "traceback",
@@ -158,6 +159,7 @@ class Flight:
         self.error: Exception | None = None
         self.traceback: TracebackType | None = None
         self.loaded: Stored | None = None  # what the loader returned after everybody had stopped waiting
+        self.private = False  # `loaded` is for who leads it alone
 
     def land(self, answer: Stored, *, proven: bool) -> None:
         """Everybody gets *answer*."""
@@ -175,6 +177,11 @@ class Flight:
         """Nobody gets anything: who waits must ask again."""
         self.landed = True
         self.signal.set()
+
+    def keep_private(self, loaded: Stored) -> None:
+        """Who leads gets *loaded*; who waits must load for himself."""
+        self.loaded, self.private = loaded, True
+        self.abandon()
 
     def raised(self, error: Exception) -> Exception:
         """*error* for one more of those who wait, without the frames of the others."""
@@ -205,8 +212,17 @@ class Failure:
 class Shared:
     """What the engines of one guard have in common: one engine serves threads, one each event loop."""
 
-    def __init__(self, local: Local, events: Events, bulkhead: Bulkhead, budget: AbsenceBudget, bus: Bus) -> None:
+    def __init__(
+        self,
+        local: Local,
+        events: Events,
+        bulkhead: Bulkhead,
+        budget: AbsenceBudget,
+        bus: Bus,
+        alone: Callable[[], object] = bool,
+    ) -> None:
         self.local, self.events, self.bulkhead, self.budget, self.bus = local, events, bulkhead, budget, bus
+        self.alone = alone  # whether what the caller would load now is for nobody else
         self.failures: dict[str, Failure] = {}
         self.flights: list[dict[str, Flight]] = []
 

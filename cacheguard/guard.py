@@ -27,7 +27,7 @@ from .keys import namespace_scope
 from .loading import Ask
 from .methods import decorated
 from .missing import MISSING
-from .options import Options, check_loader, count, flag, path_of, share, tags_of, texts
+from .options import Options, check_loader, check_usable, count, flag, path_of, question, share, tags_of, texts
 from .policy import Duration, Policy, PolicyOptions, Rules, resolve, seconds
 from .rebuilding import opened, stored_of
 from .runtime import run_now
@@ -98,6 +98,9 @@ class CacheGuard:
             anything else is asked; ``"raise"``: that, and `Unreachable` is raised.
         outbox: an SQLite file for that queue, so that it outlives the process; written only while Redis does not
             acknowledge. Processes may share it. None: the queue lives in memory.
+        alone: asked before every load, without parameters: where it says yes, the load is its caller's own. It takes no
+            lease, nobody else joins it, and no tier keeps what it brings. For callers inside a database transaction,
+            who may see what nobody else may. Hits are served as ever. None: never.
         audit: the share of hits, from 0 to 1, that are compared with what the loader says, behind the caller;
             `Stats.audits` and `Stats.audits_different` count them. Each costs a load, two if they differ.
 
@@ -128,6 +131,7 @@ class CacheGuard:
         max_absences: int = DEFAULT_MAX_ABSENCES,
         on_unreachable: Literal["queue", "raise"] = "queue",
         outbox: str | PathLike[str] | None = None,
+        alone: Callable[[], object] | None = None,
         audit: float = 0.0,
     ) -> None:
         check(l1_size, l1_max_bytes, l1_eviction)
@@ -152,6 +156,7 @@ class CacheGuard:
             raise_unreachable=on_unreachable == "raise",
             outbox=path_of("outbox", outbox),
             audit=share("audit", audit),
+            alone=question("alone", alone),
         )
         self._names: tuple[str, ...] = (namespace,)
         self._scope = namespace_scope(self._names)
@@ -318,6 +323,11 @@ class CacheGuard:
         found = await engine.peek([key], None, self._rules, self._scope)
         return self._out(found[key][0], default) if found else default
 
+    def at_hand(self, key: str, default: Any = None) -> Any:
+        """The value of *key* if this process has it, else *default*. No round trip, and nothing to await."""
+        entry = self._alive(self._scope.key(key), self._rules)
+        return default if entry is None or self._hub.off else self._out(stored_of(entry), default)
+
     def get_or_set(
         self,
         key: str,
@@ -325,6 +335,8 @@ class CacheGuard:
         *,
         tags: Sequence[str] = (),
         version: Callable[[Any], Any] | None = None,
+        usable: Callable[[Any], bool] | None = None,
+        bounded: bool = True,
         **policy: Unpack[PolicyOptions],
     ) -> Any:
         """The value of *key*, loaded by *loader* if there is none. No round trip for a hit in the process.
@@ -335,9 +347,15 @@ class CacheGuard:
             tags: texts that `invalidate_tags` takes.
             version: a function of the loaded value that gives its source version; what is older than a version known
                 to have been written is not cached.
+            usable: a function of the cached value; where it says no, the value counts as missing, and one caller in the
+                fleet loads anew. What is loaded then is not asked about.
+            bounded: whether the load counts among ``max_loads``; False for one that only waits for work whose number is
+                bounded elsewhere.
             policy: fields of `Policy`, over the guard's own.
         """
-        return run_now(self._get_or_set(self._hub.blocking, key, loader, tags, version, cast("dict[str, Any]", policy)))
+        rules = self._merged(cast("dict[str, Any]", policy))
+        ask = self._ask(key, loader, rules, tags=tags, version=version, usable=usable, bounded=bounded)
+        return run_now(self._get_or_set(self._hub.blocking, ask))
 
     async def aget_or_set(
         self,
@@ -346,27 +364,37 @@ class CacheGuard:
         *,
         tags: Sequence[str] = (),
         version: Callable[[Any], Any] | None = None,
+        usable: Callable[[Any], bool] | None = None,
+        bounded: bool = True,
         **policy: Unpack[PolicyOptions],
     ) -> Any:
         """`get_or_set`, to be awaited; *loader* may be a coroutine function."""
-        return await self._get_or_set(self._hub.running, key, loader, tags, version, cast("dict[str, Any]", policy))
+        rules = self._merged(cast("dict[str, Any]", policy))
+        ask = self._ask(key, loader, rules, tags=tags, version=version, usable=usable, bounded=bounded)
+        return await self._get_or_set(self._hub.running, ask)
 
-    async def _get_or_set(
+    def _ask(
         self,
-        engine_of: Callable[..., Engine],
         key: str,
         loader: Callable[[], Any],
+        rules: Rules,
+        *,
         tags: Sequence[str],
         version: Callable[[Any], Any] | None,
-        policy: dict[str, Any],
-    ) -> Any:
+        usable: Callable[[Any], bool] | None,
+        bounded: bool,
+    ) -> Ask:
         check_loader(loader)
-        rules = self._merged(policy)
-        ask = Ask(self._scope.key(key), rules, self._hub.options.codec, loader, tags_of(tags), self._scope, version)
+        check_usable(usable)
+        codec = self._hub.options.codec
+        return Ask(self._scope.key(key), rules, codec, loader, tags_of(tags), self._scope, version, usable, bounded)
+
+    async def _get_or_set(self, engine_of: Callable[..., Engine], ask: Ask) -> Any:
+        rules = ask.rules
         if self._hub.off:
-            return await engine_of(l2=rules.l2).runtime.call(loader)
+            return await engine_of(l2=rules.l2).runtime.call(ask.load)
         entry = self._alive(ask.key, rules)
-        if entry is None:
+        if entry is None or not ask.takes(stored_of(entry)):
             answer = await engine_of(l2=rules.l2).read(ask)
         else:
             answer = opened(stored_of(entry), rules)

@@ -71,7 +71,7 @@ class Hub:
         channel = bus_channel(namespace)
         self.auditor = Auditor(options.audit) if options.audit else None
         self.bus = Bus(channel, os.urandom(8).hex(), self._forget, self.local, self.events, now=time.monotonic)
-        self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus)
+        self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone)
         self._pool, self._apool = pool, apool
         self._store = MemoryCommands(
             options.l1_size, threading.RLock(), time.monotonic, max_bytes=options.l1_max_bytes, weigh=weigh_stored

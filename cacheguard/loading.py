@@ -37,6 +37,12 @@ class Ask:
     tags: tuple[str, ...] = ()
     scope: Scope = NO_SCOPE
     version: Callable[[Any], Any] | None = None  # of a value that was loaded
+    usable: Callable[[Any], bool] | None = None  # a cached value for which this says no counts as missing
+    bounded: bool = True  # its load takes a place in the bulkhead
+
+    def takes(self, stored: Stored) -> bool:
+        """Whether what is cached may be the answer."""
+        return self.usable is None or stored.kind is not Kind.VALUE or self.usable(stored.value)
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -54,6 +60,7 @@ class Job:
     tokens: dict[str, str]  # the leases it runs under; empty: it may not fill
     stale: dict[str, Found]  # what may be served instead
     primary: bool = False  # the answer before was older than what is known
+    bounded: bool = True
 
     @property
     def landed(self) -> bool:
@@ -82,7 +89,7 @@ class Loading:
     async def run(self, job: Job) -> Loaded | None:
         """Run the loader of *job*; None if its flights have been told already how it ended."""
         try:
-            place = self._entered() or await self._stand_in_line(job)
+            place = (self._entered() or await self._stand_in_line(job)) if job.bounded else None
         except Overloaded as error:
             self._events.overloads += 1
             await self.release(job, None)
@@ -115,7 +122,8 @@ class Loading:
             CURRENT.reset(reset_load)
             CHAIN.reset(reset)
             chain.over = True
-            place.end()
+            if place is not None:
+                place.end()
         return self._succeeded(job, Loaded(value, None, self._runtime.now() - began, load))
 
     def _entered(self) -> Place | None:
@@ -245,8 +253,10 @@ class Loading:
             self._events.once("version", "version(value) failed, %s is not cached: %r", ask.key, error)
             return None
 
-    def drawn_ttl(self, key: str, rules: Rules, stored: Stored) -> float | None:
-        """How long *stored* shall be fresh, in seconds; None if it shall not be cached."""
+    def drawn_ttl(self, key: str, rules: Rules, stored: Stored, load: Load) -> float | None:
+        """How long *stored*, which *load* has brought, shall be fresh, in seconds; None if it shall not be cached."""
+        if not load.kept:
+            return None
         if stored.kind is Kind.VALUE:
             try:
                 ttl = rules.ttl_of(stored.value)

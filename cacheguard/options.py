@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from os import PathLike, fspath
 from typing import Any, cast
 
@@ -31,6 +32,7 @@ class Options:
     raise_unreachable: bool
     outbox: str | None
     audit: float
+    alone: Callable[[], object]
 
 
 def flag(name: str, value: object) -> bool:
@@ -90,3 +92,19 @@ def check_loader(loader: object) -> None:
     """`TypeError` if *loader* cannot be called."""
     if not callable(loader):
         raise TypeError(f"loader must be a function, got {loader!r}")
+
+
+def check_usable(usable: object) -> None:
+    """`TypeError` if *usable* can say nothing of a value."""
+    if usable is not None and (not callable(usable) or iscoroutinefunction(usable)):
+        raise TypeError(f"usable must be a plain function of the cached value, got {usable!r}")
+
+
+def question(name: str, value: Any) -> Callable[[], object]:
+    """*value* if it is a plain function; None is one that says no."""
+    if value is None:
+        return bool
+    if not callable(value) or iscoroutinefunction(value):
+        raise ConfigurationError(f"{name} must be a plain function without parameters, got {value!r}")
+    asked: Callable[[], object] = value
+    return asked

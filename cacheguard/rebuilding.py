@@ -32,11 +32,11 @@ class Rebuilding:
     def __init__(self, runtime: Runtime, remote: Remote, shared: Shared, flights: dict[str, Flight]) -> None:
         self._runtime, self._remote, self.flights = runtime, remote, flights
         self.loading = Loading(runtime, remote, shared, flights)
-        self._local, self._events = shared.local, shared.events
+        self._local, self._events, self._alone = shared.local, shared.events, shared.alone
 
     async def behind(self, ask: Ask, *, floor: int) -> None:
         """Start a rebuild that nobody waits for, unless one is under way."""
-        if ask.key in self.flights or self.loading.paused(ask.key, ask.rules) is not None:
+        if ask.key in self.flights or self.loading.paused(ask.key, ask.rules) is not None or self._alone():
             return
         flight = Flight(self._runtime.signal(), marks=ask.marks)
         if self.flights.setdefault(ask.key, flight) is not flight:
@@ -63,6 +63,8 @@ class Rebuilding:
         self._events.misses += 1
         if CHAIN.get().waits_for(ask.key):
             raise ReentrantLoad(f"the loader of {ask.key} reads the key that it is loading")
+        if self._alone():
+            return opened(await self._loaded_alone(ask), ask.rules)
         stale = found if found is not None and self.loading.servable(ask.rules, found) else None
         failure = None if anew else self.loading.paused(ask.key, ask.rules)
         if failure is not None:
@@ -92,11 +94,12 @@ class Rebuilding:
                 raise
         else:
             self._events.shared += 1
-        if not await self._arrived(current, ask, stale, leading=leading):
-            if stale is None:
-                return await self._loaded_alone(ask)
+        arrived = await self._arrived(current, ask, stale, leading=leading)
+        if not arrived and stale is not None:
             self._events.stale_hits += 1
             return stale.stored
+        if not arrived or (current.private and not leading):
+            return await self._loaded_alone(ask)
         if leading and current.loaded is not None:
             return current.given(current.loaded)
         if leading or current.serves(joined_at, anew=anew):
@@ -141,7 +144,7 @@ class Rebuilding:
         """What Redis holds by now, if it is fresh."""
         ticket, asked_at = self._local.tickets.take(), self._runtime.now()
         try:
-            found = await self._remote.read(ask.key, ask.codec, ask.scope, ask.tags)
+            found = await self._remote.read(ask.key, ask.codec, ask.scope, ask.tags, ask.usable)
         except Unreachable:
             return None
         if found is None or found.stored is None or found.fresh_left <= 0:
@@ -199,6 +202,7 @@ class Rebuilding:
                     ask.codec,
                     ask.scope,
                     ask.tags,
+                    usable=ask.usable,
                     token=token,
                     floor_ms=floor,
                     awaited=awaited,
@@ -291,9 +295,9 @@ class Rebuilding:
         self.loading.retire(ask.key, flight)
         stored = self.loading.stored(loaded, tags_of(ask, loaded))
         flight.absence = loaded.absence
-        ttl = self.loading.drawn_ttl(ask.key, ask.rules, stored) if keep else None
+        ttl = self.loading.drawn_ttl(ask.key, ask.rules, stored, loaded.load) if keep else None
         kept = keep and self.keep_or_check(ask, stored, ttl, ticket, began)
-        self.land(flight, stored, proven=kept)
+        self.land(flight, stored, loaded, proven=kept)
 
     async def _load_and_fill(self, flight: Flight, ask: Ask, job: Job, lease: Granted, ticket: int) -> bool:
         """Load, store, land; whether it has to be done once more, because the answer was older than what is known."""
@@ -305,7 +309,7 @@ class Rebuilding:
         stored = self.loading.stored(loaded, tags_of(ask, loaded))
         flight.absence = loaded.absence
         version = self.loading.version_of(ask, stored)
-        ttl = None if version is None else self.loading.drawn_ttl(ask.key, ask.rules, stored)
+        ttl = None if version is None else self.loading.drawn_ttl(ask.key, ask.rules, stored, loaded.load)
         self.loading.retire(ask.key, flight)
         outcome = Filled.REFUSED
         try:
@@ -320,7 +324,7 @@ class Rebuilding:
             if flight.anew:  # a reader that asked Redis before may still bring the old value: its ticket is void
                 ticket = self._local.renewed_ticket(ask.key, ticket)
             self.keep(ask, stored, ttl, ticket, began)
-        self.land(flight, stored, proven=outcome in STORED)
+        self.land(flight, stored, loaded, proven=outcome in STORED)
         return False
 
     async def _store(
@@ -368,8 +372,11 @@ class Rebuilding:
         self._events.fills_old += outcome is Filled.OLD
         return outcome
 
-    def land(self, flight: Flight, stored: Stored, *, proven: bool) -> None:
-        """Give *stored* to those who wait."""
+    def land(self, flight: Flight, stored: Stored, loaded: Loaded, *, proven: bool) -> None:
+        """Give *stored*, which is what was *loaded*, to those who wait."""
+        if loaded.load.private:
+            flight.keep_private(stored)
+            return
         if flight.landed:  # those who waited had to be told something else: the load took too long
             flight.loaded = stored
         flight.land(stored, proven=proven)
@@ -414,7 +421,7 @@ class Rebuilding:
 
 def _job(flight: Flight, ask: Ask, tokens: dict[str, str], stale: Found | None, *, primary: bool = False) -> Job:
     old = {} if stale is None else {ask.key: stale}
-    return Job({ask.key: flight}, ask.rules, ask.load, tokens, old, primary)
+    return Job({ask.key: flight}, ask.rules, ask.load, tokens, old, primary, ask.bounded)
 
 
 def tags_of(ask: Ask, loaded: Loaded) -> tuple[str, ...]:

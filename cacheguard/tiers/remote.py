@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from operator import eq
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 from ..codec import Codec
 from ..envelope import Kind
@@ -30,6 +30,8 @@ LEASE_MS = 5_000  # longer than any pause a healthy process makes, short enough 
 GRACE_MS = 60_000
 ALWAYS = 2**53 - 1  # a floor that no remaining lifetime reaches: lease whatever is there
 MOST_HINTS = 10_000
+
+Usable: TypeAlias = Callable[[Any], bool]
 
 
 @dataclass(slots=True)  # not frozen, here and below: one is made on every hit in Redis, and that would triple its cost
@@ -167,11 +169,16 @@ class Remote:
 
     # Reading
 
-    async def read(self, key: str, codec: Codec | None, scope: Scope, tags: tuple[str, ...]) -> Found | None:
-        """The entry of *key*; one round trip more if it has tags that could not be known."""
+    async def read(
+        self, key: str, codec: Codec | None, scope: Scope, tags: tuple[str, ...], usable: Usable | None = None
+    ) -> Found | None:
+        """The entry of *key*; one round trip more if it has tags that could not be known.
+
+        A value for which *usable* says no is void, as if it had been invalidated.
+        """
         markers = self._markers(key, scope, tags)
         fields, pttl, *nonces = await self.line.send(("HMGET", key, "v", "g"), ("PTTL", key), *_questions(markers))
-        found = self._found(key, fields, pttl, codec)
+        found = self._found(key, fields, pttl, codec, usable)
         if found is None or found.stored is None:
             return found
         stored = found.stored
@@ -246,7 +253,9 @@ class Remote:
         while len(self._hints) > MOST_HINTS:
             self._hints.pop(next(iter(self._hints)), None)
 
-    def _found(self, key: str, fields: Reply, pttl: Reply, codec: Codec | None) -> Found | None:
+    def _found(
+        self, key: str, fields: Reply, pttl: Reply, codec: Codec | None, usable: Usable | None = None
+    ) -> Found | None:
         if type(fields) is not list:
             return self._strange(key, fields)
         value, stale = cast("tuple[Any, Any]", fields)
@@ -254,7 +263,7 @@ class Remote:
             return None
         if isinstance(pttl, Refused):
             raise pttl
-        return self._entry(key, value, stale, pttl, codec)
+        return self._entry(key, value, stale, pttl, codec, usable=usable)
 
     def _strange(self, key: str, reply: Reply) -> Found:
         """Something of another type lives under our key: a miss that nobody can fill."""
@@ -268,15 +277,26 @@ class Remote:
         return Found(None, -1.0)
 
     def _entry(
-        self, key: str, value: Any, stale: Any, pttl: Any, codec: Codec | None, *, outline: bool = False
+        self,
+        key: str,
+        value: Any,
+        stale: Any,
+        pttl: Any,
+        codec: Codec | None,
+        *,
+        outline: bool = False,
+        usable: Usable | None = None,
     ) -> Found:
         packing = self._packing
         try:
             left = (int(pttl) - int(stale)) / 1000 if pttl >= 0 else -1.0
-            return Found(packing.outline(key, value) if outline else packing.unpack(key, value, codec), left)
+            stored = packing.outline(key, value) if outline else packing.unpack(key, value, codec)
         except (CodecError, TypeError, ValueError, OverflowError):
             self._events.undecodable += 1
             return Found(None, -1.0, packing.stamp(value))
+        if usable is None or stored.kind is not Kind.VALUE or usable(stored.value):
+            return Found(stored, left)
+        return Found(None, -1.0, packing.stamp(value))
 
     # Leasing
 
@@ -287,6 +307,7 @@ class Remote:
         scope: Scope,
         tags: tuple[str, ...],
         *,
+        usable: Usable | None = None,
         token: str,
         floor_ms: int,
         awaited: str,
@@ -298,7 +319,8 @@ class Remote:
         calls = self._marks(markers, keep_ms)
         lease = LEASE(key)(token, LEASE_MS, GRACE_MS, floor_ms, awaited, void)
         *nonces, reply = await self._send_leases({key: token}, *calls, lease)
-        return await self._leased(key, reply, codec, scope, self._seen(markers, nonces), _settles(markers, nonces))
+        seen, settles = self._seen(markers, nonces), _settles(markers, nonces)
+        return await self._leased(key, reply, codec, scope, seen, settles=settles, usable=usable)
 
     def _marks(self, markers: Sequence[str], keep_ms: int) -> list[Call]:
         return [MARK(marker)(self._nonce()[:16].encode(), keep_ms) for marker in markers]
@@ -340,7 +362,7 @@ class Remote:
         replies = await self._send_leases(tokens, *calls)
         seen, settles = self._seen(markers, replies[: len(markers)]), _settles(markers, replies)
         return {
-            key: await self._leased(key, reply, codec, scope, seen, settles)
+            key: await self._leased(key, reply, codec, scope, seen, settles=settles)
             for key, reply in zip(tokens, replies[len(markers) :], strict=True)
         }
 
@@ -351,7 +373,9 @@ class Remote:
         codec: Codec | None,
         scope: Scope,
         seen: dict[str, Any],
+        *,
         settles: Mapping[str, float],
+        usable: Usable | None = None,
     ) -> Found | Granted | Wait | Bypass | Failed:
         if isinstance(reply, Refused):
             if is_foreign(reply):
@@ -360,7 +384,7 @@ class Remote:
             raise reply
         word = bytes(reply[0])
         if word == b"HIT":
-            found = self._entry(key, reply[1], reply[2], reply[3], codec)
+            found = self._entry(key, reply[1], reply[2], reply[3], codec, usable=usable)
             return await self._standing(key, found, scope, seen, reply[1])
         if word == b"BYPASS":
             return Bypass()
@@ -369,7 +393,8 @@ class Remote:
         value, stale, pttl = reply[-3:]
         old: Found | None = None
         if value is not None:
-            old = await self._standing(key, self._entry(key, value, stale, pttl, codec), scope, seen, value)
+            found = self._entry(key, value, stale, pttl, codec, usable=usable)
+            old = await self._standing(key, found, scope, seen, value)
             old = None if old.stored is None else old
         if word == b"WAIT":
             return Wait(_text(reply[2]), old)
