@@ -150,7 +150,9 @@ class Bulk:
             [*self._primary_key(), *(name for each in self._open_rules() for name in each.attributes)]
         )
         columns = [getattr(self._mapper.class_, name).label(name) for name in names]
-        return select(*columns).limit(MOST_ROWS + 1).with_for_update()
+        asked: Any = select(*columns)
+        limited: Select[Any] = asked.limit(MOST_ROWS + 1).with_for_update()
+        return limited
 
     def _read(self, asked: Select[Any], parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         found = self._state.session.execute(asked, parameters or None)

@@ -29,15 +29,20 @@ from .outbox import check_outbox, rows_of
 from .pending import Pending, open_here, remember_here, sees_a_snapshot
 from .rules import Rules, Template, Touches, rules_of
 
+Mode: TypeAlias = Literal["delete", "fence", "outbox"]
+Alone: TypeAlias = Literal["changed", "open"]
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 
-Mode: TypeAlias = Literal["delete", "fence", "outbox"]
-Alone: TypeAlias = Literal["changed", "open"]
-SessionOrFactory: TypeAlias = (
-    "type[Session] | type[AsyncSession] | Session | sessionmaker[Any] | scoped_session[Any] | "
-    "AsyncSession | async_sessionmaker[Any] | async_scoped_session[Any]"
-)
+    SessionOrFactory: TypeAlias = (
+        type[Session | AsyncSession]
+        | Session
+        | sessionmaker[Any]
+        | scoped_session[Any]
+        | AsyncSession
+        | async_sessionmaker[Any]
+        | async_scoped_session[Any]
+    )
 
 _READS = ("SELECT", "VALUES", "SHOW", "EXPLAIN", "PRAGMA", "SET")
 

@@ -35,10 +35,10 @@ def outbox_table(metadata: MetaData, name: str = "cacheguard_outbox", *, schema:
         name: of the table; each guard needs one of its own.
         schema: of the table.
     """
-    if not isinstance(metadata, MetaData):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigurationError(f"metadata must be a MetaData, got {metadata!r}")
-    if not isinstance(name, str) or not name:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigurationError(f"name must be the name of a table, got {name!r}")
+    given: Any = metadata
+    if not isinstance(given, MetaData):
+        raise ConfigurationError(f"metadata must be a MetaData, got {given!r}")
+    _check_name(name)
     return Table(
         name,
         metadata,
@@ -54,11 +54,22 @@ def outbox_table(metadata: MetaData, name: str = "cacheguard_outbox", *, schema:
     )
 
 
-def check_outbox(table: object) -> Table:
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"name must be the name of a table, got {name!r}")
+
+
+def check_outbox(table: Any) -> Table:
     """*table* if it can be an outbox."""
-    if not isinstance(table, Table) or not set(table.columns.keys()) >= _COLUMNS:
+    names = {str(column.name) for column in table.columns} if _is_table(table) else set[str]()
+    if not names >= _COLUMNS:
         raise ConfigurationError(f"outbox must be a table made by outbox_table(metadata), got {table!r}")
-    return table
+    found: Table = table
+    return found
+
+
+def _is_table(table: object) -> bool:
+    return isinstance(table, Table)
 
 
 def rows_of(changes: Iterable[Change], *, everything: bool) -> list[dict[str, Any]]:

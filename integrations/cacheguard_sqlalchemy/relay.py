@@ -99,8 +99,7 @@ class OutboxRelay:
             raise ConfigurationError(f"engine must be an Engine or an AsyncEngine, got {engine!r}")
         if not isinstance(guard, CacheGuard):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"guard must be a CacheGuard, got {guard!r}")
-        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"batch must be a whole number >= 1, got {batch!r}")
+        _check_batch(batch)
         self._engine, self._table, self._guard = engine, check_outbox(table), guard
         self._interval, self._batch = seconds(interval, "interval"), batch
         self._claim, self._warn_after = seconds(claim, "claim"), seconds(warn_after, "warn_after")
@@ -342,6 +341,11 @@ class OutboxRelay:
         if isinstance(self._engine, Engine):
             raise ConfigurationError("this relay has a blocking Engine: use run, run_once, pending and start")
         return self._engine
+
+
+def _check_batch(batch: object) -> None:
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise ConfigurationError(f"batch must be a whole number >= 1, got {batch!r}")
 
 
 def _is_async(engine: object) -> bool:

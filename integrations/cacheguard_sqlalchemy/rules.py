@@ -8,7 +8,6 @@ from string import Formatter
 from typing import Any, TypeAlias, cast
 
 from sqlalchemy import Column, inspect
-from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import ColumnProperty, Mapper
 
 from cacheguard import Change
@@ -96,11 +95,12 @@ class Rules:
         return changes
 
 
-def rules_of(models: object, *, versions: bool) -> dict[type, Rules]:
+def rules_of(models: Any, *, versions: bool) -> dict[type, Rules]:
     """*models* as it was given to `invalidate_on_commit`, checked; `ConfigurationError` says what cannot work."""
+    given: Any = models
     if not isinstance(models, Mapping) or not models:
-        raise ConfigurationError(f"models must be a mapping like {{User: ['user:{{id}}']}}, got {models!r}")
-    return {model: _rules(model, touched, versions) for model, touched in cast("Mapping[Any, Any]", models).items()}
+        raise ConfigurationError(f"models must be a mapping like {{User: ['user:{{id}}']}}, got {given!r}")
+    return {model: _rules(model, given[model], versions) for model in given}
 
 
 def _rules(model: Any, touched: Any, versions: bool) -> Rules:  # noqa: FBT001 - handed on as it came
@@ -142,20 +142,27 @@ def column_attributes(mapper: Mapper[Any]) -> tuple[str, ...]:
 
 
 def _mapper(model: Any) -> Mapper[Any]:
-    try:
-        found = inspect(model)
-    except NoInspectionAvailable:
-        found = None
-    if not isinstance(found, Mapper) or not isinstance(model, type):
+    found: Any = None
+    if isinstance(model, type):
+        found = inspect(cast("Any", model), raiseerr=False)
+    if not _is_mapper(found):
         raise ConfigurationError(f"models must have mapped classes as its keys, got {model!r}")
-    return cast("Mapper[Any]", found)
+    mapper: Mapper[Any] = found
+    return mapper
+
+
+def _is_mapper(found: object) -> bool:
+    return isinstance(found, Mapper)
 
 
 def _checked(mapper: Mapper[Any], what: str, given: Any) -> list[Any]:
     name = mapper.class_.__name__
-    if isinstance(given, str) or not isinstance(given, Iterable):
+    try:
+        listed: list[Any] = [] if isinstance(given, str) else [*given]
+    except TypeError:
+        listed = []
+    if isinstance(given, str) or (not listed and given not in ((), [])):
         raise ConfigurationError(f"{what} of {name} must be a list of templates, got {given!r}")
-    listed: list[Any] = list(cast("Iterable[Any]", given))
     for each in listed:
         if not (isinstance(each, str) and each) and not callable(each):
             raise ConfigurationError(f"{what} of {name} must be templates or functions of the instance, got {each!r}")
