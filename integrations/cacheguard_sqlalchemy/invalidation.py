@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         | async_scoped_session[Any]
     )
 
+_NEVER_LOADED = frozenset({"dynamic", "write_only", "noload", "raise", "raise_on_sql"})
 _READS = ("SELECT", "VALUES", "SHOW", "EXPLAIN", "PRAGMA", "SET")
 
 
@@ -212,7 +213,7 @@ class OnCommit:
         ):
             self._listen_to(target, name, getattr(self, f"_{name}"))
         for model in self._rules:
-            for name in ("after_insert", "before_update", "after_update", "before_delete"):
+            for name in ("after_insert", "before_update", "before_delete"):
                 self._listen_to(model, name, getattr(self, f"_{name}"), propagate=True)
 
     def _listen_to(self, target: Any, name: str, function: Callable[..., Any], **options: Any) -> None:
@@ -249,11 +250,13 @@ class OnCommit:
         for relationship in state.mapper.relationships:
             if relationship.secondary is None or relationship.viewonly or not self._rules_of(relationship.mapper):
                 continue
-            history = state.attrs[relationship.key].history
-            others = [*history.added, *history.deleted]
-            if instance in cast("Session", state.session).deleted:
-                others += history.unchanged
-            pending.rows += others
+            attribute = state.attrs[relationship.key]
+            goes = instance in cast("Session", state.session).deleted
+            if goes and not relationship.passive_deletes and relationship.lazy not in _NEVER_LOADED:
+                history = attribute.load_history()  # the flush would load it, too
+            else:
+                history = attribute.history
+            pending.rows += [*history.added, *history.deleted, *(history.unchanged if goes else ())]
 
     def _rules_of(self, mapper: Mapper[Any]) -> tuple[Rules, ...]:
         found = self._of_mapper.get(mapper)
@@ -276,14 +279,10 @@ class OnCommit:
         pending = self._ours(instance)
         if pending is None or not cast("Session", object_session(instance)).is_modified(instance):
             return
+        pending.rows.append(instance)
         for rules in self._rules_of(mapper):
             if _changed_names(instance, rules.attributes):
                 pending.add(rules.of_values(_values_before(mapper, connection, instance, rules.attributes)))
-
-    def _after_update(self, _mapper: Mapper[Any], _connection: Connection, instance: Any) -> None:
-        pending = self._ours(instance)
-        if pending is not None and cast("Session", object_session(instance)).is_modified(instance):
-            pending.rows.append(instance)
 
     def _before_delete(self, mapper: Mapper[Any], connection: Connection, instance: Any) -> None:
         pending = self._ours(instance)
