@@ -127,7 +127,7 @@ def test_an_old_value_that_was_never_loaded_is_asked_for(guard: Listening, watch
 
 def test_a_value_that_the_database_computes_is_loaded(guard: Listening, watched: Factory) -> None:
     with watched.begin() as session:
-        session.get_one(User, 1).org_id = User.org_id + 4  # type: ignore[assignment]  # an expression, as the ORM allows
+        session.get_one(User, 1).org_id = User.org_id + 4
     assert guard.heard() == {"user:1", "#org:1", "#org:5"}
 
 
