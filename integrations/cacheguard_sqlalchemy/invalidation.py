@@ -371,11 +371,14 @@ class OnCommit:
             return False
         if any(self._sees_a_snapshot(connection) for connection in pending.connections):
             return True
+        loaded = _loaded_mappers(state) if state.is_select else ()
+        if not loaded:
+            return False
         # Objects that the session holds are answered as they were when it loaded them.
-        return state.is_select and any(
+        return any(
             held.mapper.isa(mapper) or mapper.isa(held.mapper)
-            for mapper in state.all_mappers
             for held in map(inspect, state.session)
+            for mapper in loaded
         )
 
     def _sees_a_snapshot(self, connection: Connection) -> bool:
@@ -453,6 +456,16 @@ class OnCommit:
             through(self._guard.apply, self._guard.aapply, changes, settle=self._settle)
         if concerned and pending.everything and self._mode != "outbox":
             through(self._guard.clear, self._guard.aclear)
+
+
+def _loaded_mappers(state: ORMExecuteState) -> set[Mapper[Any]]:
+    """The models of which a SELECT makes objects, and those that they lead to."""
+    described: list[Any] = getattr(state.statement, "column_descriptions", [])
+    entities = [
+        each["entity"] for each in described if each.get("entity") is not None and each["expr"] is each["entity"]
+    ]
+    mappers = {inspect(entity).mapper for entity in entities}
+    return mappers.union(*({each.mapper for each in mapper.relationships} for mapper in mappers))
 
 
 def _names(pending: Pending) -> tuple[list[str], list[str]]:
