@@ -51,7 +51,7 @@ _READS = ("SELECT", "VALUES", "SHOW", "EXPLAIN", "PRAGMA", "SET")
 def invalidate_on_commit(
     guard: CacheGuard,
     target: SessionOrFactory,
-    models: Mapping[type, Sequence[Template] | Touches],
+    models: Mapping[Any, Sequence[Template] | Touches],
     *,
     mode: Mode = "delete",
     outbox: Table | None = None,
