@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Table, TextClause, event, insert, inspect, select
+from sqlalchemy import Connection, Engine, Table, TextClause, event, insert, inspect, select
 from sqlalchemy.orm import (
     Mapper,
     ORMExecuteState,
@@ -166,7 +167,7 @@ class OnCommit:
         self._guard, self._mode, self._outbox, self._settle, self._alone = guard, mode, outbox, settle, alone
         self._rules = rules
         self._of_mapper: dict[Mapper[Any], tuple[Rules, ...]] = {}
-        self._snapshots: dict[str, bool] = {}
+        self._snapshots: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()
         self._listened: list[tuple[Any, str, Callable[..., Any]]] = []
         self._end_question = guard.load_alone_when(self._is_alone)
         self._listen(target)
@@ -386,10 +387,10 @@ class OnCommit:
             return False
         if connection.dialect.name == "sqlite" or "isolation_level" in connection.get_execution_options():
             return sees_a_snapshot(connection)
-        name = str(connection.engine.url)
-        if name not in self._snapshots:
-            self._snapshots[name] = sees_a_snapshot(connection)
-        return self._snapshots[name]
+        engine = connection.engine
+        if engine not in self._snapshots:
+            self._snapshots[engine] = sees_a_snapshot(connection)
+        return self._snapshots[engine]
 
     # The end of a transaction
 

@@ -71,7 +71,10 @@ class Pending:
         session = self.session()
         if self.over or session is None:
             return False
-        return self.changed or bool(session.new or session.deleted or session.dirty)
+        try:
+            return self.changed or bool(session.new or session.deleted or session.dirty)
+        except RuntimeError:  # another thread, from which this one was started, is changing it right now
+            return True
 
     @property
     def open(self) -> bool:
