@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
-from cacheguard_asgi import HTTPCacheMiddleware, url_key
 
 from cacheguard import CacheGuard
 from cacheguard.errors import ConfigurationError
+from cacheguard_asgi import HTTPCacheMiddleware, url_key
 from tests.integrations.asgi.conftest import Client, OpenClient, Origin
 
 FRESH = ("cache-control", "max-age=60")
@@ -84,8 +84,14 @@ async def test_what_may_not_be_stored_is_not(origin: Origin, client: Client, hea
 
 
 @pytest.mark.parametrize(
-    ("control", "stored"), [("max-age=60", False), ("public, max-age=60", True), ("s-maxage=60", True), ("max-age=60, must-revalidate", True)]
-)  # fmt: skip
+    ("control", "stored"),
+    [
+        ("max-age=60", False),
+        ("public, max-age=60", True),
+        ("s-maxage=60", True),
+        ("max-age=60, must-revalidate", True),
+    ],
+)
 async def test_answers_to_the_authorized_are_stored_where_the_rfc_allows(
     origin: Origin, client: Client, control: str, stored: bool
 ) -> None:
@@ -125,7 +131,9 @@ async def test_a_body_over_the_limit_streams_through(origin: Origin, open_client
     assert origin.runs == 3
 
 
-async def test_one_run_answers_all_who_ask_at_once(origin: Origin, guard: CacheGuard, redis_url: str, open_client: OpenClient) -> None:  # fmt: skip
+async def test_one_run_answers_all_who_ask_at_once(
+    origin: Origin, guard: CacheGuard, redis_url: str, open_client: OpenClient
+) -> None:
     async with CacheGuard(redis_url) as other:  # as another process would have it
         clients = [open_client(), open_client(guard=other)]
         origin.says(FRESH)
@@ -248,7 +256,9 @@ async def test_a_stale_response_stands_in_for_a_failing_application(
 @pytest.mark.parametrize(
     "control", ["must-revalidate", "proxy-revalidate", "s-maxage=1", "no-cache", "stale-if-error=0"]
 )
-async def test_a_stale_response_does_not_stand_in_where_it_must_not(origin: Origin, client: Client, control: str) -> None:  # fmt: skip
+async def test_a_stale_response_does_not_stand_in_where_it_must_not(
+    origin: Origin, client: Client, control: str
+) -> None:
     origin.says(("cache-control", f"max-age=1, {control}"), ("age", "1"), ("etag", '"a"'))
     await client.get()
     origin.says(status=503, body=b"down")
@@ -293,7 +303,9 @@ async def test_a_304_about_something_else_is_asked_again(origin: Origin, client:
         ({"if_modified_since": "yesterday"}, 200),
     ],
 )
-async def test_a_client_that_has_it_gets_304(origin: Origin, client: Client, asked: dict[str, str], status: int) -> None:  # fmt: skip
+async def test_a_client_that_has_it_gets_304(
+    origin: Origin, client: Client, asked: dict[str, str], status: int
+) -> None:
     origin.says(
         FRESH, ("etag", '"a"'), ("last-modified", "Mon, 02 Nov 2026 10:00:00 GMT"), ("content-type", "text/plain")
     )
@@ -429,7 +441,9 @@ async def test_a_purged_tag_takes_its_responses_with_it(origin: Origin, client: 
     assert origin.paths == ["/a", "/b", "/a"]
 
 
-async def test_a_response_made_before_a_purge_is_not_stored_after_it(origin: Origin, client: Client, guard: CacheGuard) -> None:  # fmt: skip
+async def test_a_response_made_before_a_purge_is_not_stored_after_it(
+    origin: Origin, client: Client, guard: CacheGuard
+) -> None:
     for headers in ([FRESH, ("cache-tag", "t")], [FRESH, ("cache-tag", "t"), ("vary", "x-a")]):
         for purge in (lambda: guard.ainvalidate_tags("t"), lambda: guard.ainvalidate(url_key(URL)), guard.aclear):
             await guard.aclear()
@@ -457,7 +471,9 @@ async def test_an_unsafe_request_invalidates_its_urls(origin: Origin, client: Cl
 
 
 @pytest.mark.parametrize(("status", "location"), [(500, "/b"), (404, "/b"), (200, "http://other.example/b")])
-async def test_an_unsafe_request_invalidates_no_more_than_that(origin: Origin, client: Client, status: int, location: str) -> None:  # fmt: skip
+async def test_an_unsafe_request_invalidates_no_more_than_that(
+    origin: Origin, client: Client, status: int, location: str
+) -> None:
     origin.says(FRESH)
     await client.get("/b")
     origin.says(("location", location), status=status)
