@@ -1,0 +1,188 @@
+"""A view's answer ↔ what is cached of it, and which answers must not be."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeAlias, cast
+
+from flask import Flask, has_request_context
+from flask.globals import request_ctx
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import Gone, HTTPException, NotFound, default_exceptions
+from werkzeug.wrappers import Response
+
+from cacheguard.policy import FOREVER, seconds
+
+Stored: TypeAlias = Any
+"""A tuple that begins with `PAGE` or `ABORT`; or what a function returned, if it was no response object."""
+
+PAGE, ABORT = "cacheguard_flask:page:1", "cacheguard_flask:abort:1"
+_STATUS = re.compile(r"\d{3}\b")
+_LEAST_STATUS, _GREATEST_STATUS = 100, 599
+
+# Those that may be kept without being asked to (RFC 9110, 15.1), without 206, and the two redirections that name a
+# method; what else there is concerns one request.
+STORABLE = frozenset({200, 203, 204, 300, 301, 302, 307, 308, 404, 405, 410, 414, 501})
+
+_ABSENT: tuple[type[HTTPException], ...] = (NotFound, Gone)
+
+
+def is_stored_page(value: object) -> bool:
+    """Whether *value* is a page as `packed` writes it."""
+    if type(value) is not tuple:
+        return False
+    match cast("tuple[Any, ...]", value):
+        case (str(), str(), list(), bytes()) as page:
+            return page[0] == PAGE
+        case (str(), int(), str() | None) as abort:
+            return abort[0] == ABORT and abort[1] in default_exceptions
+        case _:
+            return False
+
+
+def packed(answer: Any) -> Stored:
+    """What to cache of *answer*: for a response its status, headers and body; for the rest itself."""
+    if not isinstance(answer, Response):
+        return answer
+    return (PAGE, answer.status, [(name, value) for name, value in answer.headers], answer.get_data())
+
+
+def packed_absence(error: HTTPException) -> Stored | None:
+    """What to cache of a 404 or 410 that was raised; None if *error* is another one, or more than its code and text."""
+    if type(error) not in _ABSENT or error.response is not None:
+        return None
+    described = error.description if error.description != type(error).description else None
+    return (ABORT, error.code, described)
+
+
+def unpacked(app: Flask, stored: Stored) -> Any:
+    """The answer again; raises the `HTTPException` that it was."""
+    if not is_stored_page(stored):
+        return stored
+    if stored[0] == ABORT:
+        raise default_exceptions[stored[1]](stored[2])
+    _, status, headers, body = stored
+    return app.response_class(body, status=status, headers=[(name, value) for name, value in headers])
+
+
+def as_response(app: Flask, answer: Any) -> Response | None:
+    """*answer* as a response, to look at; None for what is no answer of a view, or has nothing but a body.
+
+    A tuple is taken for (body, status), (body, headers) or (body, status, headers) if it looks like one.
+    """
+    if isinstance(answer, Response):
+        return answer
+    if not isinstance(answer, tuple):
+        return None
+    _, *rest = cast("tuple[Any, ...]", answer) or ("",)
+    if len(rest) not in (1, 2) or not _could_follow_a_body(rest[0]):
+        return None
+    try:
+        # Looking at a body may use it up, and here it does not matter.
+        return cast("Response", app.make_response(("", *rest)))
+    except (TypeError, ValueError, AttributeError):
+        return None
+
+
+def _could_follow_a_body(part: Any) -> bool:
+    if isinstance(part, str):
+        return _STATUS.match(part) is not None
+    if isinstance(part, int):
+        return _LEAST_STATUS <= part <= _GREATEST_STATUS
+    return isinstance(part, dict | list | Headers)
+
+
+def why_private(
+    app: Flask, answer: Any, session: SessionUse, *, page: bool, varies: frozenset[str], ignore_credentials: bool
+) -> str | None:
+    """Why *answer* is for this one request alone; None if it may be another one's as well.
+
+    Args:
+        app: whose it is.
+        answer: what the view returned or raised.
+        session: what became of the session.
+        page: whether it answers the request, rather than being something that a function found out.
+        varies: names of headers, in lower case, that are part of the key.
+        ignore_credentials: whether the caller has answered for the session being read.
+    """
+    if session.changed:
+        return "the session was changed"
+    if (session.read if page else session.read_within) and not ignore_credentials:
+        return "the session was read"
+    if callable(answer) and not isinstance(answer, Response):
+        return "it is a WSGI application"
+    if hasattr(answer, "__next__") or hasattr(answer, "__anext__"):
+        return "it is a stream"
+    response = as_response(app, answer) if page else None
+    if response is None:
+        return None
+    if response.direct_passthrough or not response.is_sequence:
+        return "it is a stream"
+    if "Set-Cookie" in response.headers:
+        return "it sets a cookie"
+    control = response.cache_control
+    if control.no_store or control.private:
+        return "its Cache-Control says so"
+    strange = sorted({name.lower() for name in response.vary} - varies)
+    return f"it varies by {', '.join(strange)}, which is not part of the key" if strange else None
+
+
+def is_storable(app: Flask, answer: Any, *, page: bool) -> bool:
+    """Whether its status lets *answer* be kept for later requests."""
+    response = as_response(app, answer) if page or isinstance(answer, Response) else None
+    return response is None or response.status_code in STORABLE
+
+
+class SessionUse:
+    """What a function does with the session, and what was done with it before.
+
+    That a page may depend on it counts from the beginning of the request (`read`): who looked up the user before the
+    view ran may have left the name for the view to show. What is done by the function itself is `read_within` and
+    `changed`; what is done before each function is done before a cached answer, too.
+    """
+
+    def __init__(self) -> None:
+        self.read = self.read_within = self.changed = False
+        self._session = _session() if has_request_context() else None
+        self._before = (False, False)
+
+    def __enter__(self) -> Self:
+        session = self._session
+        if session is not None:
+            self._before = bool(getattr(session, "accessed", False)), bool(getattr(session, "modified", False))
+            session.accessed = session.modified = False
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        session = self._session
+        if session is None:
+            return
+        read_before, changed_before = self._before
+        self.read_within, self.changed = bool(session.accessed), bool(session.modified)
+        self.read = self.read_within or read_before
+        session.accessed, session.modified = self.read, self.changed or changed_before
+
+
+def _session() -> Any:
+    """The session, without the touch of asking for it: since Flask 3.1.3 that counts as reading it."""
+    context: Any = request_ctx
+    held = vars(context._get_current_object())  # noqa: SLF001 - the documented way out of a werkzeug proxy
+    return held.get("_session", held.get("session"))
+
+
+@dataclass(frozen=True, slots=True)
+class PageTtl:
+    """How long something may be kept: an absence for a short time, the rest as *usual*. Equal ones are one policy."""
+
+    usual: Any
+    absence: float | None
+
+    def __call__(self, stored: Stored) -> Any:
+        usual = self.usual(stored) if callable(self.usual) else self.usual
+        if self.absence is None or not is_stored_page(stored) or stored[0] != ABORT:
+            return usual
+        return min(self.absence, FOREVER if usual is None else seconds(usual, "ttl"))
