@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from uuid import uuid4
 
 from cacheguard.policy import DEFAULTS, seconds
+
+from .settings import leaves_the_process
 
 if TYPE_CHECKING:
     from .extension import AppCache
@@ -51,11 +52,14 @@ def _tried(cache: AppCache) -> list[Finding]:
 
 def _settings(cache: AppCache, config: Mapping[str, Any]) -> list[Finding]:
     found: list[Finding] = []
-    url = config.get("CACHEGUARD_URL") or os.environ.get("CACHEGUARD_URL") or "memory://"
-    if str(url).startswith("memory:") and not config.get("CACHEGUARD_CLIENT"):
+    if not leaves_the_process(
+        {name: config.get(f"CACHEGUARD_{name.upper()}") for name in ("url", "client", "aclient")}
+    ):
         found.append(Finding("warning", "memory://: each process has a cache of its own, and cannot hear of others"))
     if config.get("CACHEGUARD_SERIALIZER") is not None and not config.get("CACHEGUARD_SECRET"):
-        text = "CACHEGUARD_SERIALIZER without CACHEGUARD_SECRET: who can write to Redis chooses what it is given to read"
+        text = (
+            "CACHEGUARD_SERIALIZER without CACHEGUARD_SECRET: who can write to Redis chooses what it is given to read"
+        )
         found.append(Finding("warning", text))
     ttl: Any = cache.ttl
     l1_ttl: Any = config.get("CACHEGUARD_L1_TTL", DEFAULTS.l1_ttl)

@@ -18,6 +18,7 @@ from .fragments import FragmentExtension, make_template_fragment_key
 from .memoized import Memoized, memoized_of
 from .settings import HashMethod, Settings, settings_of
 from .timeouts import Timeout, is_never, ttl_of
+from .values import added
 from .views import CachedView, Passes, QueryArguments, pages_tag
 
 P = ParamSpec("P")
@@ -165,7 +166,7 @@ class CacheGuardFlask:
 
     # Decorators
 
-    def cached(
+    def cached(  # noqa: PLR0917 - in the order of Flask-Caching
         self,
         timeout: Timeout | None = None,
         key_prefix: str | Callable[[], str] = "view/%s",
@@ -248,7 +249,7 @@ class CacheGuardFlask:
 
         return decorate
 
-    def memoize(
+    def memoize(  # noqa: PLR0917 - in the order of Flask-Caching
         self,
         timeout: Timeout | None = None,
         make_name: Callable[[str], str] | None = None,
@@ -403,20 +404,3 @@ class CacheGuardFlask:
         """Forget all that this app has cached; True. One round trip."""
         self.guard.clear()
         return True
-
-
-def added(guard: CacheGuard, key: str, value: Any, rules: dict[str, Any]) -> bool:
-    """Store *value* if *key* has none; whether it had none.
-
-    A load of which the whole fleet makes one, and which nothing outdated may stand in for, is just that.
-    """
-    ran: list[bool] = []
-
-    def load() -> Any:
-        ran.append(True)
-        return value
-
-    guard.get_or_set(
-        key, load, **{**rules, "rebuild": "mutex", "stale_while_revalidate": None, "soft_timeout": None}, bounded=False
-    )
-    return bool(ran)

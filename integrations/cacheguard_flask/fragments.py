@@ -51,9 +51,7 @@ class FragmentExtension(Extension):
         call = self.call_method("_fragment", [*arguments, nodes.List(vary_on)])
         return nodes.CallBlock(call, [], [], body).set_lineno(line)
 
-    def _fragment(
-        self, timeout: Timeout | None, name: str, vary_on: list[object], caller: Callable[[], str]
-    ) -> str:
+    def _fragment(self, timeout: Timeout | None, name: str, vary_on: list[object], caller: Callable[[], str]) -> str:
         cache: AppCache = current_app.extensions["cacheguard"]
         key = make_template_fragment_key(name, vary_on)
         if timeout == DELETE:

@@ -207,7 +207,7 @@ class Memoized:
         self._caches().guard.invalidate_tags(self._tag)
 
     def delete(self, owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Forget what the function returned for a call; without arguments, for all of *owner*'s, or all. One round trip.
+        """Forget what the function returned for a call; without arguments, for all of *owner*'s, or all of them.
 
         Args:
             owner: what a bound method is bound to; None for a function.
@@ -256,6 +256,8 @@ def _stand_in(name: str, parameters: Sequence[str]) -> Callable[..., Any]:
     module, _, own = name.rpartition(".")
     stand_in.__module__, stand_in.__qualname__ = module, own
     # An object stands under another name than self: what tells it apart is in its place already.
-    kinds = [inspect.Parameter(f"{each}_" if each == "self" else each, inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+    kinds = [
+        inspect.Parameter(f"{each}_" if each == "self" else each, inspect.Parameter.KEYWORD_ONLY) for each in parameters
+    ]
     cast("Any", stand_in).__signature__ = inspect.Signature(kinds)
     return stand_in

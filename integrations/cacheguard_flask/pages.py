@@ -19,6 +19,8 @@ Stored: TypeAlias = Any
 """A tuple that begins with `PAGE` or `ABORT`; or what a function returned, if it was no response object."""
 
 PAGE, ABORT = "cacheguard_flask:page:1", "cacheguard_flask:abort:1"
+_ABORT_KINDS = ((str, int, str), (str, int, type(None)))
+
 _STATUS = re.compile(r"\d{3}\b")
 _LEAST_STATUS, _GREATEST_STATUS = 100, 599
 
@@ -29,17 +31,15 @@ STORABLE = frozenset({200, 203, 204, 300, 301, 302, 307, 308, 404, 405, 410, 414
 _ABSENT: tuple[type[HTTPException], ...] = (NotFound, Gone)
 
 
-def is_stored_page(value: object) -> bool:
+def is_stored_page(value: Any) -> bool:
     """Whether *value* is a page as `packed` writes it."""
-    if type(value) is not tuple:
+    if not issubclass(type(value), tuple):
         return False
-    match cast("tuple[Any, ...]", value):
-        case (str(), str(), list(), bytes()) as page:
-            return page[0] == PAGE
-        case (str(), int(), str() | None) as abort:
-            return abort[0] == ABORT and abort[1] in default_exceptions
-        case _:
-            return False
+    parts: tuple[Any, ...] = value
+    kinds = tuple(map(type, parts))
+    if kinds == (str, str, list, bytes):
+        return bool(parts[0] == PAGE)
+    return kinds in _ABORT_KINDS and parts[0] == ABORT and parts[1] in default_exceptions
 
 
 def packed(answer: Any) -> Stored:
@@ -74,9 +74,10 @@ def as_response(app: Flask, answer: Any) -> Response | None:
     """
     if isinstance(answer, Response):
         return answer
-    if not isinstance(answer, tuple):
+    if not issubclass(type(answer), tuple):
         return None
-    _, *rest = cast("tuple[Any, ...]", answer) or ("",)
+    parts: tuple[Any, ...] = answer
+    rest = parts[1:]
     if len(rest) not in (1, 2) or not _could_follow_a_body(rest[0]):
         return None
     try:
@@ -116,14 +117,15 @@ def why_private(
     if hasattr(answer, "__next__") or hasattr(answer, "__anext__"):
         return "it is a stream"
     response = as_response(app, answer) if page else None
-    if response is None:
-        return None
+    return None if response is None else _why_not_shared(response, varies)
+
+
+def _why_not_shared(response: Response, varies: frozenset[str]) -> str | None:
     if response.direct_passthrough or not response.is_sequence:
         return "it is a stream"
     if "Set-Cookie" in response.headers:
         return "it sets a cookie"
-    control = response.cache_control
-    if control.no_store or control.private:
+    if response.cache_control.no_store or response.cache_control.private:
         return "its Cache-Control says so"
     strange = sorted({name.lower() for name in response.vary} - varies)
     return f"it varies by {', '.join(strange)}, which is not part of the key" if strange else None
@@ -169,8 +171,9 @@ class SessionUse:
 
 def _session() -> Any:
     """The session, without the touch of asking for it: since Flask 3.1.3 that counts as reading it."""
-    context: Any = request_ctx
-    held = vars(context._get_current_object())  # noqa: SLF001 - the documented way out of a werkzeug proxy
+    proxy: Any = request_ctx
+    context: object = proxy._get_current_object()  # noqa: SLF001 - the documented way out of a werkzeug proxy
+    held: dict[str, Any] = vars(context)
     return held.get("_session", held.get("session"))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, cast
 
@@ -78,6 +79,14 @@ def settings_of(config: Mapping[str, Any], default_namespace: str) -> Settings:
     )
 
 
+def leaves_the_process(options: Mapping[str, Any]) -> bool:
+    """Whether a guard with these options keeps anything in Redis."""
+    if options.get("client") is not None or options.get("aclient") is not None:
+        return True
+    url = options.get("url") or os.environ.get("CACHEGUARD_URL") or "memory://"
+    return not str(url).startswith("memory:")
+
+
 def checked_hash_method(method: Any, name: str) -> HashMethod:
     """*method* if it makes a digest of bytes, as `hashlib.sha256` does."""
     try:
@@ -96,8 +105,9 @@ def _check_name(name: str) -> None:
 
 def _field(name: str, value: Any) -> Any:
     """The value of a field of the policy, checked by itself, so that the message can name the setting."""
-    if name in _PAIRS and isinstance(value, list):
-        value = tuple(cast("list[Any]", value))
+    if name in _PAIRS and issubclass(type(value), list):
+        several: list[Any] = value
+        value = (*several,)
     try:
         Policy(**{name: value})
     except ConfigurationError as error:
@@ -109,8 +119,9 @@ def _option(name: str, value: Any) -> Any:
     """The value of an option of the guard; configuration files and the environment have text where it takes bytes."""
     if name != "secret":
         return value
-    if isinstance(value, list | tuple):
-        return [_option(name, each) for each in cast("list[Any]", value)]
+    if issubclass(type(value), list | tuple):
+        several: Iterable[Any] = value
+        return [_option(name, each) for each in several]
     return value.encode() if isinstance(value, str) else value
 
 

@@ -117,7 +117,8 @@ class CachedView:
         self._key_prefix, self._query_string, self._made_by_user = key_prefix, query_string, make_cache_key
         if make_cache_key is not None and not callable(make_cache_key):
             raise ConfigurationError(f"make_cache_key must be a function, got {make_cache_key!r}")
-        if not callable(key_prefix) and (not isinstance(key_prefix, str) or not key_prefix):
+        prefix: Any = key_prefix
+        if not callable(prefix) and (not isinstance(prefix, str) or not prefix):
             raise ConfigurationError(f"key_prefix must be a text or a function that makes one, got {key_prefix!r}")
         self._hash_method = None if hash_method is None else checked_hash_method(hash_method, "hash_method")
         self._unless, self._filter = Bypass(unless), response_filter
@@ -189,9 +190,7 @@ class CachedView:
     def _is_of_request(self) -> bool:
         """Whether the key depends on the request, so that what is cached is a page."""
         constant = isinstance(self._key_prefix, str) and "%s" not in self._key_prefix and not self._query_string
-        return not (
-            constant and self._made_by_user is None and self.wrapper.make_cache_key == self.make_cache_key
-        )
+        return not (constant and self._made_by_user is None and self.wrapper.make_cache_key == self.make_cache_key)
 
     def _variant(self, method: str) -> str:
         """What tells the pages under one key apart: nobody may choose, by a header, what others get to see."""
@@ -284,8 +283,8 @@ class CachedView:
                 if not page or (raised.code is not None and raised.code >= FIRST_SERVER_ERROR):
                     raise  # a load that failed: an older answer may do instead
                 error = raised
-        if page and isinstance(value, tuple) and value and isinstance(value[0], Response):
-            value = app.make_response(cast("Any", value))
+        if page and issubclass(type(value), tuple) and value and isinstance(value[0], Response):
+            value = app.make_response(value)
         answer.ran, answer.value, answer.error = True, value, error
         reason = why_private(
             app,
@@ -304,7 +303,7 @@ class CachedView:
             self._say_once(reason)
             return None
         cache.passes.forget(key)
-        judged = value if error is None else error.get_response()
+        judged: Any = value if error is None else error.get_response()
         unwanted = self._filter is not None and not self._filter(judged)
         if unwanted or not is_storable(app, value, page=page) or (error is not None and cache.null_ttl is None):
             load.cacheable = False
@@ -318,9 +317,7 @@ class CachedView:
         response.headers["hit_cache"] = "True"
         return response
 
-    def _usable(
-        self, app: Flask, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Callable[[Any], bool] | None:
+    def _usable(self, app: Flask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Any], bool] | None:
         if self._forced_update(args=args, kwargs=kwargs):
             return _nothing_is_usable
         if not self._is_stale:
@@ -378,17 +375,19 @@ def _is_around(view: Any, wrapper: Any) -> bool:
 def _pairs(query_args: QueryArguments) -> list[tuple[str, str]]:
     if isinstance(query_args, str):
         return parse_qsl(query_args.removeprefix("?"), keep_blank_values=True)
-    if isinstance(query_args, MultiDict):
-        items: Any = cast("MultiDict[str, Any]", query_args).items(multi=True)
-    else:
-        items = query_args.items() if isinstance(query_args, Mapping) else query_args
+    given: Any = query_args
+    items: Iterable[tuple[str, Any]] = given
+    if issubclass(type(given), MultiDict):
+        items = given.items(multi=True)
+    elif issubclass(type(given), Mapping):
+        items = given.items()
     return [(key, str(value)) for key, value in items]
 
 
 def _texts(name: str, values: Any) -> Sequence[str]:
     if isinstance(values, str) or not all(isinstance(each, str) for each in values):
         raise ConfigurationError(f"{name} must be a list of texts, got {values!r}")
-    return values
+    return [*values]
 
 
 def _text(key: object, fn: Callable[..., Any]) -> str:
