@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -142,10 +143,10 @@ class Memoized:
         if self._unless(self._fn, args, kwargs):
             return self._fn(*args, **kwargs)
         cache, call = self._caches(), self._named(args, kwargs)
-        alone: list[Any] = []
+        alone, caller = list[Any](), threading.get_ident()
 
         def load() -> Any:
-            return self._judged(self._fn(*args, **kwargs), alone)
+            return self._judged(self._fn(*args, **kwargs), alone if threading.get_ident() == caller else [])
 
         value = cache.guard.get_or_set(
             call.key,

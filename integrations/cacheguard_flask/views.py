@@ -249,10 +249,12 @@ class CachedView:
         page_of: str | None = None,
     ) -> Any:
         """What is cached under *key*, or what *run* answers."""
-        answer, page = Answer(), page_of is not None
+        answer, page, caller = Answer(), page_of is not None, threading.get_ident()
 
         def load() -> Any:
-            return self._load(cache, app, key, run, answer, current_load(), page=page)
+            # A load behind must not answer for the caller, who has an older answer, and contexts that are over by then.
+            own = answer if threading.get_ident() == caller else Answer()
+            return self._load(cache, app, key, run, own, current_load(), page=page)
 
         if cache.passes.has(key):
             self._load(cache, app, key, run, answer, Load(), page=page)
