@@ -133,11 +133,11 @@ class CacheGuardBackend(BaseCache):
         return self.guard.get(key, MISSING) is not MISSING
 
     def set(self, key: str, value: Any, timeout: int | timedelta | None = None) -> bool:
-        """Store *value*; False if it has no bytes. One round trip."""
+        """Store *value*; False if the serializer has no bytes for it. One round trip."""
         return bool(self.set_many({key: value}, timeout))
 
     def set_many(self, mapping: Mapping[str, Any], timeout: int | timedelta | None = None) -> list[Any]:
-        """Store several values; the keys of those that have bytes. One round trip."""
+        """Store several values; the keys of those that the serializer has bytes for. One round trip."""
         stored = {key: packed for key, value in mapping.items() if (packed := self._packed(value)) is not None}
         self.guard.set_many(stored, **self._ttl(timeout))
         return list(stored)

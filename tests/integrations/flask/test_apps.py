@@ -222,7 +222,7 @@ def test_a_setting_that_does_not_exist_is_named(make_app: MakeApp) -> None:
 
 
 def test_two_settings_that_contradict_each_other_are_named(make_app: MakeApp) -> None:
-    with pytest.raises(ConfigurationError, match="CACHEGUARD_L1=False and l2=False|CACHEGUARD_L1"):
+    with pytest.raises(ConfigurationError, match="CACHEGUARD_L1=False"):
         make_app(l1=False, l2=False)
 
 
@@ -246,7 +246,7 @@ def test_a_client_of_the_users_own_is_a_setting(make_app: MakeApp, redis_url: st
         with app.app_context():
             extension.set("k", 1)
         app.extensions["cacheguard"].close()
-        assert any(key.endswith(b":k") for key in client.keys())
+        assert any(key.endswith(b":k") for key in client.scan_iter())
 
 
 def test_a_disabled_cache_loads_everything(make_app: MakeApp) -> None:

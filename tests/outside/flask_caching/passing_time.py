@@ -27,7 +27,7 @@ def let_pass(seconds: float, url: str | None) -> None:
     if url is None:
         return
     with redis.Redis.from_url(url) as client:
-        for key in client.keys():
+        for key in list(client.scan_iter()):
             left = client.pttl(key)
             if left >= 0:
                 client.pexpire(key, max(0, round(left - seconds * 1000)))

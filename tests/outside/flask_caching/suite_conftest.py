@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import flask
 import pytest
 import redis
-from passing_time import let_pass
+from passing_time import let_pass  # type: ignore[import-not-found]  # beside it when it runs
 
 TYPE = os.environ["CONFORMANCE_CACHE_TYPE"]
 URL = os.environ.get("CONFORMANCE_REDIS_URL")
@@ -20,7 +21,7 @@ def app(request: pytest.FixtureRequest) -> Iterator[flask.Flask]:
     if URL is not None:
         with redis.Redis.from_url(URL) as client:
             client.flushall()
-    app = flask.Flask(request.module.__name__, template_folder=os.path.dirname(__file__))
+    app = flask.Flask(request.module.__name__, template_folder=str(Path(__file__).parent))
     app.testing = True
     app.config["CACHE_TYPE"] = TYPE
     app.config["SECRET_KEY"] = "a secret for the signatures of this test run"
