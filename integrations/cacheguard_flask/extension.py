@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from flask import Flask, current_app, has_app_context
+from flask import Flask, current_app, has_app_context, request_started
 
 from cacheguard import MISSING, CacheGuard, Change
 from cacheguard.errors import ConfigurationError
@@ -18,6 +18,7 @@ from .fragments import FragmentExtension, make_template_fragment_key
 from .memoized import Memoized, memoized_of
 from .settings import HashMethod, Settings, settings_of
 from .timeouts import Timeout, is_never, ttl_of
+from .use import cookies_are_unread
 from .values import added
 from .views import CachedView, Passes, QueryArguments, pages_tag
 
@@ -133,6 +134,7 @@ class CacheGuardFlask:
             raise ConfigurationError(f"the app {app.name!r} has a CacheGuardFlask already; init_app is called once")
         settings = settings_of({**app.config, **self._config, **(config or {})}, app.name)
         app.extensions[NAME] = AppCache(self, app, settings)
+        request_started.connect(cookies_are_unread, app)
         app.cli.add_command(commands)
         if self._with_jinja2_ext:
             app.jinja_env.add_extension(FragmentExtension)
@@ -174,7 +176,7 @@ class CacheGuardFlask:
         forced_update: Callable[..., object] | None = None,
         is_stale: Callable[..., object] | None = None,
         response_filter: Callable[[Any], object] | None = None,
-        query_string: bool = False,  # noqa: FBT001, FBT002 - positional in Flask-Caching
+        query_string: bool | None = None,  # noqa: FBT001 - positional in Flask-Caching
         hash_method: HashMethod | None = None,
         cache_none: bool | None = None,  # noqa: FBT001 - as above
         make_cache_key: Callable[..., str] | None = None,
@@ -193,9 +195,9 @@ class CacheGuardFlask:
         answered from what GET has stored, other methods are not cached unless named in *methods*.
 
         Never kept: streams, answers with ``Set-Cookie``, with ``Cache-Control: private`` or ``no-store``, with a
-        ``Vary`` that is not in *vary*, of a request that carries ``Authorization`` or whose session was read, and
-        statuses that concern one request. ``abort(404)`` and ``abort(410)`` are kept for ``null_ttl``. A run that
-        fails is answered with an older page for ``stale_if_error``. Why a view is not cached is logged, once.
+        ``Vary`` that is not in *vary*, of a request that carries ``Authorization`` or whose session or cookies were
+        read, and statuses that concern one request. ``abort(404)`` and ``abort(410)`` are kept for ``null_ttl``. A run
+        that fails is answered with an older page for ``stale_if_error``. Why a view is not cached is logged, once.
 
         Args:
             timeout: seconds, a `timedelta` or text like ``"5m"``; 0: until it is deleted; None: the app's ``ttl``.
@@ -204,7 +206,8 @@ class CacheGuardFlask:
             forced_update: if true, what is cached is replaced.
             is_stale: asked with what is cached (and the arguments); if true, it is replaced.
             response_filter: asked with what the function returned; if false, that is not kept.
-            query_string: make the query part of the key: names in any order, the values of a name in theirs.
+            query_string: make the query part of the key (True): names in any order, the values of a name in theirs; or
+                not (False). None: not, and the answer of a view that has looked at it is not kept.
             hash_method: what digests in the key are made with; None: the app's.
             cache_none: keep None as long as other answers (True), or not at all (False); None: for ``null_ttl``.
             make_cache_key: makes the key from the view's arguments instead.
@@ -213,8 +216,8 @@ class CacheGuardFlask:
             tags: templates over the function's parameters, like ``"user:{user_id}"``, for `CacheGuard.invalidate_tags`.
             methods: which methods are cached.
             vary: request headers that are part of the key.
-            ignore_credentials: keep answers although the session was read or the request carries ``Authorization``:
-                say so if the answer is the same for everybody, or *make_cache_key* tells them apart.
+            ignore_credentials: keep answers although session or cookies were read or the request carries
+                ``Authorization``: say so if the answer is the same for everybody, or *make_cache_key* tells them apart.
             policy: fields of `Policy` but ``ttl``, such as ``stale_while_revalidate="1m"``.
 
         Raises:
@@ -367,7 +370,7 @@ class CacheGuardFlask:
 
     def add(self, key: str, value: Any, timeout: Timeout | None = None) -> bool:
         """Store *value* if *key* has none; whether it had none. Of several at a time one is told yes."""
-        return added(self.guard, key, value, ttl_of(timeout))
+        return added(self.guard, key, value, ttl_of(timeout) | {"null_ttl": self._cache().none_ttl(timeout)})
 
     def delete(self, key: str) -> bool:
         """Forget *key*, and the pages under it; whether there was a value for exactly this key. Two round trips."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
-from flask import Flask, has_request_context
-from flask.globals import request_ctx
+from flask import Flask
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import Gone, HTTPException, NotFound, default_exceptions
 from werkzeug.wrappers import Response
 
 from cacheguard.policy import FOREVER, seconds
+
+from .use import RequestUse
 
 Stored: TypeAlias = Any
 """A tuple that begins with `PAGE` or `ABORT`; or what a function returned, if it was no response object."""
@@ -96,22 +96,23 @@ def _could_follow_a_body(part: Any) -> bool:
 
 
 def why_private(
-    app: Flask, answer: Any, session: SessionUse, *, page: bool, varies: frozenset[str], ignore_credentials: bool
+    app: Flask, answer: Any, use: RequestUse, *, page: bool, varies: frozenset[str], ignore_credentials: bool
 ) -> str | None:
     """Why *answer* is for this one request alone; None if it may be another one's as well.
 
     Args:
         app: whose it is.
         answer: what the view returned or raised.
-        session: what became of the session.
+        use: what was looked at in the request.
         page: whether it answers the request, rather than being something that a function found out.
         varies: names of headers, in lower case, that are part of the key.
-        ignore_credentials: whether the caller has answered for the session being read.
+        ignore_credentials: whether the user has answered for the session and cookies being read.
     """
-    if session.changed:
+    if use.session_changed:
         return "the session was changed"
-    if (session.read if page else session.read_within) and not ignore_credentials:
-        return "the session was read"
+    of_caller = use.of_caller if page else use.of_caller_within
+    if of_caller is not None and not ignore_credentials:
+        return of_caller
     if callable(answer) and not isinstance(answer, Response):
         return "it is a WSGI application"
     if hasattr(answer, "__next__") or hasattr(answer, "__anext__"):
@@ -135,46 +136,6 @@ def is_storable(app: Flask, answer: Any, *, page: bool) -> bool:
     """Whether its status lets *answer* be kept for later requests."""
     response = as_response(app, answer) if page or isinstance(answer, Response) else None
     return response is None or response.status_code in STORABLE
-
-
-class SessionUse:
-    """What a function does with the session, and what was done with it before.
-
-    That a page may depend on it counts from the beginning of the request (`read`): who looked up the user before the
-    view ran may have left the name for the view to show. What is done by the function itself is `read_within` and
-    `changed`; what is done before each function is done before a cached answer, too.
-    """
-
-    def __init__(self) -> None:
-        self.read = self.read_within = self.changed = False
-        self._session = _session() if has_request_context() else None
-        self._before = (False, False)
-
-    def __enter__(self) -> Self:
-        session = self._session
-        if session is not None:
-            self._before = bool(getattr(session, "accessed", False)), bool(getattr(session, "modified", False))
-            session.accessed = session.modified = False
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        session = self._session
-        if session is None:
-            return
-        read_before, changed_before = self._before
-        self.read_within, self.changed = bool(session.accessed), bool(session.modified)
-        self.read = self.read_within or read_before
-        session.accessed, session.modified = self.read, self.changed or changed_before
-
-
-def _session() -> Any:
-    """The session, without the touch of asking for it: since Flask 3.1.3 that counts as reading it."""
-    proxy: Any = request_ctx
-    context: object = proxy._get_current_object()  # noqa: SLF001 - the documented way out of a werkzeug proxy
-    held: dict[str, Any] = vars(context)
-    return held.get("_session", held.get("session"))
 
 
 @dataclass(frozen=True, slots=True)

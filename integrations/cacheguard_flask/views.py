@@ -23,7 +23,6 @@ from .calls import Bypass, Question, Tags, checked_policy, source_digest
 from .contexts import in_its_context
 from .pages import (
     PageTtl,
-    SessionUse,
     is_storable,
     is_stored_page,
     packed,
@@ -33,6 +32,7 @@ from .pages import (
 )
 from .settings import HashMethod, checked_hash_method
 from .timeouts import Timeout, ttl_of
+from .use import RequestUse
 
 if TYPE_CHECKING:
     from .extension import AppCache
@@ -100,7 +100,7 @@ class CachedView:
         forced_update: Callable[..., object] | None,
         is_stale: Callable[..., object] | None,
         response_filter: Callable[[Any], object] | None,
-        query_string: bool,
+        query_string: bool | None,
         hash_method: HashMethod | None,
         cache_none: bool | None,
         make_cache_key: Callable[..., str] | None,
@@ -192,6 +192,12 @@ class CachedView:
         constant = isinstance(self._key_prefix, str) and "%s" not in self._key_prefix and not self._query_string
         return not (constant and self._made_by_user is None and self.wrapper.make_cache_key == self.make_cache_key)
 
+    @property
+    def _must_not_query(self) -> bool:
+        """Whether an answer that depends on the query would be taken for one that does not."""
+        own_key = self._made_by_user is not None or self.wrapper.make_cache_key != self.make_cache_key
+        return self._query_string is None and isinstance(self._key_prefix, str) and not own_key
+
     def _variant(self, method: str) -> str:
         """What tells the pages under one key apart: nobody may choose, by a header, what others get to see."""
         root = quote(f"{request.host}{request.root_path}", safe="[]:/")
@@ -262,7 +268,7 @@ class CachedView:
         tags = self._tags.of(args, kwargs)
         stored = cache.guard.get_or_set(
             key,
-            in_its_context(app, load),
+            in_its_context(app, load, as_request=page),
             tags=tags if page_of is None else (pages_tag(page_of), *tags),
             usable=self._usable(app, args, kwargs),
             returns=None if page or _returns_pages(self._fn) else self._fn,
@@ -278,7 +284,7 @@ class CachedView:
         """Run the function, and say what may become of its answer."""
         error: HTTPException | None = None
         value: Any = None
-        with SessionUse() as session:
+        with RequestUse() as use:
             try:
                 value = run()
             except HTTPException as raised:
@@ -291,11 +297,13 @@ class CachedView:
         reason = why_private(
             app,
             value,
-            session,
+            use,
             page=page or isinstance(value, Response),
             varies=frozenset(self._vary),
             ignore_credentials=self._ignore_credentials,
         )
+        if reason is None and page and use.query_within and self._must_not_query:
+            reason = "it looked at the query, which is not part of the key (query_string=True makes it one)"
         stored = packed_absence(error) if error is not None else None
         if error is not None and stored is None and reason is None:
             reason = f"an error {error.code} may concern this request alone"

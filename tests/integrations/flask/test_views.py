@@ -151,6 +151,35 @@ def test_a_query_counts_only_when_asked_for(app: Flask, extension: CacheGuardFla
     assert first == again != other
 
 
+def test_a_page_that_depends_on_a_query_outside_of_its_key_is_not_kept(
+    app: Flask, extension: CacheGuardFlask, runs: Runs
+) -> None:
+    """Else a stranger could choose, by a link, what others get to see."""
+
+    @app.get("/usual")
+    @extension.cached()
+    def usual() -> str:
+        return f"{request.args.get('q')} {runs()}"
+
+    @app.get("/meant")
+    @extension.cached(query_string=False)
+    def meant() -> str:
+        return f"{request.values.get('q')} {runs()}"
+
+    assert texts(app, "/usual?q=evil", "/usual", "/usual") == ["evil 1", "None 2", "None 3"]
+    assert texts(app, "/meant?q=a", "/meant?q=b") == ["a 4", "a 4"]
+
+
+def test_a_view_can_be_called_in_a_request_of_a_test(app: Flask, extension: CacheGuardFlask, runs: Runs) -> None:
+    @extension.cached()
+    def view() -> str:
+        return str(runs())
+
+    for _ in range(2):
+        with app.test_request_context("/a", headers={"Cookie": "a=b"}):
+            assert view() == "1"
+
+
 def test_pages_of_different_hosts_and_schemes_are_apart(app: Flask, extension: CacheGuardFlask) -> None:
     @app.get("/")
     @extension.cached()
@@ -232,6 +261,7 @@ def _generator(number: int) -> Iterator[str]:
 PRIVATE: dict[str, Callable[[int], Any]] = {
     "reads the session": _of_session,
     "changes the session": _changing,
+    "reads a cookie": lambda number: f"run {number}{request.cookies.get('user', '')}",
     "sets a cookie": _with_cookie,
     "sets a cookie in a tuple": lambda number: (f"run {number}", {"Set-Cookie": "a=b"}),
     "is private": lambda number: Response(f"run {number}", headers={"Cache-Control": "private, max-age=60"}),
@@ -310,6 +340,24 @@ def test_who_was_looked_up_before_the_view_makes_its_answer_private(app: Flask, 
         client = app.test_client()
         with client.session_transaction() as held:
             held["name"] = name
+        assert client.get("/").text == f"hello {name}"
+
+
+def test_a_cookie_that_was_read_before_the_view_makes_its_answer_private(
+    app: Flask, extension: CacheGuardFlask
+) -> None:
+    @app.before_request
+    def look_up() -> None:
+        g.user = request.cookies.get("user", "nobody")
+
+    @app.get("/")
+    @extension.cached()
+    def view() -> str:
+        return f"hello {g.user}"
+
+    for name in ("ann", "bob"):
+        client = app.test_client()
+        client.set_cookie("user", name)
         assert client.get("/").text == f"hello {name}"
 
 
@@ -762,6 +810,71 @@ def test_a_refresh_behind_has_a_request_and_an_end_of_its_own(
             break
         deadline.wait(0.05)
     assert texts(app, "/a") == ["a /a 2"]
+
+
+def test_a_refresh_behind_leaves_the_session_of_its_request_alone(app: Flask, extension: CacheGuardFlask) -> None:
+    inside, go = threading.Event(), threading.Event()
+    before: list[str] = []
+    runs: list[int] = []
+
+    @app.before_request
+    def extend() -> None:
+        before.append(threading.current_thread().name)
+        g.user = "whoever"
+        session["seen"] = len(before)
+
+    @app.get("/")
+    @extension.cached(stale_while_revalidate="1h", ignore_credentials=True)
+    def view() -> str:
+        runs.append(len(runs) + 1)
+        if runs[-1] == 2:
+            inside.set()
+            assert go.wait(20)
+        return f"{g.user} {runs[-1]}"
+
+    @app.after_request
+    def look(response: Response) -> Response:
+        if len(runs) == 1 and before[1:]:
+            assert inside.wait(20)  # the refresh is in the view when this request saves its session
+        return response
+
+    client = app.test_client()
+    assert client.get("/").text == "whoever 1"
+    with app.app_context():
+        extension.guard.expire("view//@http://localhost")
+    response = client.get("/")
+    go.set()
+    assert response.text == "whoever 1"
+    assert "Set-Cookie" in response.headers
+    assert len(before) == 3  # the refresh has done what is done before each view
+
+
+def test_a_refresh_that_would_not_reach_the_view_changes_nothing(
+    app: Flask, extension: CacheGuardFlask, runs: Runs
+) -> None:
+    closed = threading.Event()
+    asked = threading.Event()
+
+    @app.before_request
+    def close() -> Any:
+        if closed.is_set() and threading.current_thread().name.startswith("cacheguard"):
+            asked.set()
+            return "closed", 503
+        return None
+
+    @app.get("/")
+    @extension.cached(stale_while_revalidate="1h")
+    def view() -> str:
+        return str(runs())
+
+    assert texts(app, "/") == ["1"]
+    closed.set()
+    with app.app_context():
+        extension.guard.expire("view//@http://localhost")
+    assert texts(app, "/") == ["1"]
+    assert asked.wait(20)
+    assert texts(app, "/") == ["1"]
+    assert runs.number == 1
 
 
 # Options that cannot work
