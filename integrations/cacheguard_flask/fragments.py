@@ -10,7 +10,6 @@ from flask import current_app
 from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from markupsafe import Markup
 
 from .contexts import in_its_context
 from .timeouts import Timeout, ttl_of
@@ -58,9 +57,10 @@ class FragmentExtension(Extension):
             cache.guard.invalidate(key)
             return caller()
         rules: dict[str, Any] = ttl_of(timeout)
-        # Markup is text that needs no more escaping; it is stored as text, and is Markup again for who asks.
+        # What the tag writes is not escaped again, so text will do for what was Markup.
         load = in_its_context(cache.app, lambda: str(caller()))
-        return Markup(cache.guard.get_or_set(key, load, usable=_is_text, **rules))  # noqa: S704 - rendered by a template
+        text: str = cache.guard.get_or_set(key, load, usable=_is_text, **rules)
+        return text
 
 
 def _is_text(value: object) -> bool:

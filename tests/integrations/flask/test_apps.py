@@ -289,6 +289,15 @@ def test_keys_and_values_behave_as_in_flask_caching(app: Flask, extension: Cache
         assert not extension.has("d")
 
 
+def test_what_is_past_its_time_does_not_keep_another_from_being_added(make_app: MakeApp, redis_url: str) -> None:
+    extension = CacheGuardFlask()
+    with make_app(extension, url=redis_url, rebuild="logical").app_context():
+        extension.set("k", "old")
+        extension.guard.expire("k")
+        assert extension.add("k", "new") is True
+        assert extension.get("k") == "new"
+
+
 def test_timeouts_mean_what_they_mean_in_flask(app: Flask, extension: CacheGuardFlask) -> None:
     from datetime import timedelta
 

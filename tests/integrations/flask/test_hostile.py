@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ast import literal_eval
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from flask import Flask, request
+from flask import Flask, Response, request, session
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder
@@ -96,6 +97,58 @@ def test_what_is_no_page_is_not_taken_for_one(app: Flask, extension: CacheGuardF
     from cacheguard_flask.pages import is_stored_page
 
     assert not is_stored_page(junk)
+
+
+def test_two_who_come_at_once_never_meet_each_others_pages(app: Flask, extension: CacheGuardFlask) -> None:
+    @app.get("/session")
+    @extension.cached()
+    def of_session() -> str:
+        return f"page of {session['name']}"
+
+    @app.get("/cookie")
+    @extension.cached()
+    def of_cookie() -> str:
+        return f"page of {request.cookies['name']}"
+
+    @app.get("/authorized")
+    @extension.cached()
+    def of_header() -> str:
+        return f"page of {request.authorization.username if request.authorization else ''}"
+
+    @app.get("/set")
+    @extension.cached()
+    def setting() -> Response:
+        response = Response(f"page of {request.headers['X-Name']}")
+        response.set_cookie("for", request.headers["X-Name"])
+        return response
+
+    @app.get("/keyed")
+    @extension.cached(make_cache_key=lambda: f"keyed:{session['name']}", ignore_credentials=True)
+    def keyed() -> str:
+        return f"page of {session['name']}"
+
+    @app.get("/public")
+    @extension.cached()
+    def public() -> str:
+        return "page of everybody"
+
+    paths = ["/session", "/cookie", "/authorized", "/set", "/keyed", "/public"]
+
+    def crossed(number: int) -> int:
+        name = ("ann", "bob")[number % 2]
+        client = app.test_client()
+        client.set_cookie("name", name)
+        with client.session_transaction() as held:
+            held["name"] = name
+        wrong = 0
+        for path in paths * 10:
+            auth = (name, "x") if path == "/authorized" else None
+            answer = client.get(path, headers={"X-Name": name}, auth=auth)
+            wrong += answer.text != f"page of {'everybody' if path == '/public' else name}"
+        return wrong
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(crossed, range(16))) == 0  # of 960 requests
 
 
 def test_an_unreadable_entry_is_a_miss(make_app: MakeApp, redis_server: RedisServer, redis_url: str) -> None:

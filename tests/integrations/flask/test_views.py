@@ -384,6 +384,49 @@ def test_what_is_done_before_each_view_may_go_on_if_the_key_tells_the_users_apar
     assert runs.number == 2
 
 
+def test_a_view_that_changes_the_session_runs_each_time_whatever_the_key_says(
+    app: Flask, extension: CacheGuardFlask, runs: Runs
+) -> None:
+    @app.get("/")
+    @extension.cached(ignore_credentials=True)
+    def view() -> str:
+        session["run"] = runs()
+        return str(session["run"])
+
+    for number in (1, 2):
+        response = app.test_client().get("/")
+        assert response.text == str(number)
+        assert "Set-Cookie" in response.headers
+
+
+def test_who_waited_for_an_answer_that_turned_out_private_gets_his_own(app: Flask, extension: CacheGuardFlask) -> None:
+    together, go = threading.Barrier(6, timeout=20), threading.Event()
+
+    @app.get("/")
+    @extension.cached()
+    def view() -> str:
+        assert go.wait(20)
+        return f"hello {session['name']}"
+
+    def get(number: int) -> str:
+        client = app.test_client()
+        with client.session_transaction() as held:
+            held["name"] = str(number)
+        together.wait()
+        return client.get("/").text
+
+    guard = app.extensions["cacheguard"].guard
+    with ThreadPoolExecutor(5) as threads:
+        answers = [threads.submit(get, number) for number in range(5)]
+        together.wait()
+        for _ in range(400):
+            if guard.stats().misses >= 5:  # all of them have asked
+                break
+            threading.Event().wait(0.01)
+        go.set()
+        assert [answer.result() for answer in answers] == [f"hello {number}" for number in range(5)]
+
+
 def test_a_cached_answer_to_a_session_says_that_it_varies(app: Flask, extension: CacheGuardFlask) -> None:
     """The lesson of CVE-2023-30861: no proxy behind may take a refreshed session for everybody's."""
 
@@ -839,7 +882,9 @@ def test_a_refresh_behind_leaves_the_session_of_its_request_alone(app: Flask, ex
         return response
 
     client = app.test_client()
-    assert client.get("/").text == "whoever 1"
+    first = client.get("/")
+    assert first.text == "whoever 1"
+    assert "Set-Cookie" in first.headers
     with app.app_context():
         extension.guard.expire("view//@http://localhost")
     response = client.get("/")
