@@ -63,7 +63,7 @@ class AppCache:
         self.guard: CacheGuard = settings.guard
         self.hash_method: HashMethod = settings.hash_method
         self.source_check, self.disabled = settings.source_check, settings.disabled
-        self.null_ttl, self.ttl = settings.null_ttl, settings.ttl
+        self.null_ttl, self.ttl, self.l1 = settings.null_ttl, settings.ttl, settings.l1
         self.passes = Passes()
         self._app = weakref.ref(app)
         self._stack = ExitStack()
@@ -270,8 +270,9 @@ class CacheGuardFlask:
     ) -> Callable[[Callable[P, R]], MemoizedFunction[P, R]]:
         """Cache what a function returns, ``def`` or ``async def``, by its arguments and their types.
 
-        Values come back as the return annotation says. An object (``self``, too) is told apart by what its
-        ``__caching_id__()`` returns, else by its fields or its ``repr``; one with a default ``repr`` is refused.
+        Values come back as the return annotation says. An object is told apart by what its ``__caching_id__()``
+        returns, else by its fields or its ``repr``; one with a default ``repr`` is refused. As the object of a method
+        it is told apart all the same, but what is cached for it stays in this process.
 
         Args:
             timeout: as in `cached`.

@@ -14,6 +14,7 @@ from cacheguard.keys import CallText
 
 from .calls import Bypass, Question, Tags, checked_policy, source_digest
 from .contexts import in_its_context
+from .objects import Identities
 from .settings import HashMethod, checked_hash_method
 from .timeouts import Timeout, ttl_of
 
@@ -26,6 +27,8 @@ class Call(NamedTuple):
 
     key: str
     tags: tuple[str, ...]
+    here: bool
+    """Whether no other process can make the same call."""
 
 
 class Memoized:
@@ -65,6 +68,7 @@ class Memoized:
         self._text = CallText(_stand_in(make_name(self._name) if make_name else self._name, self._names))
         self._owner_text = CallText(_stand_in(self._name, ["owner"]))
         self._tags = Tags(tags, fn)
+        self._identities = Identities()
         self.wrapper = self._wrapper(timeout)
 
     def _names_in_key(self, ignored: Sequence[str] | None) -> list[str]:
@@ -113,20 +117,37 @@ class Memoized:
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         values = {name: _identity(bound.arguments[name]) for name in self._names}
+        tags, here = [self._tag], False
+        if self._owner is not None:
+            values[self._owner], here = self._named_owner(bound.arguments[self._owner])
+            tags.append(self._tag_of_owner(values[self._owner]))
         try:
             key = self._text.text_of(*values.values())
-            owner = None if self._owner is None else self._tag_of_owner(values[self._owner])
         except KeyTemplateError as error:
-            raise KeyTemplateError(
-                f"a call of {self._name} has no key of its own, because one of its arguments has none: give the "
-                "class a method __caching_id__ that returns what tells its objects apart, or name the argument in "
-                f"args_to_ignore ({error.__cause__ or error})"
-            ) from error
+            raise self._nameless(error) from error
         cache = self._caches()
         if cache.source_check if self._source_check is None else self._source_check:
             key += source_digest(self._fn, self._hash_method or cache.hash_method)
-        own = (self._tag,) if owner is None else (self._tag, owner)
-        return Call(key, (*own, *self._tags.of(args, kwargs)))
+        return Call(key, (*tags, *self._tags.of(args, kwargs)), here)
+
+    def _named_owner(self, owner: Any) -> tuple[Any, bool]:
+        """What tells *owner* apart, and whether it does so in this process alone."""
+        identity = _identity(owner)
+        try:
+            self._owner_text.text_of(identity)
+        except KeyTemplateError as error:
+            name = self._identities.name(owner)
+            if name is None:
+                raise self._nameless(error) from error
+            return (type(owner), name), True
+        return identity, False
+
+    def _nameless(self, error: KeyTemplateError) -> KeyTemplateError:
+        return KeyTemplateError(
+            f"a call of {self._name} has no key of its own, because one of its arguments has none: give the "
+            "class a method __caching_id__ that returns what tells its objects apart, or name the argument in "
+            f"args_to_ignore ({error.__cause__ or error})"
+        )
 
     @property
     def _tag(self) -> str:
@@ -154,7 +175,7 @@ class Memoized:
             tags=call.tags,
             usable=self._usable(args, kwargs),
             returns=self._fn,
-            **self._rules(cache),
+            **self._rules(cache, call),
         )
         return alone[0] if alone else value
 
@@ -175,7 +196,7 @@ class Memoized:
             tags=call.tags,
             usable=self._usable(args, kwargs),
             returns=self._fn,
-            **self._rules(cache),
+            **self._rules(cache, call),
         )
         return alone[0] if alone else value
 
@@ -194,9 +215,11 @@ class Memoized:
             return _nothing_is_usable
         return (lambda value: not self._is_stale(value, args=args, kwargs=kwargs)) if self._is_stale else None
 
-    def _rules(self, cache: AppCache) -> dict[str, Any]:
+    def _rules(self, cache: AppCache, call: Call) -> dict[str, Any]:
         timeout = self.wrapper.cache_timeout
         rules = self._policy | ttl_of(timeout, "cache_timeout")
+        if call.here and self._policy.get("l1", cache.l1):
+            rules["l2"] = False  # nobody else could ever ask for it
         if self._cache_none is not None:
             rules["null_ttl"] = cache.none_ttl(timeout) if self._cache_none else None
         return rules
@@ -221,7 +244,7 @@ class Memoized:
                 args = (owner, *args)
             guard.invalidate(self._named(args, kwargs).key)
         elif self._owner == "self" and owner is not None and not isinstance(owner, type):
-            guard.invalidate_tags(self._tag_of_owner(_identity(owner)))
+            guard.invalidate_tags(self._tag_of_owner(self._named_owner(owner)[0]))
         else:
             guard.invalidate_tags(self._tag)
 

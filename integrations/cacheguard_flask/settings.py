@@ -36,6 +36,7 @@ class Settings:
         source_check: ``CACHEGUARD_SOURCE_CHECK``: whether a function's source is part of its keys.
         null_ttl: seconds for which what does not exist is remembered; None: it is not.
         ttl: how long what is given no timeout is kept, as the policy has it.
+        l1: whether the in-process tier is used.
     """
 
     guard: CacheGuard
@@ -44,6 +45,7 @@ class Settings:
     source_check: bool
     null_ttl: float | None
     ttl: Any
+    l1: bool
 
 
 def settings_of(config: Mapping[str, Any], default_namespace: str) -> Settings:
@@ -76,6 +78,7 @@ def settings_of(config: Mapping[str, Any], default_namespace: str) -> Settings:
         source_check=source_check,
         null_ttl=None if whole.null_ttl is None else seconds(whole.null_ttl, "null_ttl"),
         ttl=whole.ttl,
+        l1=whole.l1,
     )
 
 

@@ -15,6 +15,7 @@ from flask import Flask, g
 from cacheguard.errors import ConfigurationError, KeyTemplateError
 from cacheguard_flask import CacheGuardFlask
 from tests.integrations.flask.conftest import MakeApp
+from tests.support.redis_server import RedisServer
 
 
 @dataclass(frozen=True)
@@ -169,18 +170,56 @@ def test_a_call_a_function_and_an_object_are_deleted_by_themselves(extension: Ca
 
 def test_an_object_that_nothing_tells_apart_is_refused_with_a_way_out(extension: CacheGuardFlask) -> None:
     class Nameless:
-        @extension.memoize()
-        def work(self) -> int:
-            return 1
-
         @extension.memoize(args_to_ignore=["self"])
         def same_for_all(self, number: int) -> int:
             return number
 
+    @extension.memoize()
+    def work(_value: Any) -> int:
+        return 1
+
     with pytest.raises(KeyTemplateError, match="__caching_id__"):
-        Nameless().work()
+        work(Nameless())
     assert Nameless().same_for_all(1) == Nameless().same_for_all(1)
     extension.delete_memoized(Nameless().same_for_all)
+
+
+@pytest.mark.parametrize("l1", [True, False])
+def test_the_objects_of_a_method_are_told_apart_while_they_live(
+    make_app: MakeApp, redis_server: RedisServer, redis_url: str, l1: bool
+) -> None:
+    extension = CacheGuardFlask()
+    runs: list[int] = []
+
+    class Adder:
+        @extension.memoize()
+        def add(self, number: int) -> int:
+            runs.append(number)
+            return len(runs)
+
+    class Slotted:
+        __slots__ = ()
+
+        @extension.memoize()
+        def add(self, number: int) -> int:
+            return number
+
+    with make_app(extension, url=redis_url, l1=l1).app_context():
+        one, two = Adder(), Adder()
+        assert [one.add(1), two.add(1), one.add(1), two.add(1)] == [1, 2, 1, 2]
+        extension.delete_memoized(one.add, 1)
+        assert [one.add(1), two.add(1)] == [3, 2]
+        extension.delete_memoized(two.add)
+        assert [one.add(1), two.add(1)] == [3, 4]
+        extension.delete_memoized(Adder.add)
+        assert [one.add(1), two.add(1)] == [5, 6]
+        # What no other process can ask for is in Redis only where there is nothing else.
+        assert bool(redis_server.entries()) is not l1
+        for number in range(50):  # their addresses come again
+            assert Adder().add(1) == number + 7
+        assert len(runs) == 56
+        with pytest.raises(KeyTemplateError, match="__caching_id__"):
+            Slotted().add(1)
 
 
 @pytest.mark.parametrize("whole", [True, False])
