@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import pickle
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -80,6 +81,7 @@ class CacheGuardBackend(BaseCache):
     ) -> None:
         super().__init__(default_timeout, ignore_delete_many_errors)
         self.guard = guard
+        self._counting = threading.Lock()
         self._end = weakref.finalize(self, guard.close)
 
     @classmethod
@@ -164,8 +166,12 @@ class CacheGuardBackend(BaseCache):
         return True
 
     def inc(self, key: str, delta: int = 1) -> int | None:
-        """Add *delta* to the integer under *key*, which begins at 0; the sum."""
-        return counted(self.guard, key, delta, self._ttl(None))
+        """Add *delta* to the integer under *key*, which begins at 0; the sum. Two round trips.
+
+        No other thread of this process comes in between; of several processes one may overwrite the other's sum.
+        """
+        with self._counting:
+            return counted(self.guard, key, delta, self._ttl(None))
 
     def dec(self, key: str, delta: int = 1) -> int | None:
         """`inc` the other way."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import parse_qsl, quote
@@ -55,18 +55,17 @@ class Passes:
     """Keys whose answers turned out to be private: nobody should wait for another one's answer there."""
 
     def __init__(self) -> None:
-        self._until: OrderedDict[str, float] = OrderedDict()
-        self._lock = threading.Lock()
+        self._until: dict[str, float] = {}
 
     def has(self, key: str) -> bool:
         return self._until.get(key, 0.0) > time.monotonic()
 
     def note(self, key: str) -> None:
-        with self._lock:
-            self._until.pop(key, None)
-            self._until[key] = time.monotonic() + PASS_FOR
+        self._until.pop(key, None)
+        self._until[key] = time.monotonic() + PASS_FOR
+        with contextlib.suppress(KeyError, RuntimeError):  # another thread may be at it, too
             while len(self._until) > MOST_PASSES:
-                self._until.popitem(last=False)
+                self._until.pop(next(iter(self._until)), None)
 
     def forget(self, key: str) -> None:
         self._until.pop(key, None)

@@ -219,3 +219,16 @@ def test_a_stranger_who_writes_to_redis_cannot_put_words_into_our_pages(make_app
     with CacheGuard(redis_url, namespace="shop") as stranger:
         stranger.set("view//@http://localhost", "theirs", tags=["cacheguard_flask:pages:view//"])
     assert served(app) == "ours"
+
+
+def test_what_is_remembered_of_private_pages_is_bounded(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cacheguard_flask import views
+
+    monkeypatch.setattr(views, "MOST_PASSES", 10)
+    passes = views.Passes()
+    for number in range(1000):
+        passes.note(f"k{number}")
+    assert sum(passes.has(f"k{number}") for number in range(1000)) == 10
+    assert passes.has("k999")
+    passes.forget("k999")
+    assert not passes.has("k999")
