@@ -88,7 +88,7 @@ async def test_a_function_that_loads_alone_fills_nothing(open_door: OpenDoor, re
         result: int = loader(row_id)
         return result
 
-    assert [await row(1), await row(1), await row.refresh(1)] == [1, 1, 1]
+    assert [*await asyncio.gather(row(1), row(1), row.refresh(1))] == [1, 1, 1]
     assert await row.many([1, 2]) == [1, 1]
     assert loader.runs == 5
     assert door.guard.stats().fills == 0
@@ -143,7 +143,7 @@ async def test_a_load_that_is_not_bounded_takes_no_place(open_door: OpenDoor, re
             await asyncio.sleep(0.005)
         return await door.get_or_set("b", lambda: quick(2))
 
-    assert await asyncio.gather(occupy(), inside()) == [1, 2]
+    assert [*await asyncio.gather(occupy(), inside())] == [1, 2]
 
 
 def test_what_is_at_hand_asks_nobody(redis_url: str) -> None:

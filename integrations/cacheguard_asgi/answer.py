@@ -1,0 +1,84 @@
+"""A stored response as the messages that a client gets."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+from .fields import Headers, span
+from .page import Page
+from .request import Request
+from .rules import is_not_modified, range_applies
+
+Message: TypeAlias = MutableMapping[str, Any]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+
+# RFC 9110 §15.4.5 names what a 304 must carry; the rest describes a body that the client has already.
+_OF_THE_BODY = frozenset(
+    {b"content-type", b"content-encoding", b"content-language", b"content-length", b"content-range"}
+)
+_BODILESS = frozenset({204, 304})
+
+
+async def send_page(page: Page, request: Request, send: Send, now: float, status: bytes | None) -> None:
+    """Answer *request* with *page*: whole, in part, or by saying that the client has it.
+
+    Args:
+        status: what Cache-Status is to say; None: nothing.
+    """
+    headers: Headers = [*page.headers, (b"age", b"%d" % max(0, int(now - page.born)))]
+    if status is not None:
+        headers.append((b"cache-status", status))
+    if is_not_modified(page, request):
+        headers = [(name, value) for name, value in headers if name not in _OF_THE_BODY]
+        await _send(send, 304, headers, b"")
+        return
+    code, body, place = part_of(page, request)
+    if place is not None:
+        headers.append((b"content-range", place))
+    if code not in _BODILESS:
+        headers.append((b"content-length", b"%d" % len(body)))
+    await _send(send, code, headers, b"" if request.is_head else body)
+
+
+def part_of(page: Page, request: Request) -> tuple[int, bytes, bytes | None]:
+    """Status, body and Content-Range of the answer to *request* from *page*, which `covers` it."""
+    asked = request.headers.get(b"range")
+    if asked is None or page.status != 200 or request.is_head or not range_applies(page, request):  # noqa: PLR2004
+        return page.status, page.body, None
+    total = len(page.body) if page.whole else page.total
+    try:
+        wanted = span(asked, total)
+    except ValueError:
+        return 416, b"", b"bytes */%d" % total
+    if wanted is None:
+        return page.status, page.body, None
+    first, after = wanted
+    body = page.body[first - page.first : after - page.first]
+    return 206, body, b"bytes %d-%d/%d" % (first, after - 1, total)
+
+
+def covers(page: Page, request: Request) -> bool:
+    """Whether the bytes that *request* wants are here."""
+    if page.whole:
+        return True
+    asked = request.headers.get(b"range")
+    if asked is None or request.is_head or not range_applies(page, request):
+        return False
+    try:
+        wanted = span(asked, page.total)
+    except ValueError:
+        return True
+    return wanted is not None and page.first <= wanted[0] and wanted[1] <= page.first + len(page.body)
+
+
+async def send_plain(send: Send, code: int, text: bytes, headers: Headers) -> None:
+    """A short answer of the cache's own."""
+    length = (b"content-length", b"%d" % len(text))
+    await _send(send, code, [(b"content-type", b"text/plain; charset=utf-8"), length, *headers], text)
+
+
+async def _send(send: Send, code: int, headers: Headers, body: bytes) -> None:
+    await send({"type": "http.response.start", "status": code, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

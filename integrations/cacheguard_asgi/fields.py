@@ -1,0 +1,183 @@
+"""HTTP fields as a cache has to read them: directives, dates, entity tags, ranges."""
+
+from __future__ import annotations
+
+import re
+from calendar import timegm
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+from http_sfv.dictionary import Dictionary
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]  # names in lower case
+
+LONGEST = 2**31  # seconds; RFC 9111 §1.2.2: a larger number counts as this one
+
+_DIRECTIVE = re.compile(rb'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)(?:=(?:"((?:[^"\\]|\\.)*)"|([^\s,;"]*)))?\s*(?:,|$)')
+_OTHER = re.compile(rb'(?:"(?:[^"\\]|\\.)*"|[^,"])*(?:,|$)')
+_DIGITS = re.compile(rb"[0-9]+")
+_ETAG = re.compile(rb'\s*((?:[Ww]/)?"[^"]*"|[^\s,"]+)\s*(?:,|$)')
+_TOKENS = re.compile(rb"[^\s,]+")
+_MONTHS = (b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep", b"oct", b"nov", b"dec")
+_CLOCK = rb"(\d\d):(\d\d):(\d\d)"
+_FIXDATE = re.compile(rb"[a-z]{3}, (\d\d) ([a-z]{3}) (\d{4}) " + _CLOCK + rb" gmt")
+_RFC850 = re.compile(rb"[a-z]{6,9}, (\d\d)-([a-z]{3})-(\d\d) " + _CLOCK + rb" gmt")
+_ASCTIME = re.compile(rb"[a-z]{3} ([a-z]{3}) ([ \d]\d) " + _CLOCK + rb" (\d{4})")
+_RANGE = re.compile(rb"bytes=\s*(\d*)-(\d*)\s*", re.IGNORECASE)
+_CONTENT_RANGE = re.compile(rb"bytes (\d+)-(\d+)/(\d+)", re.IGNORECASE)
+
+
+def joined(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    """All lines of the field *name* as one value, as RFC 9110 §5.3 combines them; None if there is none."""
+    values = [value for each, value in headers if each == name]
+    return b", ".join(values) if values else None
+
+
+def directives(value: bytes | None) -> dict[bytes, bytes | None]:
+    """Cache-Control's directives by lower-case name; of several with one name the first counts.
+
+    What is no directive is skipped. A quoted argument comes without its quotes.
+    """
+    found: dict[bytes, bytes | None] = {}
+    at = 0
+    while value and at < len(value):
+        match = _DIRECTIVE.match(value, at)
+        if match is None:
+            skipped = _OTHER.match(value, at)
+            at = len(value) if skipped is None else max(skipped.end(), at + 1)
+            continue
+        name, quoted, token = match.groups()
+        found.setdefault(name.lower(), quoted if quoted is not None else token)
+        at = match.end()
+    return found
+
+
+def targeted(value: bytes) -> dict[bytes, bytes | None] | None:
+    """The directives of a targeted field (RFC 9213), which is a Dictionary of RFC 8941; None if it is not one.
+
+    A parameter of another type than the directive has makes that directive unknown.
+    """
+    parsed: Any = Dictionary()
+    try:
+        parsed.parse(value)
+    except Exception:  # noqa: BLE001 - the parser raises ValueError, and more on bytes that nobody foresaw
+        return None
+    found: dict[bytes, bytes | None] = {}
+    for name, item in parsed.items():
+        member: Any = getattr(item, "value", None)
+        if member is True:
+            found[name.encode()] = None
+        elif isinstance(member, int) and not isinstance(member, bool):
+            found[name.encode()] = b"%d" % member
+        elif name in {"no-cache", "private"} and isinstance(member, str):
+            found[name.encode()] = member.encode()
+    return found or None
+
+
+def delta(value: bytes | None) -> int | None:
+    """A number of seconds as RFC 9111 §1.2.2 writes it; None for anything else."""
+    if value is None or _DIGITS.fullmatch(value) is None:
+        return None
+    return min(int(value), LONGEST) if len(value) < 20 else LONGEST  # noqa: PLR2004 - digits; more would be slow
+
+
+def names_in(value: bytes | None) -> tuple[bytes, ...]:
+    """A list of field names, in lower case, each once."""
+    return tuple(dict.fromkeys(name.lower() for name in _TOKENS.findall(value or b"")))
+
+
+def date(value: bytes | None) -> float | None:
+    """An HTTP date in one of its three forms, in seconds since 1970; None for anything else."""
+    if value is None:
+        return None
+    text = value.strip().lower()
+    if match := _FIXDATE.fullmatch(text):
+        day, month, year, *clock = match.groups()
+    elif match := _RFC850.fullmatch(text):
+        day, month, year, *clock = match.groups()
+        year = b"%d" % _full_year(int(year))
+    elif match := _ASCTIME.fullmatch(text):
+        month, day, *clock, year = match.groups()
+    else:
+        return None
+    if month not in _MONTHS:
+        return None
+    hours, minutes, seconds = map(int, clock)
+    try:
+        moment = datetime(int(year), _MONTHS.index(month) + 1, int(day), hours, minutes, min(seconds, 59), tzinfo=UTC)
+    except ValueError:
+        return None
+    return float(timegm(moment.utctimetuple()))
+
+
+def _full_year(short: int) -> int:
+    """RFC 9110 §5.6.7: a year that seems to lie more than 50 years ahead was in the past."""
+    this = datetime.now(UTC).year
+    year = this - this % 100 + short
+    return year - 100 if year > this + 50 else year
+
+
+def etags(value: bytes) -> list[bytes]:
+    """The entity tags of If-None-Match, or ``[b"*"]``."""
+    found: list[bytes] = []
+    at = 0
+    while at < len(value) and (match := _ETAG.match(value, at)):
+        found.append(match[1])
+        at = match.end()
+    return found
+
+
+def weakly_equal(one: bytes, other: bytes) -> bool:
+    """Whether two entity tags match by the weak comparison."""
+    return _opaque(one) == _opaque(other)
+
+
+def is_strong(etag: bytes | None) -> bool:
+    """Whether *etag* names these very bytes."""
+    return etag is not None and etag.startswith(b'"') and len(etag) > 1 and etag.endswith(b'"')
+
+
+def _opaque(etag: bytes) -> bytes:
+    return etag[2:] if etag[:2] in {b"W/", b"w/"} else etag
+
+
+def span(value: bytes | None, total: int) -> tuple[int, int] | None:
+    """The one range that is asked for of *total* bytes, as [first, after the last); None if there is not just one.
+
+    Raises `ValueError` if it lies outside.
+    """
+    match = None if value is None else _RANGE.fullmatch(value)
+    if match is None or not (match[1] or match[2]):
+        return None
+    if max(len(match[1]), len(match[2])) > 18:  # noqa: PLR2004 - digits; no body is that long
+        raise ValueError("out of range")
+    if not match[1]:
+        length = int(match[2])
+        if length == 0:
+            raise ValueError("out of range")
+        return max(0, total - length), total
+    first = int(match[1])
+    after = min(int(match[2]) + 1, total) if match[2] else total
+    if match[2] and int(match[2]) < first:
+        return None
+    if first >= total:
+        raise ValueError("out of range")
+    return first, after
+
+
+def content_range(value: bytes | None) -> tuple[int, int, int] | None:
+    """First byte, byte after the last, and length of the whole; None if they are not all said."""
+    match = None if value is None else _CONTENT_RANGE.fullmatch(value.strip())
+    if match is None or any(len(part) > 18 for part in match.groups()):  # noqa: PLR2004 - digits; no body is that long
+        return None
+    first, last, total = map(int, match.groups())
+    return (first, last + 1, total) if first <= last < total else None
+
+
+def combined(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
+    """Every field with its lines combined."""
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        found[name] = found[name] + b", " + value if name in found else value
+    return found
