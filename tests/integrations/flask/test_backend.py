@@ -214,7 +214,7 @@ def test_threads_that_count_lose_nothing(make_cache: MakeCache) -> None:
     backend = behind(app, cache)
     with ThreadPoolExecutor(8) as threads:
         sums = list(threads.map(lambda _: backend.inc("n"), range(100)))
-    assert sorted(sums) == list(range(1, 101))
+    assert set(sums) == set(range(1, 101))
 
 
 def test_memoize_and_cached_of_flask_caching_work_on_it(make_cache: MakeCache) -> None:
