@@ -5,13 +5,16 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types bench chaos coverage conformance-flask-caching wheel clean
+.PHONY: help demo example test lint format types bench chaos coverage conformance-http conformance-starlette conformance-flask-caching wheel clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-26s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.demo  ## four disasters, each with and without cacheguard
 	$(BIN)/python -m cacheguard demo $(ARGS)
+
+example: .venv/.dev  ## a shop with FastAPI, SQLAlchemy and Redis on http://127.0.0.1:8000
+	$(BIN)/python -m examples.fastapi_shop
 
 test: .venv/.dev  ## every room, fast profile; ARGS="-k lease" narrows it
 	$(BIN)/pytest -n 2 $(ARGS)

@@ -774,6 +774,25 @@ class CacheGuard:
 
     # Running
 
+    def load_alone_when(self, alone: Callable[[], object]) -> Callable[[], None]:
+        """Ask *alone*, too, before every load, like the option of that name; for what is set up after the guard.
+
+        Args:
+            alone: a plain function without parameters; where it says yes, the load is its caller's own. Of this guard
+                and all its namespaces.
+
+        Returns:
+            A function that ends it. No round trip.
+        """
+        shared = self._hub.shared
+        asked = question("alone", alone)
+        shared.questions = (*shared.questions, asked)
+
+        def end() -> None:
+            shared.questions = tuple(each for each in shared.questions if each is not asked)
+
+        return end
+
     def warm(
         self,
         fn: Callable[..., Any],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,20 @@ async def test_who_loads_alone_is_joined_by_nobody_and_fills_nothing(open_door: 
     assert await door.get("k") == 1
     alone = True
     assert await door.get_or_set("k", lambda: loader(2)) == 1, "a hit is served as ever"
+
+
+async def test_a_question_asked_later_counts_until_it_is_taken_back(open_door: OpenDoor, redis_url: str) -> None:
+    guard = CacheGuard(redis_url)
+    door = open_door(guard)
+    loads = itertools.count(1)
+    end = guard.namespace("inside").load_alone_when(lambda: True)
+    assert await door.get_or_set("user:42", lambda: next(loads)) == 1
+    assert await door.get_or_set("user:42", lambda: next(loads)) == 2
+    end()
+    assert await door.get_or_set("user:42", lambda: next(loads)) == 3
+    assert await door.get_or_set("user:42", lambda: next(loads)) == 3
+    with pytest.raises(ConfigurationError, match="alone"):
+        guard.load_alone_when(True)  # type: ignore[arg-type]
 
 
 async def test_a_function_that_loads_alone_fills_nothing(open_door: OpenDoor, redis_url: str) -> None:
