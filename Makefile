@@ -45,6 +45,12 @@ coverage: .venv/.dev  ## branch coverage of cacheguard/
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
+conformance-http: .venv/.dev  ## the public HTTP cache tests against the ASGI middleware; ARGS=5 runs them five times
+	$(BIN)/python -m tests.outside.http_cache.run $(ARGS)
+
+conformance-starlette: .venv/.dev  ## Starlette's own tests, with every application behind the ASGI middleware
+	$(BIN)/python -m tests.outside.starlette.run
+
 conformance-flask-caching: .venv/.dev  ## Flask-Caching's own tests, from its sdist, with our backend and with its own
 	$(BIN)/python -m tests.outside.flask_caching.run
 

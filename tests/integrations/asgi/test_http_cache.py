@@ -641,4 +641,4 @@ async def test_an_application_that_asks_for_its_own_url_is_not_stuck(guard: Cach
 )
 def test_a_setting_that_cannot_work_is_said_by_its_name(options: dict[str, Any], message: str) -> None:
     with CacheGuard() as guard, pytest.raises(ConfigurationError, match=message):
-        HTTPCacheMiddleware(receive_nothing, **{"guard": guard, **options})
+        HTTPCacheMiddleware(Origin(), **{"guard": guard, **options})
