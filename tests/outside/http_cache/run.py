@@ -1,8 +1,8 @@
 """Run the public HTTP cache tests (cache-tests.fyi) against `HTTPCacheMiddleware` before a small reverse proxy.
 
 ``make conformance-http``. Nothing of the suite is kept in the repository. It is taken from the directory in CACHE_TESTS
-if that is set (a checkout of http-tests/cache-tests), else cloned, which needs git and a way to GitHub. It runs on node;
-npm brings what it needs. ARGS=5 runs it five times. Exit status 1 if a run falls below the goal.
+if that is set (a checkout of http-tests/cache-tests), else cloned, which needs git and a way to GitHub. It needs node
+and npm. ARGS=5 runs it five times. Exit status 1 if a run falls below the goal.
 """
 
 from __future__ import annotations
