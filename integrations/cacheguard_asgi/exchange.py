@@ -50,6 +50,9 @@ class _Way(Enum):
     DONE = auto()
 
 
+_HELD = frozenset({_Way.VALIDATED, _Way.STAND_IN, _Way.COMPLETE, _Way.AGAIN})  # the client has been told nothing
+
+
 class Exchange:
     """Runs the application for a request, and answers with what it says or with a stored page that it stands by.
 
@@ -96,7 +99,9 @@ class Exchange:
                     "the application failed for %s; a stale response was served", self._request.key, exc_info=True
                 )
                 await self._answer_instead()
-            if self._way is _Way.AGAIN:
+            if self._way in {_Way.VALIDATED, _Way.STAND_IN}:  # it ended without a body
+                await self._answer_instead()
+            if self._way in {_Way.AGAIN, _Way.COMPLETE}:
                 await self._settle(None)
                 await app(self._scope, self._receive, self._send)
             await self._settle(None, Fate.LEFT)  # all that could be said has been: it has ended in the middle
@@ -138,7 +143,7 @@ class Exchange:
             await self._take_start(message)
         elif kind in _UNTOUCHED:
             await self._send(message)
-        else:  # a file that the server sends by itself, trailers, and whatever comes to be
+        elif self._way not in _HELD:  # a file that the server sends by itself, trailers, and whatever comes to be
             if self._way is _Way.COPY:
                 self._way = _Way.PASS
                 await self._settle(None)

@@ -443,7 +443,8 @@ class _Lead:
         raw, tags = UNSTORABLE, self._cache.tags_of(headers)
         if page is not None and tags is not None:
             raw = await self._placed(page, tags)
-        self._cache.note(self._request.key, storable=raw != UNSTORABLE)
+        if raw != UNSTORABLE or not self._request.is_conditional:  # a 304 says nothing of what a 200 would be
+            self._cache.note(self._request.key, storable=raw != UNSTORABLE)
         if self._outcome.done():
             return
         self._outcome.set_result((raw, tuple(tags or ())))

@@ -591,6 +591,51 @@ async def test_messages_that_are_no_body_end_the_copy(origin: Origin, guard: Cac
     assert origin.runs == 2
 
 
+async def test_a_failing_application_that_sends_a_file_is_stood_in_for(guard: CacheGuard) -> None:
+    runs = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal runs
+        runs += 1
+        headers = [(b"cache-control", b"max-age=1"), (b"age", b"1")]
+        await send({"type": "http.response.start", "status": 200 if runs == 1 else 503, "headers": headers})
+        if runs == 1:
+            await send({"type": "http.response.body", "body": b"hello"})
+        else:
+            await send({"type": "http.response.pathsend", "path": "/etc/hostname"})
+
+    cached = HTTPCacheMiddleware(app, guard)
+    scope = {"type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"", "scheme": "http"}
+    for _ in range(2):
+        sent: list[Any] = []
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        await cached({**scope, "headers": [(b"host", b"shop.example")]}, receive_nothing, send)
+        assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+        assert (sent[0]["status"], sent[1]["body"]) == (200, b"hello")
+    assert runs == 2
+
+
+async def test_a_stored_error_is_not_something_that_a_client_has(origin: Origin, client: Client) -> None:
+    origin.says(FRESH, ("etag", '"a"'), status=404)
+    await client.get()
+    assert (await client.get("/", if_none_match="*")).status_code == 404
+    assert (await client.get("/", if_none_match='"a"')).status_code == 404
+    assert origin.runs == 1
+
+
+async def test_clients_that_have_it_do_not_keep_a_url_out_of_the_cache(origin: Origin, client: Client) -> None:
+    origin.says(status=304, body=b"")
+    for _ in range(4):
+        assert (await client.get("/", if_none_match='"a"')).status_code == 304
+    origin.says(FRESH)
+    await client.get()
+    await client.get()
+    assert origin.runs == 5
+
+
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
 async def test_what_is_not_http_passes_through_untouched(guard: CacheGuard, kind: str) -> None:
     seen: list[Any] = []
