@@ -20,6 +20,7 @@ from .errors import CacheGuardError, ConfigurationError, Unreachable
 from .events import Events, Stats
 from .flights import Shared
 from .keys import Scope, bus_channel, namespace_scope
+from .missing import MISSING
 from .options import Options
 from .policy import Rules
 from .ports import Commands
@@ -222,6 +223,41 @@ class Hub:
             await engine.invalidate(list(values))
             if self.options.raise_unreachable:
                 raise Unreachable("Redis cannot be reached: nothing is stored, older values are invalidated") from error
+
+    async def add(
+        self,
+        engine: Engine,
+        key: str,
+        value: Any,
+        rules: Rules,
+        codec: Codec,
+        *,
+        tags: tuple[str, ...],
+        scope: Scope,
+    ) -> bool:
+        """Store a value if none is there; false if Redis cannot say so."""
+        if self.off:
+            await self.tell(engine.invalidate, [key])
+            return True
+        try:
+            return await engine.add(key, value, rules, codec, tags, scope)
+        except Unreachable as error:
+            if self.options.raise_unreachable:
+                raise Unreachable("Redis cannot be reached: nothing is added") from error
+            return False
+
+    async def update(
+        self, engine: Engine, key: str, change: Callable[[Any], Any], codec: Codec | None, scope: Scope
+    ) -> Any:
+        """Change a value in one step; `MISSING` if there is none, or Redis cannot say so."""
+        if self.off:
+            return MISSING
+        try:
+            return await engine.update(key, change, codec, scope)
+        except Unreachable as error:
+            if self.options.raise_unreachable:
+                raise Unreachable("Redis cannot be reached: nothing is changed, or nobody knows") from error
+            return MISSING
 
     async def touch(self, engine: Engine, key: str, rules: Rules, scope: Scope) -> bool:
         """Give an entry a new TTL; false if there is none, or Redis cannot say so."""

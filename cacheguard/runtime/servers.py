@@ -108,6 +108,9 @@ class Steady:
                 continue
         raise Unreachable(f"the server was another one {CHANGES} times in a row")
 
+    async def masters(self) -> list[Commands]:
+        return [Steady(each) for each in await self._commands.masters()]
+
 
 @dataclass(frozen=True)
 class Place:
