@@ -955,6 +955,21 @@ class CacheGuard:
         finally:
             self._hub.switch(off=False)
 
+    def new_client(self, *, is_async: bool = False) -> Any:
+        """A `redis.Redis` for the same servers, or a `redis.asyncio.Redis`, of redis-py's own; yours to close.
+
+        For what is no cache: locks, counters, queues. A `redis.RedisCluster` where the guard is on a cluster. What it does
+        to the guard's own keys goes past every promise. Nothing is connected yet.
+
+        Raises `ConfigurationError` if there is no Redis: ``memory://``.
+        """
+        return self._hub.new_client(is_async=is_async)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` or `aclose` was called."""
+        return self._hub.closed
+
     def close(self) -> None:
         """End every thread and connection that this guard started. Twice is once; a namespace closes the whole."""
         self._hub.close()

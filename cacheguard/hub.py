@@ -28,7 +28,7 @@ from .runtime import run_now
 from .runtime.aio import AsyncRuntime
 from .runtime.blocking import BlockingRuntime
 from .runtime.bulkhead import FairBulkhead
-from .runtime.servers import Identity, Place, Steady
+from .runtime.servers import Identity, Place, Steady, client_of
 from .tiers.bloom import BloomTier
 from .tiers.bus import Bus
 from .tiers.line import Line
@@ -265,6 +265,15 @@ class Hub:
             return await engine.touch(key, rules, scope)
         except Unreachable:
             return False
+
+    def new_client(self, *, is_async: bool) -> Any:
+        """A client of redis-py's own for the same servers."""
+        place = self._apool if is_async else self._pool
+        if place is None:
+            raise ConfigurationError(
+                "there is no Redis to make a client for: memory://, or a guard with clients of the other kind only"
+            )
+        return client_of(place, is_async=is_async)
 
     def new_lock(self) -> AbstractContextManager[Any]:
         """A lock for a part that must not know threads."""
