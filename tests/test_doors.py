@@ -13,7 +13,17 @@ from cacheguard.methods import AsyncMethods, Methods
 
 # These wait for nothing, so there is one of each.
 WITHOUT_TWIN = {
-    CacheGuard: {"at_hand", "bloom", "cached", "disabled", "invalidates", "namespace", "new_client", "stats", "writing"},
+    CacheGuard: {
+        "at_hand",
+        "bloom",
+        "cached",
+        "disabled",
+        "invalidates",
+        "namespace",
+        "new_client",
+        "stats",
+        "writing",
+    },
     BloomFilter: {"known"},
 }
 

@@ -544,21 +544,26 @@ class Remote:
         return await self.line.tell(items)
 
     async def remove(self, keys: Sequence[str], scope: Scope) -> tuple[bool, int]:
-        """Invalidate entries; whether Redis acknowledged it, and how many of them it held fresh."""
+        """Invalidate entries; whether Redis acknowledged it, and how many of them it held fresh.
+
+        What was there is read by plain commands: scripts that a server does not know yet are run behind those it knows.
+        """
         markers = tuple(dict.fromkeys(marker for key in keys for marker in self._markers(key, scope, ())))
-        questions: list[Call] = [HEAD(key)(HEAD_BYTES) for key in keys]
+        questions: list[Call] = [call for key in keys for call in (("HMGET", key, "v", "g"), ("PTTL", key))]
         items = [Invalidation(key) for key in keys]
         done, replies = await self.line.told(items, first=[*questions, *_questions(markers)])
         if not replies:
             return done, 0
-        seen = dict(zip(markers, replies[len(keys) :], strict=False))
-        stored = {key: each for key, reply in zip(keys, replies, strict=False) if (each := self._glanced(key, reply))}
-        await self._ask_for_more(scope, list(stored.values()), seen)
-        gone = dict(zip(keys, replies[len(keys) + len(markers) :], strict=True))
-        return done, sum(
-            gone[key] == THERE and tuple(map(seen.get, scope.markers(each.tags))) == each.nonces
-            for key, each in stored.items()
-        )
+        seen = dict(zip(markers, replies[len(questions) :], strict=False))
+        gone = dict(zip(keys, replies[len(questions) + len(markers) :], strict=True))
+        count = 0
+        for at, key in enumerate(keys):
+            fields, pttl = replies[2 * at : 2 * at + 2]
+            if gone[key] == THERE and type(fields) is list and fields[0] is not None:
+                found = self._entry(key, fields[0], fields[1], pttl, None, outline=True)
+                found = await self._standing(key, found, scope, seen, fields[0])
+                count += found.stored is not None and found.fresh_left > 0
+        return done, count
 
     async def expire(self, keys: Sequence[str]) -> bool:
         """Make entries stale; false if Redis did not acknowledge it, and they will be invalidated instead."""

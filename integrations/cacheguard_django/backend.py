@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
+from django.db.models import QuerySet
 
 from cacheguard import MISSING, CacheGuard
 from cacheguard.envelope import Oversize
@@ -160,7 +161,7 @@ class CacheGuardCache(BaseCache):
         if policy is None:
             return not await self.ahas_key(key, version=version)
         with _telling():
-            return await self.guard.aadd(self._text(key, version), value, **policy)
+            return await self.guard.aadd(self._text(key, version), await _evaluated(value), **policy)
 
     @recorded
     def set(  # type: ignore[override]  # Django's answers nothing; with nx it has to
@@ -209,7 +210,7 @@ class CacheGuardCache(BaseCache):
             return True
         try:
             with _telling():
-                await self.guard.aset(text, value, **policy)
+                await self.guard.aset(text, await _evaluated(value), **policy)
         except Oversize:
             await self.guard.ainvalidate(text)
             return False
@@ -237,7 +238,7 @@ class CacheGuardCache(BaseCache):
         self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> list[Any]:
         """`set_many`, to be awaited."""
-        values = {self._text(key, version): value for key, value in data.items()}
+        values = {self._text(key, version): await _evaluated(value) for key, value in data.items()}
         policy = self._lifetime(timeout)
         if policy is None:
             await self.guard.ainvalidate(*values)
@@ -494,6 +495,14 @@ class CacheGuardCache(BaseCache):
 def _without_stale(policy: dict[str, Any]) -> dict[str, Any]:
     """*policy* for a load: what OPTIONS say of stale values counts here."""
     return {name: value for name, value in policy.items() if name != "stale_if_error" or value is not None}
+
+
+async def _evaluated(value: Any) -> Any:
+    """*value*; a queryset has asked the database by then, since pickling it could not, in an event loop."""
+    if isinstance(value, QuerySet):
+        async for _ in value:
+            break
+    return value
 
 
 @contextmanager

@@ -240,3 +240,10 @@ async def test_all_of_it_works_in_a_cluster(open_door: OpenDoor, cluster_url: st
     assert await all_texts(door, "k*", count=5) == sorted(names)
     assert await door.ask(door.guard, "remove", *names) == 30
     assert await all_texts(door) == []
+
+
+async def test_removing_counts_also_where_the_server_has_forgotten_its_scripts(hand: Door) -> None:
+    await hand.set("a", 1)
+    await hand.clear()  # some scripts are known, others are not
+    await hand.set("a", 1)
+    assert await hand.ask(hand.guard, "remove", "a") == 1
