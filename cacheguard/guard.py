@@ -961,8 +961,8 @@ class CacheGuard:
     def new_client(self, *, is_async: bool = False) -> Any:
         """A `redis.Redis` for the same servers, or a `redis.asyncio.Redis`, of redis-py's own; yours to close.
 
-        For what is no cache: locks, counters, queues. A `redis.RedisCluster` where the guard is on a cluster. What it does
-        to the guard's own keys goes past every promise. Nothing is connected yet.
+        For what is no cache: locks, counters, queues. A `redis.RedisCluster` where the guard is on a cluster. What it
+        does to the guard's own keys goes past every promise. Nothing is connected yet.
 
         Raises `ConfigurationError` if there is no Redis: ``memory://``.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ from django.db.models import QuerySet
 from cacheguard import MISSING, CacheGuard
 from cacheguard.envelope import Oversize
 from cacheguard.errors import CodecError
+from cacheguard.keys import bus_channel
 from cacheguard.policy import FOREVER
 
 from .guards import opened
+from .options import Settings, check_options
 from .recording import recorded
 from .texts import key_of, literal, pattern_of, text_of
 
@@ -42,6 +45,7 @@ class CacheGuardCache(BaseCache):
     """
 
     def __init__(self, server: Any, params: dict[str, Any]) -> None:
+        check_options(params)
         super().__init__(params)
         timeout: Any = self.default_timeout
         self._opened = opened(server, params, timeout)
@@ -52,6 +56,26 @@ class CacheGuardCache(BaseCache):
             "jitter": policy.get("jitter", 0.0),
             "stale_if_error": policy.get("stale_if_error"),
         }
+
+    @property
+    def settings(self) -> Settings:
+        """What stands in ``CACHES``, checked."""
+        return self._opened.settings
+
+    @property
+    def in_process(self) -> bool:
+        """Whether there is no Redis: ``memory://``."""
+        given = self.settings.guard.get("client") or self.settings.guard.get("aclient")
+        return not given and (self.settings.url or os.environ.get("CACHEGUARD_URL") or "memory:").startswith("memory:")
+
+    @property
+    def channel(self) -> str:
+        """The channel on which the processes tell one another what to drop."""
+        return bus_channel(self.settings.guard["namespace"])
+
+    def text_of(self, key: Any, version: int | None = None) -> str:
+        """The key text that the guard knows *key* by."""
+        return self._text(key, version)
 
     # What every method needs
 
@@ -463,7 +487,7 @@ class CacheGuardCache(BaseCache):
         Raises `ConfigurationError` with ``memory://``.
         """
         return self.client.lock(
-            f"cg-lock:{self._opened.settings.guard['namespace']}:{self._text(key, version)}",
+            f"cg-lock:{self.settings.guard['namespace']}:{self._text(key, version)}",
             timeout=timeout,
             sleep=sleep,
             blocking=blocking,
@@ -483,7 +507,7 @@ class CacheGuardCache(BaseCache):
 
     def _reversed(self, text: str) -> str:
         """The key as it was given, from its text."""
-        key, reverse = key_of(text), self._opened.settings.reverse_key_function
+        key, reverse = key_of(text), self.settings.reverse_key_function
         if reverse is not None:
             return reverse(key)
         # As Django's own key function makes it: prefix, version, key; the prefix may have colons, too.

@@ -49,9 +49,7 @@ _lock = threading.RLock()
 
 def opened(location: object, params: Mapping[str, Any], timeout: int | None) -> Opened:
     """What these settings stand for, made the first time that somebody asks. Equal settings share one guard."""
-    given = params.get("OPTIONS") or {}
-    secrets = options_of.secrets()
-    name = repr((location, timeout, sorted(given.items()) if isinstance(given, Mapping) else given, secrets))
+    name = repr((location, timeout, sorted(params.get("OPTIONS", {}).items()), options_of.secrets()))
     found = _opened.get(name)
     if found is None or found.guard.closed:
         with _lock:

@@ -71,12 +71,16 @@ class Settings:
             raise InvalidCacheBackendError(f"CACHES: {error}") from error
 
 
-def read(location: object, params: Mapping[str, Any], timeout: int | None) -> Settings:
-    """The settings of one cache; `InvalidCacheBackendError` naming what cannot work."""
-    given: Any = params.get("OPTIONS") or {}
+def check_options(params: Mapping[str, Any]) -> None:
+    """`InvalidCacheBackendError` if ``OPTIONS`` is no dict."""
+    given: Any = params.get("OPTIONS", {})
     if not isinstance(given, Mapping):
         raise InvalidCacheBackendError(f"CACHES: OPTIONS must be a dict, got {given!r}")
-    options = dict(given)
+
+
+def read(location: object, params: Mapping[str, Any], timeout: int | None) -> Settings:
+    """The settings of one cache; `InvalidCacheBackendError` naming what cannot work."""
+    options = dict(params.get("OPTIONS", {}))
     unknown = [name for name in options if name not in (*POLICY, *GUARD, *OWN)]
     if unknown:
         raise InvalidCacheBackendError(

@@ -135,12 +135,12 @@ def invalidate_on_save(
 ) -> SavedRows:
     """Invalidate keys and tags of a guard whenever a row of *model* was saved or deleted, after the COMMIT.
 
-    Nothing if the transaction, or the savepoint, is rolled back. Rows of proxies and of models that inherit count, too. If a
-    save changes a field that a template uses, the entry under the old value goes as well. All rows of one transaction
-    cost one round trip.
+    Nothing if the transaction, or the savepoint, is rolled back. Rows of proxies and of models that inherit count, too.
+    If a save changes a field that a template uses, the entry under the old value goes as well. All rows of one
+    transaction cost one round trip.
 
-    ``bulk_create``, ``bulk_update``, ``QuerySet.update`` and raw SQL send no signals: tell it yourself, by `SavedRows.changed`
-    or by `invalidate`.
+    ``bulk_create``, ``bulk_update``, ``QuerySet.update`` and raw SQL send no signals: tell it yourself, by
+    `SavedRows.changed` or by `invalidate`.
 
     Args:
         model: a model.

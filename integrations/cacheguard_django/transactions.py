@@ -66,8 +66,8 @@ def invalidate(
 ) -> None:
     """Invalidate keys and tags of a guard when the transaction around is committed; at once if there is none.
 
-    For what sends no signals: ``bulk_create``, ``bulk_update``, ``QuerySet.update``, raw SQL. Rolled back together with the
-    transaction, or with the savepoint in which it was called. One round trip for all calls in one transaction.
+    For what sends no signals: ``bulk_create``, ``bulk_update``, ``QuerySet.update``, raw SQL. Rolled back together with
+    the transaction, or with the savepoint in which it was called. One round trip for all calls in one transaction.
 
     Args:
         keys: key texts, as decorated functions of ``guard(alias)`` have them: ``"user:42"``.
@@ -155,7 +155,7 @@ def writing(
     delay: Duration = DELAY,
     intent: Duration = INTENT,
 ) -> TransactionWriting:
-    """Guard a write to the database: ``with writing("user:42"): …``, around ``transaction.atomic()`` or inside it.
+    """Guard a write to the database by a ``with`` block, around ``transaction.atomic()`` or inside it.
 
     Around the transaction it is `CacheGuard.writing`, with all that its modes promise. Inside of one, what is named is
     invalidated right after the outermost COMMIT, and not at all if the transaction or the savepoint is rolled back: a
