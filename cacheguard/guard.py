@@ -27,7 +27,19 @@ from .keys import namespace_scope
 from .loading import Ask
 from .methods import decorated
 from .missing import MISSING
-from .options import Options, check_loader, check_usable, count, flag, path_of, question, share, tags_of, texts
+from .options import (
+    Options,
+    check_change,
+    check_loader,
+    check_usable,
+    count,
+    flag,
+    path_of,
+    question,
+    share,
+    tags_of,
+    texts,
+)
 from .policy import Duration, Policy, PolicyOptions, Rules, resolve, seconds
 from .rebuilding import opened, stored_of
 from .runtime import run_now
@@ -46,6 +58,7 @@ R = TypeVar("R")
 DEFAULT_MAX_ABSENCES = 100_000
 MOST_CALL_POLICIES = 256
 MOST_AT_ONCE = 1000  # changes in one round trip
+MOST_READ = 100  # values that are looked at in one, to be removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -588,6 +601,126 @@ class CacheGuard:
         engine = engine_of(l2=rules.l2)
         await self._hub.put(engine, named, rules, codecs, tags=tags, scope=self._scope, version=version)
 
+    def add(self, key: str, value: Any, *, tags: Sequence[str] = (), **policy: Unpack[PolicyOptions]) -> bool:
+        """Store *value* if there is nothing fresh under *key*, in one step. One round trip, as a rule.
+
+        Args:
+            key: key text.
+            value: what to store.
+            tags: texts that `invalidate_tags` takes.
+            policy: fields of `Policy`, over the guard's own.
+
+        Returns:
+            Whether it was stored: of several who add at the same time, one is told so. False also while a write to the
+            key is announced, and if Redis cannot be asked.
+
+        Raises `CodecError` if the value has no bytes.
+        """
+        return run_now(self._add(self._hub.blocking, key, value, tags, cast("dict[str, Any]", policy)))
+
+    async def aadd(self, key: str, value: Any, *, tags: Sequence[str] = (), **policy: Unpack[PolicyOptions]) -> bool:
+        """`add`, to be awaited."""
+        return await self._add(self._hub.running, key, value, tags, cast("dict[str, Any]", policy))
+
+    async def _add(
+        self,
+        engine_of: Callable[..., Engine],
+        key: str,
+        value: Any,
+        tags: Sequence[str],
+        policy: dict[str, Any],
+    ) -> bool:
+        rules, name = self._merged(policy), self._scope.key(key)
+        codec = self._hub.options.codec or self._hub.registry.for_value(value)
+        return await self._hub.add(
+            engine_of(l2=rules.l2), name, value, rules, codec, tags=tags_of(tags), scope=self._scope
+        )
+
+    def update(self, key: str, change: Callable[[Any], Any]) -> Any:
+        """Change a fresh value in one step, among all processes; its TTL and its tags stay. Two round trips.
+
+        Args:
+            key: key text.
+            change: a plain function of the value that returns the new one, like ``lambda count: count + 1``; it is
+                called again, with what is there by then, if somebody else was faster (one round trip more each time).
+
+        Returns:
+            The new value; `MISSING` if there was none, or if Redis cannot be asked.
+
+        Raises what *change* raises; `CodecError` if the new value has no bytes; `Overloaded` if others were faster a
+        thousand times.
+        """
+        return run_now(self._update(self._hub.blocking(l2=self._rules.l2), key, change))
+
+    async def aupdate(self, key: str, change: Callable[[Any], Any]) -> Any:
+        """`update`, to be awaited; goes on to its end if it is cancelled."""
+        return await self._update(self._hub.running(l2=self._rules.l2), key, change)
+
+    async def _update(self, engine: Engine, key: str, change: Callable[[Any], Any]) -> Any:
+        check_change(change)
+        return await self._hub.update(engine, self._scope.key(key), change, self._hub.options.codec, self._scope)
+
+    def remove(self, *keys: str) -> int:
+        """`invalidate` *keys*, and say how many of them there were. One round trip for a hundred of them.
+
+        Of several who remove a key at the same time, one counts it. 0 if Redis does not acknowledge it; it is queued
+        then, or `Unreachable` is raised, as `invalidate` does.
+        """
+        return run_now(self._remove(self._hub.blocking(l2=self._rules.l2), keys))
+
+    async def aremove(self, *keys: str) -> int:
+        """`remove`, to be awaited; goes on to its end if it is cancelled."""
+        return await self._remove(self._hub.running(l2=self._rules.l2), keys)
+
+    async def _remove(self, engine: Engine, keys: Sequence[str]) -> int:
+        names = [self._scope.key(key) for key in texts(keys)]
+        count = 0
+
+        async def removed(names: Sequence[str]) -> bool:
+            nonlocal count
+            done, there = await engine.remove(names, self._scope)
+            count += there
+            return done
+
+        if self._rules.l2:
+            self._hub.forget_here([Invalidation(name) for name in names])
+        for at in range(0, len(names), MOST_READ):
+            await self._hub.tell(removed, names[at : at + MOST_READ])
+        return count
+
+    def scan(self, match: str = "*", *, cursor: str = "", count: int = 1000) -> tuple[list[str], str]:
+        r"""The key texts of this namespace's fresh entries, one page of them. Two round trips.
+
+        What is there from the first page to the last is in one of them, or in several; whatever comes or goes meanwhile
+        may be. Keys that are stored under a digest (longer than 250 characters, or with characters beside printable
+        ASCII) are not listed. Nothing but Redis is asked.
+
+        Args:
+            match: as Redis understands it: ``*``, ``?``, ``[a-c]``, ``\*``.
+            cursor: what came with the page before; ``""`` for the first.
+            count: about how many keys to look at, not to find.
+
+        Returns:
+            Key texts, and the cursor of the next page, ``""`` after the last.
+
+        Raises:
+            Unreachable: Redis cannot be asked.
+        """
+        return run_now(self._scan(self._hub.blocking(l2=self._rules.l2), match, cursor, count))
+
+    async def ascan(self, match: str = "*", *, cursor: str = "", count: int = 1000) -> tuple[list[str], str]:
+        """`scan`, to be awaited."""
+        return await self._scan(self._hub.running(l2=self._rules.l2), match, cursor, count)
+
+    async def _scan(self, engine: Engine, match: str, cursor: str, most: int) -> tuple[list[str], str]:
+        at, _, there = (cursor or "0-0").partition("-")
+        if not (at.isdecimal() and there.isdecimal()):
+            raise ValueError(f"cursor must be one that came with a page, got {cursor!r}")
+        pattern = self._scope.pattern(match)
+        names, following = await engine.remote.scan(self._scope, int(at), there, pattern, count("count", most))
+        plain = [text for name in names if (text := self._scope.text(name)) is not None]
+        return plain, "" if following is None else f"{following[0]}-{following[1]}"
+
     def touch(self, key: str, **policy: Unpack[PolicyOptions]) -> bool:
         """Give a fresh entry a new TTL; whether there was one. Two round trips."""
         return run_now(self._touch(self._hub.blocking, key, cast("dict[str, Any]", policy)))
@@ -850,6 +983,21 @@ class CacheGuard:
             yield
         finally:
             self._hub.switch(off=False)
+
+    def new_client(self, *, is_async: bool = False) -> Any:
+        """A `redis.Redis` for the same servers, or a `redis.asyncio.Redis`, of redis-py's own; yours to close.
+
+        For what is no cache: locks, counters, queues. A `redis.RedisCluster` where the guard is on a cluster. What it
+        does to the guard's own keys goes past every promise. Nothing is connected yet.
+
+        Raises `ConfigurationError` if there is no Redis: ``memory://``.
+        """
+        return self._hub.new_client(is_async=is_async)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` or `aclose` was called."""
+        return self._hub.closed
 
     def close(self) -> None:
         """End every thread and connection that this guard started. Twice is once; a namespace closes the whole."""
