@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .defenses.avalanche import jittered
 from .defenses.breakdown import Verdict, early_by, judge
 from .envelope import Kind
-from .errors import Unreachable
+from .errors import Overloaded, Unreachable
 from .flights import Flight, Shared
 from .keys import Scope
 from .loading import Ask
+from .missing import MISSING
 from .rebuilding import Rebuilding, marker_ms, opened, stale_window, stored_of
 from .tiers.outbox import Invalidation
 from .tiers.remote import Found, Remote, Stored, ms
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from .codec import Codec
     from .policy import Rules
     from .ports import Runtime
+
+
+MOST_ATTEMPTS = 1000  # to change a value that others change, too; each time one of them gets through
+EAGER_ATTEMPTS = 3
+LONGEST_PAUSE = 0.02  # seconds between two later ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,14 +208,16 @@ class Engine:
 
         One round trip; one more if this process does not know what the namespace and the tags say now.
         """
-        drawn: dict[str, tuple[Stored, float]] = {}
-        for key, value in values.items():
-            kind = Kind.ABSENT if value is None and rules.null_ttl is not None else Kind.VALUE
-            ttl = rules.ttl_of(value) if kind is Kind.VALUE else rules.null_ttl
-            fresh = jittered(ttl or rules.ttl_of(None), rules.jitter, self.runtime.random())
-            drawn[key] = Stored(kind, value, fresh, 0.0, tags), fresh
+        drawn = {key: self._drawn(value, rules, tags) for key, value in values.items()}
         work = self._stored(drawn, rules, codecs, scope.markers(tags), version)
         return bool(await self.runtime.through(self._said(list(values), work)))
+
+    def _drawn(self, value: Any, rules: Rules, tags: tuple[str, ...]) -> tuple[Stored, float]:
+        """The entry that *value* becomes, and for how many seconds it is fresh."""
+        kind = Kind.ABSENT if value is None and rules.null_ttl is not None else Kind.VALUE
+        ttl = rules.ttl_of(value) if kind is Kind.VALUE else rules.null_ttl
+        fresh = jittered(ttl or rules.ttl_of(None), rules.jitter, self.runtime.random())
+        return Stored(kind, value, fresh, 0.0, tags), fresh
 
     async def _stored(
         self,
@@ -233,6 +241,76 @@ class Engine:
                 return done
             # What was stored is void already, or would outlive a quarantine: once more, under the markers as they are.
             nonces, limit = said, settles or math.inf
+
+    async def add(self, key: str, value: Any, rules: Rules, codec: Codec, tags: tuple[str, ...], scope: Scope) -> bool:
+        """Put *value* there by hand unless something usable is there; whether it was put.
+
+        As many round trips as `store`.
+        """
+        work = self._added(key, self._drawn(value, rules, tags), rules, codec, scope)
+        return bool(await self.runtime.through(self._said([key], work)))
+
+    async def _added(self, key: str, drawn: tuple[Stored, float], rules: Rules, codec: Codec, scope: Scope) -> bool:
+        stored, fresh = drawn
+        markers = scope.markers(stored.tags)
+        keep_ms = max(marker_ms(rules), ms(fresh + rules.stale))
+        nonces = self.remote.nonces_of_late(markers) or await self.remote.nonces(markers, keep_ms)
+        limit, token, void = math.inf, self.runtime.token(), ""
+        while True:
+            stored = replace(stored, nonces=nonces)
+            envelope = self.remote.pack(key, stored, codec)
+            stale = 0.0 if fresh > limit else stale_window(stored, rules)
+            added, useless, said, settles = await self.remote.add(
+                key,
+                envelope,
+                min(fresh, limit),
+                stale,
+                scope=scope,
+                token=token,
+                void=void,
+                markers=markers,
+                keep_ms=keep_ms,
+            )
+            if added and (said != nonces or (settles and limit == math.inf)):
+                # As in `_stored`: void already, or it would outlive a quarantine.
+                nonces, limit, token = said, settles or math.inf, self.runtime.token()
+                void = self.remote.stamp(envelope)
+            elif added or useless is None:
+                return added
+            else:
+                void = useless
+
+    async def update(self, key: str, change: Callable[[Any], Any], codec: Codec | None, scope: Scope) -> Any:
+        """Change the value of *key* in one step, for the rest of its lifetime; what it is then, `MISSING` without one.
+
+        Two round trips; one more each time that somebody else was faster.
+        """
+        return await self.runtime.through(self._said([key], self._updated(key, change, codec, scope)))
+
+    async def _updated(self, key: str, change: Callable[[Any], Any], codec: Codec | None, scope: Scope) -> Any:
+        found, stamp = await self.remote.read_exactly(key, codec, scope)
+        for attempt in range(MOST_ATTEMPTS):
+            if found is None or found.stored is None or found.fresh_left <= 0 or found.stored.kind is Kind.ERROR:
+                return MISSING
+            stored = found.stored
+            value = change(stored.value)
+            changed = replace(stored, kind=Kind.VALUE, value=value)
+            # Kept in shape by its own codec: a function's entry stays readable for the function.
+            envelope = self.remote.pack(key, changed, codec)
+            done, found, stamp = await self.remote.replace(
+                key, envelope, stamp, codec=codec, scope=scope, token=self.runtime.token()
+            )
+            if done:
+                return value
+            if attempt >= EAGER_ATTEMPTS:
+                await self.runtime.sleep(self.runtime.random() * min(0.001 * attempt, LONGEST_PAUSE))
+        raise Overloaded(f"{key} was changed by others {MOST_ATTEMPTS} times while it was to be updated")
+
+    async def remove(self, keys: Sequence[str], scope: Scope) -> tuple[bool, int]:
+        """Remove *keys* everywhere; whether Redis has acknowledged it, and how many it held. One round trip."""
+        self._events.invalidations += len(keys)
+        done, count = await self.runtime.through(self._said(keys, self.remote.remove(keys, scope)))
+        return bool(done), int(count)
 
     async def touch(self, key: str, rules: Rules, scope: Scope) -> bool:
         """Give a fresh entry its TTL anew; whether there was one. Two round trips."""

@@ -149,6 +149,27 @@ class Sealer:
             *(_MARKS.decode(blob[_HEADER.size : start]) if tags_length else ((), ())),
         )
 
+    def glance(self, head: bytes) -> Envelope:
+        """What the first bytes of a blob say beside its payload; neither verified nor whole, so for listings only.
+
+        `CodecError` for what is no beginning of a blob of ours, or ends within its tags.
+        """
+        try:
+            return self._glanced(head)
+        except CodecError:
+            raise
+        except Exception as error:
+            raise CodecError(f"these bytes are no beginning of an envelope: {error}") from error
+
+    def _glanced(self, head: bytes) -> Envelope:
+        version, kind, flags, schema, ttl, load_time, tags_length, _ = _HEADER.unpack_from(head)
+        marks = head[_HEADER.size : _HEADER.size + tags_length]
+        if version != _VERSION or bool(flags & _SIGNED) is not bool(self._secrets) or len(marks) != tags_length:
+            raise CodecError("these bytes are no beginning of an envelope, or too few of them")
+        tags, nonces = _MARKS.decode(marks) if tags_length else ((), ())
+        lasts = math.inf if ttl == _FOREVER else ttl / 1000
+        return Envelope(_KINDS[kind], schema, b"", lasts, load_time / 1_000_000, tags, nonces)
+
     def _verify(self, blob: bytes, key: str, end: int) -> None:
         body, given = blob[:end], blob[end:]
         if not any(hmac.compare_digest(_mac(secret, key, body), given) for secret in self._secrets):

@@ -27,7 +27,19 @@ from .keys import namespace_scope
 from .loading import Ask
 from .methods import decorated
 from .missing import MISSING
-from .options import Options, check_loader, check_usable, count, flag, path_of, question, share, tags_of, texts
+from .options import (
+    Options,
+    check_change,
+    check_loader,
+    check_usable,
+    count,
+    flag,
+    path_of,
+    question,
+    share,
+    tags_of,
+    texts,
+)
 from .policy import Duration, Policy, PolicyOptions, Rules, resolve, seconds
 from .rebuilding import opened, stored_of
 from .runtime import run_now
@@ -46,6 +58,7 @@ R = TypeVar("R")
 DEFAULT_MAX_ABSENCES = 100_000
 MOST_CALL_POLICIES = 256
 MOST_AT_ONCE = 1000  # changes in one round trip
+MOST_READ = 100  # values that are looked at in one, to be removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +349,7 @@ class CacheGuard:
         tags: Sequence[str] = (),
         version: Callable[[Any], Any] | None = None,
         usable: Callable[[Any], bool] | None = None,
+        returns: Any = None,
         bounded: bool = True,
         **policy: Unpack[PolicyOptions],
     ) -> Any:
@@ -349,12 +363,14 @@ class CacheGuard:
                 to have been written is not cached.
             usable: a function of the cached value; where it says no, the value counts as missing, and one caller in the
                 fleet loads anew. What is loaded then is not asked about.
+            returns: the type of what is loaded, as an annotation would say it, or a function whose annotation says it;
+                values come back as that. None: whatever can be told from the value.
             bounded: whether the load counts among ``max_loads``; False for one that only waits for work whose number is
                 bounded elsewhere.
             policy: fields of `Policy`, over the guard's own.
         """
         rules = self._merged(cast("dict[str, Any]", policy))
-        ask = self._ask(key, loader, rules, tags=tags, version=version, usable=usable, bounded=bounded)
+        ask = self._ask(key, loader, rules, tags=tags, version=version, usable=usable, returns=returns, bounded=bounded)
         return run_now(self._get_or_set(self._hub.blocking, ask))
 
     async def aget_or_set(
@@ -365,12 +381,13 @@ class CacheGuard:
         tags: Sequence[str] = (),
         version: Callable[[Any], Any] | None = None,
         usable: Callable[[Any], bool] | None = None,
+        returns: Any = None,
         bounded: bool = True,
         **policy: Unpack[PolicyOptions],
     ) -> Any:
         """`get_or_set`, to be awaited; *loader* may be a coroutine function."""
         rules = self._merged(cast("dict[str, Any]", policy))
-        ask = self._ask(key, loader, rules, tags=tags, version=version, usable=usable, bounded=bounded)
+        ask = self._ask(key, loader, rules, tags=tags, version=version, usable=usable, returns=returns, bounded=bounded)
         return await self._get_or_set(self._hub.running, ask)
 
     def _ask(
@@ -382,11 +399,14 @@ class CacheGuard:
         tags: Sequence[str],
         version: Callable[[Any], Any] | None,
         usable: Callable[[Any], bool] | None,
+        returns: Any,
         bounded: bool,
     ) -> Ask:
         check_loader(loader)
         check_usable(usable)
         codec = self._hub.options.codec
+        if codec is None and returns is not None:
+            codec = self._hub.registry.returned(returns)
         return Ask(self._scope.key(key), rules, codec, loader, tags_of(tags), self._scope, version, usable, bounded)
 
     async def _get_or_set(self, engine_of: Callable[..., Engine], ask: Ask) -> Any:
@@ -580,6 +600,126 @@ class CacheGuard:
         codecs = {key: codec or self._hub.registry.for_value(value) for key, value in named.items()}
         engine = engine_of(l2=rules.l2)
         await self._hub.put(engine, named, rules, codecs, tags=tags, scope=self._scope, version=version)
+
+    def add(self, key: str, value: Any, *, tags: Sequence[str] = (), **policy: Unpack[PolicyOptions]) -> bool:
+        """Store *value* if there is nothing fresh under *key*, in one step. One round trip, as a rule.
+
+        Args:
+            key: key text.
+            value: what to store.
+            tags: texts that `invalidate_tags` takes.
+            policy: fields of `Policy`, over the guard's own.
+
+        Returns:
+            Whether it was stored: of several who add at the same time, one is told so. False also while a write to the
+            key is announced, and if Redis cannot be asked.
+
+        Raises `CodecError` if the value has no bytes.
+        """
+        return run_now(self._add(self._hub.blocking, key, value, tags, cast("dict[str, Any]", policy)))
+
+    async def aadd(self, key: str, value: Any, *, tags: Sequence[str] = (), **policy: Unpack[PolicyOptions]) -> bool:
+        """`add`, to be awaited."""
+        return await self._add(self._hub.running, key, value, tags, cast("dict[str, Any]", policy))
+
+    async def _add(
+        self,
+        engine_of: Callable[..., Engine],
+        key: str,
+        value: Any,
+        tags: Sequence[str],
+        policy: dict[str, Any],
+    ) -> bool:
+        rules, name = self._merged(policy), self._scope.key(key)
+        codec = self._hub.options.codec or self._hub.registry.for_value(value)
+        return await self._hub.add(
+            engine_of(l2=rules.l2), name, value, rules, codec, tags=tags_of(tags), scope=self._scope
+        )
+
+    def update(self, key: str, change: Callable[[Any], Any]) -> Any:
+        """Change a fresh value in one step, among all processes; its TTL and its tags stay. Two round trips.
+
+        Args:
+            key: key text.
+            change: a plain function of the value that returns the new one, like ``lambda count: count + 1``; it is
+                called again, with what is there by then, if somebody else was faster (one round trip more each time).
+
+        Returns:
+            The new value; `MISSING` if there was none, or if Redis cannot be asked.
+
+        Raises what *change* raises; `CodecError` if the new value has no bytes; `Overloaded` if others were faster a
+        thousand times.
+        """
+        return run_now(self._update(self._hub.blocking(l2=self._rules.l2), key, change))
+
+    async def aupdate(self, key: str, change: Callable[[Any], Any]) -> Any:
+        """`update`, to be awaited; goes on to its end if it is cancelled."""
+        return await self._update(self._hub.running(l2=self._rules.l2), key, change)
+
+    async def _update(self, engine: Engine, key: str, change: Callable[[Any], Any]) -> Any:
+        check_change(change)
+        return await self._hub.update(engine, self._scope.key(key), change, self._hub.options.codec, self._scope)
+
+    def remove(self, *keys: str) -> int:
+        """`invalidate` *keys*, and say how many of them there were. One round trip for a hundred of them.
+
+        Of several who remove a key at the same time, one counts it. 0 if Redis does not acknowledge it; it is queued
+        then, or `Unreachable` is raised, as `invalidate` does.
+        """
+        return run_now(self._remove(self._hub.blocking(l2=self._rules.l2), keys))
+
+    async def aremove(self, *keys: str) -> int:
+        """`remove`, to be awaited; goes on to its end if it is cancelled."""
+        return await self._remove(self._hub.running(l2=self._rules.l2), keys)
+
+    async def _remove(self, engine: Engine, keys: Sequence[str]) -> int:
+        names = [self._scope.key(key) for key in texts(keys)]
+        count = 0
+
+        async def removed(names: Sequence[str]) -> bool:
+            nonlocal count
+            done, there = await engine.remove(names, self._scope)
+            count += there
+            return done
+
+        if self._rules.l2:
+            self._hub.forget_here([Invalidation(name) for name in names])
+        for at in range(0, len(names), MOST_READ):
+            await self._hub.tell(removed, names[at : at + MOST_READ])
+        return count
+
+    def scan(self, match: str = "*", *, cursor: str = "", count: int = 1000) -> tuple[list[str], str]:
+        r"""The key texts of this namespace's fresh entries, one page of them. Two round trips.
+
+        What is there from the first page to the last is in one of them, or in several; whatever comes or goes meanwhile
+        may be. Keys that are stored under a digest (longer than 250 characters, or with characters beside printable
+        ASCII) are not listed. Nothing but Redis is asked.
+
+        Args:
+            match: as Redis understands it: ``*``, ``?``, ``[a-c]``, ``\*``.
+            cursor: what came with the page before; ``""`` for the first.
+            count: about how many keys to look at, not to find.
+
+        Returns:
+            Key texts, and the cursor of the next page, ``""`` after the last.
+
+        Raises:
+            Unreachable: Redis cannot be asked.
+        """
+        return run_now(self._scan(self._hub.blocking(l2=self._rules.l2), match, cursor, count))
+
+    async def ascan(self, match: str = "*", *, cursor: str = "", count: int = 1000) -> tuple[list[str], str]:
+        """`scan`, to be awaited."""
+        return await self._scan(self._hub.running(l2=self._rules.l2), match, cursor, count)
+
+    async def _scan(self, engine: Engine, match: str, cursor: str, most: int) -> tuple[list[str], str]:
+        at, _, there = (cursor or "0-0").partition("-")
+        if not (at.isdecimal() and there.isdecimal()):
+            raise ValueError(f"cursor must be one that came with a page, got {cursor!r}")
+        pattern = self._scope.pattern(match)
+        names, following = await engine.remote.scan(self._scope, int(at), there, pattern, count("count", most))
+        plain = [text for name in names if (text := self._scope.text(name)) is not None]
+        return plain, "" if following is None else f"{following[0]}-{following[1]}"
 
     def touch(self, key: str, **policy: Unpack[PolicyOptions]) -> bool:
         """Give a fresh entry a new TTL; whether there was one. Two round trips."""
@@ -843,6 +983,21 @@ class CacheGuard:
             yield
         finally:
             self._hub.switch(off=False)
+
+    def new_client(self, *, is_async: bool = False) -> Any:
+        """A `redis.Redis` for the same servers, or a `redis.asyncio.Redis`, of redis-py's own; yours to close.
+
+        For what is no cache: locks, counters, queues. A `redis.RedisCluster` where the guard is on a cluster. What it
+        does to the guard's own keys goes past every promise. Nothing is connected yet.
+
+        Raises `ConfigurationError` if there is no Redis: ``memory://``.
+        """
+        return self._hub.new_client(is_async=is_async)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` or `aclose` was called."""
+        return self._hub.closed
 
     def close(self) -> None:
         """End every thread and connection that this guard started. Twice is once; a namespace closes the whole."""

@@ -20,6 +20,7 @@ from .errors import CacheGuardError, ConfigurationError, Unreachable
 from .events import Events, Stats
 from .flights import Shared
 from .keys import Scope, bus_channel, namespace_scope
+from .missing import MISSING
 from .options import Options
 from .policy import Rules
 from .ports import Commands
@@ -27,7 +28,7 @@ from .runtime import run_now
 from .runtime.aio import AsyncRuntime
 from .runtime.blocking import BlockingRuntime
 from .runtime.bulkhead import FairBulkhead
-from .runtime.servers import Identity, Place, Steady
+from .runtime.servers import Identity, Place, Steady, client_of
 from .tiers.bloom import BloomTier
 from .tiers.bus import Bus
 from .tiers.line import Line
@@ -223,12 +224,56 @@ class Hub:
             if self.options.raise_unreachable:
                 raise Unreachable("Redis cannot be reached: nothing is stored, older values are invalidated") from error
 
+    async def add(
+        self,
+        engine: Engine,
+        key: str,
+        value: Any,
+        rules: Rules,
+        codec: Codec,
+        *,
+        tags: tuple[str, ...],
+        scope: Scope,
+    ) -> bool:
+        """Store a value if none is there; false if Redis cannot say so."""
+        if self.off:
+            await self.tell(engine.invalidate, [key])
+            return True
+        try:
+            return await engine.add(key, value, rules, codec, tags, scope)
+        except Unreachable as error:
+            if self.options.raise_unreachable:
+                raise Unreachable("Redis cannot be reached: nothing is added") from error
+            return False
+
+    async def update(
+        self, engine: Engine, key: str, change: Callable[[Any], Any], codec: Codec | None, scope: Scope
+    ) -> Any:
+        """Change a value in one step; `MISSING` if there is none, or Redis cannot say so."""
+        if self.off:
+            return MISSING
+        try:
+            return await engine.update(key, change, codec, scope)
+        except Unreachable as error:
+            if self.options.raise_unreachable:
+                raise Unreachable("Redis cannot be reached: nothing is changed, or nobody knows") from error
+            return MISSING
+
     async def touch(self, engine: Engine, key: str, rules: Rules, scope: Scope) -> bool:
         """Give an entry a new TTL; false if there is none, or Redis cannot say so."""
         try:
             return await engine.touch(key, rules, scope)
         except Unreachable:
             return False
+
+    def new_client(self, *, is_async: bool) -> Any:
+        """A client of redis-py's own for the same servers."""
+        place = self._apool if is_async else self._pool
+        if place is None:
+            raise ConfigurationError(
+                "there is no Redis to make a client for: memory://, or a guard with clients of the other kind only"
+            )
+        return client_of(place, is_async=is_async)
 
     def new_lock(self) -> AbstractContextManager[Any]:
         """A lock for a part that must not know threads."""

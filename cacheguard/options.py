@@ -100,6 +100,12 @@ def check_usable(usable: object) -> None:
         raise TypeError(f"usable must be a plain function of the cached value, got {usable!r}")
 
 
+def check_change(change: object) -> None:
+    """`TypeError` if *change* makes no new value of an old one."""
+    if not callable(change) or iscoroutinefunction(change):
+        raise TypeError(f"change must be a plain function of the value, got {change!r}")
+
+
 def question(name: str, value: Any) -> Callable[[], object]:
     """*value* if it is a plain function; None is one that says no."""
     if value is None:

@@ -63,6 +63,10 @@ class Commands(Protocol):
         """Like `send_each`, but raises the first `Refused`."""
         ...
 
+    async def masters(self) -> Sequence[Commands]:
+        """The servers that share the entries among them, each asked directly; one, unless it is a cluster."""
+        ...
+
 
 class Bulkhead(Protocol):
     """A bound on the loads that run at once."""

@@ -323,7 +323,7 @@ def _texts(makers: Iterable[TextTemplate | OfResult], values: dict[str, Any], re
     return texts
 
 
-def guarded(fn: Callable[..., Any], templates: WriterTemplates, open_write: Callable[..., Writing]) -> Any:
+def guarded(fn: Callable[..., Any], templates: WriterTemplates, open_write: Callable[..., Any]) -> Any:
     """*fn* inside a guarded write."""
     if iscoroutinefunction(fn):
 

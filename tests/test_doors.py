@@ -21,6 +21,7 @@ WITHOUT_TWIN = {
         "invalidates",
         "load_alone_when",
         "namespace",
+        "new_client",
         "stats",
         "writing",
     },

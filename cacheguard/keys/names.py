@@ -16,7 +16,9 @@ _TO_QUOTE = re.compile(f"[{_RESERVED}(),=]")
 _TO_ESCAPE_IN_NAME = re.compile(f"[{_RESERVED}/]")
 
 # Printable ASCII without the space, and without braces: they would choose the slot in a cluster.
-_PLAIN_KEY = re.compile(r"(?!#)[!-z|~]{0,160}")
+_PLAIN_KEY = re.compile(r"(?!#)[!-z|~]{0,250}")
+
+_GLOBBED = re.compile(r"[*?\[\]\\]")  # what means something in a pattern
 
 _LONGEST_NAME = 100
 _LAYOUT = 1  # of what is stored under a key; another layout lives under another key
@@ -60,6 +62,15 @@ class Scope:
     def key(self, text: str) -> str:
         """The Redis key of an entry."""
         return redis_key(self.prefix, text)
+
+    def text(self, name: str) -> str | None:
+        """The key text of the entry with this Redis key; None where only a digest of it is left."""
+        text = name.removeprefix(self.prefix)
+        return None if text.startswith("#") else text
+
+    def pattern(self, match: str) -> str:
+        """What Redis matches the keys of entries with, whose texts match *match*."""
+        return _GLOBBED.sub(r"\\\g<0>", self.prefix) + match
 
     def tag(self, text: str) -> str:
         """The Redis key of a tag's marker; a tag belongs to the namespace in which it was given."""

@@ -1,7 +1,8 @@
 -- INVALIDATE: no value, and no lease under which an older load could bring one back.
 -- KEYS[1] the entry, or a marker
 -- ARGV    channel, message, quarantine ms, floor ('' or fixed-width text), floor ms, begin id, intent ms, end id
--- Reply   1 | 2 the value stays: its own version is no older than the floor (it is news that this value has already)
+-- Reply   1 there was no value | 3 there was one
+--         | 2 the value stays: its own version is no older than the floor (it is news that this value has already)
 local T = redis.call('TIME')
 local now = T[1] * 1000 + math.floor(T[2] / 1000)
 local K = KEYS[1]
@@ -10,6 +11,7 @@ if ARGV[4] ~= '' and ARGV[6] == '' then
   local h = redis.call('HMGET', K, 'n', 'f') -- n: the value has a version, which then is f
   known = h[1] and h[2] and ARGV[4] <= h[2]
 end
+local there = redis.call('HEXISTS', K, 'v') == 1
 -- The first write is one that needs no memory: a full server lets the rest of the script through.
 if known then redis.call('HDEL', K, 't', 'u', 'x') else redis.call('HDEL', K, 'v', 'g', 't', 'u', 'x', 'n', 'c') end
 redis.call('PUBLISH', ARGV[1], ARGV[2])
@@ -44,4 +46,4 @@ if redis.call('EXISTS', K) == 1 then
     redis.call('PEXPIRE', K, last - now)
   end
 end
-return known and 2 or 1
+return known and 2 or there and 3 or 1

@@ -12,7 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from ..errors import ConfigurationError, Unreachable
-from ..ports import AnotherServer, Call, Reply
+from ..ports import AnotherServer, Call, Commands, Reply
 from . import resp
 from .servers import Identity, facts_of, is_wrong
 
@@ -58,6 +58,9 @@ class AsyncCommands:
             for index, reply in zip(again, texts, strict=True):
                 replies[index] = reply
         return replies
+
+    async def masters(self) -> list[Commands]:
+        return [self]
 
     def _exchange(self, payload: bytes, count: int, since: int) -> asyncio.Future[list[Reply]]:
         loop = asyncio.get_running_loop()

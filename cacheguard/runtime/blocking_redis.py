@@ -164,6 +164,9 @@ class BlockingCommands:
             connection.disconnect()
             self._discard()
 
+    async def masters(self) -> list[Commands]:
+        return [self]
+
     def every_master(self) -> list[tuple[str, Commands]]:
         """The servers that take writes: this one."""
         return [("", self)]

@@ -266,6 +266,11 @@ class BlockingCluster:
         for address in set(self._nodes) - {*self._map.masters, *self._place.nodes}:
             self._nodes.pop(address).close()
 
+    async def masters(self) -> list[Commands]:
+        if time.monotonic() >= self._map.heard_at + REFRESH_EVERY:
+            await self._refresh(self._map.version)
+        return [_Master(self, self._node(address)) for address in self._map.masters]
+
     async def lost(self) -> None:
         """A node did not answer: look whether another one is in its place."""
         try:
@@ -317,6 +322,9 @@ class _Master:
             await self._cluster.lost()
             raise
 
+    async def masters(self) -> list[Commands]:
+        return [self]
+
 
 class AsyncCluster:
     """A cluster, from one event loop; nodes are asked at the same time.
@@ -363,6 +371,11 @@ class AsyncCluster:
                 if batch.failure is not None:
                     raise batch.failure
         return batch.replies
+
+    async def masters(self) -> list[Commands]:
+        if time.monotonic() >= self._map.heard_at + REFRESH_EVERY:
+            await self._refresh(self._map.version)
+        return [self._node(address) for address in self._map.masters]
 
     async def _try(self, batch: _Batch, indices: Sequence[int]) -> None:
         routes = batch.routes(indices)

@@ -108,6 +108,9 @@ class Steady:
                 continue
         raise Unreachable(f"the server was another one {CHANGES} times in a row")
 
+    async def masters(self) -> list[Commands]:
+        return [Steady(each) for each in await self._commands.masters()]
+
 
 @dataclass(frozen=True)
 class Place:
@@ -263,6 +266,21 @@ def pools(url: str | None, client: Any, aclient: Any) -> tuple[Place | None, Pla
     if scheme == "redis+cluster":
         return *_cluster_places(address), False
     return *_single_places(address, scheme), False
+
+
+def client_of(place: Place, *, is_async: bool) -> Any:
+    """A client of redis-py's own for the servers of *place*; who asks for it closes it."""
+    import redis
+    import redis.asyncio
+
+    settings = {"protocol": 2, **place.connection_kwargs}
+    if place.nodes:
+        kind: Any = redis.asyncio.RedisCluster if is_async else redis.RedisCluster
+        node: Any = redis.asyncio.cluster.ClusterNode if is_async else redis.cluster.ClusterNode
+        return kind(startup_nodes=[node(host, port) for host, port in place.nodes], **settings)
+    pool: Any = redis.asyncio.ConnectionPool if is_async else redis.ConnectionPool
+    client: Any = redis.asyncio.Redis if is_async else redis.Redis
+    return client.from_pool(pool(connection_class=place.connection_class, **settings))
 
 
 def _single_places(url: str, scheme: str) -> tuple[Place, Place]:

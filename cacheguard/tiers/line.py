@@ -43,6 +43,43 @@ class Line:
             events.redis_answered()
         return replies
 
+    async def scan(self, at: int, cursor: str, pattern: str, count: int) -> tuple[list[str], tuple[int, str] | None]:
+        """The names that match *pattern* in one page of one server, and where to go on; None at the end.
+
+        Args:
+            at: which of the servers.
+            cursor: where to go on in it, "0" at its beginning.
+            pattern: as Redis understands it.
+            count: about how many names to look at.
+        """
+        events = self._events
+        try:
+            names, following = await self._scanned(at, cursor, pattern, count)
+        except Unreachable as error:
+            events.redis_failed(error)
+            raise
+        if not events.l2_up:
+            events.redis_answered()
+        return names, following
+
+    async def _scanned(
+        self, at: int, cursor: str, pattern: str, count: int
+    ) -> tuple[list[str], tuple[int, str] | None]:
+        for _ in range(CHANGES):
+            if self._outbox.owed or self._orphans:
+                await self._settle()
+            masters = await self._commands.masters()
+            if at >= len(masters):
+                return [], None
+            try:
+                ((cursor_then, names),) = await masters[at].send(("SCAN", cursor, "MATCH", pattern, "COUNT", count))
+            except AnotherServer:
+                continue
+            following = (at, bytes(cursor_then).decode()) if cursor_then != b"0" else (at + 1, "0")
+            texts = [name.decode("utf-8", "surrogatepass") for name in names]
+            return texts, following if following[0] < len(masters) else None
+        raise Unreachable(f"the server was another one {CHANGES} times in a row")
+
     async def _sent(self, calls: Sequence[Call]) -> list[Reply]:
         for _ in range(CHANGES):
             changes = self._outbox.changes
@@ -124,13 +161,23 @@ class Line:
             items: what is owed if it fails.
             calls_of: what to send for each of them, with the mark of this round trip; their own calls if left out.
         """
+        return (await self.told(items, calls_of))[0]
+
+    async def told(
+        self,
+        items: Sequence[Invalidation],
+        calls_of: Callable[[str], list[list[Call]]] | None = None,
+        first: Sequence[Call] = (),
+    ) -> tuple[bool, list[Reply]]:
+        """`tell`, and what was answered, to *first* and then to each call; nothing if nobody answered."""
         bus, outbox = self.bus, self._outbox
         echo = bus.begin()
         calls = [item.calls(bus.channel, echo) for item in items] if calls_of is None else calls_of(echo)
         missed, refusal = list(items), None
+        replies: list[Reply] = []
         try:
-            replies = await self.send(*(call for each in calls for call in each))
-            missed, refusal = _missed(items, calls, replies)
+            replies = await self.send(*first, *(call for each in calls for call in each))
+            missed, refusal = _missed(items, calls, replies[len(first) :])
         except Refused as error:  # something that was owed before is refused: so would this be
             refusal = error
         except Unreachable:
@@ -141,7 +188,7 @@ class Line:
             raise
         if not missed:
             outbox.acknowledged(items)
-            return True
+            return True, replies
         bus.void(echo)
         outbox.acknowledged([item for item in items if item not in missed])
         outbox.owe(missed)
@@ -151,7 +198,7 @@ class Line:
                 await self.announce_dirty(missed)
             except (Unreachable, AnotherServer) as error:
                 self._events.redis_failed(error)
-        return False
+        return False, replies
 
     def acknowledged(self, items: Sequence[Invalidation]) -> None:
         """Remember that Redis has taken a write which, if a failover loses it, leaves something old behind."""

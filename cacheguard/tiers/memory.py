@@ -7,14 +7,15 @@ of working, and a schedule that is safe here is safe there.
 from __future__ import annotations
 
 import math
+import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from ..errors import Refused
 from ..keys import is_marker
-from ..ports import Call, Reply, ScriptCall
+from ..ports import Call, Command, Commands, Reply, ScriptCall
 
 Hash = dict[str, Any]
 
@@ -65,6 +66,10 @@ class MemoryCommands:
         with self._lock:
             return [self.run(call) for call in calls]
 
+    async def masters(self) -> Sequence[Commands]:
+        """The servers whose entries are all there are: this one."""
+        return [self]
+
     def run(self, call: Call) -> Reply:
         """Answer one call; the lock is held."""
         now = math.floor(self._now() * 1000)
@@ -79,17 +84,24 @@ class MemoryCommands:
                 self._make_room(key)
             return reply
         name, fields = str(call[0]), self._hash(key, now)
+        return self._plain(name, key, call, fields, now)
+
+    def _plain(self, name: str, key: str, call: Command, fields: Hash, now: int) -> Reply:
+        """Answer a command that is no script."""
+        reply: Reply = Refused(f"ERR unknown command {name!r}")
         if name in {"HMGET", "HGET"}:
             if fields:
                 self._hashes.move_to_end(key)
             found = [fields.get(str(field)) for field in call[2:]]
-            return found if name == "HMGET" else found[0]
-        if name == "PTTL":
-            return self._pttl(key, now)
-        if name == "PUBLISH":
+            reply = found if name == "HMGET" else found[0]
+        elif name == "PTTL":
+            reply = self._pttl(key, now)
+        elif name == "SCAN":
+            reply = self._scan(str(call[3]), now)
+        elif name == "PUBLISH":
             self.publish(key, str(call[2]))
-            return 0
-        return Refused(f"ERR unknown command {name!r}")
+            reply = 0
+        return reply
 
     def _of_markers(self) -> MemoryCommands:
         if self._markers is None:
@@ -236,6 +248,7 @@ class MemoryCommands:
         end: str,
     ) -> int:
         known = bool(floor) and not begin and "n" in fields and floor <= fields["f"]
+        there = "v" in fields
         self._drop(key, fields, "t", "u", "x", *(() if known else ("v", "g", "n", "c")))
         self.publish(channel, message)
         if end:
@@ -255,7 +268,15 @@ class MemoryCommands:
             if known and last - now > pttl:
                 fields["g"] += last - now - pttl
             self._pexpire(key, last - now, now)
-        return 2 if known else 1
+        if known:
+            return 2
+        return 3 if there else 1
+
+    def _scan(self, pattern: str, now: int) -> Reply:
+        """All names that match *pattern*, at once."""
+        matches = glob(pattern)
+        names = [name for name in list(self._hashes) if matches(name) and self._hash(name, now)]
+        return [b"0", [name.encode("utf-8", "surrogatepass") for name in names]]
 
     def publish(self, channel: str, message: str) -> None:
         """Tell those who listen: nobody does, in a process of its own."""
@@ -303,6 +324,65 @@ class MemoryCommands:
         self._pexpire(key, fresh + stale, now)
         return 1
 
+    def _add(
+        self,
+        fields: Hash,
+        now: int,
+        key: str,
+        token: str,
+        envelope: Any,
+        fresh: int,
+        stale: int,
+        void: Any,
+        channel: str,
+        message: str,
+    ) -> Reply:
+        value, g, past, pttl = fields.get("v"), fields.get("g", 0), fields.get("r", ""), self._pttl(key, now)
+        if token in past:
+            return [1]
+        if value is not None and pttl > g and not self.is_stamp(void, value):
+            return [2, value, g, pttl]
+        self._drop(key, fields, "t", "u", "x")
+        write = self._write_until(key, fields, now)
+        self.publish(channel, message)
+        if write:
+            return [0]
+        fresh, stale = self._quarantined(fields, now, fresh, stale, proven=False)
+        self._write(key, fields, v=envelope, g=stale, r=token + past[: 7 * len(token)])
+        fields.pop("n", None)
+        self._pexpire(key, fresh + stale, now)
+        return [1]
+
+    def _replace(
+        self,
+        fields: Hash,
+        now: int,
+        key: str,
+        token: str,
+        stamp: Any,
+        envelope: Any,
+        channel: str,
+        message: str,
+    ) -> Reply:
+        value, g, past, pttl = fields.get("v"), fields.get("g", 0), fields.get("r", ""), self._pttl(key, now)
+        if token in past:
+            return [1]
+        if value is None or pttl <= g:
+            return [0]
+        if not self.is_stamp(stamp, value):
+            return [2, value, g, pttl]
+        self._write(key, fields, v=envelope, r=token + past[: 7 * len(token)])
+        self._drop(key, fields, "t", "u", "x", "n")
+        self.publish(channel, message)
+        return [1]
+
+    def is_stamp(self, stamp: Any, value: Any) -> bool:
+        """Whether *stamp* is what the packing knows *value* by: here, the object itself."""
+        return stamp is value
+
+    def _head(self, fields: Hash, now: int, key: str, most: int) -> Reply:  # noqa: ARG002 - an object has no beginning
+        return [fields.get("v"), fields.get("g", 0), self._pttl(key, now)]
+
     def _expire(self, fields: Hash, now: int, key: str, channel: str, message: str) -> int:
         self._drop(key, fields, "t", "u", "x")
         self.publish(channel, message)
@@ -330,3 +410,44 @@ class _Markers(MemoryCommands):
     ) -> None:
         super().__init__(size, lock, now)
         self.publish = entries.publish  # type: ignore[method-assign]  # theirs
+
+
+_WILD = {"*": ".*", "?": "."}
+
+
+def glob(pattern: str) -> Callable[[str], object]:
+    r"""A test for names that match *pattern* as Redis understands it: ``*``, ``?``, ``[a-c]``, ``[^a]``, ``\*``."""
+    parts: list[str] = []
+    at = 0
+    while at < len(pattern):
+        char = pattern[at]
+        if char == "[":
+            part, at = _set(pattern, at + 1)
+            parts.append(part)
+            continue
+        if char == "\\" and at + 1 < len(pattern):
+            at += 1
+            parts.append(re.escape(pattern[at]))
+        else:
+            parts.append(_WILD.get(char) or re.escape(char))
+        at += 1
+    return re.compile("".join(parts), re.DOTALL).fullmatch
+
+
+def _set(pattern: str, at: int) -> tuple[str, int]:
+    """The regular expression for a set of characters that begins at *at*, and where the pattern goes on."""
+    negated = pattern.startswith("^", at)
+    at += negated
+    ranges: list[str] = []
+    while at < len(pattern) and pattern[at] != "]":
+        first = last = pattern[at]
+        if first == "\\" and at + 1 < len(pattern):
+            at += 1
+            first = last = pattern[at]
+        elif pattern.startswith("-", at + 1) and at + 2 < len(pattern):
+            at += 2
+            first, last = sorted((first, pattern[at]))
+        ranges.append(f"{re.escape(first)}-{re.escape(last)}")
+        at += 1
+    among = "|".join(f"[{each}]" for each in ranges) or "(?!)"
+    return (f"(?!{among})." if negated else f"(?:{among})"), at + 1

@@ -49,6 +49,11 @@ class SealedPacking:
         opened = self._sealer.open(envelope, key)
         return Stored(opened.kind, None, opened.ttl, opened.load_time, opened.tags, opened.nonces)
 
+    def glance(self, key: str, head: Any) -> Stored:  # noqa: ARG002 - the port's signature
+        """What the first bytes say; nobody has verified them."""
+        opened = self._sealer.glance(head)
+        return Stored(opened.kind, None, opened.ttl, opened.load_time, opened.tags, opened.nonces)
+
     def stamp(self, envelope: Any) -> str:
         """What LEASE knows these bytes by; no secret."""
         return sha1(envelope, usedforsecurity=False).hexdigest()
@@ -88,6 +93,10 @@ class ObjectPacking:
         if not isinstance(envelope, Stored):
             raise CodecError(f"{key} holds no entry")
         return envelope
+
+    def glance(self, key: str, head: Any) -> Stored:
+        """*head* itself: an object has no beginning."""
+        return self.outline(key, head)
 
     def stamp(self, envelope: Any) -> Any:
         """*envelope* itself: it cannot be another one while somebody holds it."""

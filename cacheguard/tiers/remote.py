@@ -24,12 +24,17 @@ RENEW = load("renew")
 STORE = load("store")
 EXPIRE = load("expire")
 TOUCH = load("touch")
+ADD = load("add")
+REPLACE = load("replace")
+HEAD = load("head")
 MARK = load("mark")
 
+THERE = 3  # INVALIDATE has removed a value
 LEASE_MS = 5_000  # longer than any pause a healthy process makes, short enough to wait out a dead one
 GRACE_MS = 60_000
 ALWAYS = 2**53 - 1  # a floor that no remaining lifetime reaches: lease whatever is there
 MOST_HINTS = 10_000
+HEAD_BYTES = 1024  # of an entry: its header, the nonces of deep namespaces and some dozen tags
 
 Usable: TypeAlias = Callable[[Any], bool]
 
@@ -145,6 +150,10 @@ class Packing(Protocol):
         """What was stored, without its value; `CodecError` if it is nothing of ours."""
         ...
 
+    def glance(self, key: str, head: Any) -> Stored:
+        """What the beginning of something stored says, unverified; `CodecError` if it says too little."""
+        ...
+
     def stamp(self, envelope: Any) -> Any:
         """What LEASE knows this value by."""
         ...
@@ -198,6 +207,48 @@ class Remote:
             return None
         found = self._entry(key, value, stale, pttl, None, outline=True)
         return await self._standing(key, found, scope, dict(zip(markers, nonces, strict=True)), value)
+
+    async def read_exactly(self, key: str, codec: Codec | None, scope: Scope) -> tuple[Found | None, Any]:
+        """The entry of *key*, and what `replace` knows it by."""
+        markers = self._markers(key, scope, ())
+        fields, pttl, *nonces = await self.line.send(("HMGET", key, "v", "g"), ("PTTL", key), *_questions(markers))
+        found = self._found(key, fields, pttl, codec)
+        if found is None or found.stored is None:
+            return None, ""
+        seen = dict(zip(markers, nonces, strict=True))
+        return await self._standing(key, found, scope, seen, fields[0]), self._packing.stamp(fields[0])
+
+    async def scan(
+        self, scope: Scope, at: int, cursor: str, pattern: str, count: int
+    ) -> tuple[list[str], tuple[int, str] | None]:
+        """One page of the Redis keys of fresh entries, and where to go on. Two round trips; three for unknown tags."""
+        names, following = await self.line.scan(at, cursor, pattern, count)
+        names = list(dict.fromkeys(names))
+        if not names:
+            return names, following
+        markers = scope.markers(())
+        replies = await self.line.send(*(HEAD(name)(HEAD_BYTES) for name in names), *_questions(markers))
+        seen = dict(zip(markers, replies[len(names) :], strict=True))
+        stored = {
+            name: each for name, reply in zip(names, replies, strict=False) if (each := self._glanced(name, reply))
+        }
+        await self._ask_for_more(scope, list(stored.values()), seen)
+        standing = [
+            name
+            for name, each in stored.items()
+            if tuple(map(seen.get, scope.markers(each.tags))) == each.nonces
+            and not self.line.bus.is_dirty(name, scope.markers(each.tags))
+        ]
+        return standing, following
+
+    def _glanced(self, key: str, reply: Reply) -> Stored | None:
+        """What HEAD says of an entry, if it is a fresh one."""
+        if isinstance(reply, Refused) or reply[0] is None or int(reply[2]) <= int(reply[1]):
+            return None
+        try:
+            return self._packing.glance(key, reply[0])
+        except CodecError:
+            return None
 
     async def read_many(
         self, keys: Sequence[str], codec: Codec | None, scope: Scope, tags: Sequence[tuple[str, ...]]
@@ -492,6 +543,28 @@ class Remote:
         """
         return await self.line.tell(items)
 
+    async def remove(self, keys: Sequence[str], scope: Scope) -> tuple[bool, int]:
+        """Invalidate entries; whether Redis acknowledged it, and how many of them it held fresh.
+
+        What was there is read by plain commands: scripts that a server does not know yet are run behind those it knows.
+        """
+        markers = tuple(dict.fromkeys(marker for key in keys for marker in self._markers(key, scope, ())))
+        questions: list[Call] = [call for key in keys for call in (("HMGET", key, "v", "g"), ("PTTL", key))]
+        items = [Invalidation(key) for key in keys]
+        done, replies = await self.line.told(items, first=[*questions, *_questions(markers)])
+        if not replies:
+            return done, 0
+        seen = dict(zip(markers, replies[len(questions) :], strict=False))
+        gone = dict(zip(keys, replies[len(questions) + len(markers) :], strict=True))
+        count = 0
+        for at, key in enumerate(keys):
+            fields, pttl = replies[2 * at : 2 * at + 2]
+            if gone[key] == THERE and type(fields) is list and fields[0] is not None:
+                found = self._entry(key, fields[0], fields[1], pttl, None, outline=True)
+                found = await self._standing(key, found, scope, seen, fields[0])
+                count += found.stored is not None and found.fresh_left > 0
+        return done, count
+
     async def expire(self, keys: Sequence[str]) -> bool:
         """Make entries stale; false if Redis did not acknowledge it, and they will be invalidated instead."""
         channel = self.line.bus.channel
@@ -543,6 +616,79 @@ class Remote:
         settles = min(_settles(markers, replies).values(), default=0.0)
         done = all(reply == 1 for reply in replies[len(markers) :])
         return done, tuple(seen[marker] for marker in markers), settles
+
+    async def add(
+        self,
+        key: str,
+        envelope: Any,
+        fresh: float,
+        stale: float,
+        *,
+        scope: Scope,
+        token: str,
+        void: Any,
+        markers: tuple[str, ...],
+        keep_ms: int,
+    ) -> tuple[bool, Any, tuple[bytes, ...], float]:
+        """Put a value there by hand if no usable one is there.
+
+        Whether it was stored; if what is there cannot be used, what it is known by (call again with it as *void*), else
+        None; what *markers* said just before; and for how many seconds longer one of them is quarantined.
+        """
+        call = [token, envelope, ms(fresh), round(stale * 1000), void]
+        replies = await self._by_hand(key, ADD(key), call, self._marks(markers, keep_ms))
+        seen = self._seen(markers, replies[: len(markers)])
+        settles = min(_settles(markers, replies).values(), default=0.0)
+        said = tuple(seen[marker] for marker in markers)
+        word, *there = replies[-1]
+        useless = None
+        if there:
+            found = self._entry(key, there[0], there[1], there[2], None, outline=True)
+            found = await self._standing(key, found, scope, seen, there[0])
+            useless = found.void if found.stored is None else None
+        return word == 1, useless, said, settles
+
+    async def replace(
+        self, key: str, envelope: Any, stamp: Any, *, codec: Codec | None, scope: Scope, token: str
+    ) -> tuple[bool, Found | None, Any]:
+        """Put a value in the place of the one that `read_exactly` has read, for the rest of its lifetime.
+
+        Whether that was done; else what is there now, as from `read_exactly`.
+        """
+        markers = self._markers(key, scope, ())
+        replies = await self._by_hand(key, REPLACE(key), [token, stamp, envelope], _questions(markers))
+        word, *there = replies[-1]
+        if not there:
+            return word == 1, None, ""
+        found = self._entry(key, there[0], there[1], there[2], codec)
+        found = await self._standing(key, found, scope, dict(zip(markers, replies, strict=False)), there[0])
+        return False, found, self._packing.stamp(there[0])
+
+    def stamp(self, envelope: Any) -> Any:
+        """What LEASE, ADD and REPLACE know an envelope by."""
+        return self._packing.stamp(envelope)
+
+    async def _by_hand(
+        self, key: str, script: Callable[..., Call], words: list[Any], before: list[Call]
+    ) -> list[Reply]:
+        """Run a script that stores under *key* and tells the others; `Refused` is raised."""
+        bus = self.line.bus
+        echo = bus.begin()
+        try:
+            replies = await self.line.send(*before, script(*words, bus.channel, drop_message(echo, key)))
+        except BaseException:
+            bus.void(echo)
+            raise
+        for reply in replies:
+            if isinstance(reply, Refused):
+                bus.void(echo)
+                self._events.redis_refused(reply)
+                raise reply
+        if replies[-1][0] == 1:  # if a failover loses this, what comes back may be older
+            self.line.acknowledged([Invalidation(key)])
+        else:
+            bus.void(echo)
+        return replies
 
     async def touch(self, key: str, fresh: float, stale: float, markers: tuple[str, ...], keep_ms: int) -> bool:
         """Give a fresh entry a new TTL; whether there was one."""

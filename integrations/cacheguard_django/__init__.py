@@ -1,1 +1,17 @@
 """Django cache backend, and invalidation bound to transactions."""
+
+from .backend import CacheGuardCache
+from .guards import close_guards, guard
+from .saving import SavedRows, invalidate_on_save
+from .transactions import invalidate, invalidates, writing
+
+__all__ = [
+    "CacheGuardCache",
+    "SavedRows",
+    "close_guards",
+    "guard",
+    "invalidate",
+    "invalidate_on_save",
+    "invalidates",
+    "writing",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -181,3 +182,30 @@ def test_alone_must_be_a_plain_function(alone: Any) -> None:
 def test_usable_must_be_a_plain_function(usable: Any) -> None:
     with CacheGuard() as guard, pytest.raises(TypeError, match="usable must be a plain function"):
         guard.get_or_set("k", int, usable=usable)
+
+
+@dataclass(frozen=True)
+class Row:
+    number: int
+
+
+def row_seven() -> Row:
+    return Row(7)
+
+
+@pytest.mark.parametrize("returns", [Row, row_seven], ids=["a type", "a function"])
+async def test_a_loader_may_be_given_the_type_that_its_value_comes_back_as(
+    open_door: OpenDoor, redis_url: str, returns: Any
+) -> None:
+    door, other = open_door(CacheGuard(redis_url)), open_door(CacheGuard(redis_url))
+    assert await door.get_or_set("k", lambda: Row(7), returns=returns) == Row(7)
+    assert await other.get_or_set("k", lambda: Row(8), returns=returns) == Row(7)
+    assert other.guard.stats().l2_hits == 1
+    assert await other.get_or_set("rows", lambda: [Row(1)], returns=list[Row]) == [Row(1)]
+    assert await door.get_or_set("rows", list, returns=list[Row]) == [Row(1)]
+
+
+async def test_what_was_stored_as_another_type_is_loaded_anew(open_door: OpenDoor, redis_url: str) -> None:
+    door, other = open_door(CacheGuard(redis_url)), open_door(CacheGuard(redis_url))
+    assert await door.get_or_set("k", lambda: {"number": 7}) == {"number": 7}
+    assert await other.get_or_set("k", lambda: Row(8), returns=Row) == Row(8)

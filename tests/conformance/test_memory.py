@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from hashlib import sha1
 from typing import Any
 
 import pytest
@@ -19,9 +20,9 @@ from cacheguard.errors import Refused
 from cacheguard.ports import Command, ScriptCall
 from cacheguard.runtime import run_now
 from cacheguard.tiers.line import RELEASE
-from cacheguard.tiers.memory import MemoryCommands
+from cacheguard.tiers.memory import MemoryCommands, glob
 from cacheguard.tiers.outbox import INVALIDATE, TAGGED
-from cacheguard.tiers.remote import ALWAYS, EXPIRE, FILL, LEASE, MARK, RENEW, STORE, TOUCH
+from cacheguard.tiers.remote import ADD, ALWAYS, EXPIRE, FILL, HEAD, LEASE, MARK, RENEW, REPLACE, STORE, TOUCH
 from tests.support.redis_server import RedisServer
 
 KEY = "k"
@@ -53,6 +54,8 @@ versions = st.sampled_from(["", "", "001", "002", "003"])
 writers = st.sampled_from(["", "", "a", "b"])
 floors = st.sampled_from([0, 0, 100_000, ALWAYS])
 values = st.binary(max_size=3)
+stamps = st.one_of(st.just(""), st.builds(lambda value: sha1(value).hexdigest(), st.sampled_from([b"", b"a", b"b"])))
+short = st.sampled_from([b"", b"a", b"b"])
 
 CALLS: list[st.SearchStrategy[ScriptCall | Command]] = [
     st.builds(LEASE(KEY), tokens, some, some, floors, st.one_of(st.just(""), tokens), st.just("")),
@@ -63,6 +66,9 @@ CALLS: list[st.SearchStrategy[ScriptCall | Command]] = [
     st.builds(RENEW(KEY), tokens, some, some),
     st.builds(INVALIDATE(KEY), *map(st.just, BUS), maybe, versions, maybe, writers, some, writers),
     st.builds(STORE(KEY), values, some, maybe, versions, *map(st.just, BUS)),
+    st.builds(ADD(KEY), tokens, short, some, maybe, stamps, *map(st.just, BUS)),
+    st.builds(REPLACE(KEY), tokens, stamps, short, *map(st.just, BUS)),
+    st.just(HEAD(KEY)(100)),
     st.just(EXPIRE(KEY)(*BUS)),
     st.builds(TOUCH(KEY), some, maybe, *map(st.just, BUS)),
     st.just(("HMGET", KEY, "v", "g")),
@@ -92,6 +98,9 @@ class Memory(MemoryCommands):
     def __init__(self) -> None:
         self.ms = 1_000_000
         super().__init__(10, nullcontext(), lambda: self.ms / 1000)
+
+    def is_stamp(self, stamp: Any, value: Any) -> bool:
+        return bool(stamp == sha1(value).hexdigest())
 
     def state(self) -> dict[str, Any]:
         """What is left, deadlines as the time to go."""
@@ -167,6 +176,32 @@ def timeless(call: ScriptCall | Command, reply: Any) -> Any:
     if name == "mark":
         return [reply[0], reply[2] > 0]
     return reply is None if call == ("HGET", KEY, "l") else reply
+
+
+@given(
+    st.lists(st.text("ab*?[]^-\\", max_size=6), min_size=1, max_size=5),
+    st.text("ab*?[]^-\\", min_size=1, max_size=6).filter(lambda pattern: not pattern.endswith("\\")),
+)
+def test_a_pattern_matches_the_same_names(server: Server, names: list[str], pattern: str) -> None:
+    server.empty()
+    memory = Memory()
+    for name in names:
+        call = STORE(f"n{name}")(b"v", 100_000, 0, "", *BUS)
+        run_now(memory.send(call))
+        server.run(call)
+    scan = ("SCAN", "0", "MATCH", f"n{pattern}", "COUNT", 1000)
+    ours, theirs = run_now(memory.send(scan))[0], server.run(scan)
+    assert ours[0] == theirs[0] if isinstance(theirs[0], bytes) else not theirs[0]
+    assert sorted(ours[1]) == sorted(theirs[1])
+
+
+def test_a_pattern_means_what_redis_means() -> None:
+    assert glob("a?c*")("abcd")
+    assert not glob("a?c")("ac")
+    assert glob("[a-c]x")("bx")
+    assert not glob("[^a-c]x")("bx")
+    assert glob(r"\*")("*")
+    assert not glob(r"\*")("a")
 
 
 def same_answer(call: ScriptCall | Command, ours: Any, theirs: Any) -> bool:

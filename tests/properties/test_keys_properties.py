@@ -47,7 +47,7 @@ def test_different_texts_have_different_redis_keys_in_every_namespace(a: str, b:
     keys = {redis_key(prefix, text) for prefix in ("p:", "q:") for text in (a, b)}
     assert len(keys) == (2 if a == b else 4)
     for key in keys:
-        assert re.fullmatch(r"[pq]:(#[0-9a-f]{32}|(?!#)[!-z|~]{0,160})", key)
+        assert re.fullmatch(r"[pq]:(#[0-9a-f]{32}|(?!#)[!-z|~]{0,250})", key)
 
 
 _names = st.lists(st.text("a/:%{", min_size=1, max_size=3) | st.text(min_size=1, max_size=100), min_size=1, max_size=3)

@@ -134,6 +134,9 @@ class SteppedCommands:
                 raise reply
         return replies
 
+    async def masters(self) -> list[Commands]:
+        return [self]
+
     async def send_each(self, *calls: Call) -> list[Reply]:
         process = self._process
         names = [call.script.name if isinstance(call, ScriptCall) else str(call[0]) for call in calls]

@@ -1,0 +1,18 @@
+"""``INSTALLED_APPS = ["cacheguard_django"]``: system checks, and ``manage.py cacheguard``."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.core import checks
+
+
+class CacheGuardConfig(AppConfig):
+    """The app; the cache backend works without it."""
+
+    name = "cacheguard_django"
+    verbose_name = "cacheguard"
+
+    def ready(self) -> None:
+        from .checks import check_caches
+
+        checks.register(check_caches, checks.Tags.caches)

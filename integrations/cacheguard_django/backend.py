@@ -1,0 +1,570 @@
+"""The cache backend: Django's API, and what users of django-redis know, over one guard."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, cast
+
+from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
+from django.db.models import QuerySet
+
+from cacheguard import MISSING, CacheGuard
+from cacheguard.envelope import Oversize
+from cacheguard.errors import CodecError
+from cacheguard.keys import bus_channel
+from cacheguard.policy import FOREVER
+
+from .guards import opened
+from .options import Settings, check_options
+from .recording import recorded
+from .texts import key_of, literal, pattern_of, text_of
+
+PAGE = 1000  # keys looked at in one round trip of a listing
+AGES = FOREVER / 2  # what lives longer than that was stored without an end
+_KEY_PARTS = 3
+
+
+class CacheGuardCache(BaseCache):
+    """``BACKEND: "cacheguard_django.CacheGuardCache"``.
+
+    Reading costs at most one round trip, whatever the number of keys; so does writing, except `touch` and `incr`, which
+    cost two. Without Redis, reads are misses, writes are dropped and deletions are queued until it is back.
+
+    Args:
+        server: ``LOCATION``: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``, ``redis+cluster://``,
+            ``memory://``; empty: the environment's ``CACHEGUARD_URL``.
+        params: the rest of the entry in ``CACHES``; ``OPTIONS`` may hold every option of `CacheGuard`, every field of
+            `Policy`, ``fill_in_atomic`` and ``reverse_key_function``.
+
+    Raises:
+        InvalidCacheBackendError: a setting that cannot work, by its name.
+    """
+
+    def __init__(self, server: Any, params: dict[str, Any]) -> None:
+        check_options(params)
+        super().__init__(params)
+        timeout: Any = self.default_timeout
+        self._opened = opened(server, params, timeout)
+        self.guard: CacheGuard = self._opened.guard
+        policy = self._opened.settings.policy
+        # Django's timeouts are exact, and what is over is gone, unless OPTIONS say otherwise.
+        self._exact: dict[str, Any] = {
+            "jitter": policy.get("jitter", 0.0),
+            "stale_if_error": policy.get("stale_if_error"),
+        }
+
+    @property
+    def settings(self) -> Settings:
+        """What stands in ``CACHES``, checked."""
+        return self._opened.settings
+
+    @property
+    def in_process(self) -> bool:
+        """Whether there is no Redis: ``memory://``."""
+        given = self.settings.guard.get("client") or self.settings.guard.get("aclient")
+        return not given and (self.settings.url or os.environ.get("CACHEGUARD_URL") or "memory:").startswith("memory:")
+
+    @property
+    def channel(self) -> str:
+        """The channel on which the processes tell one another what to drop."""
+        return bus_channel(self.settings.guard["namespace"])
+
+    def text_of(self, key: Any, version: int | None = None) -> str:
+        """The key text that the guard knows *key* by."""
+        return self._text(key, version)
+
+    # What every method needs
+
+    def get_backend_timeout(self, timeout: Any = DEFAULT_TIMEOUT) -> float | None:
+        """*timeout* in seconds, at least 0; None: for ever."""
+        if timeout is DEFAULT_TIMEOUT:
+            timeout = self.default_timeout
+        return None if timeout is None else max(0.0, float(timeout))
+
+    def _text(self, key: Any, version: int | None) -> str:
+        return text_of(str(self.make_and_validate_key(key, version=version)))
+
+    def _texts(self, keys: Iterable[Any], version: int | None) -> dict[str, Any]:
+        """Key texts, and which key each stands for."""
+        return {self._text(key, version): key for key in keys}
+
+    def _lifetime(self, timeout: Any) -> dict[str, Any] | None:
+        """The policy of an entry with this *timeout*; None if it is over at once."""
+        seconds = self.get_backend_timeout(timeout)
+        if seconds is not None and seconds <= 0:
+            return None
+        return {**self._exact, "ttl": FOREVER if seconds is None else seconds, "null_ttl": None}
+
+    def _lasting(self, timeout: Any) -> dict[str, Any] | None:
+        """`_lifetime` of what may also be None, as a value like others."""
+        policy = self._lifetime(timeout)
+        return None if policy is None else {**policy, "null_ttl": policy["ttl"]}
+
+    # Reading
+
+    @recorded
+    def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
+        return self.guard.get(self._text(key, version), default)
+
+    @recorded
+    async def aget(self, key: Any, default: Any = None, version: int | None = None) -> Any:
+        return await self.guard.aget(self._text(key, version), default)
+
+    @recorded
+    def get_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
+        texts = self._texts(keys, version)
+        return {texts[text]: value for text, value in self.guard.get_many(texts).items()}
+
+    @recorded
+    async def aget_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
+        texts = self._texts(keys, version)
+        return {texts[text]: value for text, value in (await self.guard.aget_many(texts)).items()}
+
+    @recorded
+    def has_key(self, key: Any, version: int | None = None) -> bool:
+        return self.guard.inspect(self._text(key, version)).state in {"fresh", "null"}
+
+    @recorded
+    async def ahas_key(self, key: Any, version: int | None = None) -> bool:
+        return (await self.guard.ainspect(self._text(key, version))).state in {"fresh", "null"}
+
+    @recorded
+    def get_or_set(self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> Any:
+        """The value of *key*; if there is none, *default*, or what it returns if it is a function.
+
+        A function is called once in the whole fleet, however many ask. Inside a transaction it is called for this
+        caller alone, and what it returns is not cached, unless ``OPTIONS`` say ``fill_in_atomic``.
+        """
+        policy = self._lasting(timeout)
+        if callable(default) and policy is not None:
+            return self.guard.get_or_set(self._text(key, version), default, **_without_stale(policy))
+        value = self.get(key, MISSING, version=version)
+        if value is not MISSING:
+            return value
+        if callable(default):
+            return default()
+        if self.add(key, default, timeout=timeout, version=version):
+            return default
+        return self.get(key, default, version=version)
+
+    @recorded
+    async def aget_or_set(
+        self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
+    ) -> Any:
+        """`get_or_set`, to be awaited; *default* may be a coroutine function."""
+        policy = self._lasting(timeout)
+        if callable(default) and policy is not None:
+            return await self.guard.aget_or_set(self._text(key, version), default, **_without_stale(policy))
+        value = await self.aget(key, MISSING, version=version)
+        if value is not MISSING:
+            return value
+        if callable(default):
+            made = default()
+            return await made if hasattr(made, "__await__") else made
+        if await self.aadd(key, default, timeout=timeout, version=version):
+            return default
+        return await self.aget(key, default, version=version)
+
+    # Writing
+
+    @recorded
+    def add(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
+        policy = self._lifetime(timeout)
+        if policy is None:
+            return not self.has_key(key, version=version)
+        with _telling():
+            return self.guard.add(self._text(key, version), value, **policy)
+
+    @recorded
+    async def aadd(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
+        policy = self._lifetime(timeout)
+        if policy is None:
+            return not await self.ahas_key(key, version=version)
+        with _telling():
+            return await self.guard.aadd(self._text(key, version), await _evaluated(value), **policy)
+
+    @recorded
+    def set(  # type: ignore[override]  # Django's answers nothing; with nx it has to
+        self,
+        key: Any,
+        value: Any,
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        *,
+        nx: bool = False,
+    ) -> bool:
+        """Store *value*; with *nx*, only if nothing is there, as `add` does. Whether it was stored.
+
+        A value that is larger than ``max_value_bytes`` is not stored, and what was there is deleted.
+        """
+        if nx:
+            return self.add(key, value, timeout=timeout, version=version)
+        policy, text = self._lifetime(timeout), self._text(key, version)
+        if policy is None:
+            self.guard.invalidate(text)
+            return True
+        try:
+            with _telling():
+                self.guard.set(text, value, **policy)
+        except Oversize:
+            self.guard.invalidate(text)
+            return False
+        return True
+
+    @recorded
+    async def aset(  # type: ignore[override]  # as above
+        self,
+        key: Any,
+        value: Any,
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        *,
+        nx: bool = False,
+    ) -> bool:
+        """`set`, to be awaited."""
+        if nx:
+            return await self.aadd(key, value, timeout=timeout, version=version)
+        policy, text = self._lifetime(timeout), self._text(key, version)
+        if policy is None:
+            await self.guard.ainvalidate(text)
+            return True
+        try:
+            with _telling():
+                await self.guard.aset(text, await _evaluated(value), **policy)
+        except Oversize:
+            await self.guard.ainvalidate(text)
+            return False
+        return True
+
+    @recorded
+    def set_many(
+        self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
+    ) -> list[Any]:
+        """Store all of *data*; the keys that were not stored. One round trip."""
+        values = {self._text(key, version): value for key, value in data.items()}
+        policy = self._lifetime(timeout)
+        if policy is None:
+            self.guard.invalidate(*values)
+            return []
+        try:
+            with _telling():
+                self.guard.set_many(values, **policy)
+        except Oversize:
+            return [key for key, value in data.items() if not self.set(key, value, timeout, version)]
+        return [] if self.guard.stats().l2_up else list(data)
+
+    @recorded
+    async def aset_many(
+        self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
+    ) -> list[Any]:
+        """`set_many`, to be awaited."""
+        values = {self._text(key, version): await _evaluated(value) for key, value in data.items()}
+        policy = self._lifetime(timeout)
+        if policy is None:
+            await self.guard.ainvalidate(*values)
+            return []
+        try:
+            with _telling():
+                await self.guard.aset_many(values, **policy)
+        except Oversize:
+            return [key for key, value in data.items() if not await self.aset(key, value, timeout, version)]
+        return [] if self.guard.stats().l2_up else list(data)
+
+    @recorded
+    def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
+        policy, text = self._lasting(timeout), self._text(key, version)
+        return self.guard.remove(text) > 0 if policy is None else self.guard.touch(text, **policy)
+
+    @recorded
+    async def atouch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
+        policy, text = self._lasting(timeout), self._text(key, version)
+        return await self.guard.aremove(text) > 0 if policy is None else await self.guard.atouch(text, **policy)
+
+    @recorded
+    def delete(self, key: Any, version: int | None = None) -> bool:
+        return self.guard.remove(self._text(key, version)) > 0
+
+    @recorded
+    async def adelete(self, key: Any, version: int | None = None) -> bool:
+        return await self.guard.aremove(self._text(key, version)) > 0
+
+    @recorded
+    def delete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
+        self.guard.invalidate(*self._texts(keys, version))
+
+    @recorded
+    async def adelete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
+        await self.guard.ainvalidate(*self._texts(keys, version))
+
+    @recorded
+    def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+        """Add *delta* to a value, in one step among all processes; its lifetime stays. `ValueError` without a value."""
+        with _telling():
+            return _found(self.guard.update(self._text(key, version), _adding(delta)), key)
+
+    @recorded
+    async def aincr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+        """`incr`, to be awaited."""
+        with _telling():
+            return _found(await self.guard.aupdate(self._text(key, version), _adding(delta)), key)
+
+    def decr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+        """Subtract *delta*, as `incr` adds it."""
+        return self.incr(key, -delta, version=version)
+
+    async def adecr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+        """`decr`, to be awaited."""
+        return await self.aincr(key, -delta, version=version)
+
+    @recorded
+    def clear(self) -> None:
+        """Remove everything in the namespace, also what decorated functions have there; nothing else in Redis."""
+        self.guard.clear()
+
+    @recorded
+    async def aclear(self) -> None:
+        """`clear`, to be awaited."""
+        await self.guard.aclear()
+
+    def close(self, **kwargs: Any) -> None:
+        """Nothing: Django calls this after every request, and the connections are the process's."""
+
+    async def aclose(self, **kwargs: Any) -> None:
+        """Nothing, as `close`."""
+
+    # What users of django-redis rely on
+
+    @recorded
+    def pttl(self, key: Any, version: int | None = None) -> int | None:
+        """The milliseconds that *key* has left: None without an end, 0 if it is not there."""
+        return _milliseconds(self.guard.inspect(self._text(key, version)))
+
+    @recorded
+    async def apttl(self, key: Any, version: int | None = None) -> int | None:
+        """`pttl`, to be awaited."""
+        return _milliseconds(await self.guard.ainspect(self._text(key, version)))
+
+    def ttl(self, key: Any, version: int | None = None) -> int | None:
+        """The seconds that *key* has left, rounded: None without an end, 0 if it is not there."""
+        return _seconds(self.pttl(key, version=version))
+
+    async def attl(self, key: Any, version: int | None = None) -> int | None:
+        """`ttl`, to be awaited."""
+        return _seconds(await self.apttl(key, version=version))
+
+    def persist(self, key: Any, version: int | None = None) -> bool:
+        """Let *key* have no end; whether it is there."""
+        return self.touch(key, timeout=None, version=version)
+
+    async def apersist(self, key: Any, version: int | None = None) -> bool:
+        """`persist`, to be awaited."""
+        return await self.atouch(key, timeout=None, version=version)
+
+    def expire(self, key: Any, timeout: float, version: int | None = None) -> bool:
+        """Let *key* end in *timeout* seconds, or a `timedelta`; whether it is there."""
+        return self.touch(key, timeout=_in_seconds(timeout), version=version)
+
+    async def aexpire(self, key: Any, timeout: float, version: int | None = None) -> bool:
+        """`expire`, to be awaited."""
+        return await self.atouch(key, timeout=_in_seconds(timeout), version=version)
+
+    def pexpire(self, key: Any, timeout: float, version: int | None = None) -> bool:
+        """Let *key* end in *timeout* milliseconds, or a `timedelta`; whether it is there."""
+        return self.touch(key, timeout=_in_seconds(timeout, 1000), version=version)
+
+    async def apexpire(self, key: Any, timeout: float, version: int | None = None) -> bool:
+        """`pexpire`, to be awaited."""
+        return await self.atouch(key, timeout=_in_seconds(timeout, 1000), version=version)
+
+    def expire_at(self, key: Any, when: float | datetime, version: int | None = None) -> bool:
+        """Let *key* end at a moment, in seconds since 1970 or a `datetime`; whether it is there.
+
+        By the clock of this machine.
+        """
+        return self.touch(key, timeout=_until(when), version=version)
+
+    async def aexpire_at(self, key: Any, when: float | datetime, version: int | None = None) -> bool:
+        """`expire_at`, to be awaited."""
+        return await self.atouch(key, timeout=_until(when), version=version)
+
+    def pexpire_at(self, key: Any, when: float | datetime, version: int | None = None) -> bool:
+        """`expire_at`, with milliseconds since 1970."""
+        return self.touch(key, timeout=_until(when, 1000), version=version)
+
+    async def apexpire_at(self, key: Any, when: float | datetime, version: int | None = None) -> bool:
+        """`pexpire_at`, to be awaited."""
+        return await self.atouch(key, timeout=_until(when, 1000), version=version)
+
+    def iter_keys(self, search: str, version: int | None = None, itersize: int = PAGE) -> Generator[str]:
+        """The keys that match *search*, as they were given to `set`. Two round trips for *itersize* keys looked at.
+
+        Args:
+            search: as Redis understands it: ``*``, ``?``, ``[a-c]``, over the key without prefix and version.
+            version: as everywhere.
+            itersize: how many keys of the namespace are looked at in one go.
+
+        Keys of more than 250 characters are not found. Raises `Unreachable` without Redis.
+        """
+        pattern, cursor = self._pattern(search, version), ""
+        while True:
+            texts, cursor = self.guard.scan(pattern, cursor=cursor, count=itersize)
+            yield from map(self._reversed, texts)
+            if not cursor:
+                return
+
+    async def aiter_keys(self, search: str, version: int | None = None, itersize: int = PAGE) -> AsyncGenerator[str]:
+        """`iter_keys`, for ``async for``."""
+        pattern, cursor = self._pattern(search, version), ""
+        while True:
+            texts, cursor = await self.guard.ascan(pattern, cursor=cursor, count=itersize)
+            for text in texts:
+                yield self._reversed(text)
+            if not cursor:
+                return
+
+    @recorded
+    def keys(self, search: str = "*", version: int | None = None) -> list[str]:
+        """The keys that match *search*, each once."""
+        return list(dict.fromkeys(self.iter_keys(search, version=version)))
+
+    @recorded
+    async def akeys(self, search: str = "*", version: int | None = None) -> list[str]:
+        """`keys`, to be awaited."""
+        return list(dict.fromkeys([key async for key in self.aiter_keys(search, version=version)]))
+
+    @recorded
+    def delete_pattern(self, pattern: str, version: int | None = None, itersize: int = PAGE) -> int:
+        """Delete the keys that match *pattern*, as `iter_keys` finds them; how many there were.
+
+        Three round trips for *itersize* keys looked at. A tag does the same in one, whatever their number.
+        """
+        pattern, cursor, count = self._pattern(pattern, version), "", 0
+        while True:
+            texts, cursor = self.guard.scan(pattern, cursor=cursor, count=itersize)
+            count += self.guard.remove(*texts)
+            if not cursor:
+                return count
+
+    @recorded
+    async def adelete_pattern(self, pattern: str, version: int | None = None, itersize: int = PAGE) -> int:
+        """`delete_pattern`, to be awaited."""
+        pattern, cursor, count = self._pattern(pattern, version), "", 0
+        while True:
+            texts, cursor = await self.guard.ascan(pattern, cursor=cursor, count=itersize)
+            count += await self.guard.aremove(*texts)
+            if not cursor:
+                return count
+
+    def lock(
+        self,
+        key: Any,
+        version: int | None = None,
+        timeout: float | None = None,
+        sleep: float = 0.1,
+        *,
+        blocking: bool = True,
+        blocking_timeout: float | None = None,
+        thread_local: bool = True,
+    ) -> Any:
+        """A `redis.lock.Lock` of redis-py's own under a key of this namespace; ``with cache.lock("import"):``.
+
+        It lies beside the entries: neither `get` nor `clear` sees it. Without *timeout* it outlives a process
+        that dies.
+
+        Args:
+            key: what is locked.
+            version: as everywhere.
+            timeout: seconds after which it opens by itself.
+            sleep: seconds between two attempts.
+            blocking: whether ``acquire`` waits.
+            blocking_timeout: seconds that it waits at most; None: without end.
+            thread_local: whether the lock belongs to the thread that has it.
+
+        Raises `ConfigurationError` with ``memory://``.
+        """
+        return self.client.lock(
+            f"cg-lock:{self.settings.guard['namespace']}:{self._text(key, version)}",
+            timeout=timeout,
+            sleep=sleep,
+            blocking=blocking,
+            blocking_timeout=blocking_timeout,
+            thread_local=thread_local,
+        )
+
+    @property
+    def client(self) -> Any:
+        """A `redis.Redis` of redis-py's own for the same server, one for the process; for what is no cache."""
+        return self._opened.client()
+
+    def _pattern(self, search: str, version: int | None) -> str:
+        """A pattern over key texts for *search* over keys."""
+        prefix = literal(self.key_prefix)
+        return pattern_of(str(self.key_func(search, prefix, self.version if version is None else version)))
+
+    def _reversed(self, text: str) -> str:
+        """The key as it was given, from its text."""
+        key, reverse = key_of(text), self.settings.reverse_key_function
+        if reverse is not None:
+            return reverse(key)
+        # As Django's own key function makes it: prefix, version, key; the prefix may have colons, too.
+        inner = key.removeprefix(f"{self.key_prefix}:")
+        parts = f":{inner}".split(":", _KEY_PARTS - 1)
+        return parts[-1]
+
+
+def _without_stale(policy: dict[str, Any]) -> dict[str, Any]:
+    """*policy* for a load: what OPTIONS say of stale values counts here."""
+    return {name: value for name, value in policy.items() if name != "stale_if_error" or value is not None}
+
+
+async def _evaluated(value: Any) -> Any:
+    """*value*; a queryset has asked the database by then, since pickling it could not, in an event loop."""
+    if isinstance(value, QuerySet):
+        async for _ in value:
+            break
+    return value
+
+
+@contextmanager
+def _telling() -> Generator[None]:
+    """A value that cannot be stored is said in the serializer's own words, as Django's backends do."""
+    try:
+        yield
+    except CodecError as error:
+        if error.__cause__ is not None and not isinstance(error, Oversize):
+            raise error.__cause__ from None
+        raise
+
+
+def _adding(delta: int) -> Callable[[Any], Any]:
+    return lambda value: value + delta
+
+
+def _found(value: Any, key: Any) -> int:
+    if value is MISSING:
+        raise ValueError(f"Key {key!r} not found")
+    return cast("int", value)
+
+
+def _milliseconds(inspection: Any) -> int | None:
+    if inspection.state not in {"fresh", "null"}:
+        return 0
+    return None if inspection.ttl_left > AGES else max(0, round(inspection.ttl_left * 1000))
+
+
+def _seconds(milliseconds: int | None) -> int | None:
+    return None if milliseconds is None else round(milliseconds / 1000)
+
+
+def _in_seconds(timeout: Any, parts: int = 1) -> float:
+    """*timeout* as seconds, given in as many parts of one, or as a `timedelta`."""
+    return float(timeout.total_seconds() if hasattr(timeout, "total_seconds") else timeout / parts)
+
+
+def _until(when: Any, parts: int = 1) -> float:
+    """The seconds until *when*, given in as many parts of a second since 1970, or as a `datetime`."""
+    return float(when.timestamp() if hasattr(when, "timestamp") else when / parts) - time.time()

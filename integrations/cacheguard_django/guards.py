@@ -1,0 +1,86 @@
+"""The guards of this process.
+
+Django makes a cache object for every thread and every request, so what they share has to live beside them: one guard
+for each setting, found by it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from django.core.cache import caches
+from django.core.exceptions import ImproperlyConfigured
+
+from cacheguard import CacheGuard
+
+from . import options as options_of
+
+if TYPE_CHECKING:
+    from .options import Settings
+
+
+class Opened:
+    """A guard, the settings that it was made from, and a client for what is no cache."""
+
+    def __init__(self, settings: Settings, guard: CacheGuard, params: Mapping[str, Any]) -> None:
+        self.settings, self.guard = settings, guard
+        self._params = params  # held, so that nothing else can take the place of what the name speaks of
+        self._client: Any = None
+
+    def client(self) -> Any:
+        """A client of redis-py's own, one for the process."""
+        with _lock:
+            if self._client is None:
+                self._client = self.guard.new_client()
+            return self._client
+
+    def close(self) -> None:
+        """Close the guard and the client."""
+        self.guard.close()
+        if self._client is not None:
+            self._client.close()
+
+
+_opened: dict[str, Opened] = {}
+_lock = threading.RLock()
+
+
+def opened(location: object, params: Mapping[str, Any], timeout: int | None) -> Opened:
+    """What these settings stand for, made the first time that somebody asks. Equal settings share one guard."""
+    name = repr((location, timeout, sorted(params.get("OPTIONS", {}).items()), options_of.secrets()))
+    found = _opened.get(name)
+    if found is None or found.guard.closed:
+        with _lock:
+            found = _opened.get(name)
+            if found is None or found.guard.closed:
+                settings = options_of.read(location, params, timeout)
+                found = _opened[name] = Opened(settings, settings.open(), params)
+    return found
+
+
+def guard(alias: str = "default") -> CacheGuard:
+    """The guard behind a cache of ``CACHES``: for ``@guard().cached(…)``, tags, Bloom filters, statistics.
+
+    Raises:
+        ImproperlyConfigured: the cache has another backend.
+    """
+    from .backend import CacheGuardCache
+
+    cache = caches[alias]
+    if not isinstance(cache, CacheGuardCache):
+        raise ImproperlyConfigured(
+            f"CACHES[{alias!r}] has no guard: its BACKEND must be 'cacheguard_django.CacheGuardCache', "
+            f"got {type(cache).__module__}.{type(cache).__qualname__}"
+        )
+    return cache.guard
+
+
+def close_guards() -> None:
+    """Close all guards of this process, with their threads and connections; whoever needs one later gets a new one."""
+    with _lock:
+        everyone = list(_opened.values())
+        _opened.clear()
+    for each in everyone:
+        each.close()

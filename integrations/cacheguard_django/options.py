@@ -1,0 +1,152 @@
+"""What stands in ``CACHES``, as what a guard is made with; what cannot work is said by the setting's name."""
+
+from __future__ import annotations
+
+import hmac
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from hashlib import sha256
+from inspect import signature
+from typing import Any
+
+from django.conf import settings
+from django.core.cache.backends.base import InvalidCacheBackendError
+from django.utils.module_loading import import_string
+
+from cacheguard import CacheGuard, Policy
+from cacheguard.errors import ConfigurationError
+from cacheguard.policy import FOREVER
+
+from .transactions import is_open
+
+NAMESPACE = "django"
+OWN = ("fill_in_atomic", "reverse_key_function")
+POLICY = tuple(field.name for field in fields(Policy))
+GUARD = tuple(name for name in signature(CacheGuard).parameters if name not in {"url", "policy", "alone"})
+
+
+class Pickle:
+    """Any object that pickles, as Django's own backends store it."""
+
+    def dumps(self, value: Any) -> bytes:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+
+    def loads(self, data: bytes) -> Any:
+        return pickle.loads(data)  # noqa: S301 - only what is signed with the project's secret comes here
+
+
+PICKLE = Pickle()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One entry of ``CACHES``, checked.
+
+    Args:
+        url: where Redis is; None: as the environment says.
+        guard: options of `CacheGuard`.
+        policy: fields of `Policy` that were given.
+        timeout: seconds, the default of every entry; None: for ever.
+        fill_in_atomic: whether what is loaded inside a transaction is cached, too.
+        reverse_key_function: gives the key that ``KEY_FUNCTION`` has made another of.
+    """
+
+    url: str | None
+    guard: dict[str, Any]
+    policy: dict[str, Any]
+    timeout: int | None
+    fill_in_atomic: bool
+    reverse_key_function: Callable[[str], str] | None
+
+    def open(self) -> CacheGuard:
+        """A guard as the settings ask for it. Nothing is connected yet."""
+        # Other processes' L1 may lag by a millisecond: sessions and counters must not, unless somebody wants that.
+        ttl = FOREVER if self.timeout is None else max(self.timeout, 0.001)
+        policy = Policy(**{"ttl": ttl, "l1": False, **self.policy})
+        alone = None if self.fill_in_atomic else is_open
+        try:
+            return CacheGuard(self.url, policy=policy, alone=alone, **self.guard)
+        except ConfigurationError as error:
+            raise InvalidCacheBackendError(f"CACHES: {error}") from error
+
+
+def check_options(params: Mapping[str, Any]) -> None:
+    """`InvalidCacheBackendError` if ``OPTIONS`` is no dict."""
+    given: Any = params.get("OPTIONS", {})
+    if not isinstance(given, Mapping):
+        raise InvalidCacheBackendError(f"CACHES: OPTIONS must be a dict, got {given!r}")
+
+
+def read(location: object, params: Mapping[str, Any], timeout: int | None) -> Settings:
+    """The settings of one cache; `InvalidCacheBackendError` naming what cannot work."""
+    options = dict(params.get("OPTIONS", {}))
+    unknown = [name for name in options if name not in (*POLICY, *GUARD, *OWN)]
+    if unknown:
+        raise InvalidCacheBackendError(
+            f"CACHES: unknown OPTIONS {', '.join(map(repr, unknown))}; there are: {', '.join((*OWN, *GUARD, *POLICY))}"
+        )
+    policy = {name: options.pop(name) for name in POLICY if name in options}
+    try:
+        Policy(**policy)
+    except ConfigurationError as error:
+        raise InvalidCacheBackendError(f"CACHES: OPTIONS: {error}") from error
+    fill = options.pop("fill_in_atomic", False)
+    if not isinstance(fill, bool):
+        raise InvalidCacheBackendError(f"CACHES: OPTIONS: fill_in_atomic must be True or False, got {fill!r}")
+    reverse = _imported("reverse_key_function", options.pop("reverse_key_function", None))
+    if reverse is not None and not callable(reverse):
+        raise InvalidCacheBackendError(f"CACHES: OPTIONS: reverse_key_function must be a function, got {reverse!r}")
+    return Settings(_url(location, options), _guard_options(options), policy, timeout, fill, reverse)
+
+
+def _url(location: Any, options: Mapping[str, Any]) -> str | None:
+    if isinstance(location, list | tuple):
+        if len(location) != 1:
+            raise InvalidCacheBackendError(
+                "CACHES: LOCATION must be one URL (redis+sentinel:// and redis+cluster:// name several servers), "
+                f"got {len(location)} of them"
+            )
+        (location,) = location
+    if not location:
+        return None
+    if not isinstance(location, str):
+        raise InvalidCacheBackendError(
+            f"CACHES: LOCATION must be a URL like 'redis://localhost:6379/0', got {location!r}"
+        )
+    if "client" in options or "aclient" in options:
+        raise InvalidCacheBackendError("CACHES: give a LOCATION or OPTIONS with a client, not both")
+    return location
+
+
+def _guard_options(options: dict[str, Any]) -> dict[str, Any]:
+    serializer = options.get("serializer", PICKLE)
+    serializer = PICKLE if serializer == "pickle" else _imported("serializer", serializer)
+    made = {
+        "namespace": NAMESPACE,
+        "l1_copy": True,  # who gets a value from a cache may change it
+        **options,
+        "serializer": serializer() if isinstance(serializer, type) else serializer,
+    }
+    if "secret" not in options:
+        made["secret"] = secrets()
+    elif isinstance(made["secret"], str):
+        made["secret"] = made["secret"].encode()
+    return made
+
+
+def secrets() -> list[bytes]:
+    """What entries are signed with: keys of their own, derived from the project's secrets; the first one signs."""
+    keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
+    raw = [key if isinstance(key, bytes) else str(key).encode() for key in keys]
+    return [hmac.new(b"cacheguard_django", key, sha256).digest() for key in raw]
+
+
+def _imported(name: str, value: Any) -> Any:
+    """*value*, or what it names if it is a dotted path."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return import_string(value)
+    except ImportError as error:
+        raise InvalidCacheBackendError(f"CACHES: OPTIONS: {name} must be importable, got {value!r}") from error

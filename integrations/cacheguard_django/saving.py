@@ -1,0 +1,201 @@
+"""Rows that are saved and deleted, and the keys that go with them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from string import Formatter
+from typing import Any
+
+from django.db import models
+from django.db.models.signals import m2m_changed, post_delete, post_init, post_save
+
+from cacheguard.errors import ConfigurationError
+from cacheguard.keys import TextTemplate
+from cacheguard.policy import Duration
+
+from .transactions import invalidate
+
+_numbers = iter(range(2**62))
+_lock = threading.Lock()
+
+
+class SavedRows:
+    """What `invalidate_on_save` has set up for a model; `changed` and `disconnect` belong to it."""
+
+    def __init__(
+        self,
+        model: type[models.Model],
+        templates: Sequence[str],
+        tags: Sequence[str],
+        alias: str,
+        settle: Duration | None,
+    ) -> None:
+        self._model, self._alias, self._settle = model, alias, settle
+        self._keys = [_template(model, each, "keys") for each in templates]
+        self._tags = [_template(model, each, "tags") for each in tags]
+        fields = dict.fromkeys(field for each in (*self._keys, *self._tags) for field in each.fields)
+        # What a row is called may change with it: then the entry under the old name has to go, too.
+        self._followed = tuple(name for name in fields if not _is_primary(model, name) and _is_field(model, name))
+        self._fields = tuple(fields)
+        with _lock:
+            self._name = f"cacheguard_django.{next(_numbers)}"
+
+    def connect(self) -> None:
+        """Listen to the model's signals."""
+        post_save.connect(self._saved, dispatch_uid=self._name, weak=False)
+        post_delete.connect(self._saved, dispatch_uid=self._name, weak=False)
+        if self._followed:
+            post_init.connect(self._made, dispatch_uid=self._name, weak=False)
+
+    def disconnect(self) -> None:
+        """Listen no more."""
+        for signal in (post_save, post_delete, post_init, m2m_changed):
+            signal.disconnect(dispatch_uid=self._name)
+
+    def changed(self, rows: Iterable[models.Model], *, using: str | None = None) -> None:
+        """Invalidate what belongs to *rows*, as if each had been saved; for what sends no signals.
+
+        ``bulk_create``, ``bulk_update``, ``QuerySet.update`` and raw SQL send none. Waits for the COMMIT like
+        everything here. Rows whose fields make the key must be given as they were before and as they are after.
+
+        Args:
+            rows: instances, or a queryset.
+            using: the database whose COMMIT is waited for; the one the rows come from if left out.
+        """
+        by_database: dict[str | None, tuple[dict[str, None], dict[str, None]]] = {}
+        for row in rows:
+            keys, tags = by_database.setdefault(using or row._state.db, ({}, {}))  # noqa: SLF001 - Django's documented place
+            values = {name: getattr(row, name) for name in self._fields}
+            keys.update(dict.fromkeys(self._texts(self._keys, values)))
+            tags.update(dict.fromkeys(self._texts(self._tags, values)))
+        for database, (keys, tags) in by_database.items():
+            invalidate(*keys, tags=tags, alias=self._alias, using=database, settle=self._settle)
+
+    def _texts(self, templates: Iterable[TextTemplate], values: Mapping[str, Any]) -> list[str]:
+        return [each.text(values) for each in templates]
+
+    def _made(self, sender: type[models.Model], instance: models.Model, **_: Any) -> None:
+        if issubclass(sender, self._model):
+            self._remember(instance)
+
+    def _remember(self, instance: models.Model) -> None:
+        """Note what the row is called now; a deferred field is left alone."""
+        known = {name: instance.__dict__[name] for name in self._followed if name in instance.__dict__}
+        vars(instance._state).setdefault("cacheguard", {})[self._name] = known  # noqa: SLF001 - travels with the row
+
+    def _saved(self, sender: type[models.Model], instance: models.Model, using: str | None = None, **_: Any) -> None:
+        if not issubclass(sender, self._model):
+            return
+        now = {name: getattr(instance, name) for name in self._fields}
+        texts = self._texts(self._keys, now), self._texts(self._tags, now)
+        known = vars(instance._state).get("cacheguard", {}).get(self._name)  # noqa: SLF001 - as above
+        if known:
+            before = {**now, **known}
+            texts[0].extend(self._texts(self._keys, before))
+            texts[1].extend(self._texts(self._tags, before))
+        invalidate(
+            *dict.fromkeys(texts[0]), tags=dict.fromkeys(texts[1]), alias=self._alias, using=using, settle=self._settle
+        )
+        if self._followed:
+            self._remember(instance)
+
+    def follow(self, relation: str) -> None:
+        """Listen to a many-to-many relation of the model, too."""
+        field = getattr(self._model, relation, None)
+        through = getattr(field, "through", None)
+        if through is None:
+            raise ConfigurationError(f"many_to_many must name relations of {self._model.__name__}, got {relation!r}")
+        m2m_changed.connect(self._related, sender=through, dispatch_uid=self._name, weak=False)
+
+    def _related(
+        self,
+        instance: models.Model,
+        action: str,
+        model: type[models.Model],
+        pk_set: set[Any] | None,
+        using: str,
+        **_: Any,
+    ) -> None:
+        if action not in {"post_add", "post_remove", "pre_clear", "post_clear"}:
+            return
+        if isinstance(instance, self._model):
+            self.changed([instance], using=using)
+        elif pk_set and issubclass(model, self._model):
+            self.changed(model._default_manager.using(using).filter(pk__in=pk_set), using=using)  # noqa: SLF001 - public API
+
+
+def invalidate_on_save(
+    model: type[models.Model],
+    *keys: str,
+    tags: Sequence[str] = (),
+    many_to_many: Sequence[str] = (),
+    alias: str = "default",
+    settle: Duration | None = None,
+) -> SavedRows:
+    """Invalidate keys and tags of a guard whenever a row of *model* was saved or deleted, after the COMMIT.
+
+    Nothing if the transaction, or the savepoint, is rolled back. Rows of proxies and of models that inherit count, too.
+    If a save changes a field that a template uses, the entry under the old value goes as well. All rows of one
+    transaction cost one round trip.
+
+    ``bulk_create``, ``bulk_update``, ``QuerySet.update`` and raw SQL send no signals: tell it yourself, by
+    `SavedRows.changed` or by `invalidate`.
+
+    Args:
+        model: a model.
+        keys: templates over its attributes: ``"user:{pk}"``, ``"user:{email}"``.
+        tags: likewise: ``"org:{org_id}"``.
+        many_to_many: names of relations of the model; who is added to one, or removed, counts as saved.
+        alias: of the cache.
+        settle: how far the database that loaders read may lag behind; None: not at all.
+
+    Raises:
+        KeyTemplateError: a template that does not fit the model.
+        ConfigurationError: an option that cannot work.
+    """
+    if not _is_model(model):
+        raise ConfigurationError(f"model must be a model, got {model!r}")
+    if isinstance(tags, str) or isinstance(many_to_many, str):
+        raise ConfigurationError("tags and many_to_many must be lists, got a text")
+    if not keys and not tags:
+        raise ConfigurationError("invalidate_on_save needs keys or tags: invalidate_on_save(User, 'user:{pk}')")
+    rows = SavedRows(model, keys, tags, alias, settle)
+    for relation in many_to_many:
+        rows.follow(relation)
+    rows.connect()
+    return rows
+
+
+def _is_model(model: Any) -> bool:
+    return isinstance(model, type) and issubclass(model, models.Model)
+
+
+def _template(model: type[models.Model], template: str, name: str) -> TextTemplate:
+    if not isinstance(template, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"{name} must be templates, got {template!r}")
+    try:
+        roots = {field.partition(".")[0].partition("[")[0] for _, field, _, _ in Formatter().parse(template) if field}
+    except ValueError:
+        roots = set()  # said better below
+    known = [root for root in roots if root.isidentifier() and (hasattr(model, root) or _is_field(model, root))]
+    return TextTemplate(template, _row_of(model), more=known)
+
+
+def _row_of(model: type[models.Model]) -> Any:
+    """A function without parameters that is called like *model* in messages."""
+
+    def row() -> None:
+        """Stand for a row."""
+
+    row.__qualname__ = row.__name__ = model.__name__
+    return row
+
+
+def _is_primary(model: type[models.Model], name: str) -> bool:
+    primary: Any = model._meta.pk  # noqa: SLF001 - public API
+    return name == "pk" or (primary is not None and name in {primary.name, primary.attname})
+
+
+def _is_field(model: type[models.Model], name: str) -> bool:
+    return any(name in {field.name, getattr(field, "attname", None)} for field in model._meta.fields)  # noqa: SLF001 - public API

@@ -1,0 +1,107 @@
+"""A Django project: one app, SQLite, caches on the server that the test asks for."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import django
+import pytest
+from django.conf import settings
+from django.core.cache import caches
+from django.core.management import call_command
+from django.db import connections
+from django.test import override_settings
+
+from cacheguard_django import CacheGuardCache, close_guards
+
+BACKEND = "cacheguard_django.CacheGuardCache"
+
+_home = tempfile.TemporaryDirectory(prefix="cacheguard-django-", ignore_cleanup_errors=True)
+
+if not settings.configured:
+    settings.configure(
+        SECRET_KEY="a secret of the tests",
+        DEBUG=True,
+        ALLOWED_HOSTS=["*"],
+        ROOT_URLCONF="tests.integrations.django.urls",
+        INSTALLED_APPS=[
+            "django.contrib.contenttypes",
+            "django.contrib.sessions",
+            "django.contrib.staticfiles",
+            "debug_toolbar",
+            "cacheguard_django",
+            "tests.integrations.django.shop",
+        ],
+        MIDDLEWARE=[],
+        STATIC_URL="/static/",
+        TEMPLATES=[
+            {
+                "BACKEND": "django.template.backends.django.DjangoTemplates",
+                "APP_DIRS": True,
+                "OPTIONS": {"context_processors": ["django.template.context_processors.request"]},
+            }
+        ],
+        DATABASES={
+            name: {
+                "ENGINE": "django.db.backends.sqlite3",
+                "NAME": str(Path(_home.name) / f"{name}.sqlite3"),
+                "OPTIONS": {"timeout": 30},
+            }
+            for name in ("default", "other")
+        },
+        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+        USE_TZ=True,
+        CACHES={"default": {"BACKEND": BACKEND, "LOCATION": "memory://"}},
+    )
+    django.setup()
+
+
+@pytest.fixture(scope="session")
+def tables() -> Iterator[None]:
+    for name in ("default", "other"):
+        call_command("migrate", database=name, run_syncdb=True, verbosity=0)
+    connections.close_all()
+    yield
+    connections.close_all()
+
+
+@pytest.fixture
+def database(tables: None) -> Iterator[None]:
+    """Empty tables in two databases."""
+    yield
+    for name in ("default", "other"):
+        call_command("flush", database=name, interactive=False, verbosity=0)
+    connections.close_all()
+
+
+Configure = Callable[..., CacheGuardCache]
+
+
+@pytest.fixture
+def configure(redis_url: str) -> Iterator[Configure]:
+    """Makes ``CACHES["default"]`` from keyword settings, on a clean Redis unless they say otherwise."""
+    overridden: list[Any] = []
+
+    def make(others: dict[str, Any] | None = None, **entry: Any) -> CacheGuardCache:
+        override = override_settings(
+            CACHES={"default": {"BACKEND": BACKEND, "LOCATION": redis_url, **entry}, **(others or {})}
+        )
+        override.enable()
+        overridden.append(override)
+        cache = caches["default"]
+        assert isinstance(cache, CacheGuardCache)
+        return cache
+
+    yield make
+    for override in reversed(overridden):
+        override.disable()
+    close_guards()
+
+
+@pytest.fixture
+def cache(configure: Configure) -> CacheGuardCache:
+    """The default cache, with no settings but its address."""
+    return configure()
