@@ -383,6 +383,29 @@ def test_a_commit_of_which_nobody_knows_what_became_counts_as_one(
     assert guard.heard() == {"user:1", "#org:1"}
 
 
+async def test_a_commit_that_is_cancelled_counts_as_one(
+    guard: Listening, watched: Factory, database_url: Callable[[str], str]
+) -> None:
+    engine = create_async_engine(database_url("async"))
+    factory = async_sessionmaker(engine)
+    invalidate_on_commit(guard, factory, {User: USER})
+    sent = asyncio.Event()
+    event.listen(engine.sync_engine, "commit", lambda _: sent.set())
+
+    async def write() -> None:
+        async with factory() as session:
+            (await session.get_one(User, 1)).name = "Zoe"
+            await session.commit()
+
+    writing = asyncio.create_task(write())
+    await sent.wait()  # COMMIT is on its way, and its answer not yet here
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert guard.heard() == {"user:1", "#org:1"}
+    await engine.dispose()
+
+
 def test_an_unreachable_redis_is_said_after_the_commit_and_the_session_goes_on(
     watched: Factory, proxy: FaultProxy
 ) -> None:
