@@ -5,13 +5,16 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types bench chaos coverage wheel clean
+.PHONY: help demo example test lint format types bench chaos coverage conformance-http conformance-starlette conformance-flask-caching wheel clean
 
 help:  ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-26s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.demo  ## four disasters, each with and without cacheguard
 	$(BIN)/python -m cacheguard demo $(ARGS)
+
+example: .venv/.dev  ## a shop with FastAPI, SQLAlchemy and Redis on http://127.0.0.1:8000
+	$(BIN)/python -m examples.fastapi_shop
 
 test: .venv/.dev  ## every room, fast profile; ARGS="-k lease" narrows it
 	$(BIN)/pytest -n 2 $(ARGS)
@@ -41,6 +44,15 @@ coverage: .venv/.dev  ## branch coverage of cacheguard/
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+
+conformance-http: .venv/.dev  ## the public HTTP cache tests against the ASGI middleware; ARGS=5 runs them five times
+	$(BIN)/python -m tests.outside.http_cache.run $(ARGS)
+
+conformance-starlette: .venv/.dev  ## Starlette's own tests, with every application behind the ASGI middleware
+	$(BIN)/python -m tests.outside.starlette.run
+
+conformance-flask-caching: .venv/.dev  ## Flask-Caching's own tests, from its sdist, with our backend and with its own
+	$(BIN)/python -m tests.outside.flask_caching.run
 
 wheel: .venv/.dev  ## build the wheel and unpack it under build/wheel; PYTHONPATH=build/wheel makes tests use it
 	rm -rf dist build/wheel

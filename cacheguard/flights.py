@@ -222,9 +222,13 @@ class Shared:
         alone: Callable[[], object] = bool,
     ) -> None:
         self.local, self.events, self.bulkhead, self.budget, self.bus = local, events, bulkhead, budget, bus
-        self.alone = alone  # whether what the caller would load now is for nobody else
+        self.questions: tuple[Callable[[], object], ...] = (alone,)
         self.failures: dict[str, Failure] = {}
         self.flights: list[dict[str, Flight]] = []
+
+    def alone(self) -> bool:
+        """Whether what the caller would load now is for nobody else."""
+        return any(question() for question in self.questions)
 
     def drop(self, names: Iterable[str]) -> None:
         """Take *names* (keys, markers) out of this process: L1, flights, and the memory of failures."""

@@ -349,6 +349,7 @@ class CacheGuard:
         tags: Sequence[str] = (),
         version: Callable[[Any], Any] | None = None,
         usable: Callable[[Any], bool] | None = None,
+        returns: Any = None,
         bounded: bool = True,
         **policy: Unpack[PolicyOptions],
     ) -> Any:
@@ -362,12 +363,14 @@ class CacheGuard:
                 to have been written is not cached.
             usable: a function of the cached value; where it says no, the value counts as missing, and one caller in the
                 fleet loads anew. What is loaded then is not asked about.
+            returns: the type of what is loaded, as an annotation would say it, or a function whose annotation says it;
+                values come back as that. None: whatever can be told from the value.
             bounded: whether the load counts among ``max_loads``; False for one that only waits for work whose number is
                 bounded elsewhere.
             policy: fields of `Policy`, over the guard's own.
         """
         rules = self._merged(cast("dict[str, Any]", policy))
-        ask = self._ask(key, loader, rules, tags=tags, version=version, usable=usable, bounded=bounded)
+        ask = self._ask(key, loader, rules, tags=tags, version=version, usable=usable, returns=returns, bounded=bounded)
         return run_now(self._get_or_set(self._hub.blocking, ask))
 
     async def aget_or_set(
@@ -378,12 +381,13 @@ class CacheGuard:
         tags: Sequence[str] = (),
         version: Callable[[Any], Any] | None = None,
         usable: Callable[[Any], bool] | None = None,
+        returns: Any = None,
         bounded: bool = True,
         **policy: Unpack[PolicyOptions],
     ) -> Any:
         """`get_or_set`, to be awaited; *loader* may be a coroutine function."""
         rules = self._merged(cast("dict[str, Any]", policy))
-        ask = self._ask(key, loader, rules, tags=tags, version=version, usable=usable, bounded=bounded)
+        ask = self._ask(key, loader, rules, tags=tags, version=version, usable=usable, returns=returns, bounded=bounded)
         return await self._get_or_set(self._hub.running, ask)
 
     def _ask(
@@ -395,11 +399,14 @@ class CacheGuard:
         tags: Sequence[str],
         version: Callable[[Any], Any] | None,
         usable: Callable[[Any], bool] | None,
+        returns: Any,
         bounded: bool,
     ) -> Ask:
         check_loader(loader)
         check_usable(usable)
         codec = self._hub.options.codec
+        if codec is None and returns is not None:
+            codec = self._hub.registry.returned(returns)
         return Ask(self._scope.key(key), rules, codec, loader, tags_of(tags), self._scope, version, usable, bounded)
 
     async def _get_or_set(self, engine_of: Callable[..., Engine], ask: Ask) -> Any:
@@ -899,6 +906,25 @@ class CacheGuard:
         await self._hub.tell(engine_call, names)
 
     # Running
+
+    def load_alone_when(self, alone: Callable[[], object]) -> Callable[[], None]:
+        """Ask *alone*, too, before every load, like the option of that name; for what is set up after the guard.
+
+        Args:
+            alone: a plain function without parameters; where it says yes, the load is its caller's own. Of this guard
+                and all its namespaces.
+
+        Returns:
+            A function that ends it. No round trip.
+        """
+        shared = self._hub.shared
+        asked = question("alone", alone)
+        shared.questions = (*shared.questions, asked)
+
+        def end() -> None:
+            shared.questions = tuple(each for each in shared.questions if each is not asked)
+
+        return end
 
     def warm(
         self,

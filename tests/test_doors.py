@@ -19,6 +19,7 @@ WITHOUT_TWIN = {
         "cached",
         "disabled",
         "invalidates",
+        "load_alone_when",
         "namespace",
         "new_client",
         "stats",

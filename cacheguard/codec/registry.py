@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import CodecError, ConfigurationError
 from .form import Codec, fingerprint
 from .tagged import TAGGED
-from .typed import build
+from .typed import build, codec_for
 
 _BYTES: tuple[type[Any], ...] = (bytes, bytearray, memoryview)
 _AWAITED = (collections.abc.Awaitable, collections.abc.Coroutine)
@@ -142,6 +142,19 @@ class Registry:
         self._by_schema: dict[bytes, Codec] = {TAGGED.schema: TAGGED}
         self._by_type: dict[type, Codec] = {}
         self._late: dict[LateCodec, None] = {}
+        self._by_statement: dict[Any, Codec] = {}
+
+    def returned(self, returns: Any) -> Codec:
+        """The codec for *returns*: an annotation, or a function whose return annotation counts."""
+        try:
+            codec = self._by_statement.get(returns)
+        except TypeError:  # an annotation without a hash, such as one with a list of metadata
+            return codec_for(returns)
+        if codec is None:
+            codec = return_codec(returns) if inspect.isroutine(returns) else codec_for(returns)
+            self._by_statement[returns] = codec
+            self.register(codec)
+        return codec
 
     def register(self, codec: Codec) -> None:
         """Make *codec* known; the first of several for one schema or type stays."""

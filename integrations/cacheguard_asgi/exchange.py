@@ -23,11 +23,19 @@ _UNTOUCHED = frozenset({"http.response.debug", "http.response.early_hint"})
 _ENDLESS = b"text/event-stream"
 
 
+class Fate(Enum):
+    """What those who wait for a run of the application are told of it."""
+
+    ANSWERED = auto()  # here is a page; without one, there is nothing to share
+    FAILED = auto()  # who has a stale page serves it
+    LEFT = auto()  # it was broken off: somebody else must
+
+
 class Keep(Protocol):
     """Where what is worth it goes."""
 
-    async def __call__(self, page: Page | None, headers: Headers, *, failed: bool) -> None:
-        """Store *page*, or let those who wait know that there is nothing to share, or that the application failed."""
+    async def __call__(self, page: Page | None, headers: Headers, fate: Fate) -> None:
+        """Store *page*, and tell those who wait."""
         ...
 
 
@@ -40,6 +48,9 @@ class _Way(Enum):
     COMPLETE = auto()  # the missing part of the stored page
     AGAIN = auto()  # what came is about something else than was asked for
     DONE = auto()
+
+
+_HELD = frozenset({_Way.VALIDATED, _Way.STAND_IN, _Way.COMPLETE, _Way.AGAIN})  # the client has been told nothing
 
 
 class Exchange:
@@ -88,11 +99,18 @@ class Exchange:
                     "the application failed for %s; a stale response was served", self._request.key, exc_info=True
                 )
                 await self._answer_instead()
-            if self._way is _Way.AGAIN:
+            if self._way in {_Way.VALIDATED, _Way.STAND_IN}:  # it ended without a body
+                await self._answer_instead()
+            if self._way in {_Way.AGAIN, _Way.COMPLETE}:
                 await self._settle(None)
                 await app(self._scope, self._receive, self._send)
-        finally:
+            await self._settle(None, Fate.LEFT)  # all that could be said has been: it has ended in the middle
+        except Exception:
             await self._settle(None)
+            raise
+        except BaseException:
+            await self._settle(None, Fate.LEFT)
+            raise
 
     def _conditional(self, old: Page) -> Scope:
         """The request that asks whether *old* still holds, or for what is missing of it."""
@@ -125,7 +143,7 @@ class Exchange:
             await self._take_start(message)
         elif kind in _UNTOUCHED:
             await self._send(message)
-        else:  # a file that the server sends by itself, trailers, and whatever comes to be
+        elif self._way not in _HELD:  # a file that the server sends by itself, trailers, and whatever comes to be
             if self._way is _Way.COPY:
                 self._way = _Way.PASS
                 await self._settle(None)
@@ -228,7 +246,7 @@ class Exchange:
         old = self._old
         assert old is not None  # noqa: S101 - there is no such way without one
         if self._way is not _Way.VALIDATED:
-            await self._settle(None, failed=True)
+            await self._settle(None, Fate.FAILED)
             late = int(time() - old.born - old.lifetime)
             await self._finish(old, b"; hit; ttl=%d; fwd=stale" % -late)
             return
@@ -244,10 +262,10 @@ class Exchange:
         self._way = _Way.DONE
         await send_page(page, self._request, self._send, time(), self._name and self._name + said)
 
-    async def _settle(self, page: Page | None, *, failed: bool = False) -> None:
+    async def _settle(self, page: Page | None, fate: Fate = Fate.ANSWERED) -> None:
         if not self._kept:
             self._kept = True
-            await self._keep(page, self._headers, failed=failed)
+            await self._keep(page, self._headers, fate)
 
     def _labelled(self, message: Message, said: bytes) -> Message:
         if self._name is None:

@@ -17,7 +17,7 @@ from cacheguard.options import count, flag
 from cacheguard.policy import Duration, seconds
 
 from .answer import Message, Receive, Send, covers, send_page, send_plain
-from .exchange import Exchange
+from .exchange import Exchange, Fate
 from .fields import Headers, combined, joined, names_in
 from .page import UNSTORABLE, Page, Stored, Variants, packed, unpacked
 from .request import SAFE, Request, Scope, also_invalidated, key_of, request_of
@@ -60,9 +60,9 @@ class HTTPCacheMiddleware:
         stale_if_error: for how long a stale response stands in for a failing application (5xx, or an exception), where
             the response says nothing of it and does not forbid it; None: not at all.
         keep: for how long after its end a response that can be validated is kept for that.
-        targets: response fields for caches like this one (RFC 9213), the most specific first; the first valid one counts
-            instead of Cache-Control and Expires.
-        tags: response fields that name tags for `guard.invalidate_tags`: separated by commas or spaces.
+        targets: response fields for caches like this one (RFC 9213), the most specific first; the first that is valid
+            counts instead of Cache-Control and Expires.
+        tags: response fields that name tags for `guard.invalidate_tags`, with commas or spaces in between.
         obey_requests: whether a request's Cache-Control (no-cache, max-age, …) counts; False keeps clients from sending
             requests past the cache at will.
         status: the name of this cache in Cache-Status (RFC 9211); None: no such field.
@@ -368,7 +368,7 @@ class _Lead:
             await asyncio.wait((task, self._begun), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             self._left = True
-            self._leave()
+            self._end(_LeaderLeftError())
             task.cancel()
             raise
         if self._begun.done():
@@ -428,26 +428,23 @@ class _Lead:
         exchange = self._cache.exchange(self._call, self.old, self._keep, why)
         try:
             await exchange.run(self._cache.app)
-        except asyncio.CancelledError:
-            self._leave()
-            raise
         finally:
             _LEADING.reset(leading)
 
-    def _leave(self) -> None:
+    def _end(self, error: Exception) -> None:
         if not self._outcome.done():
-            self._outcome.set_exception(_LeaderLeftError())
+            self._outcome.set_exception(error)
 
-    async def _keep(self, page: Page | None, headers: Headers, *, failed: bool) -> None:
+    async def _keep(self, page: Page | None, headers: Headers, fate: Fate) -> None:
         """Store *page* under the lease that this request holds, and let the others have it."""
-        if failed:
-            if not self._outcome.done():
-                self._outcome.set_exception(_OriginFailedError())
+        if fate is not Fate.ANSWERED:
+            self._end(_OriginFailedError() if fate is Fate.FAILED else _LeaderLeftError())
             return
         raw, tags = UNSTORABLE, self._cache.tags_of(headers)
         if page is not None and tags is not None:
             raw = await self._placed(page, tags)
-        self._cache.note(self._request.key, storable=raw != UNSTORABLE)
+        if raw != UNSTORABLE or not self._request.is_conditional:  # a 304 says nothing of what a 200 would be
+            self._cache.note(self._request.key, storable=raw != UNSTORABLE)
         if self._outcome.done():
             return
         self._outcome.set_result((raw, tuple(tags or ())))
@@ -496,7 +493,7 @@ def _noticed(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-async def _keep_nothing(page: Page | None, headers: Headers, *, failed: bool) -> None:
+async def _keep_nothing(page: Page | None, headers: Headers, fate: Fate) -> None:
     """What one request got is for nobody else."""
 
 

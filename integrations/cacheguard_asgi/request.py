@@ -46,6 +46,10 @@ class Request:
             self.control = {b"no-cache": None} if b"no-cache" in directives(headers[b"pragma"]) else {}
 
     @property
+    def is_conditional(self) -> bool:
+        return b"if-none-match" in self.headers or b"if-modified-since" in self.headers
+
+    @property
     def wants_part(self) -> bool:
         return b"range" in self.headers
 

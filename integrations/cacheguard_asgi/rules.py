@@ -262,6 +262,8 @@ def updated(page: Page, headers: Headers) -> Headers:
 
 def is_not_modified(page: Page, request: Request) -> bool:
     """Whether a client that asks conditionally has *page* already (RFC 9110 §13.2.2)."""
+    if not 200 <= page.status < 300:  # noqa: PLR2004 - RFC 9110 §13.2.1
+        return False
     wanted = request.headers.get(b"if-none-match")
     if wanted is not None:
         etag = page.header(b"etag")

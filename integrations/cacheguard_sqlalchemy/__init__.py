@@ -1,1 +1,16 @@
 """Invalidation bound to SQLAlchemy sessions, and a transactional outbox."""
+
+from .invalidation import OnCommit, invalidate_on_commit
+from .outbox import outbox_table
+from .relay import OutboxRelay, OutboxSize, RelayStats
+from .rules import Touches
+
+__all__ = [
+    "OnCommit",
+    "OutboxRelay",
+    "OutboxSize",
+    "RelayStats",
+    "Touches",
+    "invalidate_on_commit",
+    "outbox_table",
+]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -76,6 +78,20 @@ async def test_who_loads_alone_is_joined_by_nobody_and_fills_nothing(open_door: 
     assert await door.get("k") == 1
     alone = True
     assert await door.get_or_set("k", lambda: loader(2)) == 1, "a hit is served as ever"
+
+
+async def test_a_question_asked_later_counts_until_it_is_taken_back(open_door: OpenDoor, redis_url: str) -> None:
+    guard = CacheGuard(redis_url)
+    door = open_door(guard)
+    loads = itertools.count(1)
+    end = guard.namespace("inside").load_alone_when(lambda: True)
+    assert await door.get_or_set("user:42", lambda: next(loads)) == 1
+    assert await door.get_or_set("user:42", lambda: next(loads)) == 2
+    end()
+    assert await door.get_or_set("user:42", lambda: next(loads)) == 3
+    assert await door.get_or_set("user:42", lambda: next(loads)) == 3
+    with pytest.raises(ConfigurationError, match="alone"):
+        guard.load_alone_when(True)  # type: ignore[arg-type]
 
 
 async def test_a_function_that_loads_alone_fills_nothing(open_door: OpenDoor, redis_url: str) -> None:
@@ -166,3 +182,30 @@ def test_alone_must_be_a_plain_function(alone: Any) -> None:
 def test_usable_must_be_a_plain_function(usable: Any) -> None:
     with CacheGuard() as guard, pytest.raises(TypeError, match="usable must be a plain function"):
         guard.get_or_set("k", int, usable=usable)
+
+
+@dataclass(frozen=True)
+class Row:
+    number: int
+
+
+def row_seven() -> Row:
+    return Row(7)
+
+
+@pytest.mark.parametrize("returns", [Row, row_seven], ids=["a type", "a function"])
+async def test_a_loader_may_be_given_the_type_that_its_value_comes_back_as(
+    open_door: OpenDoor, redis_url: str, returns: Any
+) -> None:
+    door, other = open_door(CacheGuard(redis_url)), open_door(CacheGuard(redis_url))
+    assert await door.get_or_set("k", lambda: Row(7), returns=returns) == Row(7)
+    assert await other.get_or_set("k", lambda: Row(8), returns=returns) == Row(7)
+    assert other.guard.stats().l2_hits == 1
+    assert await other.get_or_set("rows", lambda: [Row(1)], returns=list[Row]) == [Row(1)]
+    assert await door.get_or_set("rows", list, returns=list[Row]) == [Row(1)]
+
+
+async def test_what_was_stored_as_another_type_is_loaded_anew(open_door: OpenDoor, redis_url: str) -> None:
+    door, other = open_door(CacheGuard(redis_url)), open_door(CacheGuard(redis_url))
+    assert await door.get_or_set("k", lambda: {"number": 7}) == {"number": 7}
+    assert await other.get_or_set("k", lambda: Row(8), returns=Row) == Row(8)

@@ -16,7 +16,10 @@ class Process:
     """A Python process that runs *script*; what it gets is in ``sys.argv``, what it says comes back as JSON."""
 
     def __init__(self, script: str, *words: object) -> None:
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+        environment = os.environ | {
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'integrations'}",
+            "PYTHONWARNINGS": "error",
+        }
         command = [sys.executable, "-c", script, *map(str, words)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

@@ -5,9 +5,9 @@ from typing import Any
 
 import httpx
 import pytest
-from cacheguard_asgi import HTTPCacheMiddleware
 
 from cacheguard import CacheGuard
+from cacheguard_asgi import HTTPCacheMiddleware
 
 Respond = Callable[..., Any]
 

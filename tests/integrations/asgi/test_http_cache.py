@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
-from cacheguard_asgi import HTTPCacheMiddleware, url_key
 
 from cacheguard import CacheGuard
 from cacheguard.errors import ConfigurationError
+from cacheguard_asgi import HTTPCacheMiddleware, url_key
 from tests.integrations.asgi.conftest import Client, OpenClient, Origin
 
 FRESH = ("cache-control", "max-age=60")
@@ -84,8 +84,14 @@ async def test_what_may_not_be_stored_is_not(origin: Origin, client: Client, hea
 
 
 @pytest.mark.parametrize(
-    ("control", "stored"), [("max-age=60", False), ("public, max-age=60", True), ("s-maxage=60", True), ("max-age=60, must-revalidate", True)]
-)  # fmt: skip
+    ("control", "stored"),
+    [
+        ("max-age=60", False),
+        ("public, max-age=60", True),
+        ("s-maxage=60", True),
+        ("max-age=60, must-revalidate", True),
+    ],
+)
 async def test_answers_to_the_authorized_are_stored_where_the_rfc_allows(
     origin: Origin, client: Client, control: str, stored: bool
 ) -> None:
@@ -125,7 +131,9 @@ async def test_a_body_over_the_limit_streams_through(origin: Origin, open_client
     assert origin.runs == 3
 
 
-async def test_one_run_answers_all_who_ask_at_once(origin: Origin, guard: CacheGuard, redis_url: str, open_client: OpenClient) -> None:  # fmt: skip
+async def test_one_run_answers_all_who_ask_at_once(
+    origin: Origin, guard: CacheGuard, redis_url: str, open_client: OpenClient
+) -> None:
     async with CacheGuard(redis_url) as other:  # as another process would have it
         clients = [open_client(), open_client(guard=other)]
         origin.says(FRESH)
@@ -248,7 +256,9 @@ async def test_a_stale_response_stands_in_for_a_failing_application(
 @pytest.mark.parametrize(
     "control", ["must-revalidate", "proxy-revalidate", "s-maxage=1", "no-cache", "stale-if-error=0"]
 )
-async def test_a_stale_response_does_not_stand_in_where_it_must_not(origin: Origin, client: Client, control: str) -> None:  # fmt: skip
+async def test_a_stale_response_does_not_stand_in_where_it_must_not(
+    origin: Origin, client: Client, control: str
+) -> None:
     origin.says(("cache-control", f"max-age=1, {control}"), ("age", "1"), ("etag", '"a"'))
     await client.get()
     origin.says(status=503, body=b"down")
@@ -293,7 +303,9 @@ async def test_a_304_about_something_else_is_asked_again(origin: Origin, client:
         ({"if_modified_since": "yesterday"}, 200),
     ],
 )
-async def test_a_client_that_has_it_gets_304(origin: Origin, client: Client, asked: dict[str, str], status: int) -> None:  # fmt: skip
+async def test_a_client_that_has_it_gets_304(
+    origin: Origin, client: Client, asked: dict[str, str], status: int
+) -> None:
     origin.says(
         FRESH, ("etag", '"a"'), ("last-modified", "Mon, 02 Nov 2026 10:00:00 GMT"), ("content-type", "text/plain")
     )
@@ -429,7 +441,9 @@ async def test_a_purged_tag_takes_its_responses_with_it(origin: Origin, client: 
     assert origin.paths == ["/a", "/b", "/a"]
 
 
-async def test_a_response_made_before_a_purge_is_not_stored_after_it(origin: Origin, client: Client, guard: CacheGuard) -> None:  # fmt: skip
+async def test_a_response_made_before_a_purge_is_not_stored_after_it(
+    origin: Origin, client: Client, guard: CacheGuard
+) -> None:
     for headers in ([FRESH, ("cache-tag", "t")], [FRESH, ("cache-tag", "t"), ("vary", "x-a")]):
         for purge in (lambda: guard.ainvalidate_tags("t"), lambda: guard.ainvalidate(url_key(URL)), guard.aclear):
             await guard.aclear()
@@ -457,7 +471,9 @@ async def test_an_unsafe_request_invalidates_its_urls(origin: Origin, client: Cl
 
 
 @pytest.mark.parametrize(("status", "location"), [(500, "/b"), (404, "/b"), (200, "http://other.example/b")])
-async def test_an_unsafe_request_invalidates_no_more_than_that(origin: Origin, client: Client, status: int, location: str) -> None:  # fmt: skip
+async def test_an_unsafe_request_invalidates_no_more_than_that(
+    origin: Origin, client: Client, status: int, location: str
+) -> None:
     origin.says(FRESH)
     await client.get("/b")
     origin.says(("location", location), status=status)
@@ -575,6 +591,51 @@ async def test_messages_that_are_no_body_end_the_copy(origin: Origin, guard: Cac
     assert origin.runs == 2
 
 
+async def test_a_failing_application_that_sends_a_file_is_stood_in_for(guard: CacheGuard) -> None:
+    runs = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal runs
+        runs += 1
+        headers = [(b"cache-control", b"max-age=1"), (b"age", b"1")]
+        await send({"type": "http.response.start", "status": 200 if runs == 1 else 503, "headers": headers})
+        if runs == 1:
+            await send({"type": "http.response.body", "body": b"hello"})
+        else:
+            await send({"type": "http.response.pathsend", "path": "/etc/hostname"})
+
+    cached = HTTPCacheMiddleware(app, guard)
+    scope = {"type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"", "scheme": "http"}
+    for _ in range(2):
+        sent: list[Any] = []
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        await cached({**scope, "headers": [(b"host", b"shop.example")]}, receive_nothing, send)
+        assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+        assert (sent[0]["status"], sent[1]["body"]) == (200, b"hello")
+    assert runs == 2
+
+
+async def test_a_stored_error_is_not_something_that_a_client_has(origin: Origin, client: Client) -> None:
+    origin.says(FRESH, ("etag", '"a"'), status=404)
+    await client.get()
+    assert (await client.get("/", if_none_match="*")).status_code == 404
+    assert (await client.get("/", if_none_match='"a"')).status_code == 404
+    assert origin.runs == 1
+
+
+async def test_clients_that_have_it_do_not_keep_a_url_out_of_the_cache(origin: Origin, client: Client) -> None:
+    origin.says(status=304, body=b"")
+    for _ in range(4):
+        assert (await client.get("/", if_none_match='"a"')).status_code == 304
+    origin.says(FRESH)
+    await client.get()
+    await client.get()
+    assert origin.runs == 5
+
+
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
 async def test_what_is_not_http_passes_through_untouched(guard: CacheGuard, kind: str) -> None:
     seen: list[Any] = []
@@ -625,4 +686,4 @@ async def test_an_application_that_asks_for_its_own_url_is_not_stuck(guard: Cach
 )
 def test_a_setting_that_cannot_work_is_said_by_its_name(options: dict[str, Any], message: str) -> None:
     with CacheGuard() as guard, pytest.raises(ConfigurationError, match=message):
-        HTTPCacheMiddleware(receive_nothing, **{"guard": guard, **options})
+        HTTPCacheMiddleware(Origin(), **{"guard": guard, **options})

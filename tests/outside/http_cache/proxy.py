@@ -58,7 +58,6 @@ async def lifespan(receive: Any, send: Any) -> None:
         message = await receive()
         await send({"type": message["type"] + ".complete"})
         if message["type"] == "lifespan.shutdown":
-            print(guard.stats(), flush=True)
             return
 
 

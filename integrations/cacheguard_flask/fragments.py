@@ -1,0 +1,67 @@
+"""``{% cache timeout, name, … %} … {% endcache %}``: a fragment of a template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from flask import current_app
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+
+from .contexts import in_its_context
+from .timeouts import Timeout, ttl_of
+
+if TYPE_CHECKING:
+    from .extension import AppCache
+
+DELETE = "del"
+
+
+def make_template_fragment_key(fragment_name: str, vary_on: Iterable[object] | None = None) -> str:
+    """The key text of a fragment. Different names and values never make the same text.
+
+    Args:
+        fragment_name: what stands behind the timeout.
+        vary_on: what stands behind the name.
+    """
+    return "template-fragment:" + ":".join(quote(str(part), safe="/ ") for part in (fragment_name, *(vary_on or ())))
+
+
+class FragmentExtension(Extension):
+    """The tag ``cache``. The cache is that of the app that renders; a template keeps none."""
+
+    tags = {"cache"}  # noqa: RUF012 - as Jinja declares it
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """``{% cache timeout [, name [, vary_on …]] %}``; without a name it is template and line."""
+        line = next(parser.stream).lineno
+        arguments = [parser.parse_expression()]
+        if parser.stream.skip_if("comma"):
+            arguments.append(parser.parse_expression())
+        else:
+            arguments.append(nodes.Const(f"{parser.filename or parser.name}{line}"))
+        vary_on: list[nodes.Expr] = []
+        while parser.stream.skip_if("comma"):
+            vary_on.append(parser.parse_expression())
+        body = parser.parse_statements(("name:endcache",), drop_needle=True)
+        call = self.call_method("_fragment", [*arguments, nodes.List(vary_on)])
+        return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _fragment(self, timeout: Timeout | None, name: str, vary_on: list[object], caller: Callable[[], str]) -> str:
+        cache: AppCache = current_app.extensions["cacheguard"]
+        key = make_template_fragment_key(name, vary_on)
+        if timeout == DELETE:
+            cache.guard.invalidate(key)
+            return caller()
+        rules: dict[str, Any] = ttl_of(timeout)
+        # What the tag writes is not escaped again, so text will do for what was Markup.
+        load = in_its_context(cache.app, lambda: str(caller()))
+        text: str = cache.guard.get_or_set(key, load, usable=_is_text, **rules)
+        return text
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)

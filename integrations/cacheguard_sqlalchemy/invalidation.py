@@ -1,0 +1,522 @@
+"""`invalidate_on_commit`: what a session's transaction has changed is invalidated once it is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
+
+from sqlalchemy import Connection, Table, TextClause, event, insert, inspect, select
+from sqlalchemy.orm import (
+    Mapper,
+    ORMExecuteState,
+    Session,
+    SessionTransaction,
+    object_session,
+    scoped_session,
+    sessionmaker,
+)
+
+from cacheguard import CacheGuard, Change, Load
+from cacheguard.current_load import CURRENT
+from cacheguard.errors import ConfigurationError
+from cacheguard.policy import Duration
+from cacheguard.writing import settle_seconds
+
+from .bulk import OPTION, Bulk
+from .doors import asyncio_extension, through
+from .outbox import check_outbox, rows_of
+from .pending import Pending, open_here, remember_here, sees_a_snapshot
+from .rules import Rules, Template, Touches, rules_of
+
+Mode: TypeAlias = Literal["delete", "fence", "outbox"]
+Alone: TypeAlias = Literal["changed", "open"]
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
+
+    SessionOrFactory: TypeAlias = (
+        type[Session | AsyncSession]
+        | Session
+        | sessionmaker[Any]
+        | scoped_session[Any]
+        | AsyncSession
+        | async_sessionmaker[Any]
+        | async_scoped_session[Any]
+    )
+
+_NEVER_LOADED = frozenset({"dynamic", "write_only", "noload", "raise", "raise_on_sql"})
+_READS = ("SELECT", "VALUES", "SHOW", "EXPLAIN", "PRAGMA", "SET")
+
+
+def invalidate_on_commit(
+    guard: CacheGuard,
+    target: SessionOrFactory,
+    models: Mapping[Any, Sequence[Template] | Touches],
+    *,
+    mode: Mode = "delete",
+    outbox: Table | None = None,
+    settle: Duration | None = None,
+    versions: bool = False,
+    alone: Alone = "changed",
+) -> OnCommit:
+    """Invalidate what transactions have changed, as soon as they are committed; nothing, if they are rolled back.
+
+    Watched are flushes (objects, cascades, many-to-many tables) and INSERT, UPDATE and DELETE statements that the
+    session executes. The release of a savepoint is no commit; what is rolled back to a savepoint is invalidated all the
+    same, which is safe. If it is not known what became of a COMMIT, it counts as committed.
+
+    Not seen: `text` statements, ``session.connection().execute``, the legacy ``bulk_…`` methods, ``ON DELETE CASCADE``
+    of the database, other programs. Say it by `OnCommit.also`, or use a change feed.
+
+    Args:
+        guard: what is told; keys and tags are those of its namespace.
+        target: a `sessionmaker` or `async_sessionmaker`, a scoped session, a class of sessions, or one session.
+        models: mapped classes, each with the templates of what a change of its rows touches: ``{User: ["user:{id}"]}``,
+            or ``{User: Touches(keys=["user:{id}"], tags=["org:{org_id}"], bulk=["users"])}``. The values before and
+            after a change both count. Subclasses are included.
+        mode: ``"delete"``: invalidated after COMMIT, before ``commit()`` returns (one round trip). ``"fence"``: from
+            before COMMIT on nothing is cached under the keys, so nobody gets an older value from COMMIT on, and the
+            death of the process changes nothing (two). ``"outbox"``: by the relay alone (none).
+        outbox: made by `outbox_table`; what is invalidated is also written there, in the same transaction, and an
+            `OutboxRelay` repeats it. Costs one statement for each transaction that changes something.
+        settle: as in `CacheGuard.invalidate`.
+        versions: a model's ``version_id_col`` becomes the version of keys that are made of its primary key, if it is a
+            whole number. Then the functions behind them must be cached with ``version=`` of that column, too.
+        alone: ``"changed"``: what is loaded while this thread or task is inside a transaction with changes that are not
+            committed is for its caller alone, and not cached. ``"open"``: inside any transaction, changed or not.
+
+    Returns:
+        A handle with `OnCommit.also` and `OnCommit.remove`.
+
+    Raises:
+        ConfigurationError: an option that cannot work.
+        KeyTemplateError: a template with a field that is no column attribute of its model.
+    """
+    if not isinstance(guard, CacheGuard):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"guard must be a CacheGuard, got {guard!r}")
+    if mode not in get_args(Mode):
+        raise ConfigurationError(f"mode must be 'delete', 'fence' or 'outbox', got {mode!r}")
+    if alone not in get_args(Alone):
+        raise ConfigurationError(f"alone must be 'changed' or 'open', got {alone!r}")
+    if outbox is None and mode == "outbox":
+        raise ConfigurationError("outbox must be a table made by outbox_table(metadata) for mode='outbox', got None")
+    if not isinstance(versions, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"versions must be True or False, got {versions!r}")
+    if versions and mode == "fence":
+        raise ConfigurationError("versions must be False for mode='fence': one fence has one version, got True")
+    if mode == "outbox" and settle is not None:
+        raise ConfigurationError(f"settle must be None for mode='outbox': the relay invalidates, got {settle!r}")
+    settle_seconds(settle)
+    return OnCommit(
+        guard,
+        _watched(target),
+        rules_of(models, versions=versions),
+        mode=mode,
+        outbox=None if outbox is None else check_outbox(outbox),
+        settle=settle,
+        alone=alone,
+    )
+
+
+def _watched(target: Any) -> Any:
+    """What SQLAlchemy's events take for *target*."""
+    asynchronous = asyncio_extension()
+    if asynchronous is not None:
+        if isinstance(target, asynchronous.async_scoped_session):
+            target = target.session_factory
+        if isinstance(target, asynchronous.async_sessionmaker):
+            # All of them share one class of sessions; from now on this one has its own.
+            own = _own_class(target.kw.get("sync_session_class") or target.class_.sync_session_class)
+            target.configure(sync_session_class=own)
+            return own
+        if isinstance(target, asynchronous.AsyncSession):
+            return target.sync_session
+        if isinstance(target, type) and asynchronous.AsyncSession in target.__mro__[1:]:
+            derived: Any = target
+            derived.sync_session_class = _own_class(derived.sync_session_class)
+            return derived.sync_session_class
+    if isinstance(target, scoped_session):
+        target = cast("Any", target).session_factory
+    if isinstance(target, sessionmaker | Session) or (isinstance(target, type) and issubclass(target, Session)):
+        return cast("Any", target)
+    raise ConfigurationError(
+        "target must be a sessionmaker, an async_sessionmaker, a scoped session, a class of sessions, or a session, "
+        f"got {target!r}"
+    )
+
+
+def _own_class(watched: type) -> type:
+    return type(watched.__name__, (watched,), {})
+
+
+class OnCommit:
+    """Watches sessions for `invalidate_on_commit`, until `remove`."""
+
+    def __init__(
+        self,
+        guard: CacheGuard,
+        target: Any,
+        rules: dict[type, Rules],
+        *,
+        mode: Mode,
+        outbox: Table | None,
+        settle: Duration | None,
+        alone: Alone,
+    ) -> None:
+        self._guard, self._mode, self._outbox, self._settle, self._alone = guard, mode, outbox, settle, alone
+        self._rules = rules
+        self._of_mapper: dict[Mapper[Any], tuple[Rules, ...]] = {}
+        self._snapshots: dict[str, bool] = {}
+        self._listened: list[tuple[Any, str, Callable[..., Any]]] = []
+        self._end_question = guard.load_alone_when(self._is_alone)
+        self._listen(target)
+
+    def __repr__(self) -> str:
+        models = ", ".join(model.__name__ for model in self._rules)
+        return f"<OnCommit of {models} into {self._guard!r}>"
+
+    def also(self, session: Session | AsyncSession, *keys: str, tags: Iterable[str] = ()) -> None:
+        """Invalidate these, too, if the transaction in which *session* is now, or which begins next, is committed.
+
+        For what the session does not see: `text` statements, the legacy bulk methods, cascades of the database. No
+        round trip here.
+        """
+        if isinstance(tags, str):
+            raise TypeError(f"tags must be several texts, got the text {tags!r}")
+        synchronous = session if isinstance(session, Session) else session.sync_session
+        changes = [*(Change(key) for key in keys), *(Change(tag=tag) for tag in tags)]
+        pending = self._of(synchronous)
+        pending.add(changes)
+        pending.changed = True
+
+    def remove(self) -> None:
+        """Watch no longer. What open transactions have changed so far is not invalidated. Twice is once."""
+        self._end_question()
+        for target, name, function in self._listened:
+            event.remove(target, name, function)
+        self._listened.clear()
+
+    # Listening
+
+    def _listen(self, target: Any) -> None:
+        for name in (
+            "after_transaction_create",
+            "after_begin",
+            "before_flush",
+            "after_flush",
+            "after_flush_postexec",
+            "before_commit",
+            "after_commit",
+            "after_soft_rollback",
+            "after_transaction_end",
+            "do_orm_execute",
+        ):
+            self._listen_to(target, name, getattr(self, f"_{name}"))
+        for model in self._rules:
+            for name in ("after_insert", "before_update", "before_delete"):
+                self._listen_to(model, name, getattr(self, f"_{name}"), propagate=True)
+
+    def _listen_to(self, target: Any, name: str, function: Callable[..., Any], **options: Any) -> None:
+        event.listen(target, name, function, **options)
+        self._listened.append((target, name, function))
+
+    def _of(self, session: Session) -> Pending:
+        """What the transaction of *session* has changed; this thread or task is inside it from now on."""
+        pending: Pending | None = session.info.get(self)
+        if pending is None:
+            pending = session.info[self] = Pending(self, session, CURRENT.get())
+        remember_here(pending)
+        return pending
+
+    def _after_transaction_create(self, session: Session, transaction: SessionTransaction) -> None:
+        pending = self._of(session)
+        if transaction.parent is not None and not transaction.nested and not pending.flushing:
+            pending.changed = True  # one of the legacy bulk methods
+
+    def _after_begin(self, session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
+        self._of(session).connections.append(connection)
+
+    # Flushing
+
+    def _before_flush(self, session: Session, _context: object, _instances: object) -> None:
+        pending = self._of(session)
+        pending.flushing, pending.unknown = True, False
+        for instance in (*session.new, *session.dirty, *session.deleted):
+            self._note_other_ends(pending, instance)
+
+    def _note_other_ends(self, pending: Pending, instance: Any) -> None:
+        """A row of a many-to-many table is nobody's own: both ends are touched by it."""
+        state = inspect(instance)
+        for relationship in state.mapper.relationships:
+            if relationship.secondary is None or relationship.viewonly or not self._rules_of(relationship.mapper):
+                continue
+            attribute = state.attrs[relationship.key]
+            goes = instance in cast("Session", state.session).deleted
+            if goes and not relationship.passive_deletes and relationship.lazy not in _NEVER_LOADED:
+                history = attribute.load_history()  # the flush would load it, too
+            else:
+                history = attribute.history
+            pending.rows += [*history.added, *history.deleted, *(history.unchanged if goes else ())]
+
+    def _rules_of(self, mapper: Mapper[Any]) -> tuple[Rules, ...]:
+        found = self._of_mapper.get(mapper)
+        if found is None:
+            found = tuple(rules for rules in self._rules.values() if mapper.isa(rules.mapper))
+            self._of_mapper[mapper] = found
+        return found
+
+    def _ours(self, instance: Any) -> Pending | None:
+        session = object_session(instance)
+        pending: Pending | None = None if session is None else session.info.get(self)
+        return pending if pending is not None and pending.flushing else None
+
+    def _after_insert(self, _mapper: Mapper[Any], _connection: Connection, instance: Any) -> None:
+        pending = self._ours(instance)
+        if pending is not None:
+            pending.rows.append(instance)
+
+    def _before_update(self, mapper: Mapper[Any], connection: Connection, instance: Any) -> None:
+        pending = self._ours(instance)
+        if pending is None or not cast("Session", object_session(instance)).is_modified(instance):
+            return
+        pending.rows.append(instance)
+        for rules in self._rules_of(mapper):
+            if _changed_names(instance, rules.attributes):
+                pending.add(rules.of_values(_values_before(mapper, connection, instance, rules.attributes)))
+
+    def _before_delete(self, mapper: Mapper[Any], connection: Connection, instance: Any) -> None:
+        pending = self._ours(instance)
+        if pending is None:
+            return
+        for rules in self._rules_of(mapper):
+            values = _values_before(mapper, connection, instance, rules.attributes)
+            pending.add(rules.of_values(values, deleted=True))
+            pending.add(rules.of_instance(instance))
+
+    def _after_flush(self, session: Session, _context: object) -> None:
+        self._of(session).changed = True
+
+    def _after_flush_postexec(self, session: Session, _context: object) -> None:
+        pending = self._of(session)
+        pending.flushing = False
+        rows, pending.rows = pending.rows, []
+        for instance in rows:
+            self._name_row(pending, instance)
+        if pending.committing:
+            self._write_outbox(session, pending)
+            pending.unknown = True
+
+    def _name_row(self, pending: Pending, instance: Any) -> None:
+        state = inspect(instance)
+        if not state.persistent:  # named before it went
+            return
+        for rules in self._rules_of(state.mapper):
+            # An attribute that the database has set is loaded here.
+            pending.add(rules.of_values({name: getattr(instance, name) for name in rules.attributes}))
+            pending.add(rules.of_instance(instance))
+
+    # Statements
+
+    def _do_orm_execute(self, state: ORMExecuteState) -> Any:
+        session, statement = state.session, state.statement
+        pending = self._of(session)
+        load = CURRENT.get()
+        if load is not None and self._is_private(state, pending, load):
+            load.private = True
+        if statement.is_select:
+            return None
+        if isinstance(statement, TextClause):
+            if not statement.text.lstrip().upper().startswith(_READS):
+                pending.changed = True
+            return None
+        if not statement.is_dml:
+            return None
+        pending.changed = True
+        said = state.execution_options.get(OPTION)
+        if said is not None:
+            pending.add(_said(said))
+            return None
+        mapper = self._mapper_of(state)
+        rules = [] if mapper is None else self._rules_beneath(mapper)
+        if mapper is None or not rules:
+            return None
+        return Bulk(state, rules, mapper).run(pending.add, partial(_lost, pending))
+
+    def _mapper_of(self, state: ORMExecuteState) -> Mapper[Any] | None:
+        """The model whose rows a statement changes, also if it names only the table."""
+        if state.bind_mapper is not None:
+            return state.bind_mapper
+        table = cast("Any", state.statement).table
+        for rules in self._rules.values():
+            if table in rules.mapper.tables:
+                return rules.mapper
+        return None
+
+    def _rules_beneath(self, mapper: Mapper[Any]) -> list[Rules]:
+        """Of the model, of those it is derived from, and of those that are derived from it."""
+        return [each for each in self._rules.values() if mapper.isa(each.mapper) or each.mapper.isa(mapper)]
+
+    # Loads
+
+    def _is_alone(self) -> bool:
+        if self._alone == "open":
+            return bool(open_here(self))
+        return any(pending.uncommitted for pending in open_here(self))
+
+    def _is_private(self, state: ORMExecuteState, pending: Pending, load: Load) -> bool:
+        """Whether what *load* reads here may be what nobody else sees, or no longer sees."""
+        if pending.uncommitted:
+            return True
+        if pending.load is load:  # the transaction is no older than the load
+            return False
+        if any(self._sees_a_snapshot(connection) for connection in pending.connections):
+            return True
+        loaded = _loaded_mappers(state) if state.is_select else ()
+        if not loaded:
+            return False
+        # Objects that the session holds are answered as they were when it loaded them.
+        return any(
+            held.mapper.isa(mapper) or mapper.isa(held.mapper)
+            for held in map(inspect, state.session)
+            for mapper in loaded
+        )
+
+    def _sees_a_snapshot(self, connection: Connection) -> bool:
+        if connection.closed:
+            return False
+        if connection.dialect.name == "sqlite" or "isolation_level" in connection.get_execution_options():
+            return sees_a_snapshot(connection)
+        name = str(connection.engine.url)
+        if name not in self._snapshots:
+            self._snapshots[name] = sees_a_snapshot(connection)
+        return self._snapshots[name]
+
+    # The end of a transaction
+
+    def _before_commit(self, session: Session) -> None:
+        pending = self._of(session)
+        is_root = not session.in_nested_transaction()
+        if not session.in_nested_transaction() or self._outbox is not None:
+            session.flush()
+        self._write_outbox(session, pending)
+        if not is_root:
+            return
+        pending.committing = pending.unknown = True
+        if self._mode == "fence" and pending.fence is None and pending.changes:
+            keys, tags = _names(pending)
+            writing = self._guard.writing(*keys, tags=tags, settle=self._settle)
+            write = through(writing.__enter__, writing.__aenter__)
+            pending.fence = (writing, write)
+
+    def _write_outbox(self, session: Session, pending: Pending) -> None:
+        if self._outbox is None:
+            return
+        news = {
+            (*name, change.version): change
+            for name, change in pending.changes.items()
+            if (*name, change.version) not in pending.written
+        }
+        lost = (None, None, None)
+        rows = rows_of(news.values(), everything=pending.everything and lost not in pending.written)
+        if rows:
+            session.execute(insert(self._outbox), rows, execution_options={OPTION: ()})
+            pending.written.update(news)
+            if pending.everything:
+                pending.written.add(lost)
+
+    def _after_soft_rollback(self, session: Session, _previous: SessionTransaction) -> None:
+        pending: Pending | None = session.info.get(self)
+        if pending is not None:
+            pending.written.clear()
+            pending.flushing = False
+            pending.rows.clear()
+
+    def _after_commit(self, session: Session) -> None:
+        pending: Pending | None = session.info.get(self)
+        if pending is not None and not session.in_nested_transaction():
+            pending.committed = True
+
+    def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
+        # At the very end: the connection is back in its pool while Redis is told.
+        if transaction.parent is not None:
+            return
+        pending: Pending | None = session.info.pop(self, None)
+        if pending is None:
+            return
+        pending.end()
+        concerned = pending.committed or pending.unknown
+        if pending.fence is not None:
+            writing, write = pending.fence
+            if concerned:
+                keys, tags = _names(pending)
+                write.also(*keys, tags=tags)
+            through(partial(writing.__exit__, None, None, None), partial(writing.__aexit__, None, None, None))
+        elif concerned and pending.changes and self._mode != "outbox":
+            changes = list(pending.changes.values())
+            through(self._guard.apply, self._guard.aapply, changes, settle=self._settle)
+        if concerned and pending.everything and self._mode != "outbox":
+            through(self._guard.clear, self._guard.aclear)
+
+
+def _loaded_mappers(state: ORMExecuteState) -> set[Mapper[Any]]:
+    """The models of which a SELECT makes objects, and those that they lead to."""
+    described: list[Any] = getattr(state.statement, "column_descriptions", [])
+    entities = [
+        each["entity"] for each in described if each.get("entity") is not None and each["expr"] is each["entity"]
+    ]
+    mappers = {inspect(entity).mapper for entity in entities}
+    return mappers.union(*({each.mapper for each in mapper.relationships} for mapper in mappers))
+
+
+def _names(pending: Pending) -> tuple[list[str], list[str]]:
+    changes = pending.changes.values()
+    return (
+        [each.key for each in changes if each.key is not None],
+        [each.tag for each in changes if each.tag is not None],
+    )
+
+
+def _lost(pending: Pending) -> None:
+    pending.everything = True
+
+
+def _said(said: Any) -> list[Change]:
+    changes = list(said)
+    for each in changes:
+        if not isinstance(each, Change):
+            raise ConfigurationError(
+                f"the execution option {OPTION!r} must be a list of Change objects, which may be empty, got {said!r}"
+            )
+    return changes
+
+
+def _changed_names(instance: Any, attributes: Iterable[str]) -> bool:
+    """Whether one of *attributes* is another than before, as far as that is known."""
+    attrs = inspect(instance).attrs
+    return any(attrs[name].history.has_changes() for name in attributes)
+
+
+def _values_before(
+    mapper: Mapper[Any], connection: Connection, instance: Any, attributes: Iterable[str]
+) -> dict[str, Any]:
+    """The values that the row had before this flush; those that were never loaded are asked for."""
+    state = inspect(instance)
+    values: dict[str, Any] = {}
+    unknown: list[str] = []
+    for name in attributes:
+        history = state.attrs[name].history
+        before = history.deleted or history.unchanged
+        if before:
+            values[name] = before[0]
+        else:
+            unknown.append(name)
+    if unknown:
+        columns = [mapper.column_attrs[name].columns[0].label(name) for name in unknown]
+        identity = zip(mapper.primary_key, state.identity, strict=True)
+        asked = select(*columns).select_from(mapper.selectable).where(*(column == value for column, value in identity))
+        row = connection.execute(asked).mappings().one_or_none()
+        if row is not None:
+            values.update({name: row[name] for name in unknown})
+        else:  # gone already: there is nothing of it to be invalidated
+            values.update(dict.fromkeys(unknown))
+    return values

@@ -1,0 +1,114 @@
+"""What one transaction of a session has changed so far, and who else is inside a transaction here."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
+from cacheguard import Change, Load
+
+# A transaction sees what it began with, or what was committed before its first statement.
+_SNAPSHOTS = frozenset({"REPEATABLE READ", "SERIALIZABLE", "SNAPSHOT"})
+
+
+class Pending:
+    """One root transaction of a session, with the savepoints in it.
+
+    Args:
+        owner: who watches.
+        load: the load in which it began; None outside of one.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "changed",
+        "changes",
+        "committed",
+        "committing",
+        "connections",
+        "everything",
+        "fence",
+        "flushing",
+        "load",
+        "over",
+        "owner",
+        "rows",
+        "session",
+        "unknown",
+        "written",
+    )
+
+    def __init__(self, owner: object, session: Session, load: Load | None) -> None:
+        self.owner, self.session, self.load = owner, weakref.ref(session), load
+        self.changes: dict[tuple[str | None, str | None], Change] = {}
+        self.everything = False  # more was changed than can be named
+        self.rows: list[Any] = []  # instances whose new names are known when the flush is over
+        self.written: set[tuple[str | None, str | None, Any]] = set()  # what is in the outbox already
+        self.connections: list[Connection] = []
+        self.fence: Any = None  # the guarded write, where a fence is up
+        self.changed = False  # something is in the database that others do not see yet
+        self.flushing = self.committing = False
+        self.unknown = False  # COMMIT may have been sent; nobody knows what became of it
+        self.committed = self.over = False
+
+    def add(self, changes: Iterable[Change]) -> None:
+        """Note what is to be invalidated; of two versions of one key the larger counts."""
+        for change in changes:
+            name = (change.key, change.tag)
+            known = self.changes.get(name)
+            # Without a version it is news in any case.
+            if known is None or (known.version is not None and (change.version is None or _later(change, known))):
+                self.changes[name] = change
+
+    @property
+    def uncommitted(self) -> bool:
+        """Whether a read through the session, or of its objects, may see what is not committed."""
+        session = self.session()
+        if self.over or session is None:
+            return False
+        return self.changed or bool(session.new or session.deleted or session.dirty)
+
+    @property
+    def open(self) -> bool:
+        return not self.over and self.session() is not None
+
+    def end(self) -> None:
+        self.over = True
+        self.connections.clear()
+        self.rows.clear()
+
+
+def _later(change: Change, known: Change) -> bool:
+    return bool(change.version > known.version)  # type: ignore[operator]  # both are whole numbers here
+
+
+# Those whose session was used in this thread or task, or where it was started from.
+OPEN: ContextVar[tuple[Pending, ...]] = ContextVar("cacheguard_sqlalchemy_open", default=())
+
+
+def remember_here(pending: Pending) -> None:
+    """This thread or task is inside *pending*."""
+    known = OPEN.get()
+    if pending not in known:
+        OPEN.set((*(each for each in known if each.open), pending))
+
+
+def open_here(owner: object) -> list[Pending]:
+    """The transactions of *owner* that this thread or task is inside."""
+    return [each for each in OPEN.get() if each.owner is owner and each.open]
+
+
+def sees_a_snapshot(connection: Connection) -> bool:
+    """Whether what is read there may be older than what others have committed. May ask the database."""
+    if connection.dialect.name == "sqlite":  # it says SERIALIZABLE; but without BEGIN each SELECT is for itself
+        raw = connection.connection.driver_connection
+        return bool(getattr(raw, "in_transaction", True))
+    level = connection.get_execution_options().get("isolation_level")
+    if level is None:
+        level = connection.get_isolation_level()
+    return str(level).upper() in _SNAPSHOTS

@@ -1,0 +1,202 @@
+"""What a change of a row touches: templates over its column attributes → keys and tags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from string import Formatter
+from typing import Any, TypeAlias, cast
+
+from sqlalchemy import Column, inspect
+from sqlalchemy.orm import ColumnProperty, Mapper
+
+from cacheguard import Change
+from cacheguard.errors import ConfigurationError, KeyTemplateError
+from cacheguard.keys import TextTemplate
+
+OfRow: TypeAlias = Callable[[Any], "str | Iterable[str]"]
+Template: TypeAlias = "str | OfRow"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Touches:
+    """What a change of a row of one model touches.
+
+    Args:
+        keys: templates over the column attributes of the row, like ``"user:{id}"``; or functions of the instance that
+            return one key text or several.
+        tags: likewise, like ``"org:{org_id}"``.
+        bulk: tags that cover whatever a bulk statement changes in this model. With them, the rows that it touches are
+            not looked at.
+    """
+
+    keys: Sequence[Template] = ()
+    tags: Sequence[Template] = ()
+    bulk: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """One template of a model."""
+
+    is_tag: bool
+    template: TextTemplate
+    of_primary_key: bool
+
+    def change(self, values: Mapping[str, Any], version: int | None) -> Change:
+        text = self.template.text(values)
+        return Change(tag=text) if self.is_tag else Change(text, version=version if self.of_primary_key else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The templates of one model, checked.
+
+    Args:
+        attributes: the column attributes that they are made of.
+        bulk: what covers a bulk statement.
+    """
+
+    mapper: Mapper[Any]
+    named: tuple[Named, ...]
+    functions: tuple[tuple[bool, OfRow], ...]
+    bulk: tuple[Change, ...]
+    version: str | None = None
+    attributes: tuple[str, ...] = field(default=())
+
+    @property
+    def model(self) -> str:
+        return self.mapper.class_.__name__
+
+    def of_values(self, values: Mapping[str, Any], *, deleted: bool = False) -> list[Change]:
+        """What the templates come to, for the values of `attributes` (and of the version)."""
+        version = values.get(self.version) if self.version and not deleted else None
+        version = version if isinstance(version, int) and not isinstance(version, bool) else None
+        return [named.change(values, version) for named in self.named]
+
+    def of_known(self, values: Mapping[str, Any]) -> tuple[list[Change], list[str]]:
+        """The same for values some of which are missing: the changes, and the attributes that would be needed."""
+        changes: list[Change] = []
+        missing: list[str] = []
+        for named in self.named:
+            unknown = [name for name in named.template.fields if name not in values]
+            missing += unknown
+            if not unknown:
+                changes.append(named.change(values, None))
+        return changes, missing
+
+    def of_instance(self, instance: Any) -> list[Change]:
+        """What the functions say of *instance*."""
+        changes: list[Change] = []
+        for is_tag, function in self.functions:
+            said = function(instance)
+            texts = [said] if isinstance(said, str) else said
+            changes += [Change(tag=text) if is_tag else Change(text) for text in texts]
+        return changes
+
+
+def rules_of(models: Any, *, versions: bool) -> dict[type, Rules]:
+    """*models* as it was given to `invalidate_on_commit`, checked; `ConfigurationError` says what cannot work."""
+    given: Any = models
+    if not isinstance(models, Mapping) or not models:
+        raise ConfigurationError(f"models must be a mapping like {{User: ['user:{{id}}']}}, got {given!r}")
+    return {model: _rules(model, given[model], versions) for model in given}
+
+
+def _rules(model: Any, touched: Any, versions: bool) -> Rules:  # noqa: FBT001 - handed on as it came
+    mapper = _mapper(model)
+    touches = touched if isinstance(touched, Touches) else Touches(keys=touched)
+    keys, tags = _checked(mapper, "keys", touches.keys), _checked(mapper, "tags", touches.tags)
+    bulk = _checked(mapper, "bulk", touches.bulk)
+    if not keys and not tags and not bulk:
+        raise ConfigurationError(f"models[{mapper.class_.__name__}] names no keys, tags or bulk tags, got {touched!r}")
+    columns = column_attributes(mapper)
+    primary = {mapper.get_property_by_column(column).key for column in mapper.primary_key}
+    named: list[Named] = []
+    functions: list[tuple[bool, OfRow]] = []
+    for is_tag, each in [*((False, key) for key in keys), *((True, tag) for tag in tags)]:
+        if isinstance(each, str):
+            template = _template(mapper, columns, each)
+            named.append(Named(is_tag, template, set(template.fields) == primary))
+        else:
+            functions.append((is_tag, each))
+    if any(not isinstance(tag, str) for tag in bulk):
+        raise ConfigurationError(f"bulk of {mapper.class_.__name__} must be tags, got {touches.bulk!r}")
+    fields = dict.fromkeys(name for each in named for name in each.template.fields)
+    version = _version_attribute(mapper) if versions else None
+    if version is not None:
+        fields[version] = None
+    return Rules(
+        mapper,
+        tuple(named),
+        tuple(functions),
+        tuple(_tag(mapper, tag) for tag in bulk),
+        version,
+        tuple(fields),
+    )
+
+
+def column_attributes(mapper: Mapper[Any]) -> tuple[str, ...]:
+    """The attributes of the row that are columns."""
+    return tuple(each.key for each in mapper.column_attrs if isinstance(each.columns[0], Column))
+
+
+def _mapper(model: Any) -> Mapper[Any]:
+    found: Any = None
+    if isinstance(model, type):
+        found = inspect(cast("Any", model), raiseerr=False)
+    if not _is_mapper(found):
+        raise ConfigurationError(f"models must have mapped classes as its keys, got {model!r}")
+    mapper: Mapper[Any] = found
+    return mapper
+
+
+def _is_mapper(found: object) -> bool:
+    return isinstance(found, Mapper)
+
+
+def _checked(mapper: Mapper[Any], what: str, given: Any) -> list[Any]:
+    name = mapper.class_.__name__
+    try:
+        listed: list[Any] = [] if isinstance(given, str) else [*given]
+    except TypeError:
+        listed = []
+    if isinstance(given, str) or (not listed and given not in ((), [])):
+        raise ConfigurationError(f"{what} of {name} must be a list of templates, got {given!r}")
+    for each in listed:
+        if not (isinstance(each, str) and each) and not callable(each):
+            raise ConfigurationError(f"{what} of {name} must be templates or functions of the instance, got {each!r}")
+    return listed
+
+
+def _template(mapper: Mapper[Any], columns: tuple[str, ...], text: str) -> TextTemplate:
+    name = mapper.class_.__name__
+    known = ", ".join(columns)
+    try:
+        roots = [
+            root.partition(".")[0].partition("[")[0] for _, root, _, _ in Formatter().parse(text) if root is not None
+        ]
+    except ValueError as error:
+        raise KeyTemplateError(f"template {text!r} of {name} is broken ({error})") from error
+    for root in roots:
+        if root not in columns:
+            raise KeyTemplateError(f"template {text!r} of {name}: {{{root}}} is no column attribute; they are: {known}")
+    return TextTemplate(text, _no_parameters, more=columns)
+
+
+def _no_parameters() -> None:
+    """Stand for the function whose parameters a template usually names."""
+
+
+def _tag(mapper: Mapper[Any], tag: str) -> Change:
+    if "{" in tag:
+        raise ConfigurationError(f"bulk of {mapper.class_.__name__} must be tags without fields, got {tag!r}")
+    return Change(tag=tag)
+
+
+def _version_attribute(mapper: Mapper[Any]) -> str | None:
+    column = mapper.version_id_col
+    if column is None:
+        return None
+    found = mapper.get_property_by_column(cast("Any", column))
+    return found.key if isinstance(found, ColumnProperty) else None

@@ -1,0 +1,33 @@
+"""A pytest plugin: time that passes when a test says so, for what reads the clock here, and for what Redis keeps.
+
+It must be loaded before cacheguard is: the clock of whoever imports it earlier stays the real one.
+"""
+
+from __future__ import annotations
+
+import time
+
+import redis
+
+_real = time.monotonic
+_passed = 0.0
+
+
+def _monotonic() -> float:
+    return _real() + _passed
+
+
+time.monotonic = _monotonic
+
+
+def let_pass(seconds: float, url: str | None) -> None:
+    """As if *seconds* went by: clocks here are that much later, and every key in Redis has that much less to live."""
+    global _passed  # noqa: PLW0603 - there is one time
+    _passed += seconds
+    if url is None:
+        return
+    with redis.Redis.from_url(url) as client:
+        for key in list(client.scan_iter()):
+            left = client.pttl(key)
+            if left >= 0:
+                client.pexpire(key, max(0, round(left - seconds * 1000)))
