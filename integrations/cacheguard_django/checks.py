@@ -1,7 +1,6 @@
 """System checks: what is wrong with ``CACHES``, and what works in a way that may surprise.
 
 =====================  =========================================================================================
-``cacheguard.E001``    a cache cannot be made from its settings
 ``cacheguard.W001``    ``memory://`` without ``DEBUG``: every process has a cache of its own
 ``cacheguard.W002``    sessions in a cache that keeps entries in the process
 ``cacheguard.W003``    pickle without signatures
@@ -20,8 +19,7 @@ from typing import Any
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.cache import caches
-from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's name for it
-from django.core.exceptions import ImproperlyConfigured
+from django.core.checks import CheckMessage, Warning  # noqa: A004 - Django's name for it
 from django.utils.module_loading import import_string
 
 from .backend import CacheGuardCache
@@ -34,17 +32,17 @@ def check_caches(
     app_configs: Sequence[AppConfig] | None = None,  # noqa: ARG001 - what Django passes
     **_: Any,
 ) -> list[CheckMessage]:
-    """Look at every cache of ours in ``CACHES``. Nothing is connected."""
+    """Look at every cache of ours in ``CACHES``. Nothing is connected.
+
+    Raises `InvalidCacheBackendError` for one that cannot be made: so do Django's own checks.
+    """
     messages: list[CheckMessage] = []
     found: dict[str, Settings] = {}
     for alias in settings.CACHES:
         if not _is_ours(settings.CACHES[alias].get("BACKEND")):
             continue
-        try:
-            cache: Any = caches[alias]
-            found[alias] = cache.settings
-        except ImproperlyConfigured as error:
-            messages.append(Error(f"CACHES[{alias!r}] cannot be made: {error}", id="cacheguard.E001"))
+        cache: Any = caches[alias]
+        found[alias] = cache.settings
     for alias, each in found.items():
         messages += _about(alias, each)
     return messages + _unreadable(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from string import Formatter
 from typing import Any
 
@@ -38,6 +39,7 @@ class SavedRows:
         # What a row is called may change with it: then the entry under the old name has to go, too.
         self._followed = tuple(name for name in fields if not _is_primary(model, name) and _is_field(model, name))
         self._fields = tuple(fields)
+        self._throughs: list[Any] = []
         with _lock:
             self._name = f"cacheguard_django.{next(_numbers)}"
 
@@ -50,8 +52,10 @@ class SavedRows:
 
     def disconnect(self) -> None:
         """Listen no more."""
-        for signal in (post_save, post_delete, post_init, m2m_changed):
+        for signal in (post_save, post_delete, post_init):
             signal.disconnect(dispatch_uid=self._name)
+        for through in self._throughs:
+            m2m_changed.disconnect(sender=through, dispatch_uid=self._name)
 
     def changed(self, rows: Iterable[models.Model], *, using: str | None = None) -> None:
         """Invalidate what belongs to *rows*, as if each had been saved; for what sends no signals.
@@ -106,10 +110,12 @@ class SavedRows:
         through = getattr(field, "through", None)
         if through is None:
             raise ConfigurationError(f"many_to_many must name relations of {self._model.__name__}, got {relation!r}")
-        m2m_changed.connect(self._related, sender=through, dispatch_uid=self._name, weak=False)
+        m2m_changed.connect(partial(self._related, relation), sender=through, dispatch_uid=self._name, weak=False)
+        self._throughs.append(through)
 
     def _related(
         self,
+        relation: str,
         instance: models.Model,
         action: str,
         model: type[models.Model],
@@ -117,12 +123,14 @@ class SavedRows:
         using: str,
         **_: Any,
     ) -> None:
-        if action not in {"post_add", "post_remove", "pre_clear", "post_clear"}:
+        if action not in {"post_add", "post_remove", "pre_clear"}:
             return
         if isinstance(instance, self._model):
             self.changed([instance], using=using)
-        elif pk_set and issubclass(model, self._model):
-            self.changed(model._default_manager.using(using).filter(pk__in=pk_set), using=using)  # noqa: SLF001 - public API
+        if issubclass(model, self._model):
+            rows = model._default_manager.using(using)  # noqa: SLF001 - public API
+            # Who is removed from whom by clear() is not said: it has to be asked before.
+            self.changed(rows.filter(**{relation: instance} if pk_set is None else {"pk__in": pk_set}), using=using)
 
 
 def invalidate_on_save(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import pytest
@@ -301,8 +301,8 @@ class Program:
     committed at the time.
     """
 
-    def __init__(self, choices: random.Random, people: list[Person]) -> None:
-        self.choices, self.people = choices, people
+    def __init__(self, choices: random.Random, people: list[Person], others: ThreadPoolExecutor) -> None:
+        self.choices, self.people, self.others = choices, people, others
         self.left = choices.randint(5, 25)
         self.number = 0
         self.leaks: list[tuple[Any, Any]] = []
@@ -332,7 +332,7 @@ class Program:
             elif step == "read":
                 name_of(person.pk)
             elif step == "outside":
-                in_thread(partial(name_of, person.pk))
+                self.others.submit(name_of, person.pk).result(30)
             self.look()
 
     def look(self) -> None:
@@ -355,13 +355,16 @@ def run_programs(count: int, seed: int) -> tuple[list[tuple[Any, Any]], int]:
     outside = connection.Database.connect(connection.settings_dict["NAME"])
     leaks: list[tuple[Any, Any]] = []
     read = 0
+    others = ThreadPoolExecutor(1)  # somebody else, with a connection of his own
     try:
         for number in range(count):
-            program = Program(random.Random(f"{seed} {number}"), people)
+            program = Program(random.Random(f"{seed} {number}"), people, others)
             program.block(0)
             leaks += program.leaks
             read += program.read
     finally:
+        others.submit(connections.close_all).result(30)
+        others.shutdown()
         outside.close()
     return leaks, read
 
