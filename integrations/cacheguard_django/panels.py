@@ -36,18 +36,20 @@ COUNTERS = tuple(
 class CacheGuardPanel(Panel):
     """What a request asked its caches for, and what the guards behind them did meanwhile."""
 
-    title = "cacheguard"
-    template = "cacheguard_django/panel.html"
+    # The toolbar has properties without types there, meant to be replaced like this.
+    title: Any = "cacheguard"  # pyright: ignore[reportIncompatibleMethodOverride]
+    template: Any = "cacheguard_django/panel.html"  # pyright: ignore[reportIncompatibleMethodOverride]
     is_async = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs)  # pyright: ignore[reportUnknownMemberType]
         self._records: list[Record] = []
         self._before: dict[str, Stats] = {}
 
     @property
-    def nav_subtitle(self) -> str:
-        calls: Any = self.get_stats().get("calls", [])  # type: ignore[no-untyped-call]  # the toolbar has no types
+    def nav_subtitle(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
+        stats = cast("dict[str, Any]", self.get_stats())  # type: ignore[no-untyped-call]  # the toolbar has no types
+        calls: list[Any] = stats.get("calls", [])
         return f"{len(calls)} call{'' if len(calls) == 1 else 's'} in {sum(call['ms'] for call in calls):.2f} ms"
 
     def enable_instrumentation(self) -> None:
