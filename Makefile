@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test lint format types bench chaos coverage conformance-http conformance-starlette conformance-flask-caching wheel clean
+.PHONY: help demo example test lint format types bench chaos coverage conformance-http conformance-starlette conformance-django conformance-django-redis conformance-flask-caching wheel clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-26s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,12 @@ conformance-http: .venv/.dev  ## the public HTTP cache tests against the ASGI mi
 
 conformance-starlette: .venv/.dev  ## Starlette's own tests, with every application behind the ASGI middleware
 	$(BIN)/python -m tests.outside.starlette.run
+
+conformance-django: .venv/.dev  ## Django's own cache tests, from its sdist, against the backend; ARGS="--backend X" against another
+	$(BIN)/python -m tests.outside.django.run $(ARGS)
+
+conformance-django-redis: .venv/.dev  ## django-redis's own tests of what both have, from its sdist, against the backend
+	$(BIN)/python -m tests.outside.django_redis.run $(ARGS)
 
 conformance-flask-caching: .venv/.dev  ## Flask-Caching's own tests, from its sdist, with our backend and with its own
 	$(BIN)/python -m tests.outside.flask_caching.run

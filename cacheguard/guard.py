@@ -58,7 +58,6 @@ R = TypeVar("R")
 DEFAULT_MAX_ABSENCES = 100_000
 MOST_CALL_POLICIES = 256
 MOST_AT_ONCE = 1000  # changes in one round trip
-MOST_READ = 100  # values that are looked at in one, to be removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -661,7 +660,7 @@ class CacheGuard:
         return await self._hub.update(engine, self._scope.key(key), change, self._hub.options.codec, self._scope)
 
     def remove(self, *keys: str) -> int:
-        """`invalidate` *keys*, and say how many of them there were. One round trip for a hundred of them.
+        """`invalidate` *keys*, and say how many of them there were. One round trip for a thousand of them.
 
         Of several who remove a key at the same time, one counts it. 0 if Redis does not acknowledge it; it is queued
         then, or `Unreachable` is raised, as `invalidate` does.
@@ -684,8 +683,8 @@ class CacheGuard:
 
         if self._rules.l2:
             self._hub.forget_here([Invalidation(name) for name in names])
-        for at in range(0, len(names), MOST_READ):
-            await self._hub.tell(removed, names[at : at + MOST_READ])
+        for at in range(0, len(names), MOST_AT_ONCE):
+            await self._hub.tell(removed, names[at : at + MOST_AT_ONCE])
         return count
 
     def scan(self, match: str = "*", *, cursor: str = "", count: int = 1000) -> tuple[list[str], str]:

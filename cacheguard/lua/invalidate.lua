@@ -1,8 +1,9 @@
 -- INVALIDATE: no value, and no lease under which an older load could bring one back.
 -- KEYS[1] the entry, or a marker
--- ARGV    channel, message, quarantine ms, floor ('' or fixed-width text), floor ms, begin id, intent ms, end id
--- Reply   1 there was no value | 3 there was one
---         | 2 the value stays: its own version is no older than the floor (it is news that this value has already)
+-- ARGV    channel, message, quarantine ms, floor ('' or fixed-width text), floor ms, begin id, intent ms, end id,
+--         how many bytes of what was there are wanted (may be left out)
+-- Reply   1 | 2 the value stays: its own version is no older than the floor (it is news that this value has already)
+--         | {first bytes of v or false, g, pttl}, as they were, if bytes are wanted
 local T = redis.call('TIME')
 local now = T[1] * 1000 + math.floor(T[2] / 1000)
 local K = KEYS[1]
@@ -11,7 +12,11 @@ if ARGV[4] ~= '' and ARGV[6] == '' then
   local h = redis.call('HMGET', K, 'n', 'f') -- n: the value has a version, which then is f
   known = h[1] and h[2] and ARGV[4] <= h[2]
 end
-local there = redis.call('HEXISTS', K, 'v') == 1
+local head
+if ARGV[9] then
+  local h = redis.call('HMGET', K, 'v', 'g')
+  head = {h[1] and string.sub(h[1], 1, tonumber(ARGV[9])), tonumber(h[2] or '0') or 0, redis.call('PTTL', K)}
+end
 -- The first write is one that needs no memory: a full server lets the rest of the script through.
 if known then redis.call('HDEL', K, 't', 'u', 'x') else redis.call('HDEL', K, 'v', 'g', 't', 'u', 'x', 'n', 'c') end
 redis.call('PUBLISH', ARGV[1], ARGV[2])
@@ -46,4 +51,4 @@ if redis.call('EXISTS', K) == 1 then
     redis.call('PEXPIRE', K, last - now)
   end
 end
-return known and 2 or there and 3 or 1
+return head or known and 2 or 1

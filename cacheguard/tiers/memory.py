@@ -246,9 +246,10 @@ class MemoryCommands:
         begin: str,
         intent: int,
         end: str,
-    ) -> int:
+        most: int = 0,
+    ) -> Reply:
         known = bool(floor) and not begin and "n" in fields and floor <= fields["f"]
-        there = "v" in fields
+        head = [fields.get("v"), fields.get("g", 0), self._pttl(key, now)] if most else None
         self._drop(key, fields, "t", "u", "x", *(() if known else ("v", "g", "n", "c")))
         self.publish(channel, message)
         if end:
@@ -268,9 +269,7 @@ class MemoryCommands:
             if known and last - now > pttl:
                 fields["g"] += last - now - pttl
             self._pexpire(key, last - now, now)
-        if known:
-            return 2
-        return 3 if there else 1
+        return head or (2 if known else 1)
 
     def _scan(self, pattern: str, now: int) -> Reply:
         """All names that match *pattern*, at once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from operator import eq
@@ -16,7 +17,7 @@ from ..keys import Scope
 from ..lua import load
 from ..ports import Call, Reply
 from .line import FAILURE_KEPT_MS, RELEASE, Line, is_foreign
-from .outbox import Invalidation, drop_message
+from .outbox import INVALIDATE, Invalidation, drop_message
 
 LEASE = load("lease")
 FILL = load("fill")
@@ -29,7 +30,6 @@ REPLACE = load("replace")
 HEAD = load("head")
 MARK = load("mark")
 
-THERE = 3  # INVALIDATE has removed a value
 LEASE_MS = 5_000  # longer than any pause a healthy process makes, short enough to wait out a dead one
 GRACE_MS = 60_000
 ALWAYS = 2**53 - 1  # a floor that no remaining lifetime reaches: lease whatever is there
@@ -229,26 +229,23 @@ class Remote:
         markers = scope.markers(())
         replies = await self.line.send(*(HEAD(name)(HEAD_BYTES) for name in names), *_questions(markers))
         seen = dict(zip(markers, replies[len(names) :], strict=True))
-        stored = {
-            name: each for name, reply in zip(names, replies, strict=False) if (each := self._glanced(name, reply))
-        }
-        await self._ask_for_more(scope, list(stored.values()), seen)
-        standing = [
-            name
-            for name, each in stored.items()
-            if tuple(map(seen.get, scope.markers(each.tags))) == each.nonces
-            and not self.line.bus.is_dirty(name, scope.markers(each.tags))
-        ]
-        return standing, following
+        return await self._glanced(scope, dict(zip(names, replies, strict=False)), seen), following
 
-    def _glanced(self, key: str, reply: Reply) -> Stored | None:
-        """What HEAD says of an entry, if it is a fresh one."""
-        if isinstance(reply, Refused) or reply[0] is None or int(reply[2]) <= int(reply[1]):
-            return None
-        try:
-            return self._packing.glance(key, reply[0])
-        except CodecError:
-            return None
+    async def _glanced(self, scope: Scope, heads: Mapping[str, Reply], seen: dict[str, Any]) -> list[str]:
+        """Which entries are fresh and stand, by what *heads* say of them."""
+        stored: dict[str, Stored] = {}
+        for key, head in heads.items():
+            if isinstance(head, Refused) or head[0] is None or int(head[2]) <= int(head[1]):
+                continue
+            with suppress(CodecError):
+                stored[key] = self._packing.glance(key, head[0])
+        await self._ask_for_more(scope, list(stored.values()), seen)
+        return [
+            key
+            for key, each in stored.items()
+            if tuple(map(seen.get, markers := scope.markers(each.tags))) == each.nonces
+            and not self.line.bus.is_dirty(key, markers)
+        ]
 
     async def read_many(
         self, keys: Sequence[str], codec: Codec | None, scope: Scope, tags: Sequence[tuple[str, ...]]
@@ -544,26 +541,20 @@ class Remote:
         return await self.line.tell(items)
 
     async def remove(self, keys: Sequence[str], scope: Scope) -> tuple[bool, int]:
-        """Invalidate entries; whether Redis acknowledged it, and how many of them it held fresh.
-
-        What was there is read by plain commands: scripts that a server does not know yet are run behind those it knows.
-        """
+        """Invalidate entries; whether Redis acknowledged it, and how many of them it held fresh."""
+        channel = self.line.bus.channel
         markers = tuple(dict.fromkeys(marker for key in keys for marker in self._markers(key, scope, ())))
-        questions: list[Call] = [call for key in keys for call in (("HMGET", key, "v", "g"), ("PTTL", key))]
+
+        def calls(echo: str) -> list[list[Call]]:
+            plain = (0, "", 0, "", 0, "", HEAD_BYTES)
+            return [[INVALIDATE(key)(channel, drop_message(echo, key), *plain)] for key in keys]
+
         items = [Invalidation(key) for key in keys]
-        done, replies = await self.line.told(items, first=[*questions, *_questions(markers)])
+        done, replies = await self.line.told(items, calls, _questions(markers))
         if not replies:
             return done, 0
-        seen = dict(zip(markers, replies[len(questions) :], strict=False))
-        gone = dict(zip(keys, replies[len(questions) + len(markers) :], strict=True))
-        count = 0
-        for at, key in enumerate(keys):
-            fields, pttl = replies[2 * at : 2 * at + 2]
-            if gone[key] == THERE and type(fields) is list and fields[0] is not None:
-                found = self._entry(key, fields[0], fields[1], pttl, None, outline=True)
-                found = await self._standing(key, found, scope, seen, fields[0])
-                count += found.stored is not None and found.fresh_left > 0
-        return done, count
+        seen = dict(zip(markers, replies, strict=False))
+        return done, len(await self._glanced(scope, dict(zip(keys, replies[len(markers) :], strict=True)), seen))
 
     async def expire(self, keys: Sequence[str]) -> bool:
         """Make entries stale; false if Redis did not acknowledge it, and they will be invalidated instead."""

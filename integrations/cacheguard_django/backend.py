@@ -293,32 +293,57 @@ class CacheGuardCache(BaseCache):
         return await self.guard.aremove(self._text(key, version)) > 0
 
     @recorded
-    def delete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
-        self.guard.invalidate(*self._texts(keys, version))
+    def delete_many(  # type: ignore[override]  # Django's answers nothing
+        self, keys: Iterable[Any], version: int | None = None
+    ) -> int | None:
+        """Delete *keys*, in one round trip; how many there were, None of no keys."""
+        texts = self._texts(keys, version)
+        return self.guard.remove(*texts) if texts else None
 
     @recorded
-    async def adelete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
-        await self.guard.ainvalidate(*self._texts(keys, version))
+    async def adelete_many(  # type: ignore[override]  # as above
+        self, keys: Iterable[Any], version: int | None = None
+    ) -> int | None:
+        """`delete_many`, to be awaited."""
+        texts = self._texts(keys, version)
+        return await self.guard.aremove(*texts) if texts else None
 
     @recorded
-    def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
-        """Add *delta* to a value, in one step among all processes; its lifetime stays. `ValueError` without a value."""
+    def incr(self, key: Any, delta: int = 1, version: int | None = None, *, ignore_key_check: bool = False) -> int:
+        """Add *delta* to a value, in one step among all processes; its lifetime stays.
+
+        `ValueError` if there is no value; with *ignore_key_check*, it begins at *delta* then.
+        """
         with _telling():
-            return _found(self.guard.update(self._text(key, version), _adding(delta)), key)
+            value = self.guard.update(self._text(key, version), _adding(delta))
+            while value is MISSING and ignore_key_check and self.guard.stats().l2_up:
+                if self.add(key, delta, version=version):
+                    return delta
+                value = self.guard.update(self._text(key, version), _adding(delta))
+            return _found(value, key)
 
     @recorded
-    async def aincr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+    async def aincr(
+        self, key: Any, delta: int = 1, version: int | None = None, *, ignore_key_check: bool = False
+    ) -> int:
         """`incr`, to be awaited."""
         with _telling():
-            return _found(await self.guard.aupdate(self._text(key, version), _adding(delta)), key)
+            value = await self.guard.aupdate(self._text(key, version), _adding(delta))
+            while value is MISSING and ignore_key_check and self.guard.stats().l2_up:
+                if await self.aadd(key, delta, version=version):
+                    return delta
+                value = await self.guard.aupdate(self._text(key, version), _adding(delta))
+            return _found(value, key)
 
-    def decr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+    def decr(self, key: Any, delta: int = 1, version: int | None = None, *, ignore_key_check: bool = False) -> int:
         """Subtract *delta*, as `incr` adds it."""
-        return self.incr(key, -delta, version=version)
+        return self.incr(key, -delta, version=version, ignore_key_check=ignore_key_check)
 
-    async def adecr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+    async def adecr(
+        self, key: Any, delta: int = 1, version: int | None = None, *, ignore_key_check: bool = False
+    ) -> int:
         """`decr`, to be awaited."""
-        return await self.aincr(key, -delta, version=version)
+        return await self.aincr(key, -delta, version=version, ignore_key_check=ignore_key_check)
 
     @recorded
     def clear(self) -> None:
@@ -364,19 +389,19 @@ class CacheGuardCache(BaseCache):
         """`persist`, to be awaited."""
         return await self.atouch(key, timeout=None, version=version)
 
-    def expire(self, key: Any, timeout: float, version: int | None = None) -> bool:
+    def expire(self, key: Any, timeout: Any, version: int | None = None) -> bool:
         """Let *key* end in *timeout* seconds, or a `timedelta`; whether it is there."""
         return self.touch(key, timeout=_in_seconds(timeout), version=version)
 
-    async def aexpire(self, key: Any, timeout: float, version: int | None = None) -> bool:
+    async def aexpire(self, key: Any, timeout: Any, version: int | None = None) -> bool:
         """`expire`, to be awaited."""
         return await self.atouch(key, timeout=_in_seconds(timeout), version=version)
 
-    def pexpire(self, key: Any, timeout: float, version: int | None = None) -> bool:
+    def pexpire(self, key: Any, timeout: Any, version: int | None = None) -> bool:
         """Let *key* end in *timeout* milliseconds, or a `timedelta`; whether it is there."""
         return self.touch(key, timeout=_in_seconds(timeout, 1000), version=version)
 
-    async def apexpire(self, key: Any, timeout: float, version: int | None = None) -> bool:
+    async def apexpire(self, key: Any, timeout: Any, version: int | None = None) -> bool:
         """`pexpire`, to be awaited."""
         return await self.atouch(key, timeout=_in_seconds(timeout, 1000), version=version)
 
@@ -562,8 +587,10 @@ def _seconds(milliseconds: int | None) -> int | None:
     return None if milliseconds is None else round(milliseconds / 1000)
 
 
-def _in_seconds(timeout: Any, parts: int = 1) -> float:
-    """*timeout* as seconds, given in as many parts of one, or as a `timedelta`."""
+def _in_seconds(timeout: Any, parts: int = 1) -> Any:
+    """*timeout* as seconds, given in as many parts of one, or as a `timedelta`; None and the default stay."""
+    if timeout is None or timeout is DEFAULT_TIMEOUT:
+        return timeout
     return float(timeout.total_seconds() if hasattr(timeout, "total_seconds") else timeout / parts)
 
 

@@ -65,6 +65,7 @@ CALLS: list[st.SearchStrategy[ScriptCall | Command]] = [
     st.builds(RELEASE(KEY), tokens, st.sampled_from([b"", b"it broke", b"a\nb \x00"]), some),
     st.builds(RENEW(KEY), tokens, some, some),
     st.builds(INVALIDATE(KEY), *map(st.just, BUS), maybe, versions, maybe, writers, some, writers),
+    st.builds(INVALIDATE(KEY), *map(st.just, BUS), maybe, versions, maybe, writers, some, writers, st.just(100)),
     st.builds(STORE(KEY), values, some, maybe, versions, *map(st.just, BUS)),
     st.builds(ADD(KEY), tokens, short, some, maybe, stamps, *map(st.just, BUS)),
     st.builds(REPLACE(KEY), tokens, stamps, short, *map(st.just, BUS)),

@@ -217,7 +217,7 @@ def report(backend: str, output: str) -> int:
     for header in re.findall(r"^(?:FAIL|ERROR): .*\(([\w.]+)\)", output, re.MULTILINE):
         private += header in OF_TWO_FILES
         if header not in OF_TWO_FILES:
-            print(f"  {header}")
+            sys.stdout.write(f"  {header}\n")
     ran = re.search(r"^Ran (\d+) tests", output, re.MULTILINE)
     failed = results["FAIL"] + results["ERROR"] - private
     total = int(ran[1]) - private if ran else 0
