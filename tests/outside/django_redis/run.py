@@ -1,11 +1,12 @@
 """django-redis's own tests of what its users rely on, against our backend; ``make conformance-django-redis``.
 
-Takes its source distribution, which holds the tests and the package that they import, and runs on a Redis of our own the
-tests of what both caches offer: timeouts, ``nx``, versions, many keys, counters, ``ttl``, ``pttl``, ``expire``, ``pexpire``,
-``expire_at``, ``pexpire_at``, ``persist``, ``touch``, ``keys``, ``iter_keys``, ``delete_pattern``, ``lock``, ``clear``, sessions.
+Takes its source distribution, which holds the tests and the package that they import, and runs on a Redis of our own
+the tests of what both caches offer: timeouts, ``nx``, versions, many keys, counters, ``ttl``, ``pttl``, ``expire``,
+``pexpire``, ``expire_at``, ``pexpire_at``, ``persist``, ``touch``, ``keys``, ``iter_keys``, ``delete_pattern``, ``lock``,
+``clear``, sessions.
 
-Left out is what only a client of django-redis has (hashes, sets, replicas, pipelines, mocks of its internals), and what is
-different here on purpose, see `DIFFERENT`. Nothing of django-redis is kept in this repository.
+Left out is what only a client of django-redis has (hashes, sets, replicas, pipelines, mocks of its internals), and what
+is different here on purpose, see `DIFFERENT`. Nothing of django-redis is kept in this repository.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ VERSION = "7.0.0"
 NEEDS = ("msgpack", "pytest-mock")
 
 INTERNAL = (
-    "test_save_dict or test_intenum or test_set_call_empty_pipeline or with_custom_count or with_settings_default_scan_count "
-    "or test_close_uninitialized_client or test_close_client or test_close_with or primary_replica or client_mock or herd "
+    "test_save_dict or test_intenum or test_set_call_empty_pipeline or with_custom_count "
+    "or with_settings_default_scan_count "
+    "or test_close_uninitialized_client or test_close_client or test_close_with or primary_replica "
+    "or client_mock or herd "
     "or test_hset or test_hdel or test_hlen or test_hkeys or test_hexists or test_hash_ "
-    "or test_sadd or test_scard or test_sdiff or test_sinter or test_interstore or test_sismember or test_smove or test_spop "
+    "or test_sadd or test_scard or test_sdiff or test_sinter or test_interstore or test_sismember "
+    "or test_smove or test_spop "
     "or test_srandmember or test_srem or test_sscan or test_smismember or test_sunion"
 )
 DIFFERENT = {
