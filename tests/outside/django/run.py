@@ -6,7 +6,8 @@ runner, on a Redis of our own:
 - every test that all backends share (``BaseCacheTests``), through the blocking methods and once more with each call
   going through its ``a…`` twin,
 - the tests of the cache middleware, its utilities, internationalised pages and template responses, of the cache
-  handler, the cache decorators, the template tag and the cache-backed sessions, with this backend wherever they name locmem.
+  handler, the cache decorators, the template tag and the cache-backed sessions, with this backend wherever they name
+  locmem.
 
 Left out are two tests that look into a private dictionary of locmem. Nothing of Django is kept in this repository.
 """

@@ -2,7 +2,8 @@
 
 Takes its source distribution, which holds the tests and the package that they import, and runs on a Redis of our own
 the tests of what both caches offer: timeouts, ``nx``, versions, many keys, counters, ``ttl``, ``pttl``, ``expire``,
-``pexpire``, ``expire_at``, ``pexpire_at``, ``persist``, ``touch``, ``keys``, ``iter_keys``, ``delete_pattern``, ``lock``,
+``pexpire``, ``expire_at``, ``pexpire_at``, ``persist``, ``touch``, ``keys``, ``iter_keys``, ``delete_pattern``,
+``lock``,
 ``clear``, sessions.
 
 Left out is what only a client of django-redis has (hashes, sets, replicas, pipelines, mocks of its internals), and what
