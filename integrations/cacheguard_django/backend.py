@@ -163,7 +163,7 @@ class CacheGuardCache(BaseCache):
         if value is not MISSING:
             return value
         if callable(default):
-            made = default()
+            made: Any = default()
             return await made if hasattr(made, "__await__") else made
         if await self.aadd(key, default, timeout=timeout, version=version):
             return default
@@ -549,7 +549,8 @@ def _without_stale(policy: dict[str, Any]) -> dict[str, Any]:
 async def _evaluated(value: Any) -> Any:
     """*value*; a queryset has asked the database by then, since pickling it could not, in an event loop."""
     if isinstance(value, QuerySet):
-        async for _ in value:
+        rows = cast("QuerySet[Any, Any]", value)
+        async for _ in rows:
             break
     return value
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.core.cache.backends.base import InvalidCacheBackendError
@@ -63,7 +63,8 @@ class Settings:
         """A guard as the settings ask for it. Nothing is connected yet."""
         # Other processes' L1 may lag by a millisecond: sessions and counters must not, unless somebody wants that.
         ttl = FOREVER if self.timeout is None else max(self.timeout, 0.001)
-        policy = Policy(**{"ttl": ttl, "l1": False, **self.policy})
+        fields: dict[str, Any] = {"ttl": ttl, "l1": False, **self.policy}
+        policy = Policy(**fields)
         alone = None if self.fill_in_atomic else is_open
         try:
             return CacheGuard(self.url, policy=policy, alone=alone, **self.guard)
@@ -97,11 +98,12 @@ def read(location: object, params: Mapping[str, Any], timeout: int | None) -> Se
     reverse = _imported("reverse_key_function", options.pop("reverse_key_function", None))
     if reverse is not None and not callable(reverse):
         raise InvalidCacheBackendError(f"CACHES: OPTIONS: reverse_key_function must be a function, got {reverse!r}")
-    return Settings(_url(location, options), _guard_options(options), policy, timeout, fill, reverse)
+    url, made = _url(location, options), _guard_options(options)
+    return Settings(url, made, policy, timeout, fill_in_atomic=fill, reverse_key_function=cast("Any", reverse))
 
 
 def _url(location: Any, options: Mapping[str, Any]) -> str | None:
-    if isinstance(location, list | tuple):
+    if type(location) in (list, tuple):
         if len(location) != 1:
             raise InvalidCacheBackendError(
                 "CACHES: LOCATION must be one URL (redis+sentinel:// and redis+cluster:// name several servers), "

@@ -1,9 +1,12 @@
 """A panel for django-debug-toolbar: ``DEBUG_TOOLBAR_PANELS = [..., "cacheguard_django.panels.CacheGuardPanel"]``."""
 
+# pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false, reportUnknownMemberType=false
+# The toolbar has no types, and asks for plain attributes where it has properties itself.
+
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 from debug_toolbar.panels import Panel
 from django.conf import settings
@@ -47,8 +50,10 @@ class CacheGuardPanel(Panel):
 
     @property
     def nav_subtitle(self) -> str:
-        calls: Any = self.get_stats().get("calls", [])  # type: ignore[no-untyped-call]  # the toolbar has no types
-        return f"{len(calls)} call{'' if len(calls) == 1 else 's'} in {sum(call['ms'] for call in calls):.2f} ms"
+        found = cast("dict[str, Any]", self.get_stats())  # type: ignore[no-untyped-call]  # the toolbar has no types
+        calls = cast("list[dict[str, Any]]", found.get("calls", []))
+        number, total = len(calls), sum(float(call["ms"]) for call in calls)
+        return f"{number} call{'' if number == 1 else 's'} in {total:.2f} ms"
 
     def enable_instrumentation(self) -> None:
         self._records = []

@@ -185,7 +185,7 @@ def _template(model: type[models.Model], template: str, name: str) -> TextTempla
     try:
         roots = {field.partition(".")[0].partition("[")[0] for _, field, _, _ in Formatter().parse(template) if field}
     except ValueError:
-        roots = set()  # said better below
+        roots = set[str]()  # said better below
     known = [root for root in roots if root.isidentifier() and (hasattr(model, root) or _is_field(model, root))]
     return TextTemplate(template, _row_of(model), more=known)
 

@@ -61,7 +61,7 @@ def a_live_intent_does_not_matter(patch: pytest.MonkeyPatch) -> None:
 def the_end_of_one_write_ends_them_all(patch: pytest.MonkeyPatch) -> None:
     honest = MemoryCommands._invalidate  # noqa: SLF001 - the part to be broken
 
-    def broken(self: MemoryCommands, fields: Hash, now: int, key: str, *args: Any) -> int:
+    def broken(self: MemoryCommands, fields: Hash, now: int, key: str, *args: Any) -> Any:
         if args[-1]:
             for name in [name for name in fields if name.startswith("w:")]:
                 del fields[name]

@@ -3,10 +3,11 @@
 Takes the source distribution of the Django that is installed, because only that has the tests, and runs with its own
 runner, on a Redis of our own:
 
-- every test that all backends share (``BaseCacheTests``), through the blocking methods and once more with each call going
-  through its ``a…`` twin,
-- the tests of the cache middleware, its utilities, internationalised pages and template responses, of the cache handler,
-  the cache decorators, the template tag and the cache-backed sessions, with this backend wherever they name locmem.
+- every test that all backends share (``BaseCacheTests``), through the blocking methods and once more with each call
+  going through its ``a…`` twin,
+- the tests of the cache middleware, its utilities, internationalised pages and template responses, of the cache
+  handler, the cache decorators, the template tag and the cache-backed sessions, with this backend wherever they name
+  locmem.
 
 Left out are two tests that look into a private dictionary of locmem. Nothing of Django is kept in this repository.
 """
