@@ -272,6 +272,8 @@ def client_of(place: Place, *, is_async: bool) -> Any:
     """A client of redis-py's own for the servers of *place*; who asks for it closes it."""
     import redis
     import redis.asyncio
+    import redis.asyncio.cluster
+    import redis.cluster
 
     settings = {"protocol": 2, **place.connection_kwargs}
     if place.nodes:

@@ -98,14 +98,13 @@ def read(location: object, params: Mapping[str, Any], timeout: int | None) -> Se
     reverse: Any = _imported("reverse_key_function", options.pop("reverse_key_function", None))
     if reverse is not None and not callable(reverse):
         raise InvalidCacheBackendError(f"CACHES: OPTIONS: reverse_key_function must be a function, got {reverse!r}")
-    reversing = cast("Callable[[str], str] | None", reverse)
-    return Settings(_url(location, options), _guard_options(options), policy, timeout, fill, reversing)
+    url, made = _url(location, options), _guard_options(options)
+    return Settings(url, made, policy, timeout, fill_in_atomic=fill, reverse_key_function=cast("Any", reverse))
 
 
 def _url(location: Any, options: Mapping[str, Any]) -> str | None:
-    if isinstance(location, list | tuple):
-        several = cast("Sequence[Any]", location)
-        if len(several) != 1:
+    if type(location) in (list, tuple):
+        if len(location) != 1:
             raise InvalidCacheBackendError(
                 "CACHES: LOCATION must be one URL (redis+sentinel:// and redis+cluster:// name several servers), "
                 f"got {len(several)} of them"

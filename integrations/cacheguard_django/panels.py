@@ -1,5 +1,8 @@
 """A panel for django-debug-toolbar: ``DEBUG_TOOLBAR_PANELS = [..., "cacheguard_django.panels.CacheGuardPanel"]``."""
 
+# pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false, reportUnknownMemberType=false
+# The toolbar has no types, and asks for plain attributes where it has properties itself.
+
 from __future__ import annotations
 
 from dataclasses import fields
@@ -47,10 +50,11 @@ class CacheGuardPanel(Panel):
         self._before: dict[str, Stats] = {}
 
     @property
-    def nav_subtitle(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
-        stats = cast("dict[str, Any]", self.get_stats())  # type: ignore[no-untyped-call]  # the toolbar has no types
-        calls: list[Any] = stats.get("calls", [])
-        return f"{len(calls)} call{'' if len(calls) == 1 else 's'} in {sum(call['ms'] for call in calls):.2f} ms"
+    def nav_subtitle(self) -> str:
+        found = cast("dict[str, Any]", self.get_stats())  # type: ignore[no-untyped-call]  # the toolbar has no types
+        calls = cast("list[dict[str, Any]]", found.get("calls", []))
+        number, total = len(calls), sum(float(call["ms"]) for call in calls)
+        return f"{number} call{'' if number == 1 else 's'} in {total:.2f} ms"
 
     def enable_instrumentation(self) -> None:
         self._records = []

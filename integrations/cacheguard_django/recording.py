@@ -13,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 R = TypeVar("R")
+SEVERAL = (list, tuple, dict, set)
 C = TypeVar("C")
 
 
@@ -84,9 +85,8 @@ def recorded(method: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, 
 
 
 def _record(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], began: float, answer: Any) -> Record:
-    subject = args[0] if args else next((kwargs[each] for each in ("key", "keys", "data") if each in kwargs), "")
-    several: Any = subject
-    key = ", ".join(map(str, several)) if isinstance(subject, list | tuple | dict | set) else str(subject)
+    subject: Any = args[0] if args else next((kwargs[each] for each in ("key", "keys", "data") if each in kwargs), "")
+    key = ", ".join(map(str, subject)) if type(subject) in SEVERAL else str(subject)
     outcome = ""
     if name in {"get", "aget"}:
         default = args[1] if len(args) > 1 else kwargs.get("default")

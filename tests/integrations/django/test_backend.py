@@ -49,9 +49,12 @@ def twins(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(params=["redis", "in the process", "l1"])
 def either(request: pytest.FixtureRequest, configure: Configure, twins: bool) -> Either:
-    entry: dict[str, Any] = {"redis": {}, "in the process": {"LOCATION": "memory://"}, "l1": {"OPTIONS": {"l1": True}}}[
-        request.param
-    ]
+    entries: dict[str, dict[str, Any]] = {
+        "redis": {},
+        "in the process": {"LOCATION": "memory://"},
+        "l1": {"OPTIONS": {"l1": True}},
+    }
+    entry = entries[request.param]
     return Either(configure(**entry), twins=twins)
 
 

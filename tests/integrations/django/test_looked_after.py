@@ -191,8 +191,9 @@ def test_the_panel_counts_and_describes(cache: CacheGuardCache) -> None:
 
     request = RequestFactory().get("/")
     with override_settings(**TOOLBAR):
-        toolbar = DebugToolbar(request, lambda _request: None)
-        panel = CacheGuardPanel(toolbar, lambda _request: None)
+        answer: Any = None
+        toolbar = DebugToolbar(request, lambda request: answer)
+        panel: Any = CacheGuardPanel(toolbar, lambda request: answer)
         panel.enable_instrumentation()
         cache.set("a", 1)
         cache.get("a")

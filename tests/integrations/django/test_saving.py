@@ -109,7 +109,8 @@ def test_other_models_do_not(following: SavedRows) -> None:
 
 
 def test_relations_count_from_either_end(following: SavedRows) -> None:
-    ada, label = Person.objects.create(name="Ada"), Label.objects.create(text="new")
+    ada = Person.objects.create(name="Ada")
+    label: Any = Label.objects.create(text="new")
     key = f"person:{ada.pk}"
     for change in (
         lambda: ada.labels.add(label),

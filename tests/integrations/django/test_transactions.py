@@ -352,7 +352,8 @@ outside: Any = None
 def run_programs(count: int, seed: int) -> tuple[list[tuple[Any, Any]], int]:
     global outside  # noqa: PLW0603 - one connection for all programs
     people = [Person.objects.create(name=f"{number}") for number in range(2)]
-    outside = connection.Database.connect(connection.settings_dict["NAME"])
+    database: Any = connection
+    outside = database.Database.connect(connection.settings_dict["NAME"])
     leaks: list[tuple[Any, Any]] = []
     read = 0
     others = ThreadPoolExecutor(1)  # somebody else, with a connection of his own

@@ -52,7 +52,7 @@ async def test_sessions_can_be_awaited(cache: CacheGuardCache) -> None:
     again: Any = SessionStore(session.session_key)
     assert await again.aget("visits") == 1
     await again.adelete()
-    assert await SessionStore(session.session_key).aget("visits") is None  # type: ignore[attr-defined]  # since 5.1
+    assert await SessionStore(session.session_key).aget("visits") is None
 
 
 def test_a_view_is_rendered_once() -> None:

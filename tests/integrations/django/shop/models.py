@@ -1,31 +1,33 @@
+from typing import Any
+
 from django.db import models
 
 
 class Label(models.Model):
-    text = models.CharField(max_length=50)
+    text: Any = models.CharField(max_length=50)
 
     class Meta:
         app_label = "shop"
 
     def __str__(self) -> str:
-        return self.text
+        return str(self.text)
 
 
 class Person(models.Model):
-    name = models.CharField(max_length=50)
-    email = models.CharField(max_length=50, default="")
-    team_id = models.IntegerField(default=0)
+    name: Any = models.CharField(max_length=50)
+    email: Any = models.CharField(max_length=50, default="")
+    team_id: Any = models.IntegerField(default=0)
     labels = models.ManyToManyField(Label, related_name="people")
 
     class Meta:
         app_label = "shop"
 
     def __str__(self) -> str:
-        return self.name
+        return str(self.name)
 
 
 class Employee(Person):
-    salary = models.IntegerField(default=0)
+    salary: Any = models.IntegerField(default=0)
 
     class Meta:
         app_label = "shop"
