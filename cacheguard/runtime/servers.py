@@ -277,9 +277,6 @@ def client_of(place: Place, *, is_async: bool) -> Any:
 
     settings = {"protocol": 2, **place.connection_kwargs}
     if place.nodes:
-        import redis.asyncio.cluster
-        import redis.cluster
-
         kind: Any = redis.asyncio.RedisCluster if is_async else redis.RedisCluster
         node: Any = redis.asyncio.cluster.ClusterNode if is_async else redis.cluster.ClusterNode
         return kind(startup_nodes=[node(host, port) for host, port in place.nodes], **settings)

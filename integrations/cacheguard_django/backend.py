@@ -548,12 +548,12 @@ def _without_stale(policy: dict[str, Any]) -> dict[str, Any]:
 
 async def _evaluated(value: Any) -> Any:
     """*value*; a queryset has asked the database by then, since pickling it could not, in an event loop."""
-    if isinstance(value, QuerySet):
-        rows = cast("QuerySet[Any, Any]", value)
-        async for _ in rows:
-            break
-        return rows
-    return value
+    if not isinstance(value, QuerySet):
+        return value
+    rows: Any = value  # pyright: ignore[reportUnknownVariableType]  # rows of a model that nobody named
+    async for _ in rows:
+        break
+    return rows
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from inspect import signature
@@ -95,7 +95,7 @@ def read(location: object, params: Mapping[str, Any], timeout: int | None) -> Se
     fill = options.pop("fill_in_atomic", False)
     if not isinstance(fill, bool):
         raise InvalidCacheBackendError(f"CACHES: OPTIONS: fill_in_atomic must be True or False, got {fill!r}")
-    reverse: Any = _imported("reverse_key_function", options.pop("reverse_key_function", None))
+    reverse = _imported("reverse_key_function", options.pop("reverse_key_function", None))
     if reverse is not None and not callable(reverse):
         raise InvalidCacheBackendError(f"CACHES: OPTIONS: reverse_key_function must be a function, got {reverse!r}")
     url, made = _url(location, options), _guard_options(options)
@@ -107,9 +107,9 @@ def _url(location: Any, options: Mapping[str, Any]) -> str | None:
         if len(location) != 1:
             raise InvalidCacheBackendError(
                 "CACHES: LOCATION must be one URL (redis+sentinel:// and redis+cluster:// name several servers), "
-                f"got {len(several)} of them"
+                f"got {len(location)} of them"
             )
-        location = several[0]
+        (location,) = location
     if not location:
         return None
     if not isinstance(location, str):

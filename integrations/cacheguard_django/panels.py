@@ -39,13 +39,12 @@ COUNTERS = tuple(
 class CacheGuardPanel(Panel):
     """What a request asked its caches for, and what the guards behind them did meanwhile."""
 
-    # The toolbar has properties without types there, meant to be replaced like this.
-    title: Any = "cacheguard"  # pyright: ignore[reportIncompatibleMethodOverride]
-    template: Any = "cacheguard_django/panel.html"  # pyright: ignore[reportIncompatibleMethodOverride]
+    title = "cacheguard"
+    template = "cacheguard_django/panel.html"
     is_async = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)  # pyright: ignore[reportUnknownMemberType]
+        super().__init__(*args, **kwargs)
         self._records: list[Record] = []
         self._before: dict[str, Stats] = {}
 

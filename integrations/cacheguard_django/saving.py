@@ -183,9 +183,7 @@ def _template(model: type[models.Model], template: str, name: str) -> TextTempla
     if not isinstance(template, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(f"{name} must be templates, got {template!r}")
     try:
-        roots: set[str] = {
-            field.partition(".")[0].partition("[")[0] for _, field, _, _ in Formatter().parse(template) if field
-        }
+        roots = {field.partition(".")[0].partition("[")[0] for _, field, _, _ in Formatter().parse(template) if field}
     except ValueError:
         roots = set[str]()  # said better below
     known = [root for root in roots if root.isidentifier() and (hasattr(model, root) or _is_field(model, root))]
