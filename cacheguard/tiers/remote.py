@@ -187,14 +187,21 @@ class Remote:
         """
         markers = self._markers(key, scope, tags)
         fields, pttl, *nonces = await self.line.send(("HMGET", key, "v", "g"), ("PTTL", key), *_questions(markers))
-        found = self._found(key, fields, pttl, codec, usable)
+        found = self._found(key, fields, pttl, codec)
         if found is None or found.stored is None:
             return found
         stored = found.stored
         # What `_standing` says, at once, where everything that matters was asked for.
-        if stored.tags == tags and stored.nonces == tuple(nonces) and not self.line.bus.is_dirty(key, markers):
+        if stored.tags != tags or stored.nonces != tuple(nonces) or self.line.bus.is_dirty(key, markers):
+            found = await self._standing(key, found, scope, dict(zip(markers, nonces, strict=True)), fields[0])
+        return found if usable is None else self._wanted(found, usable, fields[0])
+
+    def _wanted(self, found: Found, usable: Usable | None, envelope: Any) -> Found:
+        """*found*, which stands, unless the caller has no use for its value."""
+        stored = found.stored
+        if usable is None or stored is None or stored.kind is not Kind.VALUE or usable(stored.value):
             return found
-        return await self._standing(key, found, scope, dict(zip(markers, nonces, strict=True)), fields[0])
+        return Found(None, -1.0, self._packing.stamp(envelope))
 
     async def look(self, key: str, scope: Scope) -> Found | None:
         """What is stored under *key*, without its value."""
@@ -301,9 +308,7 @@ class Remote:
         while len(self._hints) > MOST_HINTS:
             self._hints.pop(next(iter(self._hints)), None)
 
-    def _found(
-        self, key: str, fields: Reply, pttl: Reply, codec: Codec | None, usable: Usable | None = None
-    ) -> Found | None:
+    def _found(self, key: str, fields: Reply, pttl: Reply, codec: Codec | None) -> Found | None:
         if type(fields) is not list:
             return self._strange(key, fields)
         value, stale = cast("tuple[Any, Any]", fields)
@@ -311,7 +316,7 @@ class Remote:
             return None
         if isinstance(pttl, Refused):
             raise pttl
-        return self._entry(key, value, stale, pttl, codec, usable=usable)
+        return self._entry(key, value, stale, pttl, codec)
 
     def _strange(self, key: str, reply: Reply) -> Found:
         """Something of another type lives under our key: a miss that nobody can fill."""
@@ -333,7 +338,6 @@ class Remote:
         codec: Codec | None,
         *,
         outline: bool = False,
-        usable: Usable | None = None,
     ) -> Found:
         packing = self._packing
         try:
@@ -342,9 +346,7 @@ class Remote:
         except (CodecError, TypeError, ValueError, OverflowError):
             self._events.undecodable += 1
             return Found(None, -1.0, packing.stamp(value))
-        if usable is None or stored.kind is not Kind.VALUE or usable(stored.value):
-            return Found(stored, left)
-        return Found(None, -1.0, packing.stamp(value))
+        return Found(stored, left)
 
     # Leasing
 
@@ -432,8 +434,8 @@ class Remote:
             raise reply
         word = bytes(reply[0])
         if word == b"HIT":
-            found = self._entry(key, reply[1], reply[2], reply[3], codec, usable=usable)
-            return await self._standing(key, found, scope, seen, reply[1])
+            found = self._entry(key, reply[1], reply[2], reply[3], codec)
+            return self._wanted(await self._standing(key, found, scope, seen, reply[1]), usable, reply[1])
         if word == b"BYPASS":
             return Bypass()
         if word == b"FAILED":
@@ -441,8 +443,8 @@ class Remote:
         value, stale, pttl = reply[-3:]
         old: Found | None = None
         if value is not None:
-            found = self._entry(key, value, stale, pttl, codec, usable=usable)
-            old = await self._standing(key, found, scope, seen, value)
+            found = self._entry(key, value, stale, pttl, codec)
+            old = self._wanted(await self._standing(key, found, scope, seen, value), usable, value)
             old = None if old.stored is None else old
         if word == b"WAIT":
             return Wait(_text(reply[2]), old)

@@ -161,6 +161,9 @@ class HTTPCacheMiddleware:
 
     async def _serve(self, call: _Call, key: str, variants: Variants | None, page: Page, *, collapsed: bool) -> None:
         _, _, send, request = call
+        if collapsed and (page.lifetime <= 0 or page.validate_always):
+            await self._alone(call, page)  # nobody is answered with it without asking
+            return
         now = time()
         left = math.floor(page.born + page.lifetime - now)
         if left <= 0 and judge(page, request, now, self._rules) is Verdict.SERVE_AND_VALIDATE:
@@ -238,7 +241,7 @@ class HTTPCacheMiddleware:
         async def compared(message: Message) -> None:
             # RFC 9110 §9.3.2: what says that it has changed takes the stored response with it.
             if page is not None and message["type"] == "http.response.start" and _is_another(page, message):
-                await self._invalidate([request.key])
+                await self.invalidate([request.key])
             await send(message)
 
         await self.app(scope, receive, compared)
@@ -250,12 +253,13 @@ class HTTPCacheMiddleware:
             if message["type"] == "http.response.start" and 200 <= message["status"] < 400:  # noqa: PLR2004
                 headers = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
                 own = key_of(scope, combined(scope["headers"]))
-                await self._invalidate([*([] if own is None else [own]), *also_invalidated(scope, headers)])
+                await self.invalidate([*([] if own is None else [own]), *also_invalidated(scope, headers)])
             await send(message)
 
         await self.app(scope, receive, watched)
 
-    async def _invalidate(self, keys: list[str]) -> None:
+    async def invalidate(self, keys: list[str]) -> None:
+        """Invalidate *keys*, now or, if Redis cannot be reached, as soon as it can."""
         try:
             await self.guard.ainvalidate(*dict.fromkeys(keys))
         except CacheGuardError:
@@ -440,7 +444,8 @@ class _Lead:
         if fate is not Fate.ANSWERED:
             self._end(_OriginFailedError() if fate is Fate.FAILED else _LeaderLeftError())
             return
-        raw, tags = UNSTORABLE, self._cache.tags_of(headers)
+        # A 304 that leaves the tags out leaves them as they are.
+        raw, tags = UNSTORABLE, self._cache.tags_of(headers if page is None else page.headers)
         if page is not None and tags is not None:
             raw = await self._placed(page, tags)
         if raw != UNSTORABLE or not self._request.is_conditional:  # a 304 says nothing of what a 200 would be
@@ -461,7 +466,7 @@ class _Lead:
                 return packed(page)
             # The keys of this URL must tell more apart. Their record goes, and with it all of them.
             cache.names_of(url, tuple({*names, *self._variants.names}))
-            await cache.guard.ainvalidate(url)
+            await cache.invalidate([url])
             return UNSTORABLE
         if not names:
             return packed(page)

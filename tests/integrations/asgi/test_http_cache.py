@@ -290,6 +290,38 @@ async def test_a_304_about_something_else_is_asked_again(origin: Origin, client:
     assert (await client.get()).content == b"other"
 
 
+async def test_a_304_without_tags_leaves_them_as_they_are(origin: Origin, client: Client, guard: CacheGuard) -> None:
+    origin.says(("cache-control", "max-age=1"), ("age", "1"), ("etag", '"a"'), ("cache-tag", "t"))
+    await client.get()
+    origin.says(("cache-control", "max-age=60"), ("etag", '"a"'), status=304, body=b"")
+    await client.get()
+    await guard.ainvalidate_tags("t")
+    origin.says(FRESH, body=b"new")
+    assert (await client.get()).content == b"new"
+
+
+async def test_what_was_invalidated_stands_in_for_nothing(origin: Origin, client: Client, guard: CacheGuard) -> None:
+    origin.says(("cache-control", "max-age=1"), ("age", "1"), ("cache-tag", "t"), ("etag", '"a"'))
+    await client.get()
+    await guard.ainvalidate_tags("t")
+    origin.says(status=503, body=b"down")
+    answer = await client.get()
+    assert (answer.status_code, answer.content) == (503, b"down")
+    assert b"if-none-match" not in origin.requests[-1]
+
+
+@pytest.mark.parametrize("control", ["max-age=0", "no-cache", "max-age=60, no-cache"])
+async def test_what_must_be_validated_each_time_is_validated_by_each_who_waited(
+    origin: Origin, client: Client, control: str
+) -> None:
+    origin.says(("cache-control", control), ("etag", '"a"'))
+    origin.before = lambda: asyncio.sleep(0.1)
+    answers = await asyncio.gather(*(client.get() for _ in range(5)))
+    assert {answer.content for answer in answers} == {b"hello"}
+    assert origin.runs == 5
+    assert [b"if-none-match" in request for request in origin.requests] == [False, True, True, True, True]
+
+
 @pytest.mark.parametrize(
     ("asked", "status"),
     [
