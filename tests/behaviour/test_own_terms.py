@@ -209,3 +209,18 @@ async def test_what_was_stored_as_another_type_is_loaded_anew(open_door: OpenDoo
     door, other = open_door(CacheGuard(redis_url)), open_door(CacheGuard(redis_url))
     assert await door.get_or_set("k", lambda: {"number": 7}) == {"number": 7}
     assert await other.get_or_set("k", lambda: Row(8), returns=Row) == Row(8)
+
+
+async def test_nobody_is_asked_about_a_value_that_was_invalidated(door: Door) -> None:
+    asked: list[int] = []
+
+    def usable(value: int) -> bool:
+        asked.append(value)
+        return False
+
+    await door.set("k", 1, tags=["t"])
+    await door.invalidate_tags("t")
+    assert await door.get_or_set("k", lambda: 2, tags=["t"], usable=usable) == 2
+    assert asked == []
+    assert await door.get_or_set("k", lambda: 3, tags=["t"], usable=usable, l1=False) == 3
+    assert asked == [2]
