@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import pickle
-import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -81,7 +80,6 @@ class CacheGuardBackend(BaseCache):
     ) -> None:
         super().__init__(default_timeout, ignore_delete_many_errors)
         self.guard = guard
-        self._counting = threading.Lock()
         self._end = weakref.finalize(self, guard.close)
 
     @classmethod
@@ -166,12 +164,11 @@ class CacheGuardBackend(BaseCache):
         return True
 
     def inc(self, key: str, delta: int = 1) -> int | None:
-        """Add *delta* to the integer under *key*, which begins at 0; the sum. Two round trips.
+        """Add *delta* to the integer under *key*, which begins at 0, in one step among all processes; the sum.
 
-        No other thread of this process comes in between; of several processes one may overwrite the other's sum.
+        Its timeout is that of the first count. Two round trips; None if Redis cannot be asked.
         """
-        with self._counting:
-            return counted(self.guard, key, delta, self._ttl(None))
+        return counted(self.guard, key, delta, self._ttl(None))
 
     def dec(self, key: str, delta: int = 1) -> int | None:
         """`inc` the other way."""

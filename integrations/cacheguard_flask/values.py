@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cacheguard import CacheGuard
+from cacheguard import MISSING, CacheGuard
+
+ATTEMPTS = 3  # somebody else may begin, and end, in between
 
 
 def added(guard: CacheGuard, key: str, value: Any, rules: dict[str, Any]) -> bool:
@@ -24,8 +26,15 @@ def added(guard: CacheGuard, key: str, value: Any, rules: dict[str, Any]) -> boo
 
 
 def counted(guard: CacheGuard, key: str, delta: int, rules: dict[str, Any]) -> int | None:
-    """Add *delta* to the integer under *key*, which begins at 0; the sum."""
-    found = guard.get(key)
-    value = (found if type(found) is int else 0) + delta
-    guard.set(key, value, **rules)
-    return value
+    """Add *delta* to the integer under *key*, which begins at 0; the sum, or None if Redis cannot be asked."""
+
+    def more(value: Any) -> int:
+        return (value if type(value) is int else 0) + delta
+
+    for _ in range(ATTEMPTS):
+        total: Any = guard.update(key, more)
+        if total is not MISSING:
+            return int(total)
+        if guard.add(key, delta, **rules):
+            return delta
+    return None
