@@ -548,12 +548,14 @@ def _without_stale(policy: dict[str, Any]) -> dict[str, Any]:
 
 async def _evaluated(value: Any) -> Any:
     """*value*; a queryset has asked the database by then, since pickling it could not, in an event loop."""
-    if not isinstance(value, QuerySet):
-        return value
-    rows: Any = value  # pyright: ignore[reportUnknownVariableType]  # rows of a model that nobody named
-    async for _ in rows:
-        break
-    return rows
+    if _is_queryset(value):
+        async for _ in value:
+            break
+    return value
+
+
+def _is_queryset(value: Any) -> bool:
+    return isinstance(value, QuerySet)
 
 
 @contextmanager
