@@ -109,7 +109,7 @@ class Outbox:
             log.error("%d invalidations are owed to Redis: the whole namespace is invalidated instead", len(self.owed))
             self._events.outbox_overflows += 1
             items = [Invalidation(self._root)]
-            instead = [item for item in self.owed if item not in items]
+            instead = [item for item in self.part(len(self.owed)) if item not in items]
             self.owed.clear()
             self.owed.update({item: object() for item in items})
             if self._ledger is not None:  # written before the others are struck: a process may die in between
@@ -124,7 +124,11 @@ class Outbox:
 
     def part(self, most: int) -> dict[Invalidation, object]:
         """Some of what is owed, each with a mark that changes when it is owed once more."""
-        return dict(list(self.owed.items())[:most])
+        while True:
+            try:
+                return dict(list(self.owed.items())[:most])
+            except RuntimeError:  # another thread has owed something in the middle of it
+                continue
 
     def settled(self, part: dict[Invalidation, object]) -> None:
         """Strike off what Redis has acknowledged, unless it is owed once more by another thread meanwhile."""
