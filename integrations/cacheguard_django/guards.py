@@ -6,6 +6,7 @@ for each setting, found by it.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,14 @@ class Opened:
 
 _opened: dict[str, Opened] = {}
 _lock = threading.RLock()
+
+
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603 - a thread of the parent may have held it
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def opened(location: object, params: Mapping[str, Any], timeout: int | None) -> Opened:

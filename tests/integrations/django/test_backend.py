@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from inspect import isasyncgenfunction, iscoroutinefunction
@@ -469,3 +471,25 @@ async def test_everything_works_in_a_cluster(configure: Configure, cluster_url: 
     assert either.cache.lock("k", timeout=5).acquire() is True
     await either.clear()
     assert await either.keys() == []
+
+
+def test_a_forked_child_goes_on_with_connections_of_its_own(cache: CacheGuardCache) -> None:
+    cache.set("k", 1)
+    assert cache.lock("before").acquire() is True
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork with threads, which is what happens
+        child = os.fork()
+    if child == 0:
+        answer = b"wrong"
+        try:
+            if caches["default"].incr("k") == 2 and cache.lock("child").acquire():
+                answer = b"right"
+        finally:
+            os.write(writer, answer)
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answers:
+        assert answers.read() == b"right"
+    assert cache.get("k") == 2
