@@ -51,12 +51,10 @@ class AsyncCommands:
     async def send_each(self, *calls: Call) -> list[Reply]:
         since = self._identity.generation
         replies = await self._exchange(resp.pack(calls), len(calls), since)
-        again = resp.unknown_scripts(calls, replies)
-        if again:
-            payload = resp.pack([calls[index] for index in again], sources=True)
-            texts = await self._exchange(payload, len(again), since)
-            for index, reply in zip(again, texts, strict=True):
-                replies[index] = reply
+        known = resp.unknown_from(calls, replies)
+        if known < len(calls):
+            again = calls[known:]
+            replies[known:] = await self._exchange(resp.pack(again, sources=True), len(again), since)
         return replies
 
     async def masters(self) -> list[Commands]:

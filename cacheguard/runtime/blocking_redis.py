@@ -51,11 +51,10 @@ class BlockingCommands:
     async def send_each(self, *calls: Call) -> list[Reply]:
         since = self._identity.generation
         replies = self._exchange(resp.pack(calls), len(calls), since)
-        again = resp.unknown_scripts(calls, replies)
-        if again:
-            texts = self._exchange(resp.pack([calls[index] for index in again], sources=True), len(again), since)
-            for index, reply in zip(again, texts, strict=True):
-                replies[index] = reply
+        known = resp.unknown_from(calls, replies)
+        if known < len(calls):
+            again = calls[known:]
+            replies[known:] = self._exchange(resp.pack(again, sources=True), len(again), since)
         return replies
 
     def _exchange(self, payload: bytes, count: int, since: int) -> list[Reply]:

@@ -43,13 +43,16 @@ def refused(error: Exception) -> Refused:
     return answer
 
 
-def unknown_scripts(calls: Sequence[Call], replies: Sequence[Reply]) -> list[int]:
-    """Where the server did not know a script."""
-    return [
-        index
-        for index, reply in enumerate(replies)
-        if isinstance(reply, Refused) and isinstance(calls[index], ScriptCall) and "NOSCRIPT" in _text(reply)
-    ]
+def unknown_from(calls: Sequence[Call], replies: Sequence[Reply]) -> int:
+    """Where the first script stands that the server did not know; the number of calls if it knew them all.
+
+    All that stands behind it is to be sent again with it, in order, although it was done already: what is asked behind
+    a fill must have been answered behind it, and scripts may run twice without harm.
+    """
+    for index, reply in enumerate(replies):
+        if isinstance(reply, Refused) and isinstance(calls[index], ScriptCall) and "NOSCRIPT" in _text(reply):
+            return index
+    return len(calls)
 
 
 def is_readonly(replies: Sequence[Reply]) -> bool:
