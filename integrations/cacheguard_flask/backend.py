@@ -23,7 +23,7 @@ from cacheguard.errors import CodecError, ConfigurationError
 
 from .settings import leaves_the_process
 from .timeouts import ttl_of
-from .values import added, counted
+from .values import counted
 
 SHORTEST_SECRET_KEY = 16  # bytes; what is shorter can be guessed, and who guesses it chooses what is unpickled
 PURPOSE = b"cacheguard_flask.CacheGuardBackend"
@@ -145,7 +145,7 @@ class CacheGuardBackend(BaseCache):
     def add(self, key: str, value: Any, timeout: int | timedelta | None = None) -> bool:
         """Store *value* if *key* has none; whether it had none. Of several at a time one is told yes."""
         packed = self._packed(value)
-        return packed is not None and added(self.guard, key, packed, self._ttl(timeout))
+        return packed is not None and self.guard.add(key, packed, **self._ttl(timeout))
 
     def delete(self, key: str) -> bool:
         """Forget *key*; whether there was a value. Two round trips."""

@@ -19,7 +19,6 @@ from .memoized import Memoized, memoized_of
 from .settings import HashMethod, Settings, settings_of
 from .timeouts import Timeout, is_never, ttl_of
 from .use import cookies_are_unread
-from .values import added
 from .views import CachedView, Passes, QueryArguments, pages_tag
 
 P = ParamSpec("P")
@@ -371,7 +370,8 @@ class CacheGuardFlask:
 
     def add(self, key: str, value: Any, timeout: Timeout | None = None) -> bool:
         """Store *value* if *key* has none; whether it had none. Of several at a time one is told yes."""
-        return added(self.guard, key, value, ttl_of(timeout) | {"null_ttl": self._cache().none_ttl(timeout)})
+        policy: Any = {**ttl_of(timeout), "null_ttl": self._cache().none_ttl(timeout)}
+        return self.guard.add(key, value, **policy)
 
     def delete(self, key: str) -> bool:
         """Forget *key*, and the pages under it; whether there was a value for exactly this key. Two round trips."""

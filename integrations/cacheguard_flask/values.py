@@ -9,22 +9,6 @@ from cacheguard import MISSING, CacheGuard
 ATTEMPTS = 3  # somebody else may begin, and end, in between
 
 
-def added(guard: CacheGuard, key: str, value: Any, rules: dict[str, Any]) -> bool:
-    """Store *value* if *key* has none; whether it had none.
-
-    A load of which the whole fleet makes one, and which nothing outdated may stand in for, is just that.
-    """
-    ran: list[bool] = []
-
-    def load() -> Any:
-        ran.append(True)
-        return value
-
-    policy: Any = {**rules, "rebuild": "mutex", "stale_while_revalidate": None, "soft_timeout": None}
-    guard.get_or_set(key, load, bounded=False, **policy)
-    return bool(ran)
-
-
 def counted(guard: CacheGuard, key: str, delta: int, rules: dict[str, Any]) -> int | None:
     """Add *delta* to the integer under *key*, which begins at 0; the sum, or None if Redis cannot be asked."""
 

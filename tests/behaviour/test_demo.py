@@ -18,6 +18,7 @@ from cacheguard.cli import commands
 from cacheguard.demo.server import NamedRedis, NoRedisError, OwnRedis, find_binary
 from tests.support.redis_server import find_binaries
 
+# Nothing can be shown without a server. On a developer's machine that is no failure; in CI it is one.
 needs_redis = pytest.mark.skipif(not find_binaries() and "CI" not in os.environ, reason="there is no redis-server")
 
 

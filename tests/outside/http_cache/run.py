@@ -18,11 +18,11 @@ from collections import Counter
 from pathlib import Path
 from tempfile import mkdtemp
 
+from tests.outside import sdist
 from tests.support.redis_server import RedisServer, find_binaries
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
-WORK = ROOT / "build" / "conformance" / "http-cache"
+ROOT, WORK = sdist.ROOT, sdist.WORK / "http-cache"
 ORIGIN = "https://github.com/http-tests/cache-tests.git"
 COMMIT = "b55b8bda3dbb8c927c04e85bd8d496a8caa3e4ba"  # 365 tests
 GOAL = {"required": 140, "failed": 3, "optimal": 80}

@@ -10,40 +10,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tarfile
 import venv
 import xml.etree.ElementTree as ET
 from importlib.metadata import version
 from pathlib import Path
 
+from tests.outside import sdist
+
 HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
-WORK = ROOT / "build" / "conformance" / "starlette"
+ROOT, WORK = sdist.ROOT, sdist.WORK / "starlette"
 NEEDED = ("pytest>=9", "trio", "httpx2[zstd]>=2", "blockbuster", "importlib-metadata", "opentelemetry-sdk", "http-sfv")
-
-
-def fetched() -> Path:
-    """The directory of the sdist, unpacked."""
-    release = version("starlette")
-    unpacked = WORK / f"starlette-{release}"
-    if not unpacked.exists():
-        WORK.mkdir(parents=True, exist_ok=True)
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "-q",
-            "--no-binary",
-            "starlette",
-            "--no-deps",
-            "-d",
-            str(WORK),
-        ]
-        subprocess.run([*command, f"starlette=={release}"], check=True)
-        with tarfile.open(WORK / f"starlette-{release}.tar.gz") as archive:
-            archive.extractall(WORK, filter="data")
-    return unpacked
 
 
 def environment() -> Path:
@@ -77,7 +53,7 @@ def told(name: str, ended: dict[str, str]) -> str:
 
 
 def main() -> int:
-    suite, python = fetched(), environment()
+    suite, python = sdist.unpacked("starlette", version("starlette")), environment()
     plain = outcomes(python, suite)
     cached = outcomes(python, suite, "-p", "wrapping")
     print(told("Starlette's tests", plain))
