@@ -235,6 +235,17 @@ async def test_stale_while_revalidate_answers_at_once_and_reloads_once(origin: O
     assert origin.runs == 2
 
 
+async def test_a_validation_behind_the_answer_that_fails_is_said(
+    origin: Origin, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    origin.says(("cache-control", "max-age=1, stale-while-revalidate=60, stale-if-error=0"), ("age", "1"))
+    await client.get()
+    origin.error = ValueError("down")
+    with caplog.at_level(logging.WARNING, "cacheguard.asgi"):
+        assert (await client.get()).content == b"hello"
+        await until(lambda: "ValueError: down" in caplog.text)
+
+
 @pytest.mark.parametrize("failure", [500, 503, "exception"])
 async def test_a_stale_response_stands_in_for_a_failing_application(
     origin: Origin, client: Client, failure: Any, caplog: pytest.LogCaptureFixture

@@ -1,0 +1,204 @@
+"""Who runs the application for all who ask for the same, and who waits."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
+from enum import Enum, auto
+from time import time
+from typing import Any, TypeAlias
+
+from cacheguard import current_load
+from cacheguard.errors import CacheGuardError
+
+from .answer import Receive, Send, covers, send_page
+from .exchange import Fate
+from .fields import Headers, joined, names_in
+from .page import UNSTORABLE, Page, Stored, Variants, packed, unpacked
+from .request import Scope
+from .rules import Verdict, judge, may_stand_in
+from .shelf import Call, Shelf
+from .variants import variant_key
+
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# The keys that the code running here leads: it must not wait for itself.
+LEADING: ContextVar[frozenset[str]] = ContextVar("cacheguard_asgi_leading", default=frozenset())
+
+
+class _LeaderLeftError(Exception):
+    """Whoever ran the application for all has gone before it had answered."""
+
+
+class _OriginFailedError(Exception):
+    """The application failed; who has a stale response serves it."""
+
+
+class Part(Enum):
+    """How a request's part in filling a key ended, if not with what it holds."""
+
+    ANSWERED = auto()  # the request has had its answer
+    AGAIN = auto()  # whoever ran the application has gone; somebody else must
+
+
+class Lead:
+    """One request's part in filling a key: it runs the application for all, or waits for who does.
+
+    The guard decides, by its flights and leases. Its loader does not run the application, but waits for this request to
+    have run it: so the application runs where it would without a cache, and its messages go straight to its client.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        shelf: Shelf,
+        call: Call,
+        key: str,
+        variants: Variants | None,
+        *,
+        fresh_only: bool = False,
+    ) -> None:
+        self._app, self._shelf, self._call, self._key, self._variants = app, shelf, call, key, variants
+        self._fresh_only = fresh_only
+        self._request = call[3]
+        loop = asyncio.get_running_loop()
+        self._begun: asyncio.Future[None] = loop.create_future()
+        self._outcome: asyncio.Future[tuple[bytes, tuple[str, ...]]] = loop.create_future()
+        self._outcome.add_done_callback(_noticed)
+        self._left = False
+        self._task: asyncio.Task[Any] | None = None
+        self._found = False  # what was stored already serves this request
+        self.old: Page | None = None  # stored, but of no use for this request as it is
+        self.has_waited = False
+
+    async def take_part(self) -> Stored | Part | None:
+        """What the key holds now, or None if nothing can be shared."""
+        work: Coroutine[Any, Any, Any] = self._shelf.guard.aget_or_set(
+            self._key, self._load, usable=self._usable, bounded=False, **self._shelf.terms
+        )
+        self._task = task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(_noticed)
+        try:
+            await asyncio.wait((task, self._begun), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._left = True
+            self._end(_LeaderLeftError())
+            task.cancel()
+            raise
+        if self._begun.done():
+            await self._run()
+            return Part.ANSWERED
+        try:
+            raw = task.result()
+        except _LeaderLeftError:
+            return Part.AGAIN
+        except _OriginFailedError:
+            return await self._stand_in()
+        except CacheGuardError:
+            return None
+        self.has_waited = not self._found
+        return unpacked(raw)
+
+    async def _stand_in(self) -> Part | None:
+        """Answer with a stale response, if there is one that may stand in for the application that failed."""
+        now, old = time(), self.old
+        if old is None or not covers(old, self._request) or not may_stand_in(old, now):
+            return None
+        left = math.floor(old.born + old.lifetime - now)
+        said = self._shelf.said(b"; hit; ttl=%d; collapsed" % left)
+        await send_page(old, self._request, self._call[2], now, said)
+        return Part.ANSWERED
+
+    def _usable(self, raw: bytes) -> bool:
+        stored = unpacked(raw)
+        if isinstance(stored, Variants):
+            self._found = self._variants is None
+            return self._found
+        if stored is None:
+            return False
+        verdict = judge(stored, self._request, time(), self._shelf.rules)
+        serves = verdict is Verdict.SERVE if self._fresh_only else verdict is not Verdict.VALIDATE
+        self._found = serves and covers(stored, self._request)
+        if not self._found:
+            self.old = stored
+        return self._found
+
+    async def _load(self) -> bytes:
+        if self._left:
+            raise _LeaderLeftError
+        if not self._begun.done():
+            self._begun.set_result(None)
+        raw, tags = await self._outcome
+        load = current_load()
+        if raw == UNSTORABLE:
+            load.cacheable = False
+        else:
+            load.add_tags(*tags)
+        return raw
+
+    async def _run(self) -> None:
+        why = b"uri-miss" if self.old is None else b"stale" if self.old.whole else b"partial"
+        if self._variants is not None and self.old is None:
+            why = b"vary-miss"
+        leading = LEADING.set(LEADING.get() | {self._request.key})
+        exchange = self._shelf.exchange(self._call, self.old, self._keep, why)
+        try:
+            await exchange.run(self._app)
+        finally:
+            LEADING.reset(leading)
+
+    def _end(self, error: Exception) -> None:
+        if not self._outcome.done():
+            self._outcome.set_exception(error)
+
+    async def _keep(self, page: Page | None, headers: Headers, fate: Fate) -> None:
+        """Store *page* under the lease that this request holds, and let the others have it."""
+        if fate is not Fate.ANSWERED:
+            self._end(_OriginFailedError() if fate is Fate.FAILED else _LeaderLeftError())
+            return
+        # A 304 that leaves the tags out leaves them as they are.
+        raw, tags = UNSTORABLE, self._shelf.tags_of(headers if page is None else page.headers)
+        if page is not None and tags is not None:
+            raw = await self._placed(page, tags)
+        if raw != UNSTORABLE or not self._request.is_conditional:  # a 304 says nothing of what a 200 would be
+            self._shelf.note(self._request.key, storable=raw != UNSTORABLE)
+        if self._outcome.done():
+            return
+        self._outcome.set_result((raw, tuple(tags or ())))
+        assert self._task is not None  # noqa: S101 - it has begun
+        if raw != UNSTORABLE:
+            await asyncio.wait((self._task,))
+
+    async def _placed(self, page: Page, tags: list[str]) -> bytes:
+        """What the key is to hold, now that the page is there; `UNSTORABLE` if it can hold nothing."""
+        names = names_in(joined(page.headers, b"vary"))
+        url, shelf = self._request.key, self._shelf
+        if self._variants is not None:
+            if set(names) <= set(self._variants.names):
+                return packed(page)
+            # The keys of this URL must tell more apart. Their record goes, and with it all of them.
+            shelf.names_of(url, tuple({*names, *self._variants.names}))
+            await shelf.invalidate([url])
+            return UNSTORABLE
+        if not names:
+            return packed(page)
+        variants = Variants(shelf.names_of(url, names), secrets.token_hex(8))
+        key = variant_key(url, variants, self._request.headers)
+        if key is None:
+            return UNSTORABLE
+        try:
+            # Nobody knows this key until the record with its generation is there, which is stored under the lease: what
+            # was invalidated meanwhile never gets there.
+            await shelf.guard.aset(key, packed(page), tags=tags, **shelf.terms)
+        except CacheGuardError:
+            return UNSTORABLE
+        return packed(variants)
+
+
+def _noticed(future: asyncio.Future[Any]) -> None:
+    """Take notice of an exception, so that nobody complains that none did."""
+    if not future.cancelled():
+        future.exception()
