@@ -68,7 +68,6 @@ class Lead:
         self._begun: asyncio.Future[None] = loop.create_future()
         self._outcome: asyncio.Future[tuple[bytes, tuple[str, ...]]] = loop.create_future()
         self._outcome.add_done_callback(_noticed)
-        self._left = False
         self._task: asyncio.Task[Any] | None = None
         self._found = False  # what was stored already serves this request
         self.old: Page | None = None  # stored, but of no use for this request as it is
@@ -84,7 +83,6 @@ class Lead:
         try:
             await asyncio.wait((task, self._begun), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            self._left = True
             self._end(_LeaderLeftError())
             task.cancel()
             raise
@@ -127,8 +125,6 @@ class Lead:
         return self._found
 
     async def _load(self) -> bytes:
-        if self._left:
-            raise _LeaderLeftError
         if not self._begun.done():
             self._begun.set_result(None)
         raw, tags = await self._outcome
@@ -162,7 +158,7 @@ class Lead:
         # A 304 that leaves the tags out leaves them as they are.
         raw, tags = UNSTORABLE, self._shelf.tags_of(headers if page is None else page.headers)
         if page is not None and tags is not None:
-            raw = await self._placed(page, tags)
+            raw = await self._placed(page)
         if raw != UNSTORABLE or not self._request.is_conditional:  # a 304 says nothing of what a 200 would be
             self._shelf.note(self._request.key, storable=raw != UNSTORABLE)
         if self._outcome.done():
@@ -172,7 +168,7 @@ class Lead:
         if raw != UNSTORABLE:
             await asyncio.wait((self._task,))
 
-    async def _placed(self, page: Page, tags: list[str]) -> bytes:
+    async def _placed(self, page: Page) -> bytes:
         """What the key is to hold, now that the page is there; `UNSTORABLE` if it can hold nothing."""
         names = names_in(joined(page.headers, b"vary"))
         url, shelf = self._request.key, self._shelf
@@ -191,8 +187,8 @@ class Lead:
             return UNSTORABLE
         try:
             # Nobody knows this key until the record with its generation is there, which is stored under the lease: what
-            # was invalidated meanwhile never gets there.
-            await shelf.guard.aset(key, packed(page), tags=tags, **shelf.terms)
+            # was invalidated meanwhile, by a tag, too, never gets there.
+            await shelf.guard.aset(key, packed(page), **shelf.terms)
         except CacheGuardError:
             return UNSTORABLE
         return packed(variants)

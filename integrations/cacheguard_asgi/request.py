@@ -64,18 +64,15 @@ def request_of(scope: Scope) -> Request | None:
     That is one whose target is not certain (no or several Host fields, or a strange one), one with a body, and one
     that asks to become something else.
     """
-    method, lines = scope["method"], scope["headers"]
-    headers = combined(lines)
+    headers = combined(scope["headers"])
     if b"transfer-encoding" in headers or b"upgrade" in headers or headers.get(b"content-length", b"0") != b"0":
         return None
-    if sum(name == b"host" for name, _ in lines) != 1:
-        return None
     key = key_of(scope, headers)
-    return None if key is None else Request(key, headers, is_head=method == "HEAD")
+    return None if key is None else Request(key, headers, is_head=scope["method"] == "HEAD")
 
 
 def key_of(scope: Scope, headers: Mapping[bytes, bytes]) -> str | None:
-    """The key text of the URL of *scope*; None if it cannot be told for certain."""
+    """The key text of the URL of *scope*; None if it cannot be told for certain, as with several Host fields."""
     host = headers.get(b"host", b"").lower()
     scheme = scope.get("scheme", "http")
     if scheme not in _DEFAULT_PORTS or _HOST.fullmatch(host) is None:

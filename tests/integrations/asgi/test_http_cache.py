@@ -131,6 +131,98 @@ async def test_a_body_over_the_limit_streams_through(origin: Origin, open_client
     assert origin.runs == 3
 
 
+async def test_a_body_over_the_limit_keeps_nobody_waiting(origin: Origin, guard: CacheGuard) -> None:
+    gate, streaming = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        origin.requests.append({})
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"max-age=60")]})
+        await send({"type": "http.response.body", "body": b"0123456789", "more_body": True})
+        streaming.set()
+        await gate.wait()
+        await send({"type": "http.response.body", "body": b"end"})
+
+    client = Client(HTTPCacheMiddleware(app, guard, max_body_bytes=8))
+    first = asyncio.create_task(client.get())
+    await streaming.wait()
+    second = asyncio.create_task(client.get())
+    await until(lambda: origin.runs == 2)
+    gate.set()
+    assert (await first).content == (await second).content == b"0123456789end"
+    await client.close()
+
+
+async def test_a_body_that_breaks_off_leaves_the_work_to_one_other(origin: Origin, guard: CacheGuard) -> None:
+    started = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        origin.requests.append({})
+        run = origin.runs
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"max-age=60")]})
+        started.set()
+        await asyncio.sleep(0.1)
+        if run > 1:
+            await send({"type": "http.response.body", "body": b"whole"})
+
+    client = Client(HTTPCacheMiddleware(app, guard))
+    first = asyncio.create_task(client.get())
+    await started.wait()
+    others = [client.get() for _ in range(5)]
+    assert {answer.content for answer in await asyncio.gather(*others)} == {b"whole"}
+    await asyncio.gather(first, return_exceptions=True)
+    assert origin.runs == 2
+    await client.close()
+
+
+async def test_loads_inside_the_application_have_the_places_to_themselves(redis_url: str) -> None:
+    async with CacheGuard(redis_url, max_loads=1, load_wait=0.05) as narrow:
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await asyncio.sleep(0.2)
+            body = await narrow.aget_or_set("row " + scope["path"], lambda: b"row")
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"max-age=60")]})
+            await send({"type": "http.response.body", "body": body})
+
+        client = Client(HTTPCacheMiddleware(app, narrow))
+        answers = await asyncio.gather(*(client.get(f"/{number}") for number in range(5)))
+        assert {(answer.status_code, answer.content) for answer in answers} == {(200, b"row")}
+        await client.close()
+
+
+async def test_what_is_never_storable_is_not_looked_for_and_is_stored_once_it_can_be(
+    origin: Origin, client: Client, guard: CacheGuard
+) -> None:
+    for _ in range(3):
+        await client.get()
+    looked = guard.stats().misses
+    await client.get()
+    assert guard.stats().misses == looked
+    origin.says(FRESH)
+    for _ in range(3):
+        await client.get()
+    assert origin.runs == 6
+
+
+async def test_a_response_with_trailers_is_not_stored(origin: Origin, guard: CacheGuard) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        origin.requests.append({})
+        headers = [(b"cache-control", b"max-age=60")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": True})
+        await send({"type": "http.response.body", "body": b"hello"})
+        await send({"type": "http.response.trailers", "headers": [(b"x-sum", b"1")]})
+
+    cached, sent = HTTPCacheMiddleware(app, guard), list[str]()
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    scope = {"type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"", "scheme": "http"}
+    for _ in range(2):
+        await cached({**scope, "headers": [(b"host", b"shop.example")]}, receive_nothing, send)
+    assert sent == ["http.response.start", "http.response.body", "http.response.trailers"] * 2
+    assert origin.runs == 2
+
+
 async def test_one_run_answers_all_who_ask_at_once(
     origin: Origin, guard: CacheGuard, redis_url: str, open_client: OpenClient
 ) -> None:
@@ -244,6 +336,22 @@ async def test_a_validation_behind_the_answer_that_fails_is_said(
     with caplog.at_level(logging.WARNING, "cacheguard.asgi"):
         assert (await client.get()).content == b"hello"
         await until(lambda: "ValueError: down" in caplog.text)
+
+
+async def test_a_validation_behind_the_answer_asks_nothing_of_its_client_s(origin: Origin, client: Client) -> None:
+    origin.says(("cache-control", "max-age=1, stale-while-revalidate=60"), ("age", "1"))
+    await client.get()
+    await client.get("/", if_none_match='"x"', range="bytes=0-1", cache_control="max-stale")
+    await client.get("/", if_none_match='"x"', range="bytes=0-1")
+    await until(lambda: origin.runs == 2)
+    assert not {b"if-none-match", b"range", b"cache-control"} & origin.requests[1].keys()
+
+
+async def test_must_revalidate_rules_out_stale_while_revalidate(origin: Origin, client: Client) -> None:
+    origin.says(("cache-control", "max-age=1, must-revalidate, stale-while-revalidate=60"), ("age", "1"))
+    await client.get()
+    origin.says(FRESH, body=b"new")
+    assert (await client.get()).content == b"new"
 
 
 @pytest.mark.parametrize("failure", [500, 503, "exception"])
@@ -441,8 +549,22 @@ async def test_parts_of_different_versions_are_never_joined(origin: Origin, clie
 async def test_a_part_shorter_than_it_says_is_not_stored(origin: Origin, client: Client) -> None:
     origin.says(FRESH, ("content-range", "bytes 0-9/10"), status=206, body=b"short")
     await client.get("/", range="bytes=0-9")
-    await client.get("/", range="bytes=0-9")
+    await client.get("/", range="bytes=0-1")
     assert origin.runs == 2
+
+
+async def test_a_missing_part_of_another_version_is_asked_for_again_as_a_whole(origin: Origin, client: Client) -> None:
+    origin.says(FRESH, ("etag", '"a"'), ("content-range", "bytes 0-3/10"), status=206, body=b"aaaa")
+    await client.get("/", range="bytes=0-3")
+
+    def answer(headers: dict[bytes, bytes]) -> Any:  # it does not look at If-Range
+        fields = [(b"cache-control", b"max-age=60"), (b"etag", b'"b"')]
+        if b"range" in headers:
+            return 206, [*fields, (b"content-range", b"bytes 4-9/10")], [b"bbbbbb"]
+        return 200, fields, [b"b" * 10]
+
+    origin.answer = answer
+    assert (await client.get()).content == b"b" * 10
 
 
 async def test_variants_are_kept_apart_and_found_again(origin: Origin, client: Client) -> None:
@@ -471,6 +593,16 @@ async def test_a_url_that_comes_to_vary_by_more_keeps_its_variants_apart(origin:
     origin.says(FRESH, ("vary", "x-a"), body=b"fourth")
     assert (await client.get("/", x_a="2", x_b="2")).content == b"third"
     assert (await client.get("/", x_a="3", x_b="2")).content == b"fourth"
+
+
+async def test_a_purged_url_takes_its_variants_with_it(origin: Origin, client: Client, guard: CacheGuard) -> None:
+    origin.says(FRESH, ("vary", "x-a"), body=b"old")
+    await client.get("/", x_a="1")
+    await client.get("/", x_a="2")
+    await guard.ainvalidate(url_key(URL))
+    origin.says(FRESH, ("vary", "x-a"), body=b"new")
+    assert (await client.get("/", x_a="1")).content == b"new"
+    assert (await client.get("/", x_a="2")).content == b"new"
 
 
 async def test_a_purged_tag_takes_its_responses_with_it(origin: Origin, client: Client, guard: CacheGuard) -> None:
