@@ -25,8 +25,24 @@ from .variants import variant_key
 
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# The keys that the code running here leads: it must not wait for itself.
-LEADING: ContextVar[frozenset[str]] = ContextVar("cacheguard_asgi_leading", default=frozenset())
+
+class _Run:
+    """The application's run for all who ask for *url*; it stands for little, since contexts may keep it for long."""
+
+    __slots__ = ("goes_on", "url")
+
+    def __init__(self, url: str) -> None:
+        self.url, self.goes_on = url, True
+
+
+# The runs around the code that runs here. Servers and applications let a context live on: tasks that were left
+# running, a connection that is read again. So a run that is over counts no more.
+_AROUND: ContextVar[tuple[_Run, ...]] = ContextVar("cacheguard_asgi_around", default=())
+
+
+def is_led_here(url: str) -> bool:
+    """Whether the code that runs here is the application's run for *url*: it must not wait for itself."""
+    return any(run.goes_on and run.url == url for run in _AROUND.get())
 
 
 class _LeaderLeftError(Exception):
@@ -139,12 +155,14 @@ class Lead:
         why = b"uri-miss" if self.old is None else b"stale" if self.old.whole else b"partial"
         if self._variants is not None and self.old is None:
             why = b"vary-miss"
-        leading = LEADING.set(LEADING.get() | {self._request.key})
+        run = _Run(self._request.key)
+        around = _AROUND.set((*(each for each in _AROUND.get() if each.goes_on), run))
         exchange = self._shelf.exchange(self._call, self.old, self._keep, why)
         try:
             await exchange.run(self._app)
         finally:
-            LEADING.reset(leading)
+            run.goes_on = False
+            _AROUND.reset(around)
 
     def _end(self, error: Exception) -> None:
         if not self._outcome.done():

@@ -17,7 +17,7 @@ from cacheguard.policy import Duration, seconds
 from .answer import Message, Receive, Send, covers, send_page, send_plain
 from .exchange import Fate
 from .fields import Headers, combined
-from .lead import LEADING, App, Lead, Part
+from .lead import App, Lead, Part, is_led_here
 from .page import Page, Stored, Variants, unpacked
 from .request import SAFE, Request, Scope, also_invalidated, key_of, request_of
 from .rules import Rules, Verdict, judge, page_of
@@ -100,7 +100,7 @@ class HTTPCacheMiddleware:
         method: str = scope["method"]
         if method in {"GET", "HEAD"}:
             request = request_of(scope)
-            if request is None or b"no-store" in request.control or request.key in LEADING.get():
+            if request is None or b"no-store" in request.control or is_led_here(request.key):
                 await self.app(scope, receive, send)
             elif request.is_head:
                 await self._head(scope, receive, send, request)

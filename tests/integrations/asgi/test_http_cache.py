@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from typing import Any
 
@@ -841,6 +842,21 @@ async def test_an_application_that_asks_for_its_own_url_is_not_stuck(guard: Cach
     async with asyncio.timeout(10):
         assert (await client.get()).content == b"inner outer"
     await client.close()
+
+
+async def test_a_context_that_outlives_its_request_does_not_go_past_the_cache(origin: Origin, client: Client) -> None:
+    """As uvicorn's do, which reads a connection again in the context of the request that it had stopped for."""
+    contexts: list[contextvars.Context] = []
+
+    async def leave() -> None:
+        contexts.append(contextvars.copy_context())
+
+    origin.before = leave
+    origin.says(FRESH)
+    await client.get()
+    answer = await contexts[0].run(asyncio.ensure_future, client.get())
+    assert answer.headers["cache-status"].startswith("cacheguard; hit")
+    assert origin.runs == 1
 
 
 @pytest.mark.parametrize(
