@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from .runtime import run_now
 from .runtime.aio import AsyncRuntime
 from .runtime.blocking import BlockingRuntime
 from .runtime.bulkhead import FairBulkhead
+from .runtime.circuits import Circuits
 from .runtime.servers import Identity, Place, Steady, client_of
 from .tiers.bloom import BloomTier
 from .tiers.bus import Bus
@@ -90,6 +91,7 @@ class Hub:
             Outbox(root, self.events, time.monotonic),
         )
         self._listener: Listener | None = None
+        self._circuits: Circuits | None = None
         self._wires: Wires | None = None
         if not memory:
             from .runtime.cluster import Wires
@@ -97,10 +99,12 @@ class Hub:
 
             self.local.trust(DEAD)
             identity = Identity(self._outbox.replay)
-            self._wires = Wires(pool, apool, MOST_CONNECTIONS, options.operation_timeout, identity)
+            self._circuits = Circuits(options.operation_timeout, self.events)
+            self._wires = Wires(pool, apool, MOST_CONNECTIONS, options.operation_timeout, identity, self._circuits)
             line = Line(self._wires.blocking, self.events, self._outbox, self.bus)
-            owes = partial(bool, self._outbox.owed)
-            self._listener = Listener(self.bus, self._wires.blocking, line, self.events, owes)
+            self._circuits.probe_with(partial(_found_out, self._wires, line))
+            outbox = self._outbox
+            self._listener = Listener(self.bus, self._wires.blocking, line, self.events, lambda: outbox.owes)
             self.bus.start = _starting(weakref.ref(self._listener))
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.RLock()
@@ -296,6 +300,8 @@ class Hub:
         self.local.drop_all()
         if self._listener is not None:
             self._listener.close()
+        if self._circuits is not None:
+            self._circuits.close()
         for name, engine in list(self._engines.items()):
             runtime = engine.runtime
             if isinstance(runtime, BlockingRuntime):
@@ -345,6 +351,8 @@ class Hub:
         self._outbox.lock = threading.RLock()
         if self._listener is not None:
             self._listener.after_fork()
+        if self._circuits is not None:
+            self._circuits.after_fork()
         if self._wires is not None:
             self._wires.blocking.after_fork()
         for name, engine in list(self._engines.items()):
@@ -354,6 +362,14 @@ class Hub:
                 # Held for ever: to let go would make asyncio deregister sockets in an epoll that is the parent's, too.
                 self._remove(name, engine)
                 _left_behind.append(engine)
+
+
+def _found_out(wires: Wires, line: Line, name: str) -> float:
+    """Ask a server whether it is well; what is owed is delivered before anybody reads there again."""
+    took = wires.ask(name)
+    with suppress(Unreachable):  # refused, or owed to another server: whoever reads will meet it
+        run_now(line.settle())
+    return took
 
 
 def _starting(listener: weakref.ref[Listener]) -> Callable[[], None]:
