@@ -54,6 +54,7 @@ class Hub:
     ) -> None:
         self.options = options
         self.events = Events()
+        self.events.on_state_change = options.on_state_change
         self.registry = Registry()
         self.off = 0
         self.now = time.monotonic
@@ -69,7 +70,7 @@ class Hub:
         self.memory = memory
         self.filters: dict[tuple[object, ...], BloomTier] = {}
         budget = max(1, options.l1_size // ABSENCE_SHARE) if memory else options.max_absences
-        self.bulkhead = FairBulkhead(options.max_loads, options.load_wait)
+        self.bulkhead = FairBulkhead(options.max_loads, options.load_wait, options.load_queue)
         channel = bus_channel(namespace)
         self.auditor = Auditor(options.audit) if options.audit else None
         self.bus = Bus(channel, os.urandom(8).hex(), self._forget, self.local, self.events, now=time.monotonic)

@@ -17,7 +17,7 @@ from tests.support.stepper import Cancelled
 
 def narrow(desk: Desk, places: int = 1, patience: float = 2.0) -> FairBulkhead:
     """Leave room for few loads."""
-    bulkhead = desk.process.shared.bulkhead = FairBulkhead(places, patience)
+    bulkhead = desk.process.shared.bulkhead = FairBulkhead(places, patience, 1000)
     return bulkhead
 
 
