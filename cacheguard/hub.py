@@ -28,7 +28,8 @@ from .runtime import run_now
 from .runtime.aio import AsyncRuntime
 from .runtime.blocking import BlockingRuntime
 from .runtime.bulkhead import FairBulkhead
-from .runtime.servers import Identity, Place, Steady, client_of
+from .runtime.places import Place
+from .runtime.servers import Identity, Steady, client_of
 from .tiers.bloom import BloomTier
 from .tiers.bus import Bus
 from .tiers.line import Line

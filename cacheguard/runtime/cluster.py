@@ -17,7 +17,8 @@ from ..ports import AnotherServer, Call, Commands, Reply, ScriptCall
 from . import resp, run_now
 from .aio_redis import AsyncCommands, redis_connector
 from .blocking_redis import BlockingCommands, redis_commands
-from .servers import Address, Identity, Place
+from .places import Address, Place
+from .servers import Identity
 
 REFRESH_EVERY = 10.0  # seconds; a change that nobody runs into is noticed nevertheless
 PATIENCE = 2  # timeouts, in which several nodes are asked who owns what

@@ -1,0 +1,66 @@
+"""Where connections go: what a pool would know, and nothing that is connected."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+# What a connection of either kind understands alike.
+_SHARED = frozenset({
+    "host", "port", "path", "db", "username", "password", "client_name", "credential_provider", "protocol",
+    "socket_keepalive", "socket_keepalive_options", "socket_type", "encoding", "encoding_errors",
+})  # fmt: skip
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where connections of one kind go: what a pool would know, and nothing that is connected.
+
+    Args:
+        nodes: in a cluster, those that may know the others.
+        remap: where a node that the cluster names is to be found from here.
+    """
+
+    connection_class: Any
+    connection_kwargs: dict[str, Any]
+    nodes: tuple[Address, ...] = ()
+    remap: Callable[[Address], Address] | None = None
+
+    def at(self, address: Address) -> Place:
+        """One node of a cluster."""
+        return Place(self.connection_class, {**self.connection_kwargs, "host": address[0], "port": address[1]})
+
+    def twin(self) -> Place:
+        """The same for threads, if this is for event loops."""
+        kind, settings = _blocking(self.connection_class, self.connection_kwargs)
+        return replace(self, connection_class=kind, connection_kwargs=settings)
+
+
+def _blocking(kind: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A connection class of redis.asyncio, and what it is made with, in their blocking form."""
+    import redis.asyncio.connection as running
+    import redis.asyncio.sentinel as running_sentinel
+    import redis.connection as blocking
+    import redis.sentinel as blocking_sentinel
+
+    twins: list[tuple[Any, Any]] = [
+        (running_sentinel.SentinelManagedSSLConnection, blocking_sentinel.SentinelManagedSSLConnection),
+        (running_sentinel.SentinelManagedConnection, blocking_sentinel.SentinelManagedConnection),
+        (running.UnixDomainSocketConnection, blocking.UnixDomainSocketConnection),
+        (running.SSLConnection, blocking.SSLConnection),
+        (running.Connection, blocking.Connection),
+    ]
+    twin = next((there for here, there in twins if issubclass(kind, here)), blocking.Connection)
+    taken = {name for each in twin.__mro__ for name in inspect.signature(vars(each).get("__init__", object)).parameters}
+    mine = {
+        name: value
+        for name, value in settings.items()
+        if name in _SHARED or (name.startswith("ssl_") and name in taken)
+    }
+    finder: Any = settings.get("connection_pool")
+    if hasattr(finder, "twin"):
+        mine["connection_pool"] = finder.twin()
+    return twin, mine
