@@ -82,7 +82,7 @@ class BlockingCommands:
         except Exception as error:  # the client's own, a credential provider's, a resolver's: all mean no answer
             connection.disconnect()
             self._discard()
-            raise resp.unreachable(error) from error
+            raise resp.unreachable(error, "" if used else resp.hint_of(connection, error)) from error
         except BaseException:
             connection.disconnect()
             self._discard()

@@ -29,6 +29,11 @@ class Place:
     nodes: tuple[Address, ...] = ()
     remap: Callable[[Address], Address] | None = None
 
+    @property
+    def tls(self) -> bool:
+        """Whether what is sent is encrypted."""
+        return any(kind.__name__ == "SSLConnection" for kind in self.connection_class.__mro__)
+
     def at(self, address: Address) -> Place:
         """One node of a cluster."""
         return Place(self.connection_class, {**self.connection_kwargs, "host": address[0], "port": address[1]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -76,11 +77,25 @@ def first_error(replies: list[Reply]) -> list[Reply]:
     return replies
 
 
-def unreachable(error: BaseException) -> Unreachable:
-    """A client's failure as ours; the cause stays attached."""
-    answer = Unreachable(f"{type(error).__name__}: {error}")
+def unreachable(error: BaseException, hint: str = "") -> Unreachable:
+    """A client's failure as ours, with what may be the reason for it; the cause stays attached."""
+    answer = Unreachable(f"{type(error).__name__}: {error}{hint}")
     answer.__cause__ = error
     return answer
+
+
+def hint_of(connection: Any, error: BaseException) -> str:
+    """What may be wrong where a new connection was cut or ignored before it said anything.
+
+    Of two sides of which one speaks TLS, neither can say so: both hear noise.
+    """
+    said = f"{type(error).__name__} {error} {error.__cause__}"
+    if any(kind.__name__ == "SSLConnection" for kind in type(connection).__mro__):
+        if re.search("Timeout|EOF|reset|closed|lost|WRONG_VERSION", said):
+            return " (TLS: the port may not speak it, or want a client certificate: ssl_certfile, ssl_keyfile)"
+    elif re.search("reset|closed|lost|Broken pipe|Protocol Error", said):
+        return " (the port may speak TLS; a URL for that begins with rediss)"
+    return ""
 
 
 def connector(
@@ -98,6 +113,7 @@ def connector(
         "decode_responses": False,  # a value is bytes, whatever the user's client makes of its own
         "retry": no_retry(),
     }
+    settings.pop("max_connections", None)  # a pool's matter
     if isinstance(finder := settings.get("connection_pool"), Finder):
         settings["connection_pool"] = finder.within(timeout)
     return lambda: pool.connection_class(**settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import threading
@@ -135,6 +136,13 @@ def client_of(place: Place, *, is_async: bool) -> Any:
     if place.nodes:
         kind: Any = redis.asyncio.RedisCluster if is_async else redis.RedisCluster
         node: Any = redis.asyncio.cluster.ClusterNode if is_async else redis.cluster.ClusterNode
+        if place.tls:
+            settings["ssl"] = True
+        # Some are taken by the connections of such a client, but not by itself: it drops them without a word.
+        taken = {*inspect.signature(kind).parameters, *(() if is_async else redis.cluster.REDIS_ALLOWED_KEYS)}
+        lost = [name for name, value in settings.items() if name.startswith("ssl_") and value and name not in taken]
+        if lost:
+            raise ConfigurationError(f"a {kind.__module__}.RedisCluster cannot be made with {', '.join(sorted(lost))}")
         return kind(startup_nodes=[node(host, port) for host, port in place.nodes], **settings)
     pool: Any = redis.asyncio.ConnectionPool if is_async else redis.ConnectionPool
     client: Any = redis.asyncio.Redis if is_async else redis.Redis

@@ -3,15 +3,85 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
 from ..errors import ConfigurationError
+from ..events import log
 from .finders import AsyncFinder, BlockingFinder
 from .places import Address, Place
+from .url_options import options_of
 
-SCHEMES = ("memory", "redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+SCHEMES = (
+    "memory",
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
 SENTINEL_PORT, REDIS_PORT = 26379, 6379
+SHAPES = {
+    "": "redis://[user:pass@]host:port/db[?option=value]",
+    "unix": "unix://[user:pass@]/path/of.sock[?db=0]",
+    "sentinel": "redis+sentinel://[user:pass@]host:port,host:port/service/db[?option=value]",
+    "cluster": "redis+cluster://[user:pass@]host:port,host:port[?option=value]",
+}
+
+_URL = re.compile(r"(?s)([A-Za-z][A-Za-z0-9+.-]*)://(?:([^/?#]*)@)?([^@/?#]*)([^?#]*)(?:\?([^#]*))?")
+_HOST = r"(\[[0-9A-Fa-f:.%]+\]|[\w.-]+)(?::(\d{0,5}))?"
+_HOSTS = re.compile(rf"(?:{_HOST}(?:,{_HOST})*)?")
+_UNENCODED = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, repr=False)
+class _Url:
+    """A URL in its parts, none of them decoded yet."""
+
+    scheme: str
+    login: str | None
+    hosts: str
+    path: str
+    query: str
+
+    @property
+    def tls(self) -> bool:
+        return self.scheme.startswith("rediss")
+
+    @property
+    def kind(self) -> str:
+        """What stands behind the plus; "unix"."""
+        return "unix" if self.scheme == "unix" else self.scheme.partition("+")[2]
+
+    def shown(self) -> str:
+        """What may be said of it: neither user nor password, and no option."""
+        login = "" if self.login is None else "***@"
+        return f"{self.scheme}://{login}{self.hosts}{self.path}{'?…' if self.query else ''}"
+
+
+def public(url: str) -> str:
+    """*url* without anything that may be secret; all that is in doubt is left out."""
+    parts = _split(url)
+    if parts is not None:
+        return parts.shown()
+    if re.fullmatch(rf"{_HOST}(?:/\d*)?", url):
+        return url
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", url)
+    return "***" if scheme is None else f"{scheme[0].lower()}***"
+
+
+def _split(url: str) -> _Url | None:
+    """The parts of *url*; None if it is not certain which are which."""
+    match = _URL.fullmatch(url)
+    if match is None or _UNENCODED.search(url):
+        return None
+    parts = _Url(match[1].lower(), match[2], match[3], match[4], match[5] or "")
+    # A '/' or a '?' of a password that is not percent-encoded has its '@' behind it. Paths of sockets may have one.
+    behind = parts.query if parts.scheme == "unix" and not parts.hosts else parts.path + parts.query
+    return None if "@" in behind or not _HOSTS.fullmatch(parts.hosts) else parts
 
 
 def places_of(url: str) -> tuple[Place, Place]:
@@ -19,100 +89,137 @@ def places_of(url: str) -> tuple[Place, Place]:
     scheme = url.partition("://")[0].lower()
     if "://" not in url or scheme not in SCHEMES:
         raise ConfigurationError(
-            f"url must begin with one of {', '.join(f'{each}://' for each in SCHEMES)}, got {_public(url)!r}"
+            f"url must begin with one of {', '.join(f'{each}://' for each in SCHEMES)}, got {public(url)!r}"
         )
-    if scheme == "redis+sentinel":
-        return _sentinel_places(url)
-    if scheme == "redis+cluster":
-        return _cluster_places(url)
-    return _single_places(url, scheme)
-
-
-def _single_places(url: str, scheme: str) -> tuple[Place, Place]:
-    import redis
-    import redis.asyncio
-
-    if scheme != "unix" and ("#" in url or "@" in re.sub(r"^[^/]*//[^/?#]*", "", url)):
+    parts = _split(url)
+    if parts is None:
+        kind = "unix" if scheme == "unix" else scheme.partition("+")[2]
         raise ConfigurationError(
-            "url must have '#', '@', '/' and '?' in the user's name and password percent-encoded, "
-            f"got one that has not: {scheme}://***"
+            f"url must look like {SHAPES[kind]}, with whatever is special in a name or a password percent-encoded "
+            f"('@' %40, ':' %3A, '/' %2F, '?' %3F, '#' %23, '%' %25, space %20), got {scheme}://***"
         )
-    path = "" if scheme == "unix" else re.sub(r"^[^/]*//[^/?#]*|[?#].*", "", url).strip("/")
-    if path and not path.isdecimal():
-        raise ConfigurationError(f"url must end with the number of a database or nothing, got {_public(url)!r}")
-    try:
-        blocking: Any = redis.ConnectionPool
-        running: Any = redis.asyncio.ConnectionPool
-        made = blocking.from_url(url, protocol=2), running.from_url(url, protocol=2)
-    except (ValueError, TypeError) as error:
-        # What the client says of it may quote a part of the password.
-        said = type(error).__name__ if "@" in url else error
-        raise ConfigurationError(f"url {_public(url)!r} does not work: {said}") from None
-    return Place(made[0].connection_class, made[0].connection_kwargs), Place(
-        made[1].connection_class, made[1].connection_kwargs
-    )
+    options = options_of(parts.query, tls=parts.tls, sentinel=parts.kind == "sentinel")
+    settings = {"protocol": 2, **options, **_login(parts)}
+    off = [
+        name
+        for name, weak in (("ssl_cert_reqs", "none"), ("ssl_check_hostname", False))
+        if settings.get(name, ...) == weak
+    ]
+    if off:
+        log.warning(
+            "TLS to %s does not check who answers (%s): whoever is on the way can read and change what is cached",
+            parts.shown(),
+            ", ".join(off),
+        )
+    if parts.kind == "sentinel":
+        return _sentinel_places(parts, settings)
+    if parts.kind == "cluster":
+        return _cluster_places(parts, settings)
+    return _single_places(parts, settings)
 
 
-def _sentinel_places(url: str) -> tuple[Place, Place]:
-    from redis.asyncio.connection import Connection as AsyncConnection
-    from redis.asyncio.sentinel import SentinelManagedConnection as AsyncManaged
-    from redis.connection import Connection
-    from redis.sentinel import SentinelManagedConnection
+def _single_places(parts: _Url, settings: dict[str, Any]) -> tuple[Place, Place]:
+    import redis.asyncio.connection as running
+    import redis.connection as blocking
 
-    shape = "redis+sentinel://[user:pass@]host:port,host:port/service/db"
-    addresses, login, path = _parts(url, SENTINEL_PORT, shape)
-    service, _, database = path.partition("/")
-    if not service or (database and not database.isdecimal()):
-        raise ConfigurationError(f"url must look like {shape}, got {_public(url)!r}")
-    data = {**login, "db": int(database or 0), "protocol": 2}
-    asked = [{"host": host, "port": port, "protocol": 2} for host, port in addresses]
-    blocking = BlockingFinder([Place(Connection, each) for each in asked], service)
-    running = AsyncFinder([Place(AsyncConnection, each) for each in asked], service)
+    if parts.kind == "unix":
+        if parts.hosts or not parts.path:
+            raise _wrong(parts)
+        settings["path"] = _decoded(parts.path)
+        return (
+            Place(blocking.UnixDomainSocketConnection, settings),
+            Place(running.UnixDomainSocketConnection, dict(settings)),
+        )
+    if "," in parts.hosts:
+        raise _wrong(parts)
+    for host, port in _addresses(parts, REDIS_PORT):
+        settings |= {"host": host, "port": port}
+    settings.setdefault("db", _database(parts, _decoded(parts.path).strip("/")))
+    if parts.tls:
+        return Place(blocking.SSLConnection, settings), Place(running.SSLConnection, dict(settings))
+    return Place(blocking.Connection, settings), Place(running.Connection, dict(settings))
+
+
+def _sentinel_places(parts: _Url, settings: dict[str, Any]) -> tuple[Place, Place]:
+    import redis.asyncio.connection as running
+    import redis.asyncio.sentinel as running_sentinel
+    import redis.connection as blocking
+    import redis.sentinel as blocking_sentinel
+
+    service, _, database = _decoded(parts.path).strip("/").partition("/")
+    if not service or not parts.hosts:
+        raise _wrong(parts)
+    settings.setdefault("db", _database(parts, database))
+    own = {"username": settings.pop("sentinel_username", None), "password": settings.pop("sentinel_password", None)}
+    # Who one is there is a matter of its own; how they are reached is the same.
+    asked: dict[str, Any] = {
+        name: value
+        for name, value in settings.items()
+        if name not in ("username", "password", "db", "max_connections", "decode_responses")
+    }
+    asked |= {name: value for name, value in own.items() if value is not None}
+    each = [{**asked, "host": host, "port": port} for host, port in _addresses(parts, SENTINEL_PORT)]
+    kind: Any = blocking.SSLConnection if parts.tls else blocking.Connection
+    akind: Any = running.SSLConnection if parts.tls else running.Connection
+    managed: Any = blocking_sentinel.SentinelManagedSSLConnection
+    amanaged: Any = running_sentinel.SentinelManagedSSLConnection
+    if not parts.tls:
+        managed, amanaged = blocking_sentinel.SentinelManagedConnection, running_sentinel.SentinelManagedConnection
+    finder = BlockingFinder([Place(kind, one) for one in each], service)
+    afinder = AsyncFinder([Place(akind, dict(one)) for one in each], service)
     return (
-        Place(SentinelManagedConnection, {**data, "connection_pool": blocking}),
-        Place(AsyncManaged, {**data, "connection_pool": running}),
+        Place(managed, {**settings, "connection_pool": finder}),
+        Place(amanaged, {**settings, "connection_pool": afinder}),
     )
 
 
-def _cluster_places(url: str) -> tuple[Place, Place]:
-    from redis.asyncio.connection import Connection as AsyncConnection
-    from redis.connection import Connection
+def _cluster_places(parts: _Url, settings: dict[str, Any]) -> tuple[Place, Place]:
+    import redis.asyncio.connection as running
+    import redis.connection as blocking
 
-    shape = "redis+cluster://[user:pass@]host:port,host:port"
-    addresses, login, path = _parts(url, REDIS_PORT, shape)
-    if path:
+    if parts.path.strip("/") or "db" in settings:
         raise ConfigurationError(
-            f"url must look like {shape}: a cluster has no numbered databases, got {_public(url)!r}"
+            f"url must look like {SHAPES['cluster']}: a cluster has no numbered databases, got {parts.shown()!r}"
         )
-    settings = {**login, "protocol": 2}
-    return Place(Connection, settings, tuple(addresses)), Place(AsyncConnection, settings, tuple(addresses))
+    if not parts.hosts:
+        raise _wrong(parts)
+    nodes = tuple(_addresses(parts, REDIS_PORT))
+    if parts.tls:
+        return Place(blocking.SSLConnection, settings, nodes), Place(running.SSLConnection, dict(settings), nodes)
+    return Place(blocking.Connection, settings, nodes), Place(running.Connection, dict(settings), nodes)
 
 
-def _parts(url: str, port: int, shape: str) -> tuple[list[Address], dict[str, str], str]:
-    """The addresses, who one is there, and the path."""
-    wrong = ConfigurationError(f"url must look like {shape}, got {_public(url)!r}")
-    parts = urlsplit(url)
-    login, _, hosts = parts.netloc.rpartition("@")
-    if parse_qsl(parts.query, keep_blank_values=True) or parts.fragment:
-        raise wrong
-    addresses: list[Address] = []
-    for each in hosts.split(","):
-        match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::(\d{1,5}))?", each)
+def _wrong(parts: _Url) -> ConfigurationError:
+    return ConfigurationError(f"url must look like {SHAPES[parts.kind]}, got {parts.shown()!r}")
+
+
+def _addresses(parts: _Url, port: int) -> list[Address]:
+    found: list[Address] = []
+    for each in filter(None, parts.hosts.split(",")):
+        match = re.fullmatch(_HOST, each)
         if match is None or int(match[2] or port) not in range(1, 65_536):
-            raise wrong
-        addresses.append((match[1].strip("[]"), int(match[2] or port)))
-    user, _, password = login.partition(":")
-    known = {"username": unquote(user), "password": unquote(password)}
-    return addresses, {name: value for name, value in known.items() if value}, parts.path.strip("/")
+            raise _wrong(parts)
+        found.append((match[1].strip("[]"), int(match[2] or port)))
+    return found
 
 
-def _public(url: str) -> str:
-    """*url* without its password."""
-    scheme, mark, rest = url.partition("://")
-    if not mark:
-        return f"***@{url.rpartition('@')[2]}" if "@" in url else url
-    authority = re.split(r"[/?#]", rest, maxsplit=1)[0] if "@" not in rest else rest[: rest.rindex("@") + 1]
-    if "@" in authority and ":" in authority:
-        rest = f"***@{rest[rest.rindex('@') + 1 :]}"
-    rest = re.sub(r"(?i)(password=)[^&#]*", r"\1***", rest)
-    return f"{scheme}{mark}{rest}"
+def _database(parts: _Url, text: str) -> int:
+    if text and not (text.isascii() and text.isdecimal()):
+        raise ConfigurationError(
+            f"url must look like {SHAPES[parts.kind]}, with the number of a database or nothing at the end, "
+            f"got {parts.shown()!r}"
+        )
+    return int(text or 0)
+
+
+def _login(parts: _Url) -> dict[str, str]:
+    user, _, password = (parts.login or "").partition(":")
+    known = {"username": _decoded(user), "password": _decoded(password)}
+    return {name: value for name, value in known.items() if value}
+
+
+def _decoded(text: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise ConfigurationError("url must have names, passwords and paths that are UTF-8, percent-encoded") from None
