@@ -44,6 +44,12 @@ class Place:
         return replace(self, connection_class=kind, connection_kwargs=settings)
 
 
+def parameters_of(kind: Any) -> set[str]:
+    """What a connection class takes, by itself and by those it is made of."""
+    makers: list[Any] = [vars(each).get("__init__", object) for each in kind.__mro__]
+    return {name for each in makers for name in inspect.signature(each).parameters}
+
+
 def _blocking(kind: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """A connection class of redis.asyncio, and what it is made with, in their blocking form."""
     import redis.asyncio.connection as running
@@ -59,7 +65,7 @@ def _blocking(kind: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]
         (running.Connection, blocking.Connection),
     ]
     twin = next((there for here, there in twins if issubclass(kind, here)), blocking.Connection)
-    taken = {name for each in twin.__mro__ for name in inspect.signature(vars(each).get("__init__", object)).parameters}
+    taken = parameters_of(twin)
     mine = {
         name: value
         for name, value in settings.items()

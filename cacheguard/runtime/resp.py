@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import Refused, Unreachable
 from ..ports import Arg, Call, Reply, ScriptCall
 from .finders import Finder
+from .places import parameters_of
 
 
 def pack(calls: Sequence[Call], *, sources: bool = False) -> bytes:
@@ -114,6 +115,10 @@ def connector(
         "retry": no_retry(),
     }
     settings.pop("max_connections", None)  # a pool's matter
+    # CLIENT SETINFO would cost each new connection two round trips, and a user with few rights a line in ACL LOG.
+    quiet = ("driver_info",) if "driver_info" in parameters_of(pool.connection_class) else ("lib_name", "lib_version")
+    if not settings.keys() & {"driver_info", "lib_name", "lib_version"}:
+        settings |= dict.fromkeys(quiet)
     if isinstance(finder := settings.get("connection_pool"), Finder):
         settings["connection_pool"] = finder.within(timeout)
     return lambda: pool.connection_class(**settings)
