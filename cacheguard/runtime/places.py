@@ -46,7 +46,7 @@ class Place:
 
 def parameters_of(kind: Any) -> set[str]:
     """What a connection class takes, by itself and by those it is made of."""
-    makers: list[Any] = [vars(each).get("__init__", object) for each in kind.__mro__]
+    makers: list[Any] = [each.__dict__.get("__init__", object) for each in kind.__mro__]
     return {name for each in makers for name in inspect.signature(each).parameters}
 
 
