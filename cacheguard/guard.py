@@ -181,7 +181,7 @@ class CacheGuard:
             self._hub.registry.register(options.codec)
 
     def __repr__(self) -> str:
-        return f"<CacheGuard {'/'.join(self._names)!r}>"
+        return f"<CacheGuard {'/'.join(self._names)!r} at {self._hub.where}>"
 
     def namespace(self, name: str, policy: Policy | None = None) -> Self:
         """A guard for keys of its own on the same tiers; *policy* goes over this guard's."""

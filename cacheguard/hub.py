@@ -267,6 +267,11 @@ class Hub:
         except Unreachable:
             return False
 
+    @property
+    def where(self) -> str:
+        """How the servers are reached, without anybody's name or password."""
+        return "memory://" if self.memory else repr(self._pool or self._apool)
+
     def new_client(self, *, is_async: bool) -> Any:
         """A client of redis-py's own for the same servers."""
         place = self._apool if is_async else self._pool

@@ -15,7 +15,7 @@ _SHARED = frozenset({
 Address = tuple[str, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # its settings hold passwords
 class Place:
     """Where connections of one kind go: what a pool would know, and nothing that is connected.
 
@@ -28,6 +28,22 @@ class Place:
     connection_kwargs: dict[str, Any]
     nodes: tuple[Address, ...] = ()
     remap: Callable[[Address], Address] | None = None
+
+    def __repr__(self) -> str:
+        """Where that is, like a URL, without anybody's name or password."""
+        scheme = "rediss" if self.tls else "redis"
+        settings = self.connection_kwargs
+        finder: Any = settings.get("connection_pool")
+        if "path" in settings:
+            return f"unix://{settings['path']}"
+        if self.nodes:
+            return f"{scheme}+cluster://{','.join(_joined(*node) for node in self.nodes)}"
+        database = f"/{settings.get('db') or 0}"
+        if hasattr(finder, "places"):
+            asked = [each.connection_kwargs for each in finder.places]
+            hosts = ",".join(_joined(each.get("host"), each.get("port")) for each in asked)
+            return f"{scheme}+sentinel://{hosts}/{finder.service}{database}"
+        return f"{scheme}://{_joined(settings.get('host'), settings.get('port'))}{database}"
 
     @property
     def tls(self) -> bool:
@@ -42,6 +58,11 @@ class Place:
         """The same for threads, if this is for event loops."""
         kind, settings = _blocking(self.connection_class, self.connection_kwargs)
         return replace(self, connection_class=kind, connection_kwargs=settings)
+
+
+def _joined(host: object, port: object) -> str:
+    name = str(host or "localhost")
+    return f"[{name}]:{port or 6379}" if ":" in name else f"{name}:{port or 6379}"
 
 
 def parameters_of(kind: Any) -> set[str]:

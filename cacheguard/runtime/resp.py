@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import Refused, Unreachable
+from ..errors import ConfigurationError, Refused, Unreachable
 from ..ports import Arg, Call, Reply, ScriptCall
 from .finders import Finder
 from .places import parameters_of
@@ -119,6 +119,26 @@ def connector(
     quiet = ("driver_info",) if "driver_info" in parameters_of(pool.connection_class) else ("lib_name", "lib_version")
     if not settings.keys() & {"driver_info", "lib_name", "lib_version"}:
         settings |= dict.fromkeys(quiet)
+    _check_credentials(settings)
     if isinstance(finder := settings.get("connection_pool"), Finder):
+        for place in finder.places:
+            _check_credentials(place.connection_kwargs)
         settings["connection_pool"] = finder.within(timeout)
     return lambda: pool.connection_class(**settings)
+
+
+def _check_credentials(settings: dict[str, Any]) -> None:
+    """Find out now whether they can be sent: the error of who tried it later would hold a password."""
+    encoding, errors = settings.get("encoding") or "utf-8", settings.get("encoding_errors") or "strict"
+    for name in ("username", "password"):
+        if not _is_encodable(settings.get(name), encoding, errors):
+            raise ConfigurationError(f"{name} cannot be encoded: {encoding=}, encoding_errors={errors!r}")
+
+
+def _is_encodable(text: object, encoding: str, errors: str) -> bool:
+    try:
+        if isinstance(text, str):
+            text.encode(encoding, errors)
+    except (UnicodeError, LookupError):
+        return False
+    return True

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import unquote
 
 from ..errors import ConfigurationError
 
@@ -129,24 +130,37 @@ def options_of(query: str, *, tls: bool, sentinel: bool) -> dict[str, Any]:
         name, equals, text = part.partition("=")
         # A password whose '&' is not percent-encoded goes on as the next option.
         quotable = not SECRETS & found.keys()
-        try:
-            name, value = (unquote_plus(each, errors="strict") for each in (name, text))
-        except UnicodeDecodeError:
-            raise ConfigurationError("url must have options that are UTF-8, percent-encoded") from None
+        decoded = unquoted(name.replace("+", " ")), unquoted(text.replace("+", " "))
+        if None in decoded:
+            raise ConfigurationError("url must have options that are UTF-8, percent-encoded")
+        name, value = map(str, decoded)
         if name not in known or name in found:
             raise ConfigurationError(_refusal(name, tls=tls, found=found, quotable=quotable and bool(equals)))
-        option = known[name]
-        try:
-            if not value:
-                raise ValueError  # noqa: TRY301 - said like any other value that is none
-            found[name] = option.read(value)
-        except ValueError:
+        found[name] = _read(known[name], value)
+        if found[name] is None:
             came = f", got {value!r}" if quotable and name not in SECRETS else ""
-            raise ConfigurationError(f"url option {name} must be {option.allowed}{came}") from None
+            raise ConfigurationError(f"url option {name} must be {known[name].allowed}{came}")
     if tls:
         _check_files(found)
         _check_context(found)
     return found
+
+
+def unquoted(text: str) -> str | None:
+    """*text* without its percent-encoding; None if that is no UTF-8."""
+    # Not raised from here, nor below: an exception that is being handled stays attached, with what it was about.
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        return None
+
+
+def _read(option: _Option, text: str) -> Any:
+    """The value, or None."""
+    try:
+        return option.read(text) if text else None
+    except ValueError:
+        return None
 
 
 def _refusal(name: str, *, tls: bool, found: dict[str, Any], quotable: bool) -> str:
@@ -165,13 +179,9 @@ def _refusal(name: str, *, tls: bool, found: dict[str, Any], quotable: bool) -> 
 def _check_files(options: dict[str, Any]) -> None:
     for name, kind in (("ssl_ca_certs", _FILE), ("ssl_certfile", _FILE), ("ssl_keyfile", _FILE)):
         if name in options:
-            try:
-                Path(options[name]).open("rb").close()
-            except (OSError, ValueError) as error:
-                why = error.strerror if isinstance(error, OSError) else error
-                raise ConfigurationError(
-                    f"url option {name} must be {kind.allowed}, got {options[name]!r}: {why}"
-                ) from None
+            why = _trouble(partial(Path.read_bytes, Path(options[name])))
+            if why:
+                raise ConfigurationError(f"url option {name} must be {kind.allowed}, got {options[name]!r}: {why}")
     if "ssl_ca_path" in options and not Path(options["ssl_ca_path"]).is_dir():
         raise ConfigurationError(f"url option ssl_ca_path must be {_FOLDER.allowed}, got {options['ssl_ca_path']!r}")
     if "ssl_keyfile" in options and "ssl_certfile" not in options:
@@ -197,11 +207,16 @@ def _check_context(options: dict[str, Any]) -> None:
     if "ssl_ciphers" in options:
         steps.append(("ssl_ciphers must be a list of ciphers", lambda: context.set_ciphers(options["ssl_ciphers"])))
     for what, step in steps:
-        try:
-            step()
-        except (OSError, ValueError, TypeError) as error:  # ssl.SSLError is an OSError
-            raise ConfigurationError(f"url option {what}, got {type(error).__name__}: {_reason(error)}") from None
+        why = _trouble(step)
+        if why:
+            raise ConfigurationError(f"url option {what}, got {why}")
 
 
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or "no such thing")
+def _trouble(step: Callable[[], object]) -> str:
+    """What goes wrong in *step*; nothing if nothing does."""
+    try:
+        step()
+    except (OSError, ValueError, TypeError) as error:  # ssl.SSLError is an OSError
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
+        return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    return ""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 from ..errors import ConfigurationError
 from ..events import log
 from .finders import AsyncFinder, BlockingFinder
 from .places import Address, Place
-from .url_options import options_of
+from .url_options import options_of, unquoted
 
 SCHEMES = (
     "memory",
@@ -219,7 +218,7 @@ def _login(parts: _Url) -> dict[str, str]:
 
 
 def _decoded(text: str) -> str:
-    try:
-        return unquote(text, errors="strict")
-    except UnicodeDecodeError:
-        raise ConfigurationError("url must have names, passwords and paths that are UTF-8, percent-encoded") from None
+    found = unquoted(text)
+    if found is None:
+        raise ConfigurationError("url must have names, passwords and paths that are UTF-8, percent-encoded")
+    return found

@@ -410,7 +410,7 @@ def test_settings_reach_the_guard(configure: Configure, redis_url: str) -> None:
             "secret": "sixteen characters",
         },
     )
-    assert repr(cache.guard) == "<CacheGuard 'mine'>"
+    assert repr(cache.guard) == "<CacheGuard 'mine' at memory://>"
     cache.set("k", {"a": 1})
     assert cache.get("k") == {"a": 1}
     assert cache.ttl("k") <= 77  # type: ignore[operator]
