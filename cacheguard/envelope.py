@@ -262,12 +262,16 @@ def _count(data: bytes, limit: int) -> None:
     """`Oversize` if more than *limit* bytes are in *data*; holds some dozen kilobytes of them at a time."""
     stream, total = zlib.decompressobj(), 0
     for start in range(0, len(data), _PIECE):
+        if stream.eof:
+            raise CodecError("a compressed payload goes on after its end")
         left = data[start : start + _PIECE]
         while left and not stream.eof:
             total += len(stream.decompress(left, 4 * _PIECE))
             if total > limit:
                 raise Oversize(f"a compressed payload of more than the {limit} bytes that are allowed")
             left = stream.unconsumed_tail
+    if not stream.eof:
+        raise CodecError("a compressed payload is cut short")
 
 
 def _zstd() -> _Compression:
