@@ -14,7 +14,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overloa
 from .batch import Batch
 from .bloom import BloomFilter
 from .cached import CachedCoroutineFunction, CachedFunction, Decorator
-from .codec import CustomCodec
+from .codec import CustomCodec, runs_code
 from .defenses.consistency import Version, version_text
 from .durations import Duration, seconds
 from .engine import Engine
@@ -96,8 +96,8 @@ class CacheGuard:
         l1_eviction: which entry leaves when there is no room: ``"lru"`` (with second chance), ``"lfu"``, ``"fifo"``,
             ``"random"``.
         l1_copy: give every caller a copy of its own; costs a deep copy for each hit on a mutable value.
-        serializer: an object with ``dumps`` and ``loads`` (such as `pickle`, if you trust whoever writes to Redis)
-            instead of the typed, safe encoding.
+        serializer: an object with ``dumps`` and ``loads`` instead of the typed, safe encoding. One that runs what it
+            reads, such as `pickle`, needs a `secret`.
         secret: 16 bytes or more, or several of them (the first signs); entries are signed with HMAC-SHA256, and
             unsigned ones are misses.
         max_value_bytes: largest encoded value that is stored, and to which one may be inflated.
@@ -185,12 +185,17 @@ class CacheGuard:
         self._rules = resolve(self._policy)
         self._calls: dict[tuple[tuple[str, Any], ...], Rules] = {}
         pool, apool, memory = pools(url, client, aclient)
+        if secret is None and not memory and runs_code(serializer):
+            raise ConfigurationError(
+                "serializer must not run what Redis holds, as pickle does: give a secret as well, so that only what is "
+                "signed is read, or leave it out for the typed, safe encoding"
+            )
         self._hub = Hub(options, namespace, pool, apool, memory=memory)
         if options.codec is not None:
             self._hub.registry.register(options.codec)
 
     def __repr__(self) -> str:
-        return f"<CacheGuard {'/'.join(self._names)!r}>"
+        return f"<CacheGuard {'/'.join(self._names)!r} at {self._hub.where}>"
 
     def namespace(self, name: str, policy: Policy | None = None) -> Self:
         """A guard for keys of its own on the same tiers; *policy* goes over this guard's."""

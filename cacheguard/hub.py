@@ -29,7 +29,8 @@ from .runtime.aio import AsyncRuntime
 from .runtime.blocking import BlockingRuntime
 from .runtime.bulkhead import FairBulkhead
 from .runtime.circuits import Circuits
-from .runtime.servers import Identity, Place, Steady, client_of
+from .runtime.places import Place
+from .runtime.servers import Identity, Steady, client_of
 from .tiers.bloom import BloomTier
 from .tiers.bus import Bus
 from .tiers.line import Line
@@ -270,6 +271,11 @@ class Hub:
             return await engine.touch(key, rules, scope)
         except Unreachable:
             return False
+
+    @property
+    def where(self) -> str:
+        """How the servers are reached, without anybody's name or password."""
+        return "memory://" if self.memory else repr(self._pool or self._apool)
 
     def new_client(self, *, is_async: bool) -> Any:
         """A client of redis-py's own for the same servers."""
