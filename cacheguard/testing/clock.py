@@ -52,8 +52,8 @@ class VirtualClock:
     """The time of the guards that are built under it: it stands still until `advance`.
 
     A guard on ``memory://`` goes by it in everything: TTLs, stale windows, the ages of entries in the process, leases,
-    write intents and quarantines, the pause after a failed load, circuit breakers, and every timeout. On Redis, it moves
-    what the process decides; what Redis decides (TTLs and leases there) goes by Redis's own clock.
+    write intents and quarantines, the pause after a failed load, circuit breakers, and every timeout. On Redis, it
+    moves what the process decides; what Redis decides (TTLs and leases there) goes by Redis's own clock.
 
     Timeouts (``hard_timeout``, ``soft_timeout``, ``wait_timeout``, ``load_wait``) and the renewal of leases end by this
     clock alone. Pauses between two tries (who waits for another's load asks again and again) end when the clock has

@@ -8,78 +8,25 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from collections.abc import Generator
 from typing import Self
 
+from .faults import (
+    DRIBBLE_PAUSE,
+    GARBAGE,
+    LASTING,
+    RUDE,
+    STANDING,
+    THROTTLED_PIECES,
+    WHOLE,
+    Fault,
+    Terms,
+    Traffic,
+    is_heartbeat,
+)
+
 CHUNK = 65536
-GARBAGE = b"\x00\xff this is no reply\r\n"
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-
-
-class Fault(Enum):
-    """What happens to the wire.
-
-    All but `REFUSE` and `BLACKHOLE` strike a reply, so the command has been executed. Messages that a server pushes to
-    a subscriber are no replies and pass.
-    """
-
-    NONE = auto()
-    REFUSE = auto()  # open connections end, new ones too
-    LOSE_REPLY = auto()  # the command arrives, its reply does not, the connection ends
-    HALF_REPLY = auto()  # the first half of the reply, then the end
-    CUT = auto()  # so many bytes of the reply, then the end
-    RESET = auto()  # so many bytes of the reply, then the connection is reset (RST)
-    DELAY = auto()  # the reply comes late
-    BLACKHOLE = auto()  # connections stay open, bytes vanish both ways
-    GARBAGE = auto()  # something that is no reply, then the end
-    DRIBBLE = auto()  # the reply comes byte by byte
-    THROTTLE = auto()  # the reply comes at so many bytes a second
-
-
-STANDING = (Fault.REFUSE, Fault.BLACKHOLE)
-LASTING = (Fault.CUT, Fault.RESET, Fault.DRIBBLE, Fault.THROTTLE)  # strike all of a long reply
-DRIBBLE_PAUSE = 0.001  # seconds between two bytes, unless the test says otherwise
-THROTTLED_PIECES = 50  # in a second
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Terms:
-    """A fault and how it strikes; `over` goes up when another one takes its place."""
-
-    fault: Fault
-    only: bytes = b""
-    seconds: float = 0.0
-    at: int = 0
-    rate: float = 0.0
-    data: bytes = GARBAGE
-    over: threading.Event = field(default_factory=threading.Event)
-
-
-WHOLE = Terms(Fault.NONE)
-
-
-@dataclass
-class Traffic:
-    """The requests seen while watching, one entry for everything sent before the next reply.
-
-    Heartbeats of the invalidation bus do not count: they go out by the clock, whatever a test does. Handshakes of new
-    connections do: warm the client up before watching. A request that the server begins
-    to answer before it was sent in full (megabytes of pipeline) counts more than once.
-    """
-
-    requests: list[bytes] = field(default_factory=list)
-
-    @property
-    def round_trips(self) -> int:
-        """How many there were."""
-        return len(self.requests)
-
-
-def is_heartbeat(request: bytes) -> bool:
-    """Whether a process has sent something to itself over the invalidation bus."""
-    return request.startswith(b"*3\r\n$7\r\nPUBLISH") and b":bus:" in request
 
 
 class FaultProxy:
@@ -179,7 +126,7 @@ class FaultProxy:
             return len(self._links)
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[Traffic]:
+    def watching(self) -> Generator[Traffic]:
         """Collect the requests sent meanwhile: ``with proxy.watching() as seen: …; assert seen.round_trips == 1``."""
         traffic = Traffic()
         with self._lock:
@@ -360,34 +307,38 @@ class _Link:
 
     def _strike(self, data: bytes, terms: Terms) -> bool:
         """Send on what *terms* leave of *data*; false if the connection ends with it."""
+        last = self._last_words(data, terms)
+        if last is not None:
+            if terms.fault in RUDE:
+                self._client.sendall(last)  # the reset follows with the end of the link
+            else:
+                self._farewell(last)
+            return False
+        if terms.fault is Fault.DRIBBLE:
+            self._trickle(data, 1, terms.seconds or DRIBBLE_PAUSE, terms.over)
+        elif terms.fault is Fault.THROTTLE:
+            size = max(1, int(terms.rate / THROTTLED_PIECES))
+            self._trickle(data, size, size / terms.rate, terms.over)
+        else:
+            if terms.fault is Fault.DELAY:
+                terms.over.wait(terms.seconds)
+            self._client.sendall(data)
+        return True
+
+    def _last_words(self, data: bytes, terms: Terms) -> bytes | None:
+        """What still comes before the connection ends; None if it does not end here."""
         match terms.fault:
             case Fault.LOSE_REPLY:
-                return False
+                return b""
             case Fault.HALF_REPLY:
-                self._farewell(data[: len(data) // 2])
-                return False
+                return data[: len(data) // 2]
             case Fault.GARBAGE:
-                self._farewell(terms.data)
-                return False
-            case Fault.CUT if len(data) > self._passing:
-                self._farewell(data[: self._passing])
-                return False
-            case Fault.RESET if len(data) > self._passing:
-                self._client.sendall(data[: self._passing])  # the reset follows with the end of the link
-                return False
-            case Fault.DRIBBLE:
-                self._trickle(data, 1, terms.seconds or DRIBBLE_PAUSE, terms.over)
-                return True
-            case Fault.THROTTLE:
-                size = max(1, int(terms.rate / THROTTLED_PIECES))
-                self._trickle(data, size, size / terms.rate, terms.over)
-                return True
-            case Fault.DELAY:
-                terms.over.wait(terms.seconds)
+                return terms.data
+            case Fault.CUT | Fault.RESET if len(data) > self._passing:
+                return data[: self._passing]
             case _:
                 self._passing -= len(data)
-        self._client.sendall(data)
-        return True
+        return None
 
     def _trickle(self, data: bytes, size: int, every: float, over: threading.Event) -> None:
         """Send *data* in pieces, one at a time; the rest at once when it is over."""

@@ -211,8 +211,9 @@ class RedisServer:
 
     def _settings(self) -> dict[str, str]:
         # A mapping, or names and values in turn, as the client's release likes.
-        answer = self.command("CONFIG", "GET", "*")
-        return dict(answer) if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
+        answer: Any = self.command("CONFIG", "GET", "*")
+        pairs = answer.items() if hasattr(answer, "items") else zip(answer[::2], answer[1::2], strict=True)
+        return {str(name): str(value) for name, value in pairs}
 
     def _wash(self) -> None:
         now = self._settings()

@@ -1,5 +1,6 @@
 """A wire that breaks, from where users have it, too."""
 
-from cacheguard.testing.proxy import GARBAGE, Fault, FaultProxy, Traffic
+from cacheguard.testing.faults import GARBAGE, Fault, Traffic
+from cacheguard.testing.proxy import FaultProxy
 
 __all__ = ["GARBAGE", "Fault", "FaultProxy", "Traffic"]
