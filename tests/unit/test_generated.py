@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import Callable
 from decimal import Decimal
 from inspect import signature
+from time import monotonic
 from typing import Any
 
 import pytest
 
+from cacheguard import CacheGuard
 from cacheguard.generated import IndexKey, caller, wrapper
 from cacheguard.tiers.local import DEAD, Entry
 
@@ -34,7 +36,7 @@ class Made:
             self.key,
             options.pop("index", self.index),
             options.pop("slow", self._slow),
-            **({"is_async": False, "touch": None, "copy": None} | options),
+            **({"is_async": False, "now": monotonic, "touch": None, "copy": None} | options),
         )
 
     def _slow(self, values: tuple[Any, ...]) -> str:
@@ -153,3 +155,15 @@ def test_a_coroutine_function_stays_one() -> None:
         return [await made.call(1, 2), await made.call(3, 4)]
 
     assert asyncio.run(both()) == ["hit", "slow"]
+
+
+def test_an_ordinary_guard_reads_the_clock_of_the_system_and_no_other() -> None:
+    with CacheGuard("memory://") as guard:
+        read = guard.cached("k:{n}")(_itself)
+        assert read(1) == 1
+        cells = dict(zip(read.__code__.co_freevars, read.__closure__ or (), strict=True))
+        assert cells["_cg_now"].cell_contents is monotonic
+
+
+def _itself(n: int) -> int:
+    return n
