@@ -4,6 +4,8 @@ It is loaded in every run of every project beside which cacheguard is installed,
 a test asks for a fixture; it is no part of the package `cacheguard`, so that neither coverage nor anybody's patience
 suffers by it. It needs no plugin for coroutines and works with any. Under pytest-xdist each worker has a server of its
 own.
+
+PYTEST_DONT_REWRITE: it asserts nothing.
 """
 
 from __future__ import annotations
