@@ -31,7 +31,6 @@ class Fault(Enum):
 
 STANDING = (Fault.REFUSE, Fault.BLACKHOLE)
 LASTING = (Fault.CUT, Fault.RESET, Fault.DRIBBLE, Fault.THROTTLE)  # strike all of a long reply
-RUDE = (Fault.LOSE_REPLY, Fault.RESET)  # end with a reset
 DRIBBLE_PAUSE = 0.001  # seconds between two bytes, unless the test says otherwise
 THROTTLED_PIECES = 50  # in a second
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import select
 import socket
 import struct
+import termios
 import threading
 import time
 from collections.abc import Generator
@@ -15,7 +18,6 @@ from .faults import (
     DRIBBLE_PAUSE,
     GARBAGE,
     LASTING,
-    RUDE,
     STANDING,
     THROTTLED_PIECES,
     WHOLE,
@@ -26,6 +28,7 @@ from .faults import (
 )
 
 CHUNK = 65536
+PATIENCE = 1.0  # seconds that a client has to take the last bytes
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -309,9 +312,9 @@ class _Link:
         """Send on what *terms* leave of *data*; false if the connection ends with it."""
         last = self._last_words(data, terms)
         if last is not None:
-            if terms.fault in RUDE:
-                self._client.sendall(last)  # the reset follows with the end of the link
-            else:
+            if terms.fault is Fault.RESET:
+                self._break_off(last)
+            elif terms.fault is not Fault.LOSE_REPLY:
                 self._farewell(last)
             return False
         if terms.fault is Fault.DRIBBLE:
@@ -350,14 +353,31 @@ class _Link:
             self._client.sendall(data[at : at + size])
             over.wait(max(0.0, begun + number * every - time.monotonic()))
 
+    def _break_off(self, data: bytes) -> None:
+        self._client.sendall(data)
+        deadline = time.monotonic() + PATIENCE
+        while _unsent(self._client) and time.monotonic() < deadline:  # the reset would discard it
+            time.sleep(0.001)
+        # No shutdown before: that would be an orderly end.
+        self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self._client.close()
+
     def _farewell(self, data: bytes) -> None:
         # An orderly end, for a reset could overtake the last bytes and discard them.
         self._client.sendall(data)
         self._client.shutdown(socket.SHUT_WR)
-        self._client.settimeout(1)
+        self._client.settimeout(PATIENCE)
         with contextlib.suppress(OSError):
             while self._client.recv(CHUNK):
                 pass
+
+
+def _unsent(end: socket.socket) -> int:
+    """Bytes that the system has not handed over yet; 0 where it does not say."""
+    left = array.array("i", [0])
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(end, termios.TIOCOUTQ, left)
+    return left[0]
 
 
 def _reset(end: socket.socket) -> None:
