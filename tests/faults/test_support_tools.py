@@ -110,8 +110,8 @@ def test_a_guard_survives_every_fault_of_a_reply(proxy: FaultProxy) -> None:
         (Fault.CUT, {"at": 1}),
         (Fault.RESET, {"at": 5}),
         (Fault.GARBAGE, {"data": b"*2\r\n$-7\r\n"}),
-        (Fault.DRIBBLE, {"seconds": 0.05}),
-        (Fault.THROTTLE, {"rate": 20}),
+        (Fault.DRIBBLE, {"seconds": 0.3}),
+        (Fault.THROTTLE, {"rate": 2}),
         (Fault.DELAY, {"seconds": 1}),
     ]
     with CacheGuard(proxy.url) as guard:
