@@ -52,8 +52,12 @@ def test_a_reply_ends_at_the_byte_that_was_named(
 ) -> None:
     redis_server.command("SET", "k", "x" * 300_000)
     proxy.inject(fault, at=at, times=1, only=b"GET")
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as raw:
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # and it reads slowly: the last bytes take their time
+        raw.settimeout(5)
+        raw.connect(("127.0.0.1", proxy.port))
         raw.sendall(b"GET k\r\n")
+        time.sleep(0.05)
         got = b""
         try:
             while piece := raw.recv(65536):

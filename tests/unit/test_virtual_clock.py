@@ -78,6 +78,8 @@ def test_a_decorated_function_ages_with_the_clock(clock: VirtualClock, guard: Ca
         return row_id
 
     assert row(1) == row(1) == 1  # the second one by the generated hit
+    cells = dict(zip(row.__code__.co_freevars, row.__closure__ or (), strict=True))
+    assert cells["_cg_now"].cell_contents == clock.now
     clock.advance("9999ms")
     row(1)
     loader.assert_ran(1)
@@ -103,8 +105,11 @@ async def test_a_coroutine_function_ages_with_the_clock(clock: VirtualClock, gua
 
 def test_l1_ages_by_itself(clock: VirtualClock, guard: CacheGuard, loader: CountingLoader) -> None:
     guard.get_or_set("k", loader, ttl="1h", l1_ttl="10s", jitter=None)
+    clock.advance("4s")
     assert guard.inspect("k").tier == "l1"
-    clock.advance("10s")
+    assert guard.inspect("k").age == pytest.approx(4, abs=0.01)
+    assert guard.inspect("k").ttl_left == pytest.approx(3596, abs=0.01)
+    clock.advance("6s")
     assert guard.inspect("k").tier == "l2"
     assert guard.inspect("k").age == pytest.approx(10, abs=0.01)
     assert guard.inspect("k").ttl_left == pytest.approx(3590, abs=0.01)
@@ -306,6 +311,25 @@ async def test_a_task_that_polls_for_a_threads_load_needs_no_clock(guard: CacheG
     loader.go_on()
     assert (await thread, await task) == (1, 1)
     loader.assert_ran(1)
+    await guard.aclose()
+
+
+async def test_what_is_stopped_while_it_waits_for_its_loop_does_not_happen(
+    clock: VirtualClock, guard: CacheGuard
+) -> None:
+    beats = list[float]()
+
+    async def beat() -> None:
+        beats.append(clock.now())
+
+    begun = clock.now()
+    watch = guard._hub.running().runtime.watch(beat, 1.0, beat, None)  # noqa: SLF001
+    await clock.aadvance(2)
+    assert beats == [begun + 1, begun + 2]
+    clock.advance(1)
+    watch.stop()
+    await clock.aadvance(5)
+    assert len(beats) == 2
     await guard.aclose()
 
 
