@@ -3,9 +3,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from decimal import Decimal
-from inspect import signature
+from inspect import getclosurevars, signature
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -36,7 +36,8 @@ class Made:
             self.key,
             options.pop("index", self.index),
             options.pop("slow", self._slow),
-            **({"is_async": False, "now": monotonic, "touch": None, "copy": None} | options),
+            now=monotonic,
+            **({"is_async": False, "touch": None, "copy": None} | options),
         )
 
     def _slow(self, values: tuple[Any, ...]) -> str:
@@ -161,8 +162,7 @@ def test_an_ordinary_guard_reads_the_clock_of_the_system_and_no_other() -> None:
     with CacheGuard("memory://") as guard:
         read = guard.cached("k:{n}")(_itself)
         assert read(1) == 1
-        cells = dict(zip(read.__code__.co_freevars, read.__closure__ or (), strict=True))
-        assert cells["_cg_now"].cell_contents is monotonic
+        assert getclosurevars(cast("Any", read)).nonlocals["_cg_now"] is monotonic
 
 
 def _itself(n: int) -> int:
