@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from .runtime import run_now
 from .runtime.aio import AsyncRuntime
 from .runtime.blocking import BlockingRuntime
 from .runtime.bulkhead import FairBulkhead
+from .runtime.circuits import Circuits
 from .runtime.clocks import CLOCK
 from .runtime.servers import Identity, Place, Steady, client_of
 from .tiers.bloom import BloomTier
@@ -91,6 +92,7 @@ class Hub:
             Outbox(root, self.events, self.now),
         )
         self._listener: Listener | None = None
+        self._circuits: Circuits | None = None
         self._wires: Wires | None = None
         if not memory:
             from .runtime.cluster import Wires
@@ -98,10 +100,12 @@ class Hub:
 
             self.local.trust(DEAD)
             identity = Identity(self._outbox.replay)
-            self._wires = Wires(pool, apool, MOST_CONNECTIONS, options.operation_timeout, identity)
+            self._circuits = Circuits(options.operation_timeout, self.events)
+            self._wires = Wires(pool, apool, MOST_CONNECTIONS, options.operation_timeout, identity, self._circuits)
             line = Line(self._wires.blocking, self.events, self._outbox, self.bus)
-            owes = partial(bool, self._outbox.owed)
-            self._listener = Listener(self.bus, self._wires.blocking, line, self.events, owes)
+            self._circuits.probe_with(partial(_found_out, self._wires, line))
+            outbox = self._outbox
+            self._listener = Listener(self.bus, self._wires.blocking, line, self.events, lambda: outbox.owes)
             self.bus.start = _starting(weakref.ref(self._listener))
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.RLock()
@@ -297,6 +301,8 @@ class Hub:
         self.local.drop_all()
         if self._listener is not None:
             self._listener.close()
+        if self._circuits is not None:
+            self._circuits.close()
         for name, engine in list(self._engines.items()):
             runtime = engine.runtime
             if isinstance(runtime, BlockingRuntime):
@@ -346,6 +352,8 @@ class Hub:
         self._outbox.lock = threading.RLock()
         if self._listener is not None:
             self._listener.after_fork()
+        if self._circuits is not None:
+            self._circuits.after_fork()
         if self._wires is not None:
             self._wires.blocking.after_fork()
         for name, engine in list(self._engines.items()):
@@ -355,6 +363,14 @@ class Hub:
                 # Held for ever: to let go would make asyncio deregister sockets in an epoll that is the parent's, too.
                 self._remove(name, engine)
                 _left_behind.append(engine)
+
+
+def _found_out(wires: Wires, line: Line, name: str) -> float:
+    """Ask a server whether it is well; what is owed is delivered before anybody reads there again."""
+    took = wires.ask(name)
+    with suppress(Unreachable):  # refused, or owed to another server: whoever reads will meet it
+        run_now(line.settle())
+    return took
 
 
 def _starting(listener: weakref.ref[Listener]) -> Callable[[], None]:

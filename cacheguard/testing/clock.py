@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from ..durations import Duration, seconds
+from ..durations import NOW, Duration, seconds
 from ..events import log
 from ..guard import CacheGuard
 from ..ports import Commands, Signal, Watch
@@ -52,15 +52,15 @@ class VirtualClock:
     """The time of the guards that are built under it: it stands still until `advance`.
 
     A guard on ``memory://`` goes by it in everything: TTLs, stale windows, the ages of entries in the process, leases,
-    write intents and quarantines, the pause after a failed load, circuit breakers, and every timeout. On Redis, it
-    moves what the process decides; what Redis decides (TTLs and leases there) goes by Redis's own clock.
+    write intents and quarantines, the pause after a failed load, and every timeout. On Redis, it moves what the process
+    decides; what Redis decides (TTLs and leases there) goes by Redis's own clock, and so does whether it is well.
 
     Timeouts (``hard_timeout``, ``soft_timeout``, ``wait_timeout``, ``load_wait``) and the renewal of leases end by this
     clock alone. Pauses between two tries (who waits for another's load asks again and again) end when the clock has
     been moved that far or when as much real time has gone by, so nobody has to move it for them.
 
-    ``with clock:`` puts every guard under it that is built in the block, in this thread or task; `guard` builds one. A
-    guard keeps the clock that it was built under. Any thread may move the clock.
+    ``with clock:`` puts every guard and every `Breaker` under it that is built in the block, in this thread or task;
+    `guard` builds one. They keep the clock that they were built under. Any thread may move the clock.
 
     The idea is that of Twisted's `task.Clock` and Trio's `MockClock`.
 
@@ -79,19 +79,21 @@ class VirtualClock:
         self._moving = threading.RLock()
         self._timers: list[tuple[int, int, Timer]] = []
         self._numbers = itertools.count()
-        self._outer: list[Token[Clock]] = []
+        self._outer: list[tuple[Token[Clock], Token[Callable[[], float]]]] = []
 
     def __repr__(self) -> str:
         return f"<VirtualClock moved by {self.now() - BEGINNING:g} s>"
 
     def __enter__(self) -> Self:
-        self._outer.append(CLOCK.set(self))
+        self._outer.append((CLOCK.set(self), NOW.set(self.now)))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        CLOCK.reset(self._outer.pop())
+        clock, now = self._outer.pop()
+        NOW.reset(now)
+        CLOCK.reset(clock)
 
     def guard(self, url: str = "memory://", **options: Any) -> CacheGuard:
         """A guard that goes by this clock; *options* are those of `CacheGuard`. Close it in the end."""

@@ -106,9 +106,9 @@ def test_a_throttled_wire_keeps_its_rate_whatever_the_size(
         assert proxy.struck == 1
 
 
-def test_a_guard_survives_every_fault_of_a_reply(proxy: FaultProxy) -> None:
-    loader = CountingLoader("value")
-    kinds: list[tuple[Fault, dict[str, Any]]] = [
+@pytest.mark.parametrize(
+    ("fault", "terms"),
+    [
         (Fault.LOSE_REPLY, {}),
         (Fault.HALF_REPLY, {}),
         (Fault.CUT, {"at": 1}),
@@ -117,14 +117,18 @@ def test_a_guard_survives_every_fault_of_a_reply(proxy: FaultProxy) -> None:
         (Fault.DRIBBLE, {"seconds": 0.3}),
         (Fault.THROTTLE, {"rate": 2}),
         (Fault.DELAY, {"seconds": 1}),
-    ]
+    ],
+    ids=lambda each: each.name if isinstance(each, Fault) else "",
+)
+def test_a_guard_survives_every_fault_of_a_reply(proxy: FaultProxy, fault: Fault, terms: dict[str, Any]) -> None:
+    loader = CountingLoader("value")
     with CacheGuard(proxy.url) as guard:
-        for number, (fault, terms) in enumerate(kinds):
-            proxy.inject(fault, only=b"HMGET", **terms)
-            assert guard.get_or_set(f"k{number}", loader) == "value"
-            assert proxy.struck > 0, fault
-            proxy.heal()
-    assert loader.runs == len(kinds)
+        guard.get("warm")
+        proxy.inject(fault, only=b"HMGET", **terms)
+        assert guard.get_or_set("k", loader) == "value"
+        assert proxy.struck > 0
+        proxy.heal()
+    loader.assert_ran(1)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from cacheguard import MISSING, CacheGuard, Policy
+from cacheguard.breaker import Breaker
 from cacheguard.errors import ConfigurationError, LoadTimeout, Overloaded
 from cacheguard.testing import ClockStoodStillError, CountingLoader, VirtualClock
 
@@ -155,6 +156,29 @@ def test_a_failed_load_pauses_by_the_clock(clock: VirtualClock, guard: CacheGuar
         clock.advance(0.001)
     read()
     loader.assert_ran(5)
+
+
+def test_a_breaker_that_is_built_under_the_clock_goes_by_it(clock: VirtualClock) -> None:
+    with clock:
+        breaker = Breaker(minimum=1, pause="10s", slow_after="1s", slow_rate=0.1)
+
+    def fail() -> None:
+        with breaker:
+            raise DatabaseDownError
+
+    with pytest.raises(DatabaseDownError):
+        fail()
+    states = [breaker.state]
+    with pytest.raises(Overloaded), breaker:
+        pass
+    clock.advance("10s")
+    with breaker:
+        pass
+    states.append(breaker.state)
+    with breaker:
+        clock.advance("2s")  # slow
+    states.append(breaker.state)
+    assert states == ["open", "closed", "open"]
 
 
 def test_an_absence_and_a_put_age_too(clock: VirtualClock, guard: CacheGuard) -> None:
