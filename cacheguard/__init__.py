@@ -1,4 +1,7 @@
-"""Cache-aside that keeps the database up: two tiers, one load at a time, and no stale value left behind."""
+"""Cache-aside that keeps the database up: two tiers, one load at a time, and no stale value left behind.
+
+PYTEST_DONT_REWRITE: beside a pytest plugin, pytest would warn whoever imports this before it.
+"""
 
 from .bloom import BloomFilter
 from .breaker import Breaker

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import isawaitable
 from os import PathLike
-from time import monotonic
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
@@ -530,7 +529,7 @@ class CacheGuard:
 
     async def _inspect(self, engine: Engine, key: str) -> Inspection:
         redis_name = self._scope.key(key)
-        entry, now = self._hub.local.peek(redis_name), monotonic()
+        entry, now = self._hub.local.peek(redis_name), self._hub.now()
         if self._rules.l1 and entry is not None:
             state: Literal["fresh", "null"] = "null" if entry.kind else "fresh"
             return Inspection(state, "l1", max(0.0, now - entry.born), entry.fresh_until - now, entry.tags)

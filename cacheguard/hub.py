@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -29,6 +28,7 @@ from .runtime.aio import AsyncRuntime
 from .runtime.blocking import BlockingRuntime
 from .runtime.bulkhead import FairBulkhead
 from .runtime.circuits import Circuits
+from .runtime.clocks import CLOCK
 from .runtime.places import Place
 from .runtime.servers import Identity, Steady, client_of
 from .tiers.bloom import BloomTier
@@ -58,7 +58,8 @@ class Hub:
         self.events.on_state_change = options.on_state_change
         self.registry = Registry()
         self.off = 0
-        self.now = time.monotonic
+        self._clock = CLOCK.get()
+        self.now = self._clock.now
         self.closed = False
         self.local = Local(
             options.l1_size,
@@ -66,7 +67,7 @@ class Hub:
             options.l1_eviction,
             threading.RLock(),
             self.events,
-            time.monotonic,
+            self.now,
         )
         self.memory = memory
         self.filters: dict[tuple[object, ...], BloomTier] = {}
@@ -74,11 +75,11 @@ class Hub:
         self.bulkhead = FairBulkhead(options.max_loads, options.load_wait, options.load_queue)
         channel = bus_channel(namespace)
         self.auditor = Auditor(options.audit) if options.audit else None
-        self.bus = Bus(channel, os.urandom(8).hex(), self._forget, self.local, self.events, now=time.monotonic)
+        self.bus = Bus(channel, os.urandom(8).hex(), self._forget, self.local, self.events, now=self.now)
         self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone)
         self._pool, self._apool = pool, apool
         self._store = MemoryCommands(
-            options.l1_size, threading.RLock(), time.monotonic, max_bytes=options.l1_max_bytes, weigh=weigh_stored
+            options.l1_size, threading.RLock(), self.now, max_bytes=options.l1_max_bytes, weigh=weigh_stored
         )
         root = namespace_scope(namespace).epochs[0]
         ledger = None
@@ -86,11 +87,11 @@ class Hub:
             from .tiers.ledger import FileLedger
 
             ledger = FileLedger(options.outbox, root, threading.RLock())
-        self._outbox = Outbox(root, self.events, time.monotonic, ledger, threading.RLock())
+        self._outbox = Outbox(root, self.events, self.now, ledger, threading.RLock())
         # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be owed.
         self._here = (
-            Bus("", "", _ignore, self.local, self.events, now=time.monotonic),
-            Outbox(root, self.events, time.monotonic),
+            Bus("", "", _ignore, self.local, self.events, now=self.now),
+            Outbox(root, self.events, self.now),
         )
         self._listener: Listener | None = None
         self._circuits: Circuits | None = None
@@ -125,7 +126,7 @@ class Hub:
                 if wires is not None and self._pool is None:
                     raise ConfigurationError("this guard was given no blocking Redis client: pass client= or a URL")
                 commands = self._store if wires is None else wires.blocking
-                runtime = BlockingRuntime(self._store if wires is None else Steady(commands))
+                runtime = self._clock.threads(self._store if wires is None else Steady(commands))
                 engine = self._engines[0, l2] = self._engine(runtime, commands, remote=wires is not None)
             return engine
 
@@ -143,12 +144,12 @@ class Hub:
             self._leave_closed_loops(loop)
             wires = self._wires if l2 else None
             if wires is None:
-                engine = self._engine(AsyncRuntime(self._store), self._store, remote=False)
+                engine = self._engine(self._clock.tasks(self._store), self._store, remote=False)
             else:
                 if self._apool is None:
                     raise ConfigurationError("this guard was given no asyncio Redis client: pass aclient= or a URL")
                 wire = wires.running()
-                engine = self._engine(AsyncRuntime(Steady(wire), wire), wire, remote=True)
+                engine = self._engine(self._clock.tasks(Steady(wire), wire), wire, remote=True)
             self._engines[id(loop), l2] = engine
             return engine
 
