@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable
 from time import monotonic
 
+from .durations import Duration, seconds
 from .hub import Hub
-from .policy import Duration, seconds
 from .runtime import run_now
 from .tiers.bloom import BloomInfo, BloomTier
 

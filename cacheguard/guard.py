@@ -16,6 +16,7 @@ from .bloom import BloomFilter
 from .cached import CachedCoroutineFunction, CachedFunction, Decorator
 from .codec import CustomCodec
 from .defenses.consistency import Version, version_text
+from .durations import Duration, seconds
 from .engine import Engine
 from .envelope import Kind, Sealer
 from .errors import ConfigurationError, Unreachable
@@ -40,7 +41,7 @@ from .options import (
     tags_of,
     texts,
 )
-from .policy import Duration, Policy, PolicyOptions, Rules, resolve, seconds
+from .policy import Policy, PolicyOptions, Rules, resolve
 from .rebuilding import opened, stored_of
 from .runtime import run_now
 from .runtime.servers import pools
