@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from time import monotonic
 from typing import Any
+
+from .errors import Refused
 
 log = logging.getLogger("cacheguard")
 
@@ -91,7 +95,7 @@ class Stats:
     l1_bytes: int
     """Their size in bytes (now); 0 unless ``l1_max_bytes`` is set."""
     l2_up: bool
-    """Whether the last round trip to Redis succeeded."""
+    """Whether the last round trip to Redis succeeded; where there are several nodes, to each of them."""
     bus_up: bool
     """Whether it is proven that other processes' invalidations arrive; while not, L1 is off unless Redis is away."""
     age_at_serve: tuple[tuple[float, int], ...]
@@ -102,13 +106,21 @@ class Stats:
 class Events:
     """The guard's counters; plain ints, exported when asked."""
 
-    __slots__ = (*(field.name for field in fields(Stats) if field.name != "age_at_serve"), "_ages", "_said")
+    __slots__ = (
+        *(field.name for field in fields(Stats) if field.name != "age_at_serve"),
+        "_ages",
+        "_said",
+        "_where",
+        "failed_at",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, node: str = "") -> None:
         for name in self.__slots__:
             setattr(self, name, 0)
+        self._where = f" ({node})" if node else ""
         self.l2_up: bool = True
         self.bus_up: bool = False
+        self.failed_at = -math.inf  # monotonic: when Redis did not answer, for the last time
         self._ages = [0] * len(AGES)
         self._said: set[str] = set()
 
@@ -152,20 +164,22 @@ class Events:
     def redis_failed(self, error: BaseException) -> None:
         """Count a failed round trip; the first of a row is logged."""
         self.redis_errors += 1
+        if not isinstance(error, Refused):
+            self.failed_at = monotonic()
         if self.l2_up:
             self.l2_up = False
-            log.warning("Redis is out of reach, going on without it: %s", error)
+            log.warning("Redis%s is out of reach, going on without it: %s", self._where, error)
 
     def redis_refused(self, error: BaseException) -> None:
         """Count a call that Redis answered with an error; each kind of error is logged once."""
         self.redis_errors += 1
-        self.once(f"refused {str(error).partition(' ')[0]}", "Redis refuses calls: %s", error)
+        self.once(f"refused {str(error).partition(' ')[0]}", "Redis%s refuses calls: %s", self._where, error)
 
     def redis_answered(self) -> None:
         """Note that Redis is back, if it was away."""
         if not self.l2_up:
             self.l2_up = True
-            log.warning("Redis answers again")
+            log.warning("Redis%s answers again", self._where)
 
     def once(self, about: str, message: str, *args: object) -> None:
         """Warn about one thing once."""
@@ -177,9 +191,11 @@ class Events:
         """Note how old something was when it was served, in seconds."""
         self._ages[bisect_left(AGES, age)] += count
 
-    def snapshot(self, entries: int, size: int) -> Stats:
-        """The counters as they stand, with what the in-process tier holds."""
+    def snapshot(self, entries: int, size: int, nodes: Sequence[Events] = ()) -> Stats:
+        """The counters as they stand, with what the in-process tier holds, and what was counted at each of *nodes*."""
         names = [field.name for field in fields(Stats) if field.name != "age_at_serve"]
-        counts: dict[str, Any] = {name: getattr(self, name) for name in names}
+        counts: dict[str, Any] = {name: sum(getattr(each, name) for each in (self, *nodes)) for name in names}
+        everywhere = nodes or (self,)
+        counts |= {name: all(getattr(each, name) for each in everywhere) for name in ("l2_up", "bus_up")}
         counts |= {"l1_entries": entries, "l1_bytes": size}
         return Stats(**counts, age_at_serve=tuple(zip(AGES, self._ages, strict=True)))

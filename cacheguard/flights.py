@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .events import Events
     from .ports import Bulkhead, Signal
     from .tiers.bus import Bus
+    from .tiers.ring import Buses
     from .tiers.local import Local
     from .tiers.remote import Stored
 
@@ -218,7 +219,7 @@ class Shared:
         events: Events,
         bulkhead: Bulkhead,
         budget: AbsenceBudget,
-        bus: Bus,
+        bus: Bus | Buses,
         alone: Callable[[], object] = bool,
     ) -> None:
         self.local, self.events, self.bulkhead, self.budget, self.bus = local, events, bulkhead, budget, bus

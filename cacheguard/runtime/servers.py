@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from ..errors import ConfigurationError, Unreachable
 from ..ports import AnotherServer, Call, Commands, Reply
 
-SCHEMES = ("memory", "redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+SCHEMES = ("memory", "redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "redis+ring")
 SENTINEL_PORT, REDIS_PORT = 26379, 6379
 CHANGES = 3  # servers in a row that turn out to be others
 
@@ -113,18 +113,41 @@ class Steady:
 
 
 @dataclass(frozen=True)
+class RingPlan:
+    """Several nodes that share the keys among them.
+
+    Args:
+        weights: by the names of the nodes, ``host:port``.
+        addresses: likewise.
+        moves: whether the keys of a node that is away are looked for in the next one.
+    """
+
+    weights: dict[str, float]
+    addresses: dict[str, Address]
+    moves: bool
+
+
+@dataclass(frozen=True)
 class Place:
     """Where connections of one kind go: what a pool would know, and nothing that is connected.
 
     Args:
         nodes: in a cluster, those that may know the others.
         remap: where a node that the cluster names is to be found from here.
+        ring: the nodes, where there are several that know nothing of one another.
     """
 
     connection_class: Any
     connection_kwargs: dict[str, Any]
     nodes: tuple[Address, ...] = ()
     remap: Callable[[Address], Address] | None = None
+    ring: RingPlan | None = None
+
+    def of(self, name: str) -> Place:
+        """One node of a ring."""
+        if self.ring is None:
+            raise ValueError("this place is no ring")
+        return self.at(self.ring.addresses[name])
 
     def at(self, address: Address) -> Place:
         """One node of a cluster."""
@@ -259,12 +282,16 @@ def pools(url: str | None, client: Any, aclient: Any) -> tuple[Place | None, Pla
         return None, None, True
     if "://" not in address or scheme not in SCHEMES:
         raise ConfigurationError(
-            f"url must begin with one of {', '.join(f'{each}://' for each in SCHEMES)}, got {_public(address)!r}"
+            f"url must begin with one of {', '.join(f'{each}://' for each in SCHEMES)}, got {public(address)!r}"
         )
     if scheme == "redis+sentinel":
         return *_sentinel_places(address), False
     if scheme == "redis+cluster":
         return *_cluster_places(address), False
+    if scheme == "redis+ring":
+        from .ring_url import ring_places
+
+        return *ring_places(address), False
     return *_single_places(address, scheme), False
 
 
@@ -296,7 +323,7 @@ def _single_places(url: str, scheme: str) -> tuple[Place, Place]:
         )
     path = "" if scheme == "unix" else re.sub(r"^[^/]*//[^/?#]*|[?#].*", "", url).strip("/")
     if path and not path.isdecimal():
-        raise ConfigurationError(f"url must end with the number of a database or nothing, got {_public(url)!r}")
+        raise ConfigurationError(f"url must end with the number of a database or nothing, got {public(url)!r}")
     try:
         blocking: Any = redis.ConnectionPool
         running: Any = redis.asyncio.ConnectionPool
@@ -304,7 +331,7 @@ def _single_places(url: str, scheme: str) -> tuple[Place, Place]:
     except (ValueError, TypeError) as error:
         # What the client says of it may quote a part of the password.
         said = type(error).__name__ if "@" in url else error
-        raise ConfigurationError(f"url {_public(url)!r} does not work: {said}") from None
+        raise ConfigurationError(f"url {public(url)!r} does not work: {said}") from None
     return Place(made[0].connection_class, made[0].connection_kwargs), Place(
         made[1].connection_class, made[1].connection_kwargs
     )
@@ -320,7 +347,7 @@ def _sentinel_places(url: str) -> tuple[Place, Place]:
     addresses, login, path = _parts(url, SENTINEL_PORT, shape)
     service, _, database = path.partition("/")
     if not service or (database and not database.isdecimal()):
-        raise ConfigurationError(f"url must look like {shape}, got {_public(url)!r}")
+        raise ConfigurationError(f"url must look like {shape}, got {public(url)!r}")
     data = {**login, "db": int(database or 0), "protocol": 2}
     asked = [{"host": host, "port": port, "protocol": 2} for host, port in addresses]
     blocking = BlockingFinder([Place(Connection, each) for each in asked], service)
@@ -339,7 +366,7 @@ def _cluster_places(url: str) -> tuple[Place, Place]:
     addresses, login, path = _parts(url, REDIS_PORT, shape)
     if path:
         raise ConfigurationError(
-            f"url must look like {shape}: a cluster has no numbered databases, got {_public(url)!r}"
+            f"url must look like {shape}: a cluster has no numbered databases, got {public(url)!r}"
         )
     settings = {**login, "protocol": 2}
     return Place(Connection, settings, tuple(addresses)), Place(AsyncConnection, settings, tuple(addresses))
@@ -347,7 +374,7 @@ def _cluster_places(url: str) -> tuple[Place, Place]:
 
 def _parts(url: str, port: int, shape: str) -> tuple[list[Address], dict[str, str], str]:
     """The addresses, who one is there, and the path."""
-    wrong = ConfigurationError(f"url must look like {shape}, got {_public(url)!r}")
+    wrong = ConfigurationError(f"url must look like {shape}, got {public(url)!r}")
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
     if parse_qsl(parts.query, keep_blank_values=True) or parts.fragment:
@@ -447,7 +474,7 @@ def _text(word: Any) -> str:
     return word.decode() if isinstance(word, bytes) else str(word)
 
 
-def _public(url: str) -> str:
+def public(url: str) -> str:
     """*url* without its password."""
     scheme, mark, rest = url.partition("://")
     if not mark:

@@ -200,6 +200,10 @@ class Line:
                 self._events.redis_failed(error)
         return False, replies
 
+    def owe(self, items: Sequence[Invalidation]) -> None:
+        """Deliver *items* before anything else is asked."""
+        self._outbox.owe(items)
+
     def acknowledged(self, items: Sequence[Invalidation]) -> None:
         """Remember that Redis has taken a write which, if a failover loses it, leaves something old behind."""
         self._outbox.acknowledged(items)

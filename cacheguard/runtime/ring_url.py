@@ -1,0 +1,73 @@
+"""The URL of several plain Redis nodes that share the keys among them."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from ..errors import ConfigurationError
+from .servers import REDIS_PORT, Address, Place, RingPlan, public
+
+SHAPE = "redis+ring://[user:pass@]host:port,host:port*2[/db][?on_dead=move]"
+HEAVIEST = 100.0
+_NODE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]*\s]+)(?::(\d{1,5}))?(?:\*(\d{1,4}(?:\.\d{1,3})?))?")
+
+
+def ring_places(url: str) -> tuple[Place, Place]:
+    """Where the connections to the nodes of *url* come from, for threads and for event loops.
+
+    User, password and database are the same on each node. ``*2`` behind a node gives it twice the keys; without it, the
+    weight is 1. ``on_dead`` is ``miss`` (the default: the keys of a node that is away are loaded) or ``move`` (they are
+    looked for in the next node).
+
+    Raises:
+        ConfigurationError: it does not look like that; what came is shown without the password.
+    """
+    from redis.asyncio.connection import Connection as AsyncConnection
+    from redis.connection import Connection
+
+    parts = urlsplit(url)
+    login, _, hosts = parts.netloc.rpartition("@")
+    database = parts.path.strip("/")
+    if parts.fragment or (database and not re.fullmatch(r"[0-9]{1,9}", database)):
+        raise _wrong(url)
+    addresses: dict[str, Address] = {}
+    weights: dict[str, float] = {}
+    for each in hosts.split(","):
+        name, address, weight = _node(url, each)
+        if name in addresses:
+            raise ConfigurationError(f"url must name each node once, got {name} twice in {public(url)!r}")
+        addresses[name], weights[name] = address, weight
+    plan = RingPlan(weights, addresses, _moves(url, parts.query))
+    user, _, password = login.partition(":")
+    known = {"username": unquote(user), "password": unquote(password)}
+    settings = {name: value for name, value in known.items() if value} | {"db": int(database or 0), "protocol": 2}
+    return Place(Connection, settings, ring=plan), Place(AsyncConnection, settings, ring=plan)
+
+
+def _node(url: str, text: str) -> tuple[str, Address, float]:
+    """The name of a node, its address and its weight."""
+    match = _NODE.fullmatch(text)
+    if match is None or int(match[2] or REDIS_PORT) not in range(1, 65_536):
+        raise _wrong(url)
+    host, port, weight = match[1].lower(), int(match[2] or REDIS_PORT), float(match[3] or 1)
+    if not 0 < weight <= HEAVIEST:
+        raise ConfigurationError(
+            f"url must give each node a weight above 0 and up to {HEAVIEST:g}, got *{match[3]} in {public(url)!r}"
+        )
+    return f"{host}:{port}", (host.strip("[]"), port), weight
+
+
+def _moves(url: str, query: str) -> bool:
+    pairs = parse_qsl(query, keep_blank_values=True)
+    unknown = [name for name, _ in pairs if name != "on_dead"]
+    if unknown or len(pairs) > 1:
+        raise _wrong(url)
+    value = dict(pairs).get("on_dead", "miss")
+    if value not in ("miss", "move"):
+        raise ConfigurationError(f"on_dead must be 'miss' or 'move', got {value!r} in {public(url)!r}")
+    return value == "move"
+
+
+def _wrong(url: str) -> ConfigurationError:
+    return ConfigurationError(f"url must look like {SHAPE}, got {public(url)!r}")
