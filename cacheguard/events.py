@@ -112,6 +112,7 @@ class Events:
         "_said",
         "_where",
         "failed_at",
+        "failures",
     )
 
     def __init__(self, node: str = "") -> None:
@@ -120,7 +121,8 @@ class Events:
         self._where = f" ({node})" if node else ""
         self.l2_up: bool = True
         self.bus_up: bool = False
-        self.failed_at = -math.inf  # monotonic: when Redis did not answer, for the last time
+        self.failures = 0  # round trips in a row that Redis did not answer
+        self.failed_at = -math.inf  # monotonic: the last of them
         self._ages = [0] * len(AGES)
         self._said: set[str] = set()
 
@@ -165,6 +167,7 @@ class Events:
         """Count a failed round trip; the first of a row is logged."""
         self.redis_errors += 1
         if not isinstance(error, Refused):
+            self.failures += 1
             self.failed_at = monotonic()
         if self.l2_up:
             self.l2_up = False
@@ -179,6 +182,7 @@ class Events:
         """Note that Redis is back, if it was away."""
         if not self.l2_up:
             self.l2_up = True
+            self.failures = 0
             log.warning("Redis%s answers again", self._where)
 
     def once(self, about: str, message: str, *args: object) -> None:

@@ -11,8 +11,9 @@ With ``on_dead="move"`` the keys of a node that is away are looked for in the no
     P2:  thinks that home is alive: it reads there what P1 could not yet remove, as it would from a single Redis
     P3:  thinks that home is away: it reads the standby, where nothing older is left
 
-That is safe because both are told of every invalidation, whoever thinks what of them: what one of them keeps while
-nobody asks it loses what is invalidated meanwhile, and if it could not be told, it is owed and said before it is read.
+That is as safe as a single Redis because both are told of every invalidation, whoever thinks what of them: what one
+of them keeps while nobody asks it loses what is invalidated meanwhile, and if it could not be told, it is owed and said
+before it is read. A home that is back is left alone for a while, so that those who owe it something are first.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 P = TypeVar("P")
 T = TypeVar("T")
 
+FAILURES = 3  # round trips in a row that were not answered: a node that loses one reply is not away
+GRACE = 2.5  # seconds for which a node is left alone that is back: others deliver meanwhile what they owe to it
 RETRY_AFTER = 5.0  # seconds after which a node that was away is asked although its bus has proven nothing
 
 
@@ -66,6 +69,7 @@ class Members:
     ) -> None:
         self.names, self.buses = ring.names, buses
         self._ring, self._events, self._now, self._moves = ring, events, now, moves and len(ring.names) > 1
+        self._back: dict[str, tuple[float, float]] = {}  # by node, its last failure, and when it was seen to be over
 
     def home_of(self, key: str) -> str:
         """The node that *key* belongs to; what keys have in braces keeps them together, as in a cluster."""
@@ -92,9 +96,17 @@ class Members:
         return next((other for other in self.candidates(key) if other != name and not self.is_away(other)), None)
 
     def is_away(self, name: str) -> bool:
-        """Whether the node did not answer, and nothing proves that it would by now."""
-        failed_at = self._events[name].failed_at
-        return failed_at > self.buses[name].proven_at and self._now() < failed_at + RETRY_AFTER
+        """Whether the node did not answer, and a heartbeat of its bus has not proven for long that it does again."""
+        events = self._events[name]
+        if events.failures < FAILURES:
+            return False
+        now, failed_at = self._now(), events.failed_at
+        if failed_at > self.buses[name].proven_at:
+            return now < failed_at + RETRY_AFTER
+        failure, over_since = self._back.get(name, (0.0, 0.0))
+        if failure != failed_at:
+            self._back[name], over_since = (failed_at, now), now
+        return now < over_since + GRACE
 
     def concerns(self, name: str, key: str) -> bool:
         """Whether an entry of *key* may be in that node."""

@@ -14,11 +14,11 @@ import pytest
 from cacheguard import CacheGuard, Policy
 from cacheguard.errors import ConfigurationError, Unreachable
 from tests.conftest import OpenDoor
-from tests.support.doors import Door
+from tests.support.doors import AsyncDoor, Door
 from tests.support.fleet import Process
 from tests.support.loader import Loader
 from tests.support.redis_server import RedisServer, find_binaries
-from tests.support.rings import RingOfServers
+from tests.support.rings import RingOfServers, name_of
 
 ROWS = [f"row:{number}" for number in range(40)]
 
@@ -417,3 +417,112 @@ def test_several_event_loops_and_threads_share_one_guard(ring: RingOfServers) ->
     guard.close()
     assert [error for error in errors if not isinstance(error, AssertionError)] == []
     assert not [thread for thread in threading.enumerate() if thread.name == "cacheguard-bus"]
+
+
+# on_dead=move
+
+
+@pytest.fixture
+def moving(ring: RingOfServers) -> str:
+    return ring.url(query="?on_dead=move")
+
+
+@pytest.fixture
+def moving_door(open_door: OpenDoor, moving: str) -> Door:
+    return open_door(CacheGuard(moving, policy=Policy(l1=False)))
+
+
+def is_away(guard: CacheGuard, server: RedisServer) -> bool:
+    members = guard._hub._nodes._members  # type: ignore[union-attr]  # noqa: SLF001 - nothing public says so
+    assert members is not None
+    return members.is_away(name_of(server))
+
+
+async def test_the_keys_of_a_dead_node_are_found_in_the_next_one_if_that_is_wanted(
+    moving_door: Door, moving: str, ring: RingOfServers
+) -> None:
+    door = moving_door
+    await door.set_many(dict.fromkeys(ROWS, "cached"))
+    victim = ring.home_of(ROWS[0])
+    lost = ring.texts_of(victim, ROWS)
+    victim.kill()
+    await until(lambda: (door.guard.get_or_set(lost[0], lambda: "loaded"), is_away(door.guard, victim))[1])
+    loaded = await door.get_or_set_many(ROWS, lambda keys: dict.fromkeys(keys, "loaded"))
+    assert loaded == {row: "loaded" if row in lost else "cached" for row in ROWS}
+    loads = door.guard.stats().loads
+    assert await door.get_or_set_many(ROWS, lambda keys: dict.fromkeys(keys, "again")) == loaded
+    assert door.guard.stats().loads == loads
+    for row in lost:
+        assert f"cg:cacheguard:1:{row}" in ring.order_of(row)[1].entries()
+    with CacheGuard(moving, policy=Policy(l1=False)) as other:
+        await until(lambda: (other.get(lost[0]), is_away(other, victim))[1])
+        assert other.get_many(ROWS) == loaded
+        other.invalidate(*ROWS)
+        # To the dead one are owed the keys that it is the home of, and those that it stands by for.
+        assert other.stats().invalidations_queued == sum(victim in ring.order_of(row)[:2] for row in ROWS)
+        assert await door.get_many(ROWS) == {}
+        victim.start()
+        await until(lambda: other.stats().invalidations_queued == 0 and not is_away(other, victim))
+        assert other.get_or_set_many(ROWS, lambda keys: dict.fromkeys(keys, "home")) == dict.fromkeys(ROWS, "home")
+        assert sorted(victim.entries()) == sorted(f"cg:cacheguard:1:{row}" for row in lost)
+
+
+async def test_a_node_that_comes_back_with_what_it_had_serves_nothing_older(moving: str, ring: RingOfServers) -> None:
+    door = AsyncDoor(CacheGuard(moving, policy=Policy(l1=False)))
+    victim = ring.home_of(ROWS[0])
+    lost = ring.texts_of(victim, ROWS)[:6]
+    await door.set_many(dict.fromkeys(lost, "old"))
+    with CacheGuard(moving, policy=Policy(l1=False)) as other:
+        assert other.get_many(lost) == dict.fromkeys(lost, "old")
+        victim.freeze()
+        await until(lambda: (door.guard.get(lost[0]), is_away(door.guard, victim))[1])
+        await until(lambda: (other.get(lost[0]), is_away(other, victim))[1])
+        # Each way to change a value, made known to the node that has the old one before that is read again.
+        await door.set(lost[0], "set")
+        await door.invalidate(lost[1])
+        await door.ask(door.guard, "add", lost[2], "added")
+        assert await door.get_or_set(lost[3], lambda: "first") == "first"
+        assert await door.ask(door.guard, "update", lost[3], lambda _: "updated") == "updated"
+        assert await door.ask(door.guard, "remove", lost[4], lost[3]) == 1
+        await door.write(lambda _: None, lost[5])
+        expected = {lost[0]: "set", lost[2]: "added"}
+        assert other.get_many(lost) == expected
+        victim.thaw()
+        seen: list[dict[str, Any]] = []
+        while is_away(door.guard, victim) or is_away(other, victim) or len(seen) < 50:
+            seen += [other.get_many(lost), await door.get_many(lost)]
+        seen += [other.get_many(lost), await door.get_many(lost)]
+        assert all(value != "old" for found in seen for value in found.values())
+        assert other.get_many(lost) == {}  # home again, where nothing older is left
+        assert f"cg:cacheguard:1:{lost[0]}" not in victim.entries()
+        await door.close()
+
+
+async def test_what_was_stored_at_home_again_leaves_nothing_older_for_the_next_time(
+    moving: str, ring: RingOfServers
+) -> None:
+    row = ROWS[0]
+    victim, standby = ring.order_of(row)[:2]
+    with CacheGuard(moving, policy=Policy(l1=False)) as guard:
+        victim.freeze()
+        await until(lambda: (guard.get(row), is_away(guard, victim))[1])
+        assert guard.get_or_set(row, lambda: "during") == "during"
+        assert guard.get(row) == "during"
+        victim.thaw()
+        await until(lambda: (guard.get(row), not is_away(guard, victim))[1])
+        guard.set(row, "after")
+        assert f"cg:cacheguard:1:{row}" not in standby.entries()
+        victim.freeze()
+        await until(lambda: (guard.get(row), is_away(guard, victim))[1])
+        assert guard.get(row) is None
+
+
+async def test_one_lost_reply_moves_nothing(moving_door: Door, ring: RingOfServers) -> None:
+    row = ROWS[0]
+    victim = ring.home_of(row)
+    await moving_door.set(row, "here")
+    victim.freeze()
+    assert await moving_door.get_or_set(row, lambda: "loaded") == "loaded"
+    assert not is_away(moving_door.guard, victim)
+    victim.thaw()
+    await until(lambda: moving_door.guard.get(row) == "here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -45,12 +46,16 @@ class RingOfServers:
     def order_of(self, text: str, servers: Sequence[RedisServer] | None = None) -> list[RedisServer]:
         """The servers in the order in which they would have that entry."""
         by_name = {name_of(server): server for server in servers or self.servers}
-        ring = HashRing(dict.fromkeys(by_name, 1))
-        return [by_name[name] for name in ring.nodes_of(f"cg:cacheguard:1:{text}")]
+        return [by_name[name] for name in _ring(*by_name).nodes_of(f"cg:cacheguard:1:{text}")]
 
     def texts_of(self, server: RedisServer, texts: Sequence[str]) -> list[str]:
         """Those of *texts* that belong to *server*."""
         return [text for text in texts if self.home_of(text) is server]
+
+
+@cache
+def _ring(*names: str) -> HashRing:
+    return HashRing(dict.fromkeys(names, 1))
 
 
 def name_of(server: RedisServer) -> str:
