@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from .events import Events
     from .ports import Bulkhead, Signal
     from .tiers.bus import Bus
-    from .tiers.ring import Buses
     from .tiers.local import Local
     from .tiers.remote import Stored
+    from .tiers.ring import Buses
 
 MOST_FAILURES = 10_000
 FORGOTTEN_AFTER = 60.0

@@ -122,7 +122,7 @@ class Nodes:
             self._nodes = {"": make(place, aplace, local=local, events=events)}
             self.bus = self._nodes[""].bus
             return
-        self._trust = Trust(local, plan.weights)
+        self._trust = Trust(local, plan.addresses)
         self._nodes = {
             name: make(
                 place and place.of(name),
@@ -131,11 +131,12 @@ class Nodes:
                 events=Events(name),
                 name=name,
             )
-            for name in plan.weights
+            for name in plan.addresses
         }
         buses = {name: node.bus for name, node in self._nodes.items()}
         seen = {name: node.events for name, node in self._nodes.items()}
-        self._members = Members(HashRing(plan.weights), buses, seen, time.monotonic, moves=plan.moves)
+        also = HashRing(plan.also) if plan.also else None
+        self._members = Members(HashRing(plan.weights), buses, seen, time.monotonic, moves=plan.moves, also=also)
         self._trust.concerns = self._members.concerns
         self.bus = Buses(buses.values())
 

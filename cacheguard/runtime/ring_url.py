@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from ..errors import ConfigurationError
 from .servers import REDIS_PORT, Address, Place, RingPlan, public
 
-SHAPE = "redis+ring://[user:pass@]host:port,host:port*2[/db][?on_dead=move]"
+SHAPE = "redis+ring://[user:pass@]host:port,host:port*2[/db][?on_dead=move][&also=host:port,host:port]"
 HEAVIEST = 100.0
 _NODE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]*\s]+)(?::(\d{1,5}))?(?:\*(\d{1,4}(?:\.\d{1,3})?))?")
 
@@ -18,7 +18,7 @@ def ring_places(url: str) -> tuple[Place, Place]:
 
     User, password and database are the same on each node. ``*2`` behind a node gives it twice the keys; without it, the
     weight is 1. ``on_dead`` is ``miss`` (the default: the keys of a node that is away are loaded) or ``move`` (they are
-    looked for in the next node).
+    looked for in the next node). ``also`` is the list of nodes that other processes use while the list is changed.
 
     Raises:
         ConfigurationError: it does not look like that; what came is shown without the password.
@@ -29,20 +29,31 @@ def ring_places(url: str) -> tuple[Place, Place]:
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
     database = parts.path.strip("/")
+    asked = parse_qsl(parts.query, keep_blank_values=True)
+    options = dict(asked)
     if parts.fragment or (database and not re.fullmatch(r"[0-9]{1,9}", database)):
         raise _wrong(url)
-    addresses: dict[str, Address] = {}
-    weights: dict[str, float] = {}
-    for each in hosts.split(","):
-        name, address, weight = _node(url, each)
-        if name in addresses:
-            raise ConfigurationError(f"url must name each node once, got {name} twice in {public(url)!r}")
-        addresses[name], weights[name] = address, weight
-    plan = RingPlan(weights, addresses, _moves(url, parts.query))
+    if len(options) < len(asked) or options.keys() - {"on_dead", "also"}:
+        raise _wrong(url)
+    weights, addresses = _nodes(url, hosts)
+    also, more = _nodes(url, options["also"]) if "also" in options else ({}, {})
+    plan = RingPlan(weights, also, addresses | more, _moves(url, options.get("on_dead", "miss")))
     user, _, password = login.partition(":")
     known = {"username": unquote(user), "password": unquote(password)}
     settings = {name: value for name, value in known.items() if value} | {"db": int(database or 0), "protocol": 2}
     return Place(Connection, settings, ring=plan), Place(AsyncConnection, settings, ring=plan)
+
+
+def _nodes(url: str, text: str) -> tuple[dict[str, float], dict[str, Address]]:
+    """The weights and the addresses of a list of nodes, by their names."""
+    addresses: dict[str, Address] = {}
+    weights: dict[str, float] = {}
+    for each in text.split(","):
+        name, address, weight = _node(url, each)
+        if name in addresses:
+            raise ConfigurationError(f"url must name each node once, got {name} twice in {public(url)!r}")
+        addresses[name], weights[name] = address, weight
+    return weights, addresses
 
 
 def _node(url: str, text: str) -> tuple[str, Address, float]:
@@ -58,12 +69,7 @@ def _node(url: str, text: str) -> tuple[str, Address, float]:
     return f"{host}:{port}", (host.strip("[]"), port), weight
 
 
-def _moves(url: str, query: str) -> bool:
-    pairs = parse_qsl(query, keep_blank_values=True)
-    unknown = [name for name, _ in pairs if name != "on_dead"]
-    if unknown or len(pairs) > 1:
-        raise _wrong(url)
-    value = dict(pairs).get("on_dead", "miss")
+def _moves(url: str, value: str) -> bool:
     if value not in ("miss", "move"):
         raise ConfigurationError(f"on_dead must be 'miss' or 'move', got {value!r} in {public(url)!r}")
     return value == "move"

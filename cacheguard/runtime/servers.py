@@ -118,11 +118,13 @@ class RingPlan:
 
     Args:
         weights: by the names of the nodes, ``host:port``.
-        addresses: likewise.
+        also: likewise, of the ring by which other processes place the keys while the nodes are changed; empty: none.
+        addresses: by the names of all of them.
         moves: whether the keys of a node that is away are looked for in the next one.
     """
 
     weights: dict[str, float]
+    also: dict[str, float]
     addresses: dict[str, Address]
     moves: bool
 

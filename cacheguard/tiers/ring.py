@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ..errors import Refused, Unreachable
@@ -56,6 +57,7 @@ class Members:
         events: of each node.
         now: monotonic seconds.
         moves: whether the keys of a node that is away are looked for in their standby.
+        also: another ring, by which other processes place keys: what is invalidated here is invalidated there, too.
     """
 
     def __init__(
@@ -66,9 +68,11 @@ class Members:
         now: Callable[[], float],
         *,
         moves: bool,
+        also: HashRing | None = None,
     ) -> None:
-        self.names, self.buses = ring.names, buses
-        self._ring, self._events, self._now, self._moves = ring, events, now, moves and len(ring.names) > 1
+        self.names, self.buses = tuple(sorted(buses)), buses
+        self._ring, self._events, self._now, self._also = ring, events, now, also
+        self._moves = moves and len(ring.names) > 1
         self._back: dict[str, tuple[float, float]] = {}  # by node, its last failure, and when it was seen to be over
 
     def home_of(self, key: str) -> str:
@@ -76,24 +80,29 @@ class Members:
         return self._ring.node_of(_together(key))
 
     def candidates(self, key: str) -> tuple[str, ...]:
-        """Every node in which an entry may be: its home, and its standby where keys move."""
+        """Every node in which an entry may be: its home, its standby where keys move, and where others have it."""
+        here = self._places(self._ring, key)
+        return here if self._also is None else tuple(dict.fromkeys((*here, *self._places(self._also, key))))
+
+    def _places(self, ring: HashRing, key: str) -> tuple[str, ...]:
+        """The home, and where keys move its standby."""
         if not self._moves:
-            return (self._ring.node_of(_together(key)),)
-        nodes = self._ring.nodes_of(_together(key))
-        return next(nodes), next(nodes)
+            return (ring.node_of(_together(key)),)
+        return tuple(islice(ring.nodes_of(_together(key)), 2))
 
     def current(self, key: str) -> str:
         """The node that is asked for *key* now."""
         if not self._moves:
             return self._ring.node_of(_together(key))
-        home, standby = self.candidates(key)
+        home, standby = self._places(self._ring, key)
         return standby if self.is_away(home) and not self.is_away(standby) else home
 
     def instead_of(self, name: str, key: str) -> str | None:
         """The node to ask for *key* now that *name* has not answered; None if there is none."""
         if not self._moves or not self.is_away(name):
             return None
-        return next((other for other in self.candidates(key) if other != name and not self.is_away(other)), None)
+        places = self._places(self._ring, key)
+        return next((other for other in places if other != name and not self.is_away(other)), None)
 
     def is_away(self, name: str) -> bool:
         """Whether the node did not answer, and a heartbeat of its bus has not proven for long that it does again."""

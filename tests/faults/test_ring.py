@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from cacheguard import CacheGuard, Policy
-from cacheguard.errors import ConfigurationError, Unreachable
+from cacheguard.errors import ConfigurationError
 from tests.conftest import OpenDoor
 from tests.support.doors import AsyncDoor, Door
 from tests.support.fleet import Process
@@ -419,7 +418,7 @@ def test_several_event_loops_and_threads_share_one_guard(ring: RingOfServers) ->
     assert not [thread for thread in threading.enumerate() if thread.name == "cacheguard-bus"]
 
 
-# on_dead=move
+# What is below moves the keys of a dead node.
 
 
 @pytest.fixture
@@ -526,3 +525,48 @@ async def test_one_lost_reply_moves_nothing(moving_door: Door, ring: RingOfServe
     assert not is_away(moving_door.guard, victim)
     victim.thaw()
     await until(lambda: moving_door.guard.get(row) == "here")
+
+
+# Another list of nodes
+
+
+def test_a_new_node_gets_its_share_and_the_others_keep_what_they_have(ring: RingOfServers) -> None:
+    rows = [f"row:{number}" for number in range(400)]
+    three = ring.servers[:3]
+    with CacheGuard(ring.url(three), policy=Policy(l1=False)) as before:
+        before.set_many(dict.fromkeys(rows, "kept"))
+    with CacheGuard(ring.url(), policy=Policy(l1=False)) as after:
+        found = after.get_many(rows)
+        assert set(found) == {row for row in rows if ring.home_of(row, three) is ring.home_of(row)}
+        assert len(rows) * 0.6 < len(found) < len(rows) * 0.9  # a quarter moves, more or less
+        assert after.get_or_set_many(rows, lambda keys: dict.fromkeys(keys, "new")).keys() == set(rows)
+        listed, cursor = set[str](), ""
+        while True:  # what the old nodes still have of keys that are not theirs any more is not listed there
+            page, cursor = after.scan("row:*", cursor=cursor)
+            assert not listed & set(page)
+            listed.update(page)
+            if not cursor:
+                break
+        assert listed == set(rows)
+
+
+def test_while_two_lists_are_in_use_each_tells_the_nodes_of_both(ring: RingOfServers) -> None:
+    three, nodes = ring.servers[:3], ring.url().removeprefix("redis+ring://").removesuffix("/0")
+    few = ring.url(three).removeprefix("redis+ring://").removesuffix("/0")
+    steps = [f"redis+ring://{few}?also={nodes}", f"redis+ring://{nodes}?also={few}"]
+    moved = [row for row in ROWS if ring.home_of(row, three) is not ring.home_of(row)]
+    assert moved
+    policy = Policy(l1=False)
+    with CacheGuard(steps[0], policy=policy) as one, CacheGuard(steps[1], policy=policy) as two:
+        for writer, reader in ((one, two), (two, one)):
+            for row in moved:
+                assert reader.get_or_set(row, lambda: "old") == "old"
+                assert writer.get_or_set(row, lambda: "old") == "old"
+            writer.invalidate(*moved[::2])
+            writer.set_many(dict.fromkeys(moved[1::2], "set"))
+            assert reader.get_many(moved) == {}
+            assert writer.get_many(moved) == dict.fromkeys(moved[1::2], "set")
+            reader.get_or_set_many(moved, lambda keys: dict.fromkeys(keys, "old"), tags=["red"])
+            writer.invalidate_tags("red")
+            assert reader.get_many(moved) == {}
+            writer.invalidate(*moved)

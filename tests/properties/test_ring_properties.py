@@ -93,7 +93,9 @@ def test_it_is_the_same_in_every_process_and_every_release() -> None:
     # Written down once; a change here would move the keys of everybody who upgrades.
     assert place_of("user:42") == 0x315A996DD95B35AF
     ring = HashRing({"a:6379": 1, "b:6379": 2, "c:6379": 1})
-    assert "".join(ring.node_of(f"user:{number}")[0] for number in range(40)) == "cacccaaabbccaaacbbcbbaabbacabbaacabbbaca"
+    assert (
+        "".join(ring.node_of(f"user:{number}")[0] for number in range(40)) == "cacccaaabbccaaacbbcbbaabbacabbaacabbbaca"
+    )
     program = "from cacheguard.keys.ring import HashRing; print(HashRing(dict.fromkeys('abc', 1)).node_of('user:42'))"
     said = {
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=env).stdout

@@ -163,7 +163,7 @@ def test_where_keys_move_it_takes_those_that_it_stands_by_for_too() -> None:
 class Answers:
     """A node that answers each call with its name, or not at all."""
 
-    def __init__(self, name: str, error: Exception | None = None) -> None:
+    def __init__(self, name: str, error: BaseException | None = None) -> None:
         self.name, self.error = name, error
         self.asked: list[Any] = []
         self.owed: list[Invalidation] = []
@@ -211,7 +211,7 @@ def test_who_is_interrupted_while_telling_the_nodes_owes_it_to_those_whose_turn_
 def test_calls_for_what_is_no_entry_go_to_the_node_of_their_key_and_come_back_in_order() -> None:
     world = World()
     nodes = {name: Answers(name) for name in NAMES}
-    commands = RingCommands(nodes, world.members)  # type: ignore[arg-type]
+    commands = RingCommands(nodes, world.members)
     keys: list[str | bytes] = [f"key:{number}" for number in range(20)]
     keys += [b"bytes", *(f"cg:{{b:1}}:{number}" for number in range(5))]
     replies = run_now(commands.send(*(("GET", key) for key in keys)))
