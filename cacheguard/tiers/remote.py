@@ -575,7 +575,10 @@ class Remote:
         return await self.line.tell(items)
 
     async def remove(self, keys: Sequence[str], scope: Scope) -> tuple[bool, int]:
-        """Invalidate entries; whether Redis acknowledged it, and how many of them it held fresh."""
+        """Invalidate entries; whether Redis acknowledged it, and how many of them it held fresh.
+
+        None, if it goes away before it has said what their tags say now; it has acknowledged them all the same.
+        """
         channel = self.line.bus.channel
         markers = tuple(dict.fromkeys(marker for key in keys for marker in self._markers(key, scope, ())))
 
@@ -588,7 +591,11 @@ class Remote:
         if not replies:
             return done, 0
         seen = dict(zip(markers, replies, strict=False))
-        return done, len(await self._glanced(scope, dict(zip(keys, replies[len(markers) :], strict=True)), seen))
+        heads = dict(zip(keys, replies[len(markers) :], strict=True))
+        try:
+            return done, len(await self._glanced(scope, heads, seen))
+        except Unreachable:
+            return done, 0
 
     async def expire(self, keys: Sequence[str]) -> bool:
         """Make entries stale; false if Redis did not acknowledge it, and they will be invalidated instead."""
