@@ -577,7 +577,7 @@ class Remote:
     async def remove(self, keys: Sequence[str], scope: Scope) -> tuple[bool, int]:
         """Invalidate entries; whether Redis acknowledged it, and how many of them it held fresh.
 
-        None, if it goes away before it has said what their tags say now; it has acknowledged them all the same.
+        0 if it goes away before it has said what their tags say now: then nobody knows.
         """
         channel = self.line.bus.channel
         markers = tuple(dict.fromkeys(marker for key in keys for marker in self._markers(key, scope, ())))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -370,6 +371,7 @@ if child == 0:
     os._exit(0)
 _, status = os.waitpid(child, 0)
 assert status == 0, status
+import re
 import time
 deadline = time.monotonic() + 5
 while guard.get_many(rows) != dict.fromkeys(rows, "child"):
@@ -570,3 +572,21 @@ def test_while_two_lists_are_in_use_each_tells_the_nodes_of_both(ring: RingOfSer
             writer.invalidate_tags("red")
             assert reader.get_many(moved) == {}
             writer.invalidate(*moved)
+
+
+# The documentation
+
+
+def test_what_the_docs_show_is_what_happens(ring: RingOfServers) -> None:
+    docs = Path(__file__).parents[2] / "docs" / "topologies.md"
+    blocks = re.findall(r"```python\n(.*?)```", docs.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 1
+    for block in blocks:
+        exec(compile(block, str(docs), "exec", dont_inherit=True), {"RING": ring.url()})
+
+
+def test_what_the_docs_say_a_url_looks_like_is_what_a_wrong_one_is_told() -> None:
+    from cacheguard.runtime.ring_url import SHAPE
+
+    docs = Path(__file__).parents[2] / "docs" / "topologies.md"
+    assert f"\n{SHAPE}\n" in docs.read_text(encoding="utf-8")

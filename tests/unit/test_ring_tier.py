@@ -211,7 +211,7 @@ def test_who_is_interrupted_while_telling_the_nodes_owes_it_to_those_whose_turn_
 def test_calls_for_what_is_no_entry_go_to_the_node_of_their_key_and_come_back_in_order() -> None:
     world = World()
     nodes = {name: Answers(name) for name in NAMES}
-    commands = RingCommands(nodes, world.members)
+    commands = RingCommands(nodes, world.members)  # type: ignore[arg-type]
     keys: list[str | bytes] = [f"key:{number}" for number in range(20)]
     keys += [b"bytes", *(f"cg:{{b:1}}:{number}" for number in range(5))]
     replies = run_now(commands.send(*(("GET", key) for key in keys)))
@@ -230,6 +230,6 @@ def test_a_refusal_among_them_is_raised() -> None:
         async def send_each(self, *calls: Any) -> list[Any]:
             return [Refused("no") for _ in calls]
 
-    commands = RingCommands({name: Refuses(name) for name in NAMES}, world.members)  # type: ignore[arg-type,misc]
+    commands = RingCommands({name: Refuses(name) for name in NAMES}, world.members)  # type: ignore[misc]
     with pytest.raises(Refused):
         run_now(commands.send(("GET", "key")))
