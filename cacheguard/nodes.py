@@ -7,13 +7,16 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from .errors import Unreachable
 from .events import Events
 from .keys.ring import HashRing
 from .options import Options
 from .ports import Commands
+from .runtime import run_now
 from .runtime.servers import Identity, Place, Steady
 from .tiers.bus import Bus, Kept
 from .tiers.line import Line
@@ -24,7 +27,7 @@ from .tiers.ring import Buses, Members, Remotes, Ring, RingCommands, Trust
 if TYPE_CHECKING:
     from .ports import Runtime
     from .runtime.aio_redis import AsyncCommands
-    from .runtime.cluster import AsyncCluster
+    from .runtime.cluster import AsyncCluster, Wires
     from .runtime.listener import Listener
     from .tiers.local import Local
 
@@ -63,6 +66,7 @@ class Node:
         events: Events,
         name: str = "",
     ) -> None:
+        from .runtime.circuits import Circuits
         from .runtime.cluster import Wires
         from .runtime.listener import Listener
 
@@ -74,10 +78,12 @@ class Node:
         self.name, self.events = name, events
         self.outbox = Outbox(root, events, time.monotonic, ledger, threading.RLock())
         self.bus = Bus(channel, os.urandom(8).hex(), forget, local, events, now=time.monotonic)
-        self.wires = Wires(place, aplace, MOST_CONNECTIONS, options.operation_timeout, Identity(self.outbox.replay))
-        self.listener = Listener(
-            self.bus, self.wires.blocking, self.line(self.wires.blocking), events, partial(bool, self.outbox.owed)
-        )
+        self.circuits = Circuits(options.operation_timeout, events)
+        identity = Identity(self.outbox.replay)
+        self.wires = Wires(place, aplace, MOST_CONNECTIONS, options.operation_timeout, identity, self.circuits)
+        line, outbox = self.line(self.wires.blocking), self.outbox
+        self.circuits.probe_with(partial(_found_out, self.wires, line))
+        self.listener = Listener(self.bus, self.wires.blocking, line, events, lambda: outbox.owes)
         self.bus.start = _starting(weakref.ref(self.listener))
 
     def line(self, commands: Commands) -> Line:
@@ -92,7 +98,16 @@ class Node:
         self.bus.rename(os.urandom(8).hex())
         self.outbox.lock = threading.RLock()
         self.listener.after_fork()
+        self.circuits.after_fork()
         self.wires.blocking.after_fork()
+
+
+def _found_out(wires: Wires, line: Line, name: str) -> float:
+    """Ask a server whether it is well; what is owed is delivered before anybody reads there again."""
+    took = wires.ask(name)
+    with suppress(Unreachable):  # refused, or owed to another server: whoever reads will meet it
+        run_now(line.settle())
+    return took
 
 
 def _starting(listener: weakref.ref[Listener]) -> Callable[[], None]:
@@ -128,7 +143,7 @@ class Nodes:
                 place and place.of(name),
                 aplace and aplace.of(name),
                 local=self._trust.of(name),
-                events=Events(name),
+                events=Events(name, events),
                 name=name,
             )
             for name in plan.addresses
@@ -185,6 +200,7 @@ class Nodes:
         """End the threads."""
         for node in self._nodes.values():
             node.listener.close()
+            node.circuits.close()
 
     def disconnect(self) -> None:
         """Close the connections that threads use."""

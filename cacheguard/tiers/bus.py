@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from ..events import Events, log
+from ..events import Events
 
 if TYPE_CHECKING:
     from ..ports import Runtime, Signal
@@ -161,8 +161,7 @@ class Bus:
         if self.joined_in or self._events.bus_up:
             self._events.bus_gaps += 1
         if self._events.bus_up:
-            self._events.bus_up = False
-            log.info("the invalidation bus is interrupted: the in-process tier is off until it is proven again")
+            self._events.bus_changed(up=False, why="interrupted: the in-process tier is off until it is proven again")
         self.joined_in = False
         self._rounds.clear()
         self._local.pause()
@@ -180,8 +179,7 @@ class Bus:
     def _trust(self, until: float, *, up: bool) -> None:
         self._local.trust(until)
         if up and not self._events.bus_up:
-            self._events.bus_up = True
-            log.info("the invalidation bus is proven: the in-process tier is on")
+            self._events.bus_changed(up=True, why="proven: the in-process tier is on")
         if up:
             self._settle()
 

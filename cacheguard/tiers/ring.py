@@ -18,6 +18,7 @@ before it is read. A home that is back is left alone for a while, so that those 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -44,6 +45,7 @@ P = TypeVar("P")
 T = TypeVar("T")
 
 FAILURES = 3  # round trips in a row that were not answered: a node that loses one reply is not away
+DOUBT = 0.3  # seconds for which a breaker may be open after a failure: it is closed at once if that was nothing
 GRACE = 2.5  # seconds for which a node is left alone that is back: others deliver meanwhile what they owe to it
 RETRY_AFTER = 5.0  # seconds after which a node that was away is asked although its bus has proven nothing
 
@@ -73,7 +75,7 @@ class Members:
         self.names, self.buses = tuple(sorted(buses)), buses
         self._ring, self._events, self._now, self._also = ring, events, now, also
         self._moves = moves and len(ring.names) > 1
-        self._back: dict[str, tuple[float, float]] = {}  # by node, its last failure, and when it was seen to be over
+        self._left: dict[str, float] = {}  # nodes that were away, and when that was seen to be over
 
     def home_of(self, key: str) -> str:
         """The node that *key* belongs to; what keys have in braces keeps them together, as in a cluster."""
@@ -105,17 +107,23 @@ class Members:
         return next((other for other in places if other != name and not self.is_away(other)), None)
 
     def is_away(self, name: str) -> bool:
-        """Whether the node did not answer, and a heartbeat of its bus has not proven for long that it does again."""
-        events = self._events[name]
-        if events.failures < FAILURES:
+        """Whether the node does not answer, or it has not been long that it does again."""
+        events, left = self._events[name], self._left.get(name)
+        if left is None and events.failures == 0 and events.breaker == "closed":
             return False
         now, failed_at = self._now(), events.failed_at
-        if failed_at > self.buses[name].proven_at:
-            return now < failed_at + RETRY_AFTER
-        failure, over_since = self._back.get(name, (0.0, 0.0))
-        if failure != failed_at:
-            self._back[name], over_since = (failed_at, now), now
-        return now < over_since + GRACE
+        alone = events.breaker != "closed" and now >= failed_at + DOUBT
+        unproven = failed_at > self.buses[name].proven_at and now < failed_at + RETRY_AFTER
+        if alone or (events.failures >= FAILURES and unproven):
+            self._left[name] = math.inf
+            return True
+        if left is None:
+            return False
+        over_since = self._left[name] = min(left, now)
+        if now < over_since + GRACE:
+            return True
+        self._left.pop(name, None)
+        return False
 
     def concerns(self, name: str, key: str) -> bool:
         """Whether an entry of *key* may be in that node."""
@@ -545,6 +553,10 @@ class RingCommands:
             for index, reply in zip(indices, answers, strict=True):
                 replies[index] = reply
         return replies
+
+    @property
+    def away(self) -> bool:
+        return all(node.away for node in self._nodes.values())
 
     async def masters(self) -> list[Commands]:
         return [each for name in self._members.names for each in await self._nodes[name].masters()]

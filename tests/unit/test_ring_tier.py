@@ -17,7 +17,7 @@ from cacheguard.tiers.bus import Bus
 from cacheguard.tiers.local import DEAD, Entry, Local
 from cacheguard.tiers.outbox import Invalidation
 from cacheguard.tiers.remote import Remote
-from cacheguard.tiers.ring import FAILURES, GRACE, RETRY_AFTER, Members, Ring, RingCommands, Trust
+from cacheguard.tiers.ring import DOUBT, FAILURES, GRACE, RETRY_AFTER, Members, Ring, RingCommands, Trust
 
 NAMES = ("a:1", "b:1", "c:1")
 
@@ -96,8 +96,28 @@ def test_a_node_whose_bus_is_never_proven_is_tried_again_in_the_end() -> None:
     world.now += RETRY_AFTER - 0.01
     assert world.members.current("key") != home
     world.now += 0.02
+    assert world.members.current("key") != home  # left alone a little longer, as ever
+    world.now += GRACE
     assert world.members.current("key") == home
     world.events[home].redis_answered()
+    assert world.members.current("key") == home
+
+
+def test_a_node_whose_breaker_stays_open_is_away_and_one_whose_breaker_closes_at_once_is_not() -> None:
+    world = World()
+    home = world.members.home_of("key")
+    world.fail(home, 1)
+    world.events[home].breaker = "open"
+    assert world.members.current("key") == home
+    world.now += DOUBT
+    assert world.members.current("key") != home
+    world.events[home].breaker = "half-open"
+    world.now += 60
+    assert world.members.current("key") != home
+    world.events[home].breaker = "closed"
+    world.prove(home)
+    assert world.members.current("key") != home
+    world.now += GRACE
     assert world.members.current("key") == home
 
 
