@@ -996,15 +996,19 @@ class CacheGuard:
         finally:
             self._hub.switch(off=False)
 
-    def new_client(self, *, is_async: bool = False) -> Any:
+    def new_client(self, *, is_async: bool = False, key: str | None = None) -> Any:
         """A `redis.Redis` for the same servers, or a `redis.asyncio.Redis`, of redis-py's own; yours to close.
 
         For what is no cache: locks, counters, queues. A `redis.RedisCluster` where the guard is on a cluster. What it
         does to the guard's own keys goes past every promise. Nothing is connected yet.
 
-        Raises `ConfigurationError` if there is no Redis: ``memory://``.
+        Args:
+            key: where the guard is on several nodes (``redis+ring://``), the Redis key whose node is meant; it has no
+                meaning elsewhere.
+
+        Raises `ConfigurationError` if there is no Redis (``memory://``), or several and no *key*.
         """
-        return self._hub.new_client(is_async=is_async)
+        return self._hub.new_client(is_async=is_async, key=key)
 
     @property
     def closed(self) -> bool:
