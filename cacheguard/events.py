@@ -5,13 +5,30 @@ from __future__ import annotations
 import logging
 import math
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 log = logging.getLogger("cacheguard")
 
 AGES = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0, math.inf)
 """Upper bounds, in seconds, of the buckets in `Stats.age_at_serve`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateChange:
+    """Something has changed its state: what ``on_state_change`` is called with."""
+
+    of: Literal["redis", "bus", "breaker"]
+    """``"redis"``: whether its last answer came. ``"bus"``: whether invalidations are proven to arrive. ``"breaker"``:
+    whether a server is asked at all."""
+    name: str
+    """Of the server, where there are several; otherwise as ``of``."""
+    before: str
+    after: str
+    """``"up"`` or ``"down"``; of a breaker: ``"closed"``, ``"open"`` or ``"half-open"``."""
+    why: str
+    """In words, for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +107,16 @@ class Stats:
     """Entries in the in-process tier (now)."""
     l1_bytes: int
     """Their size in bytes (now); 0 unless ``l1_max_bytes`` is set."""
+    l2_skips: int
+    """Round trips not made because Redis was left alone: its breaker was open."""
+    breaker_opens: int
+    """Times the breaker of a Redis server opened."""
+    breaker_rejects: int
+    """Loads not begun because the breaker of what they load from was open."""
+    fallbacks: int
+    """Reads answered with the caller's ``fallback``."""
+    breaker: str
+    """Of Redis, now: ``"closed"``, ``"open"`` or ``"half-open"``; of several servers, the worst."""
     l2_up: bool
     """Whether the last round trip to Redis succeeded."""
     bus_up: bool
@@ -102,12 +129,19 @@ class Stats:
 class Events:
     """The guard's counters; plain ints, exported when asked."""
 
-    __slots__ = (*(field.name for field in fields(Stats) if field.name != "age_at_serve"), "_ages", "_said")
+    __slots__ = (
+        *(field.name for field in fields(Stats) if field.name != "age_at_serve"),
+        "_ages",
+        "_said",
+        "on_state_change",
+    )
 
     def __init__(self) -> None:
         for name in self.__slots__:
             setattr(self, name, 0)
         self.l2_up: bool = True
+        self.breaker: str = "closed"
+        self.on_state_change: Callable[[StateChange], object] | None = None
         self.bus_up: bool = False
         self._ages = [0] * len(AGES)
         self._said: set[str] = set()
@@ -148,6 +182,10 @@ class Events:
     evictions: int
     l1_entries: int
     l1_bytes: int
+    l2_skips: int
+    breaker_opens: int
+    breaker_rejects: int
+    fallbacks: int
 
     def redis_failed(self, error: BaseException) -> None:
         """Count a failed round trip; the first of a row is logged."""
@@ -155,6 +193,7 @@ class Events:
         if self.l2_up:
             self.l2_up = False
             log.warning("Redis is out of reach, going on without it: %s", error)
+            self._tell("redis", "redis", "up", "down", str(error))
 
     def redis_refused(self, error: BaseException) -> None:
         """Count a call that Redis answered with an error; each kind of error is logged once."""
@@ -166,11 +205,39 @@ class Events:
         if not self.l2_up:
             self.l2_up = True
             log.warning("Redis answers again")
+            self._tell("redis", "redis", "down", "up", "it answers again")
+
+    def breaker_changed(self, name: str, before: str, after: str, why: str) -> None:
+        """The breaker of the server *name* has changed its state."""
+        self.breaker_opens += before == "closed"
+        log.info("the breaker of %s is %s: %s", name, after, why)
+        self._tell("breaker", name, before, after, why)
+
+    def bus_changed(self, *, up: bool, why: str) -> None:
+        """It is proven that invalidations arrive, or it is no longer."""
+        self.bus_up = up
+        log.info("the invalidation bus is %s", why)
+        self._tell("bus", "bus", "down" if up else "up", "up" if up else "down", why)
+
+    def _tell(self, of: Literal["redis", "bus", "breaker"], name: str, before: str, after: str, why: str) -> None:
+        if self.on_state_change is None:
+            return
+        try:
+            self.on_state_change(StateChange(of=of, name=name, before=before, after=after, why=why))
+        except Exception:
+            if self.first("on_state_change"):
+                log.exception("on_state_change failed")
+
+    def first(self, about: str) -> bool:
+        """Whether this is said for the first time."""
+        if about in self._said or len(self._said) >= 1000:  # noqa: PLR2004 - a bound on memory, not a meaning
+            return False
+        self._said.add(about)
+        return True
 
     def once(self, about: str, message: str, *args: object) -> None:
         """Warn about one thing once."""
-        if about not in self._said and len(self._said) < 1000:  # noqa: PLR2004 - a bound on memory, not a meaning
-            self._said.add(about)
+        if self.first(about):
             log.warning(message, *args)
 
     def served(self, age: float, count: int = 1) -> None:

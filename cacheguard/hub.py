@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,8 @@ from .runtime import run_now
 from .runtime.aio import AsyncRuntime
 from .runtime.blocking import BlockingRuntime
 from .runtime.bulkhead import FairBulkhead
+from .runtime.circuits import Circuits
+from .runtime.clocks import CLOCK
 from .runtime.places import Place
 from .runtime.servers import Identity, Steady, client_of
 from .tiers.bloom import BloomTier
@@ -54,9 +55,11 @@ class Hub:
     ) -> None:
         self.options = options
         self.events = Events()
+        self.events.on_state_change = options.on_state_change
         self.registry = Registry()
         self.off = 0
-        self.now = time.monotonic
+        self._clock = CLOCK.get()
+        self.now = self._clock.now
         self.closed = False
         self.local = Local(
             options.l1_size,
@@ -64,19 +67,19 @@ class Hub:
             options.l1_eviction,
             threading.RLock(),
             self.events,
-            time.monotonic,
+            self.now,
         )
         self.memory = memory
         self.filters: dict[tuple[object, ...], BloomTier] = {}
         budget = max(1, options.l1_size // ABSENCE_SHARE) if memory else options.max_absences
-        self.bulkhead = FairBulkhead(options.max_loads, options.load_wait)
+        self.bulkhead = FairBulkhead(options.max_loads, options.load_wait, options.load_queue)
         channel = bus_channel(namespace)
         self.auditor = Auditor(options.audit) if options.audit else None
-        self.bus = Bus(channel, os.urandom(8).hex(), self._forget, self.local, self.events, now=time.monotonic)
+        self.bus = Bus(channel, os.urandom(8).hex(), self._forget, self.local, self.events, now=self.now)
         self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone)
         self._pool, self._apool = pool, apool
         self._store = MemoryCommands(
-            options.l1_size, threading.RLock(), time.monotonic, max_bytes=options.l1_max_bytes, weigh=weigh_stored
+            options.l1_size, threading.RLock(), self.now, max_bytes=options.l1_max_bytes, weigh=weigh_stored
         )
         root = namespace_scope(namespace).epochs[0]
         ledger = None
@@ -84,13 +87,14 @@ class Hub:
             from .tiers.ledger import FileLedger
 
             ledger = FileLedger(options.outbox, root, threading.RLock())
-        self._outbox = Outbox(root, self.events, time.monotonic, ledger, threading.RLock())
+        self._outbox = Outbox(root, self.events, self.now, ledger, threading.RLock())
         # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be owed.
         self._here = (
-            Bus("", "", _ignore, self.local, self.events, now=time.monotonic),
-            Outbox(root, self.events, time.monotonic),
+            Bus("", "", _ignore, self.local, self.events, now=self.now),
+            Outbox(root, self.events, self.now),
         )
         self._listener: Listener | None = None
+        self._circuits: Circuits | None = None
         self._wires: Wires | None = None
         if not memory:
             from .runtime.cluster import Wires
@@ -98,10 +102,12 @@ class Hub:
 
             self.local.trust(DEAD)
             identity = Identity(self._outbox.replay)
-            self._wires = Wires(pool, apool, MOST_CONNECTIONS, options.operation_timeout, identity)
+            self._circuits = Circuits(options.operation_timeout, self.events)
+            self._wires = Wires(pool, apool, MOST_CONNECTIONS, options.operation_timeout, identity, self._circuits)
             line = Line(self._wires.blocking, self.events, self._outbox, self.bus)
-            owes = partial(bool, self._outbox.owed)
-            self._listener = Listener(self.bus, self._wires.blocking, line, self.events, owes)
+            self._circuits.probe_with(partial(_found_out, self._wires, line))
+            outbox = self._outbox
+            self._listener = Listener(self.bus, self._wires.blocking, line, self.events, lambda: outbox.owes)
             self.bus.start = _starting(weakref.ref(self._listener))
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.RLock()
@@ -120,7 +126,7 @@ class Hub:
                 if wires is not None and self._pool is None:
                     raise ConfigurationError("this guard was given no blocking Redis client: pass client= or a URL")
                 commands = self._store if wires is None else wires.blocking
-                runtime = BlockingRuntime(self._store if wires is None else Steady(commands))
+                runtime = self._clock.threads(self._store if wires is None else Steady(commands))
                 engine = self._engines[0, l2] = self._engine(runtime, commands, remote=wires is not None)
             return engine
 
@@ -138,12 +144,12 @@ class Hub:
             self._leave_closed_loops(loop)
             wires = self._wires if l2 else None
             if wires is None:
-                engine = self._engine(AsyncRuntime(self._store), self._store, remote=False)
+                engine = self._engine(self._clock.tasks(self._store), self._store, remote=False)
             else:
                 if self._apool is None:
                     raise ConfigurationError("this guard was given no asyncio Redis client: pass aclient= or a URL")
                 wire = wires.running()
-                engine = self._engine(AsyncRuntime(Steady(wire), wire), wire, remote=True)
+                engine = self._engine(self._clock.tasks(Steady(wire), wire), wire, remote=True)
             self._engines[id(loop), l2] = engine
             return engine
 
@@ -302,6 +308,8 @@ class Hub:
         self.local.drop_all()
         if self._listener is not None:
             self._listener.close()
+        if self._circuits is not None:
+            self._circuits.close()
         for name, engine in list(self._engines.items()):
             runtime = engine.runtime
             if isinstance(runtime, BlockingRuntime):
@@ -351,6 +359,8 @@ class Hub:
         self._outbox.lock = threading.RLock()
         if self._listener is not None:
             self._listener.after_fork()
+        if self._circuits is not None:
+            self._circuits.after_fork()
         if self._wires is not None:
             self._wires.blocking.after_fork()
         for name, engine in list(self._engines.items()):
@@ -360,6 +370,14 @@ class Hub:
                 # Held for ever: to let go would make asyncio deregister sockets in an epoll that is the parent's, too.
                 self._remove(name, engine)
                 _left_behind.append(engine)
+
+
+def _found_out(wires: Wires, line: Line, name: str) -> float:
+    """Ask a server whether it is well; what is owed is delivered before anybody reads there again."""
+    took = wires.ask(name)
+    with suppress(Unreachable):  # refused, or owed to another server: whoever reads will meet it
+        run_now(line.settle())
+    return took
 
 
 def _starting(listener: weakref.ref[Listener]) -> Callable[[], None]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from ..errors import ConfigurationError, Refused, Unreachable
+from ..faults import TREATMENTS, Fault, fault_of
 from ..ports import Arg, Call, Reply, ScriptCall
 from .finders import Finder
 from .places import parameters_of
+
+NONE: frozenset[Fault] = frozenset()
 
 
 def pack(calls: Sequence[Call], *, sources: bool = False) -> bytes:
@@ -40,7 +44,7 @@ def _words(call: Any, *, sources: bool) -> tuple[Arg, ...]:
 
 def refused(error: Exception) -> Refused:
     """A server's error reply as a value."""
-    answer = Refused(str(error))
+    answer = Refused(str(error), fault_of(error))
     answer.__cause__ = error
     return answer
 
@@ -52,22 +56,23 @@ def unknown_from(calls: Sequence[Call], replies: Sequence[Reply]) -> int:
     a fill must have been answered behind it, and scripts may run twice without harm.
     """
     for index, reply in enumerate(replies):
-        if isinstance(reply, Refused) and isinstance(calls[index], ScriptCall) and "NOSCRIPT" in _text(reply):
+        if isinstance(reply, Refused) and isinstance(calls[index], ScriptCall) and reply.fault is Fault.NO_SCRIPT:
             return index
     return len(calls)
 
 
-def is_readonly(replies: Sequence[Reply]) -> bool:
-    """Whether a server has said that it takes no writes: it was a master when we came."""
-    return Refused in map(type, replies) and any(
-        isinstance(reply, Refused) and "READONLY" in _text(reply).replace("ReadOnlyError", "READONLY")
-        for reply in replies
-    )
+def faults_of(replies: Sequence[Reply]) -> AbstractSet[Fault]:
+    """What the server has refused something for."""
+    if Refused not in map(type, replies):
+        return NONE
+    return {reply.fault for reply in replies if isinstance(reply, Refused)}
 
 
-def _text(reply: Refused) -> str:
-    # redis-py strips the code from "NOSCRIPT No matching script" and puts it into the class instead.
-    return f"{type(reply.__cause__).__name__} {reply}".replace("NoScriptError", "NOSCRIPT")
+def worst_of(faults: AbstractSet[Fault]) -> Fault | None:
+    """One of *faults* that counts against the server, if there is one."""
+    if not faults:
+        return None
+    return next((fault for fault in faults if TREATMENTS[fault].counts), None)
 
 
 def first_error(replies: list[Reply]) -> list[Reply]:
@@ -80,7 +85,7 @@ def first_error(replies: list[Reply]) -> list[Reply]:
 
 def unreachable(error: BaseException, hint: str = "") -> Unreachable:
     """A client's failure as ours, with what may be the reason for it; the cause stays attached."""
-    answer = Unreachable(f"{type(error).__name__}: {error}{hint}")
+    answer = Unreachable(f"{type(error).__name__}: {error}{hint}", fault_of(error))
     answer.__cause__ = error
     return answer
 

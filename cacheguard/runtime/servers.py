@@ -85,6 +85,10 @@ class Steady:
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
 
+    @property
+    def away(self) -> bool:
+        return self._commands.away
+
     async def send(self, *calls: Call) -> list[Reply]:
         for _ in range(CHANGES):
             try:

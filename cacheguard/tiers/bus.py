@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from ..events import Events, log
+from ..events import Events
 
 if TYPE_CHECKING:
     from ..ports import Runtime, Signal
@@ -56,7 +56,7 @@ class Bus:
         *,
         now: Callable[[], float],
     ) -> None:
-        self.channel, self._forget, self._local, self._events, self._now = channel, forget, local, events, now
+        self.channel, self._forget, self._local, self._events, self.now = channel, forget, local, events, now
         self.start: Callable[[], None] | None = None  # begins to listen; None: nobody has to
         self._dirty: dict[str, float] = {}  # invalidated, although Redis could not be told; until when
         self.rename(me)
@@ -112,13 +112,13 @@ class Bus:
         self._dirty.pop(key, None)
         while len(self._dirty) >= MOST_DIRTY:
             self._dirty.pop(next(iter(self._dirty)), None)
-        self._dirty[key] = self._now() + DIRTY_FOR
+        self._dirty[key] = self.now() + DIRTY_FOR
 
     def is_dirty(self, key: str, markers: Iterable[str]) -> bool:
         """Whether somebody could not invalidate this in Redis: what is stored there must not be used."""
         if not self._dirty:
             return False
-        now = self._now()
+        now = self.now()
         return any(self._dirty.get(name, 0.0) > now for name in (key, *markers))
 
     def joined(self, now: float) -> None:
@@ -160,8 +160,7 @@ class Bus:
         if self.joined_in or self._events.bus_up:
             self._events.bus_gaps += 1
         if self._events.bus_up:
-            self._events.bus_up = False
-            log.info("the invalidation bus is interrupted: the in-process tier is off until it is proven again")
+            self._events.bus_changed(up=False, why="interrupted: the in-process tier is off until it is proven again")
         self.joined_in = False
         self._rounds.clear()
         self._local.pause()
@@ -179,8 +178,7 @@ class Bus:
     def _trust(self, until: float, *, up: bool) -> None:
         self._local.trust(until)
         if up and not self._events.bus_up:
-            self._events.bus_up = True
-            log.info("the invalidation bus is proven: the in-process tier is on")
+            self._events.bus_changed(up=True, why="proven: the in-process tier is on")
         if up:
             self._settle()
 

@@ -13,10 +13,10 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.db.models import QuerySet
 
 from cacheguard import MISSING, CacheGuard
+from cacheguard.durations import FOREVER
 from cacheguard.envelope import Oversize
 from cacheguard.errors import CodecError
 from cacheguard.keys import bus_channel
-from cacheguard.policy import FOREVER
 
 from .guards import opened
 from .options import Settings, check_options

@@ -15,8 +15,8 @@ from django.core.cache.backends.base import InvalidCacheBackendError
 from django.utils.module_loading import import_string
 
 from cacheguard import CacheGuard, Policy
+from cacheguard.durations import FOREVER
 from cacheguard.errors import ConfigurationError
-from cacheguard.policy import FOREVER
 
 from .transactions import is_open
 

@@ -53,6 +53,7 @@ async def test_who_wants_to_know_is_told_and_the_write_went_on(
         with pytest.raises(Unreachable, match="queued"):
             guard.invalidate_tags("red")
         redis_server.thaw()
+        until(lambda: guard.stats().breaker == "closed")
         assert written == [1]
         assert guard.get("row") is None
         assert other.inspect("row").state == "missing"
