@@ -84,7 +84,8 @@ class CacheGuard:
     """A two-tier cache that keeps the database up.
 
     Args:
-        url: ``memory://`` (this process alone), ``redis://``, ``rediss://`` or ``unix://``; the environment's
+        url: ``memory://`` (this process alone), ``redis://``, ``unix://``, ``redis+sentinel://`` or
+            ``redis+cluster://``, with TLS ``rediss…``, and redis-py's options behind a ``?``; the environment's
             ``CACHEGUARD_URL`` if left out, else ``memory://``.
         client: a `redis.Redis` of yours instead; its settings are used, it is never closed.
         aclient: a `redis.asyncio.Redis` of yours, for coroutines.
