@@ -187,8 +187,8 @@ class CacheGuard:
         pool, apool, memory = pools(url, client, aclient)
         if secret is None and not memory and runs_code(serializer):
             log.warning(
-                "serializer=%s runs what it reads: whoever can write to Redis can run code here; give a secret as well, so "
-                "that only what is signed is read",
+                "serializer=%s runs what it reads, and whoever can write to Redis can run code here: give a secret as "
+                "well, so that only what is signed is read",
                 getattr(serializer, "__name__", type(serializer).__name__),
             )
         self._hub = Hub(options, namespace, pool, apool, memory=memory)
