@@ -275,7 +275,7 @@ async def test_a_server_that_loads_its_data_is_waited_for_without_an_error(
         server.config["key-load-delay"] = "1000"  # microseconds
         starting = threading.Thread(target=server.start)
         starting.start()
-        await anyio.to_thread.run_sync(lambda: until(lambda: "LOADING" in _answer(server, "GET", "x")))
+        await anyio.to_thread.run_sync(lambda: until(lambda: "is loading" in _answer(server, "GET", "x")))
         assert await anyio.to_thread.run_sync(lambda: said_by(server.url, WRITE)) is Fault.LOADING
         loader = Loader()
         for number in range(8):
