@@ -74,10 +74,9 @@ def dressed(connect: Callable[[], Any]) -> Callable[[], Any]:
     """*connect*, whose connections have a deadline for each answer; those of an unknown make stay as they are."""
 
     def make() -> Any:
-        connection = connect()
+        connection: Any = connect()
         if hasattr(connection, "_connect"):
-            kind: Any = type(connection)
-            connection.__class__ = _with_deadline(kind)
+            connection.__class__ = _with_deadline(connection.__class__)
         return connection
 
     return make
