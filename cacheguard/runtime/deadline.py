@@ -21,10 +21,11 @@ class Deadline:
         plain: the socket, connected.
     """
 
-    __slots__ = ("_first", "_plain", "_until")
+    __slots__ = ("_first", "_plain", "_recv", "_recv_into", "_until", "sendall")
 
     def __init__(self, plain: Any) -> None:
         self._plain = plain
+        self._recv, self._recv_into, self.sendall = plain.recv, plain.recv_into, plain.sendall
         self._until = 0.0  # 0: none
         self._first = True  # the next piece has the whole time, as the socket itself has it
 
@@ -37,10 +38,13 @@ class Deadline:
         self._until = 0.0
 
     def recv(self, *args: Any) -> Any:
-        return self._within(self._plain.recv, args)
+        return self._within(self._recv, args)
 
     def recv_into(self, *args: Any) -> Any:
-        return self._within(self._plain.recv_into, args)
+        if self._first:
+            self._first = False
+            return self._recv_into(*args)
+        return self._within(self._recv_into, args)
 
     def _within(self, read: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         if self._first or not self._until:
