@@ -495,8 +495,9 @@ def is_away(guard: CacheGuard, server: RedisServer) -> bool:
 
 
 async def test_the_keys_of_a_dead_node_are_found_in_the_next_one_if_that_is_wanted(
-    moving_door: Door, moving: str, ring: RingOfServers
+    moving_door: Door, moving: str, ring: RingOfServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cacheguard.tiers.ring.GRACE", 0.1)
     door = moving_door
     await door.set_many(dict.fromkeys(ROWS, "cached"))
     victim = ring.home_of(ROWS[0])
@@ -555,8 +556,9 @@ async def test_a_node_that_comes_back_with_what_it_had_serves_nothing_older(movi
 
 
 async def test_what_was_stored_at_home_again_leaves_nothing_older_for_the_next_time(
-    moving: str, ring: RingOfServers
+    moving: str, ring: RingOfServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cacheguard.tiers.ring.GRACE", 0.1)
     row = ROWS[0]
     victim, standby = ring.order_of(row)[:2]
     with CacheGuard(moving, policy=Policy(l1=False)) as guard:
