@@ -15,7 +15,7 @@ _SHARED = frozenset({
 Address = tuple[str, int]
 
 
-@dataclass(frozen=True, repr=False)  # its settings hold passwords
+@dataclass(frozen=True)
 class Place:
     """Where connections of one kind go: what a pool would know, and nothing that is connected.
 
@@ -30,7 +30,7 @@ class Place:
     remap: Callable[[Address], Address] | None = None
 
     def __repr__(self) -> str:
-        """Where that is, like a URL, without anybody's name or password."""
+        """Where that is, like a URL; the settings hold a password."""
         scheme = "rediss" if self.tls else "redis"
         settings = self.connection_kwargs
         finder: Any = settings.get("connection_pool")

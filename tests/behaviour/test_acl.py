@@ -49,7 +49,9 @@ def employ(redis_server: RedisServer, redis_url: str) -> Iterator[Callable[..., 
 
 def refusals(server: RedisServer) -> list[str]:
     """What somebody was not allowed to do."""
-    return [f"{each['username']}: {each['reason']} {each['object']}" for each in server.command("ACL", "LOG", 100)]
+    entries = server.command("ACL", "LOG", 100)  # mappings, or names and values in turn, as the client's release likes
+    told = [each if isinstance(each, dict) else dict(zip(each[::2], each[1::2], strict=True)) for each in entries]
+    return [f"{each['username']}: {each['reason']} {each['object']}" for each in told]
 
 
 def until(what: str, holds: Callable[[], object]) -> None:
