@@ -4,9 +4,10 @@ PYTEST_DONT_REWRITE: beside a pytest plugin, pytest would warn whoever imports t
 """
 
 from .bloom import BloomFilter
+from .breaker import Breaker
 from .current_load import Load, current_load
 from .errors import CacheGuardError
-from .events import Stats
+from .events import StateChange, Stats
 from .feed import Change
 from .guard import CacheGuard, Inspection
 from .missing import MISSING
@@ -15,12 +16,14 @@ from .policy import Policy
 __all__ = [
     "MISSING",
     "BloomFilter",
+    "Breaker",
     "CacheGuard",
     "CacheGuardError",
     "Change",
     "Inspection",
     "Load",
     "Policy",
+    "StateChange",
     "Stats",
     "current_load",
 ]

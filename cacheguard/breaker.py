@@ -154,11 +154,12 @@ class Switch:
                 return self._turn
             if now < self._until:
                 return None
-            self._probing = True
+            lost, self._probing = self._probing, True
             self._turn += 1
             self._until = now + self.terms.longest_pause
             turn = self._turn
-        self._on_change("open", "half-open", "the pause is over")
+        if not lost:
+            self._on_change("open", "half-open", "the pause is over")
         return turn
 
     def leave(self, turn: int, outcome: Outcome, took: float = 0.0) -> None:
