@@ -18,7 +18,7 @@ from ..faults import Fault, fault_of
 from ..ports import AnotherServer, Commands
 from ..tiers.bus import BEAT_EVERY, HORIZON, Bus
 from ..tiers.line import Line
-from . import run_now
+from . import deadline, run_now
 from .circuits import wait_freely
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # between attempts to subscribe
@@ -130,9 +130,11 @@ class Listener:
         connection = None
         try:
             connection = self._post.subscriber()
+            deadline.begin(connection)
             connection.send_command("SUBSCRIBE", bus.channel, bus.own_channel, check_health=False)
             for _ in range(2):
                 heard(connection)
+            deadline.end(connection)
         except Exception as error:  # noqa: BLE001 - a resolver's, a credential provider's: all mean no subscription
             if connection is not None:
                 drop(connection)
