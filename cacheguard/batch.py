@@ -103,7 +103,7 @@ class Batch:
                 self._engine.shared.events.stale_hits += 1
                 return opened(self._stale[key], self._rules)
             if flight.error is not None:
-                raise flight.raised(flight.error)
+                return await self._engine.instead(self._rules, flight.raised(flight.error))
             if flight.answer is not None:
                 return opened(flight.answer, self._rules)
         return await self._engine.read(self._asks[key])

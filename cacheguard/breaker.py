@@ -19,7 +19,7 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
-from .durations import Duration, seconds
+from .durations import NOW, Duration, seconds
 from .errors import ConfigurationError, Overloaded
 
 log = logging.getLogger("cacheguard")
@@ -154,11 +154,12 @@ class Switch:
                 return self._turn
             if now < self._until:
                 return None
-            self._probing = True
+            lost, self._probing = self._probing, True
             self._turn += 1
             self._until = now + self.terms.longest_pause
             turn = self._turn
-        self._on_change("open", "half-open", "the pause is over")
+        if not lost:
+            self._on_change("open", "half-open", "the pause is over")
         return turn
 
     def leave(self, turn: int, outcome: Outcome, took: float = 0.0) -> None:
@@ -284,7 +285,8 @@ class Breaker:
             raise ConfigurationError(f"pause must not be above longest_pause, got {pause!r} and {longest_pause!r}")
         self.ignored = _classes("ignored", ignored)
         self.name = _text("name", name)
-        self._switch = Switch(self.name, terms, on_change=self._said)
+        self._now = NOW.get()
+        self._switch = Switch(self.name, terms, on_change=self._said, now=self._now)
 
     def __repr__(self) -> str:
         return f"<Breaker {self.name!r}: {self.state}>"
@@ -316,7 +318,7 @@ class Breaker:
 
     def __enter__(self) -> Self:
         turn = self.enter()
-        _ENTERED.set((*_ENTERED.get(), (turn, time.monotonic())))
+        _ENTERED.set((*_ENTERED.get(), (turn, self._now())))
         return self
 
     def __exit__(
@@ -324,7 +326,7 @@ class Breaker:
     ) -> None:
         *around, (turn, began) = _ENTERED.get()
         _ENTERED.set(tuple(around))
-        self.leave(turn, error, time.monotonic() - began)
+        self.leave(turn, error, self._now() - began)
 
     def _said(self, _before: State, after: State, why: str) -> None:
         if after != "half-open":

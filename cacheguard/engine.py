@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .defenses.avalanche import jittered
 from .defenses.breakdown import Verdict, early_by, judge
 from .envelope import Kind
-from .errors import Overloaded, Unreachable
+from .errors import LoadTimeout, Overloaded, Unreachable
 from .flights import Flight, Shared
 from .keys import Scope
 from .loading import Ask
@@ -57,6 +57,20 @@ class Engine:
 
     async def read(self, ask: Ask) -> Any:
         """The value of *ask*, after the in-process tier had no answer."""
+        try:
+            return await self._read(ask)
+        except (Overloaded, LoadTimeout) as error:
+            return await self.instead(ask.rules, error)
+
+    async def instead(self, rules: Rules, error: Exception) -> Any:
+        """What the caller wants in place of *error*; if that is nothing, *error* is raised."""
+        fallback = rules.fallback
+        if fallback is None or not isinstance(error, Overloaded | LoadTimeout):
+            raise error
+        self._events.fallbacks += 1
+        return await self.runtime.call(lambda: fallback(error)) if callable(fallback) else fallback
+
+    async def _read(self, ask: Ask) -> Any:
         if not self._bus.ready and ask.rules.l2:
             await self._bus.begin_listening(self.runtime)
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
@@ -181,7 +195,10 @@ class Engine:
 
     async def refresh(self, ask: Ask) -> Any:
         """Load anew, whatever is cached; the answer comes from a load that began after this call."""
-        return await self.rebuilding.rebuild(ask, None, anew=True)
+        try:
+            return await self.rebuilding.rebuild(ask, None, anew=True)
+        except (Overloaded, LoadTimeout) as error:
+            return await self.instead(ask.rules, error)
 
     async def invalidate(self, keys: Sequence[str]) -> bool:
         """Remove *keys* everywhere; false if Redis has not acknowledged it yet. One round trip."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -28,7 +27,9 @@ from .runtime import run_now
 from .runtime.aio import AsyncRuntime
 from .runtime.blocking import BlockingRuntime
 from .runtime.bulkhead import FairBulkhead
-from .runtime.servers import Place, client_of
+from .runtime.clocks import CLOCK
+from .runtime.places import Place
+from .runtime.servers import client_of
 from .tiers.bloom import BloomTier
 from .tiers.bus import Bus
 from .tiers.line import Line
@@ -47,9 +48,11 @@ class Hub:
     ) -> None:
         self.options = options
         self.events = Events()
+        self.events.on_state_change = options.on_state_change
         self.registry = Registry()
         self.off = 0
-        self.now = time.monotonic
+        self._clock = CLOCK.get()
+        self.now = self._clock.now
         self.closed = False
         self.local = Local(
             options.l1_size,
@@ -57,28 +60,30 @@ class Hub:
             options.l1_eviction,
             threading.RLock(),
             self.events,
-            time.monotonic,
+            self.now,
         )
         self.memory = memory
         self.filters: dict[tuple[object, ...], BloomTier] = {}
         budget = max(1, options.l1_size // ABSENCE_SHARE) if memory else options.max_absences
-        self.bulkhead = FairBulkhead(options.max_loads, options.load_wait)
+        self.bulkhead = FairBulkhead(options.max_loads, options.load_wait, options.load_queue)
         self.auditor = Auditor(options.audit) if options.audit else None
         self._pool, self._apool = pool, apool
         self._store = MemoryCommands(
-            options.l1_size, threading.RLock(), time.monotonic, max_bytes=options.l1_max_bytes, weigh=weigh_stored
+            options.l1_size, threading.RLock(), self.now, max_bytes=options.l1_max_bytes, weigh=weigh_stored
         )
         root = namespace_scope(namespace).epochs[0]
         # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be owed.
         self._here = (
-            Bus("", "", _ignore, self.local, self.events, now=time.monotonic),
-            Outbox(root, self.events, time.monotonic),
+            Bus("", "", _ignore, self.local, self.events, now=self.now),
+            Outbox(root, self.events, self.now),
         )
         self._nodes: Nodes | None = None
         if not memory:
             self.local.trust(DEAD)
-            make = partial(Node, options=options, channel=bus_channel(namespace), root=root, forget=self._forget)
-            self._nodes = Nodes(pool, apool, self.local, self.events, make)
+            make = partial(
+                Node, options=options, channel=bus_channel(namespace), root=root, forget=self._forget, now=self.now
+            )
+            self._nodes = Nodes(pool, apool, self.local, self.events, make, self.now)
         self.bus = self._here[0] if self._nodes is None else self._nodes.bus
         self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone)
         self._engines: dict[tuple[int, bool], Engine] = {}
@@ -96,12 +101,12 @@ class Hub:
             if engine is None:
                 nodes = self._nodes if l2 else None
                 if nodes is None:
-                    engine = self._engine(BlockingRuntime(self._store))
+                    engine = self._engine(self._clock.threads(self._store))
                 else:
                     if self._pool is None:
                         raise ConfigurationError("this guard was given no blocking Redis client: pass client= or a URL")
                     ways = nodes.blocking()
-                    engine = self._engine(BlockingRuntime(nodes.commands(ways)), ways)
+                    engine = self._engine(self._clock.threads(nodes.commands(ways)), ways)
                 self._engines[0, l2] = engine
             return engine
 
@@ -119,12 +124,12 @@ class Hub:
             self._leave_closed_loops(loop)
             nodes = self._nodes if l2 else None
             if nodes is None:
-                engine = self._engine(AsyncRuntime(self._store))
+                engine = self._engine(self._clock.tasks(self._store))
             else:
                 if self._apool is None:
                     raise ConfigurationError("this guard was given no asyncio Redis client: pass aclient= or a URL")
                 ways = nodes.running()
-                engine = self._engine(AsyncRuntime(nodes.commands(ways), Bundle(ways.values())), ways)
+                engine = self._engine(self._clock.tasks(nodes.commands(ways), Bundle(ways.values())), ways)
             self._engines[id(loop), l2] = engine
             return engine
 
@@ -258,6 +263,11 @@ class Hub:
             return await engine.touch(key, rules, scope)
         except Unreachable:
             return False
+
+    @property
+    def where(self) -> str:
+        """How the servers are reached, without anybody's name or password."""
+        return "memory://" if self.memory else repr(self._pool or self._apool)
 
     def new_client(self, *, is_async: bool, key: str | None) -> Any:
         """A client of redis-py's own for the same servers; of several nodes, for the one that *key* belongs to."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -17,7 +16,8 @@ from .keys.ring import HashRing
 from .options import Options
 from .ports import Commands
 from .runtime import run_now
-from .runtime.servers import Identity, Place, Steady
+from .runtime.places import Place
+from .runtime.servers import Identity, Steady
 from .tiers.bus import Bus, Kept
 from .tiers.line import Line
 from .tiers.outbox import Outbox
@@ -50,6 +50,7 @@ class Node:
         local: the in-process tier, as this node's bus may treat it.
         forget: drops one name from everything that this process keeps.
         events: where it is counted.
+        now: monotonic seconds.
         name: what it is called among several; ``""`` for the only one.
     """
 
@@ -64,6 +65,7 @@ class Node:
         local: Kept,
         forget: Callable[[str], None],
         events: Events,
+        now: Callable[[], float],
         name: str = "",
     ) -> None:
         from .runtime.circuits import Circuits
@@ -76,8 +78,8 @@ class Node:
 
             ledger = FileLedger(options.outbox, root, threading.RLock(), name)
         self.name, self.events = name, events
-        self.outbox = Outbox(root, events, time.monotonic, ledger, threading.RLock())
-        self.bus = Bus(channel, os.urandom(8).hex(), forget, local, events, now=time.monotonic)
+        self.outbox = Outbox(root, events, now, ledger, threading.RLock())
+        self.bus = Bus(channel, os.urandom(8).hex(), forget, local, events, now=now)
         self.circuits = Circuits(options.operation_timeout, events)
         identity = Identity(self.outbox.replay)
         self.wires = Wires(place, aplace, MOST_CONNECTIONS, options.operation_timeout, identity, self.circuits)
@@ -124,10 +126,17 @@ class Nodes:
 
     Args:
         make: makes a node of a place for threads and one for event loops.
+        now: monotonic seconds.
     """
 
     def __init__(
-        self, place: Place | None, aplace: Place | None, local: Local, events: Events, make: Callable[..., Node]
+        self,
+        place: Place | None,
+        aplace: Place | None,
+        local: Local,
+        events: Events,
+        make: Callable[..., Node],
+        now: Callable[[], float],
     ) -> None:
         plan = (place or aplace or NOWHERE).ring
         self._members: Members | None = None
@@ -151,7 +160,7 @@ class Nodes:
         buses = {name: node.bus for name, node in self._nodes.items()}
         seen = {name: node.events for name, node in self._nodes.items()}
         also = HashRing(plan.also) if plan.also else None
-        self._members = Members(HashRing(plan.weights), buses, seen, time.monotonic, moves=plan.moves, also=also)
+        self._members = Members(HashRing(plan.weights), buses, seen, now, moves=plan.moves, also=also)
         self._trust.concerns = self._members.concerns
         self.bus = Buses(buses.values())
 

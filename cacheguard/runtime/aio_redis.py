@@ -139,8 +139,9 @@ class AsyncCommands:
                     await self._disconnect()  # an idle link that the server has dropped: once more, on a new one
                     return await self._ask(batch, since)
         except (redis.exceptions.RedisError, OSError, ValueError, TimeoutError) as error:
+            hint = "" if self._used else resp.hint_of(self._connection, error)
             await self._disconnect()
-            raise resp.unreachable(error) from error
+            raise resp.unreachable(error, hint) from error
         except Unreachable:
             await self._disconnect()
             raise

@@ -113,7 +113,7 @@ class BlockingCommands:
             self._discard()
             if isinstance(error, Unreachable):
                 raise
-            raise resp.unreachable(error) from error
+            raise resp.unreachable(error, "" if used else resp.hint_of(connection, error)) from error
         except BaseException:
             connection.disconnect()
             self._discard()

@@ -19,7 +19,8 @@ from . import resp, run_now
 from .aio_redis import AsyncCommands, redis_connector
 from .blocking_redis import BlockingCommands, redis_commands
 from .circuits import Circuits
-from .servers import Address, Identity, Place
+from .places import Address, Place
+from .servers import Identity
 
 REFRESH_EVERY = 10.0  # seconds; a change that nobody runs into is noticed nevertheless
 PATIENCE = 2  # timeouts, in which several nodes are asked who owns what

@@ -105,8 +105,7 @@ class Listener:
 
     def turn(self, connection: Any) -> tuple[Any, float]:
         """Do what is due; the connection to wait for, if there is one, and how long."""
-        now = time.monotonic()
-        if connection is not None and self._bus.silent(now):
+        if connection is not None and self._bus.silent(self._bus.now()):
             log.warning("no heartbeat came back over the invalidation bus for %g s", HORIZON)
             drop(connection)
             connection = None
@@ -121,7 +120,7 @@ class Listener:
         now = time.monotonic()
         if now >= self._next_beat:
             self._next_beat = now + BEAT_EVERY
-            self._beat(now)
+            self._beat(self._bus.now())
             self._pay()
         return connection, max(0.0, self._next_beat - time.monotonic())
 
@@ -141,12 +140,12 @@ class Listener:
                 bus.mute(f"SUBSCRIBE was refused ({error})")
             self._look_around()
             return None
-        bus.joined(time.monotonic())
+        bus.joined(bus.now())
         return connection
 
     def _look_around(self) -> None:
         """Whether Redis can be reached at all: where not, nobody can have told us anything."""
-        if self._publish_to_all(time.monotonic(), lambda posts: [(post, "hello") for post in posts]):
+        if self._publish_to_all(self._bus.now(), lambda posts: [(post, "hello") for post in posts]):
             self._pay()
 
     def _beat(self, now: float) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from ..errors import ConfigurationError
-from .servers import REDIS_PORT, Address, Place, RingPlan, public
+from .places import Address, Place, RingPlan
+from .url_options import options_of
 
+REDIS_PORT = 6379
 SHAPE = "redis+ring://[user:pass@]host:port,host:port*2[/db][?on_dead=move][&also=host:port,host:port]"
+OWN = ("on_dead", "also")
 HEAVIEST = 100.0
 _NODE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]*\s]+)(?::(\d{1,5}))?(?:\*(\d{1,4}(?:\.\d{1,3})?))?")
 
@@ -16,32 +20,41 @@ _NODE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]*\s]+)(?::(\d{1,5}))?(?:\*(\d{1,
 def ring_places(url: str) -> tuple[Place, Place]:
     """Where the connections to the nodes of *url* come from, for threads and for event loops.
 
-    User, password and database are the same on each node. ``*2`` behind a node gives it twice the keys; without it, the
-    weight is 1. ``on_dead`` is ``miss`` (the default: the keys of a node that is away are loaded) or ``move`` (they are
-    looked for in the next node). ``also`` is the list of nodes that other processes use while the list is changed.
+    User, password, database and TLS (``rediss+ring://``) are the same on each node. ``*2`` behind a node gives it twice
+    the keys; without it, the weight is 1. ``on_dead`` is ``miss`` (the default: the keys of a node that is away are
+    loaded) or ``move`` (they are looked for in the next node). ``also`` is the list of nodes that other processes use
+    while the list is changed. The other options are those of ``redis://``.
 
     Raises:
         ConfigurationError: it does not look like that; what came is shown without the password.
     """
-    from redis.asyncio.connection import Connection as AsyncConnection
-    from redis.connection import Connection
+    import redis.asyncio.connection as running
+    import redis.connection as blocking
 
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
     database = parts.path.strip("/")
     asked = parse_qsl(parts.query, keep_blank_values=True)
-    options = dict(asked)
-    if parts.fragment or (database and not re.fullmatch(r"[0-9]{1,9}", database)):
+    own = [(name, value) for name, value in asked if name in OWN]
+    options = dict(own)
+    if "@" in parts.path + parts.query:  # of a password that is not percent-encoded: nothing of it may be said
         raise _wrong(url)
-    if len(options) < len(asked) or options.keys() - {"on_dead", "also"}:
+    if parts.fragment or (database and not re.fullmatch(r"[0-9]{1,9}", database)) or len(options) < len(own):
         raise _wrong(url)
+    tls = parts.scheme.startswith("rediss")
+    settings: dict[str, Any] = {"protocol": 2}
+    settings |= options_of(urlencode([pair for pair in asked if pair[0] not in OWN]), tls=tls, sentinel=False)
+    settings.setdefault("db", int(database or 0))
     weights, addresses = _nodes(url, hosts)
     also, more = _nodes(url, options["also"]) if "also" in options else ({}, {})
     plan = RingPlan(weights, also, addresses | more, _moves(url, options.get("on_dead", "miss")))
     user, _, password = login.partition(":")
     known = {"username": unquote(user), "password": unquote(password)}
-    settings = {name: value for name, value in known.items() if value} | {"db": int(database or 0), "protocol": 2}
-    return Place(Connection, settings, ring=plan), Place(AsyncConnection, settings, ring=plan)
+    settings |= {name: value for name, value in known.items() if value}
+    kinds: tuple[Any, Any] = blocking.Connection, running.Connection
+    if tls:
+        kinds = blocking.SSLConnection, running.SSLConnection
+    return Place(kinds[0], settings, ring=plan), Place(kinds[1], dict(settings), ring=plan)
 
 
 def _nodes(url: str, text: str) -> tuple[dict[str, float], dict[str, Address]]:
@@ -77,3 +90,9 @@ def _moves(url: str, value: str) -> bool:
 
 def _wrong(url: str) -> ConfigurationError:
     return ConfigurationError(f"url must look like {SHAPE}, got {public(url)!r}")
+
+
+def public(url: str) -> str:
+    """*url* without anything that may be secret."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://***" if "@" in rest or "?" in rest else url

@@ -56,7 +56,7 @@ class Bus:
         *,
         now: Callable[[], float],
     ) -> None:
-        self.channel, self._forget, self._local, self._events, self._now = channel, forget, local, events, now
+        self.channel, self._forget, self._local, self._events, self.now = channel, forget, local, events, now
         self.start: Callable[[], None] | None = None  # begins to listen; None: nobody has to
         self._dirty: dict[str, float] = {}  # invalidated, although Redis could not be told; until when
         self.rename(me)
@@ -113,13 +113,13 @@ class Bus:
         self._dirty.pop(key, None)
         while len(self._dirty) >= MOST_DIRTY:
             self._dirty.pop(next(iter(self._dirty)), None)
-        self._dirty[key] = self._now() + DIRTY_FOR
+        self._dirty[key] = self.now() + DIRTY_FOR
 
     def is_dirty(self, key: str, markers: Iterable[str]) -> bool:
         """Whether somebody could not invalidate this in Redis: what is stored there must not be used."""
         if not self._dirty:
             return False
-        now = self._now()
+        now = self.now()
         return any(self._dirty.get(name, 0.0) > now for name in (key, *markers))
 
     def joined(self, now: float) -> None:

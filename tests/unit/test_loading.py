@@ -17,7 +17,7 @@ from tests.support.stepper import Cancelled
 
 def narrow(desk: Desk, places: int = 1, patience: float = 2.0) -> FairBulkhead:
     """Leave room for few loads."""
-    bulkhead = desk.process.shared.bulkhead = FairBulkhead(places, patience)
+    bulkhead = desk.process.shared.bulkhead = FairBulkhead(places, patience, 1000)
     return bulkhead
 
 
@@ -171,7 +171,8 @@ def test_a_value_that_is_too_large_is_returned_and_counted(monkeypatch: pytest.M
 
 def test_a_failure_that_cannot_be_described_is_found_out_by_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk()
-    packing: Any = desk.engine.remote.of("")._packing  # noqa: SLF001 - the seam has no other name
+    remote: Any = desk.engine.remote
+    packing = remote._packing  # noqa: SLF001 - the seam has no other name
 
     def refuse(*_: object) -> None:
         raise CodecError("no bytes for that")

@@ -6,7 +6,8 @@ import pytest
 
 from cacheguard import CacheGuard
 from cacheguard.errors import ConfigurationError
-from cacheguard.runtime.servers import Place, RingPlan, pools
+from cacheguard.runtime.places import Place, RingPlan
+from cacheguard.runtime.servers import pools
 
 
 def plan_of(url: str) -> tuple[Place, RingPlan]:
@@ -61,7 +62,7 @@ def test_it_names_the_list_that_others_use_meanwhile() -> None:
         ("redis+ring://:s3cr3t@a,b/0/1", "must look like"),
         ("redis+ring://:s3cr3t@a,b?on_dead=wait", "on_dead must be 'miss' or 'move', got 'wait'"),
         ("redis+ring://:s3cr3t@a,b?on_dead=miss&on_dead=move", "must look like"),
-        ("redis+ring://:s3cr3t@a,b?db=1", "must look like"),
+        ("redis+ring://:s3cr3t@a,b?dbb=1", "an option that is not known: 'dbb'"),
         ("redis+ring://:s3cr3t@a,b#1", "must look like"),
         ("redis+ring://:s3cr3t@a,b?also=", "must look like"),
         ("redis+ring://:s3cr3t@a,b?also=c,c", "name each node once, got c:6379 twice"),
