@@ -78,13 +78,17 @@ class Listener:
         """Whether `close` would have to wait."""
         return self._thread is not None and not (self._bus.joined_in and self._events.l2_up)
 
-    def close(self) -> None:
-        """End the thread."""
+    def stop(self) -> None:
+        """Let the thread end when it looks up next, within a second or so."""
         with self._lock:
             self._closed = True
-            thread = self._thread
         self._wake.set()
-        if thread is None or thread is threading.current_thread():
+
+    def close(self) -> None:
+        """End the thread."""
+        self.stop()
+        thread = self._thread
+        if thread is None or thread is threading.current_thread() or not thread.is_alive():
             return
         if self._bus.joined_in:
             # A message to ourselves wakes it at once; where none gets through, it looks up by itself soon.

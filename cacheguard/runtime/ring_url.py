@@ -37,6 +37,8 @@ def ring_places(url: str) -> tuple[Place, Place]:
     asked = parse_qsl(parts.query, keep_blank_values=True)
     own = [(name, value) for name, value in asked if name in OWN]
     options = dict(own)
+    if "@" in parts.path + parts.query:  # of a password that is not percent-encoded: nothing of it may be said
+        raise _wrong(url)
     if parts.fragment or (database and not re.fullmatch(r"[0-9]{1,9}", database)) or len(options) < len(own):
         raise _wrong(url)
     tls = parts.scheme.startswith("rediss")

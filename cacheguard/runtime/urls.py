@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +96,9 @@ def places_of(url: str) -> tuple[Place, Place]:
     if scheme.endswith("+ring"):
         from .ring_url import ring_places
 
-        return ring_places(url)
+        places = ring_places(url)
+        _warn_where_nothing_is_checked(places[0].connection_kwargs, public(url))
+        return places
     parts = _split(url)
     if parts is None:
         kind = "unix" if scheme == "unix" else scheme.partition("+")[2]
@@ -105,6 +108,15 @@ def places_of(url: str) -> tuple[Place, Place]:
         )
     options = options_of(parts.query, tls=parts.tls, sentinel=parts.kind == "sentinel")
     settings = {"protocol": 2, **options, **_login(parts)}
+    _warn_where_nothing_is_checked(settings, parts.shown())
+    if parts.kind == "sentinel":
+        return _sentinel_places(parts, settings)
+    if parts.kind == "cluster":
+        return _cluster_places(parts, settings)
+    return _single_places(parts, settings)
+
+
+def _warn_where_nothing_is_checked(settings: Mapping[str, Any], shown: str) -> None:
     off = [
         name
         for name, weak in (("ssl_cert_reqs", "none"), ("ssl_check_hostname", False))
@@ -113,14 +125,9 @@ def places_of(url: str) -> tuple[Place, Place]:
     if off:
         log.warning(
             "TLS to %s does not check who answers (%s): whoever is on the way can read and change what is cached",
-            parts.shown(),
+            shown,
             ", ".join(off),
         )
-    if parts.kind == "sentinel":
-        return _sentinel_places(parts, settings)
-    if parts.kind == "cluster":
-        return _cluster_places(parts, settings)
-    return _single_places(parts, settings)
 
 
 def _single_places(parts: _Url, settings: dict[str, Any]) -> tuple[Place, Place]:
