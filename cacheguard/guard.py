@@ -19,7 +19,7 @@ from .durations import Duration, seconds
 from .engine import Engine
 from .envelope import Kind, Sealer
 from .errors import ConfigurationError, Unreachable
-from .events import StateChange, Stats
+from .events import StateChange, Stats, log
 from .feed import Change, invalidations
 from .functions import Function
 from .hub import Hub
@@ -97,7 +97,7 @@ class CacheGuard:
             ``"random"``.
         l1_copy: give every caller a copy of its own; costs a deep copy for each hit on a mutable value.
         serializer: an object with ``dumps`` and ``loads`` instead of the typed, safe encoding. One that runs what it
-            reads, such as `pickle`, needs a `secret`.
+            reads, such as `pickle`, should have a `secret` beside it; without one, that is warned about.
         secret: 16 bytes or more, or several of them (the first signs); entries are signed with HMAC-SHA256, and
             unsigned ones are misses.
         max_value_bytes: largest encoded value that is stored, and to which one may be inflated.
@@ -186,9 +186,10 @@ class CacheGuard:
         self._calls: dict[tuple[tuple[str, Any], ...], Rules] = {}
         pool, apool, memory = pools(url, client, aclient)
         if secret is None and not memory and runs_code(serializer):
-            raise ConfigurationError(
-                "serializer must not run what Redis holds, as pickle does: give a secret as well, so that only what is "
-                "signed is read, or leave it out for the typed, safe encoding"
+            log.warning(
+                "serializer=%s runs what it reads, and whoever can write to Redis can run code here: give a secret as "
+                "well, so that only what is signed is read",
+                getattr(serializer, "__name__", type(serializer).__name__),
             )
         self._hub = Hub(options, namespace, pool, apool, memory=memory)
         if options.codec is not None:
@@ -997,15 +998,19 @@ class CacheGuard:
         finally:
             self._hub.switch(off=False)
 
-    def new_client(self, *, is_async: bool = False) -> Any:
+    def new_client(self, *, is_async: bool = False, key: str | None = None) -> Any:
         """A `redis.Redis` for the same servers, or a `redis.asyncio.Redis`, of redis-py's own; yours to close.
 
         For what is no cache: locks, counters, queues. A `redis.RedisCluster` where the guard is on a cluster. What it
         does to the guard's own keys goes past every promise. Nothing is connected yet.
 
-        Raises `ConfigurationError` if there is no Redis: ``memory://``.
+        Args:
+            key: where the guard is on several nodes (``redis+ring://``), the Redis key whose node is meant; it has no
+                meaning elsewhere.
+
+        Raises `ConfigurationError` if there is no Redis (``memory://``), or several and no *key*.
         """
-        return self._hub.new_client(is_async=is_async)
+        return self._hub.new_client(is_async=is_async, key=key)
 
     @property
     def closed(self) -> bool:

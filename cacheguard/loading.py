@@ -15,7 +15,8 @@ from .errors import CodecError, LoadTimeout, Overloaded, Unreachable
 from .flights import CHAIN, Chain, Failure, Flight, Place, Shared
 from .keys import Scope
 from .tiers.exceptions import describe
-from .tiers.remote import LEASE_MS, Found, Remote, Stored
+from .tiers.remote import LEASE_MS, Found, Stored
+from .tiers.ring import Remotes
 
 if TYPE_CHECKING:
     from .codec import Codec
@@ -82,7 +83,7 @@ class Loaded:
 class Loading:
     """Runs loaders under one runtime and says what may be made of their outcome."""
 
-    def __init__(self, runtime: Runtime, remote: Remote, shared: Shared, flights: dict[str, Flight]) -> None:
+    def __init__(self, runtime: Runtime, remote: Remotes, shared: Shared, flights: dict[str, Flight]) -> None:
         self._runtime, self._remote, self._shared = runtime, remote, shared
         self._flights = flights
         self._events = shared.events

@@ -16,18 +16,37 @@ Address = tuple[str, int]
 
 
 @dataclass(frozen=True)
+class RingPlan:
+    """Several nodes that share the keys among them.
+
+    Args:
+        weights: by the names of the nodes, ``host:port``.
+        also: likewise, of the ring by which other processes place the keys while the nodes are changed; empty: none.
+        addresses: by the names of all of them.
+        moves: whether the keys of a node that is away are looked for in the next one.
+    """
+
+    weights: dict[str, float]
+    also: dict[str, float]
+    addresses: dict[str, Address]
+    moves: bool
+
+
+@dataclass(frozen=True, repr=False)  # its settings hold passwords
 class Place:
     """Where connections of one kind go: what a pool would know, and nothing that is connected.
 
     Args:
         nodes: in a cluster, those that may know the others.
         remap: where a node that the cluster names is to be found from here.
+        ring: the nodes, where there are several that know nothing of one another.
     """
 
     connection_class: Any
     connection_kwargs: dict[str, Any]
     nodes: tuple[Address, ...] = ()
     remap: Callable[[Address], Address] | None = None
+    ring: RingPlan | None = None
 
     def __repr__(self) -> str:
         """Where that is, like a URL; the settings hold a password."""
@@ -39,6 +58,8 @@ class Place:
         if self.nodes:
             return f"{scheme}+cluster://{','.join(_joined(*node) for node in self.nodes)}"
         database = f"/{settings.get('db') or 0}"
+        if self.ring is not None:
+            return f"{scheme}+ring://{','.join(self.ring.weights)}{database}"
         if hasattr(finder, "places"):
             asked = [each.connection_kwargs for each in finder.places]
             hosts = ",".join(_joined(each.get("host"), each.get("port")) for each in asked)
@@ -49,6 +70,12 @@ class Place:
     def tls(self) -> bool:
         """Whether what is sent is encrypted."""
         return any(kind.__name__ == "SSLConnection" for kind in self.connection_class.__mro__)
+
+    def of(self, name: str) -> Place:
+        """One node of a ring."""
+        if self.ring is None:
+            raise ValueError("this place is no ring")
+        return self.at(self.ring.addresses[name])
 
     def at(self, address: Address) -> Place:
         """One node of a cluster."""

@@ -21,6 +21,8 @@ SCHEMES = (
     "rediss+sentinel",
     "redis+cluster",
     "rediss+cluster",
+    "redis+ring",
+    "rediss+ring",
 )
 SENTINEL_PORT, REDIS_PORT = 26379, 6379
 SHAPES = {
@@ -90,6 +92,10 @@ def places_of(url: str) -> tuple[Place, Place]:
         raise ConfigurationError(
             f"url must begin with one of {', '.join(f'{each}://' for each in SCHEMES)}, got {public(url)!r}"
         )
+    if scheme.endswith("+ring"):
+        from .ring_url import ring_places
+
+        return ring_places(url)
     parts = _split(url)
     if parts is None:
         kind = "unix" if scheme == "unix" else scheme.partition("+")[2]

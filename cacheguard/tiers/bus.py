@@ -72,6 +72,7 @@ class Bus:
         self._round = 0
         self._rounds: dict[int, tuple[float, set[str]]] = {}
         self._since = 0.0
+        self.proven_at = float("-inf")  # when the last heartbeat was sent that came back
         self.joined_in = False
 
     # What this process says
@@ -147,7 +148,7 @@ class Bus:
             return False
         for earlier in [each for each in self._rounds if each <= int(number)]:
             del self._rounds[earlier]
-        self._since = sent_at
+        self._since = self.proven_at = sent_at
         self._trust(sent_at + HORIZON, up=True)
         return True
 
@@ -195,13 +196,18 @@ class Bus:
         """Whether it is known if L1 can be used."""
         return self._settled or self.start is None
 
-    async def begin_listening(self, runtime: Runtime) -> None:
-        """Begin to listen, and wait until it is known whether that works, but not for long."""
-        if not self._begun and self.start is not None:
-            self._begun = True
+    def listen(self) -> None:
+        """Begin to listen, unless nobody has to."""
+        if self.start is not None:
             self.start()
+
+    async def begin_listening(self, runtime: Runtime, patience: float = PATIENCE) -> None:
+        """Begin to listen, and wait until it is known whether that works, but not for long."""
+        if not self._begun:
+            self._begun = True
+            self.listen()
         signal = runtime.signal()
         self._waiting.append(signal)
         if not self._settled:
-            await signal.wait(PATIENCE)
+            await signal.wait(patience)
         self._settled = True  # whoever comes later does not wait

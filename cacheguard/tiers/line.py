@@ -205,6 +205,10 @@ class Line:
                 self._failed(error)
         return False, replies
 
+    def owe(self, items: Sequence[Invalidation]) -> None:
+        """Deliver *items* before anything else is asked."""
+        self._outbox.owe(items)
+
     def acknowledged(self, items: Sequence[Invalidation]) -> None:
         """Remember that Redis has taken a write which, if a failover loses it, leaves something old behind."""
         self._outbox.acknowledged(items)
