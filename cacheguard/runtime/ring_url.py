@@ -73,5 +73,6 @@ def _node(parts: Url, text: str) -> tuple[str, Address, float]:
 
 def _moves(parts: Url, value: str) -> bool:
     if value not in ("miss", "move"):
-        raise ConfigurationError(f"on_dead must be 'miss' or 'move', got {value!r} in {parts.shown()!r}")
+        came = repr(value) if re.fullmatch("[a-z]{1,10}", value) else "***"  # perhaps the rest of a password
+        raise ConfigurationError(f"on_dead must be 'miss' or 'move', got {came} in {parts.shown()!r}")
     return value == "move"
