@@ -123,6 +123,19 @@ NO_CHAIN = Chain((), None, None)
 CHAIN: ContextVar[Chain] = ContextVar("cacheguard_loading", default=NO_CHAIN)
 
 
+def after_fork() -> None:
+    """In a child forked by a loader: a load inside that one takes a place of its own, for nobody gives one back."""
+    CHAIN.set(_without_places(CHAIN.get()))
+
+
+def _without_places(chain: Chain) -> Chain:
+    if chain is NO_CHAIN:
+        return chain
+    copy = Chain(chain.keys, None, None if chain.around is None else _without_places(chain.around))
+    copy.over = chain.over
+    return copy
+
+
 class Flight:
     """One rebuild of one key in this process, and those who wait for it.
 

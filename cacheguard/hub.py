@@ -24,7 +24,7 @@ from .missing import MISSING
 from .options import Options
 from .policy import Rules
 from .ports import Commands
-from .runtime import run_now
+from .runtime import forks, run_now
 from .runtime.aio import AsyncRuntime
 from .runtime.blocking import BlockingRuntime
 from .runtime.bulkhead import FairBulkhead
@@ -41,8 +41,10 @@ from .tiers.remote import Remote
 if TYPE_CHECKING:
     from .runtime.cluster import Wires
     from .runtime.listener import Listener
+    from .tiers.ledger import FileLedger
 
 MOST_CONNECTIONS = 64
+PATIENCE_AT_FORK = 0.5  # seconds
 
 
 class Hub:
@@ -78,12 +80,13 @@ class Hub:
             options.l1_size, threading.RLock(), time.monotonic, max_bytes=options.l1_max_bytes, weigh=weigh_stored
         )
         root = namespace_scope(namespace).epochs[0]
-        ledger = None
+        self._ledger: FileLedger | None = None
+        self._at_the_file = threading.RLock()
         if options.outbox is not None and not memory:
             from .tiers.ledger import FileLedger
 
-            ledger = FileLedger(options.outbox, root, threading.RLock())
-        self._outbox = Outbox(root, self.events, time.monotonic, ledger, threading.RLock())
+            self._ledger = FileLedger(options.outbox, root, self._at_the_file)
+        self._outbox = Outbox(root, self.events, time.monotonic, self._ledger, threading.RLock())
         # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be owed.
         self._here = (
             Bus("", "", _ignore, self.local, self.events, now=time.monotonic),
@@ -104,7 +107,7 @@ class Hub:
             self.bus.start = _starting(weakref.ref(self._listener))
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.RLock()
-        _hubs.add(self)
+        forks.register(self)
 
     def blocking(self, *, l2: bool = True) -> Engine:
         """The engine for threads."""
@@ -169,7 +172,7 @@ class Hub:
 
     def _remove(self, name: tuple[int, bool], engine: Engine) -> None:
         self._engines.pop(name, None)
-        self.shared.flights = [flights for flights in self.shared.flights if flights is not engine.flights]
+        self.shared.flights = [each for each in self.shared.flights if each is not engine.flights]
 
     def _check_open(self) -> None:
         if self.closed:
@@ -306,7 +309,7 @@ class Hub:
                 self._close_from_outside(runtime)
         if self._wires is not None:
             self._wires.blocking.close()
-        _hubs.discard(self)
+        forks.forget(self)
 
     def _close_from_outside(self, runtime: AsyncRuntime) -> None:
         """Ask another loop to end its engine; if that loop is over, let go of the connection here."""
@@ -329,12 +332,23 @@ class Hub:
         else:
             self.close()
 
+    def before_fork(self) -> Callable[[], None] | None:
+        """Let no other thread be at the outbox file, whose library has locks that a child could not open.
+
+        What to call in the parent afterwards; None if there is nothing, or a thread is at it for too long.
+        """
+        if self._ledger is None or not self._at_the_file.acquire(timeout=PATIENCE_AT_FORK):
+            return None
+        return self._at_the_file.release
+
     def after_fork(self) -> None:
         """Leave the parent's threads, loops, connections and flights to the parent."""
         self._lock = threading.RLock()
         self.local.lock = threading.RLock()
-        self._store.unlock(threading.RLock())
+        self._store.after_fork(threading.RLock())
         self.bulkhead.reset()
+        if self.auditor is not None:
+            self.auditor.after_fork()
         for tier in self.filters.values():
             tier.after_fork(threading.RLock())
         self.shared.after_fork()
@@ -343,6 +357,9 @@ class Hub:
             self.events.bus_up = False
             self.bus.rename(os.urandom(8).hex())
         self._outbox.lock = threading.RLock()
+        self._at_the_file = threading.RLock()
+        if self._ledger is not None:
+            self._ledger.after_fork(self._at_the_file)
         if self._listener is not None:
             self._listener.after_fork()
         if self._wires is not None:
@@ -370,12 +387,3 @@ def _ignore(_name: str) -> None:
 
 
 _left_behind: list[Engine] = []
-_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for hub in list(_hubs):
-        hub.after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)

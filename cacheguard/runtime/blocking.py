@@ -130,11 +130,11 @@ class BlockingRuntime:
     def __init__(self, commands: Commands) -> None:
         self.commands = commands
         self.now = time.monotonic
-        self.random = random.Random(os.urandom(16)).random
         self.closed = False
         self._reset()
 
     def _reset(self) -> None:
+        self.random = random.Random(os.urandom(16)).random  # anew in a forked child, or all of them would draw alike
         self._keeper = _Keeper()
         self._detached: set[threading.Thread] = set()
 
@@ -217,5 +217,5 @@ class BlockingRuntime:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def after_fork(self) -> None:
-        """Forget the parent's threads, none of which exist here."""
+        """Forget the parent's threads, none of which exist here, and draw other lots than it."""
         self._reset()

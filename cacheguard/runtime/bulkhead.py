@@ -49,8 +49,8 @@ class FairBulkhead:
         with self._lock:
             if self._line:
                 self._line.popleft().set()
-            else:
-                self._active -= 1
+            else:  # a place that was taken before a fork is given back in the child, too
+                self._active = max(0, self._active - 1)
 
     def _step_out(self, turn: Signal, *, keep: bool = False) -> bool:
         """Leave the line; true if a place had been given already, which is kept or passed on."""
