@@ -123,6 +123,9 @@ class AsyncRuntime:
     def token(self) -> str:
         return os.urandom(16).hex()
 
+    def here(self) -> None:
+        return None
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
@@ -140,8 +143,15 @@ class AsyncRuntime:
         """Run *work* as a task that somebody holds on to."""
         task = self.loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._over)
         return task
+
+    def _over(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        # A loader's SystemExit ends the program by way of the loop. Whatever else comes here is a fault of ours.
+        if error is not None and not isinstance(error, SystemExit | KeyboardInterrupt):
+            self.loop.call_exception_handler({"message": "a task of cacheguard failed", "exception": error})
 
     async def through(self, work: Coroutine[Any, Any, Any]) -> Any:
         task = self.loop.create_task(work)

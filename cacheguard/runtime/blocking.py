@@ -21,19 +21,37 @@ MOST_DETACHED = 32
 PATIENCE_AT_CLOSE = 2.0
 
 
-class ThreadSignal:
-    """A flag that threads wait for."""
+class Bell:
+    """A flag that threads wait for; unlike `threading.Event`, a signal handler may ring it while it is being rung."""
 
-    __slots__ = ("_event",)
+    __slots__ = ("_condition", "_up")
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._condition = threading.Condition(threading.RLock())
+        self._up = False
 
     def set(self) -> None:
-        self._event.set()
+        with self._condition:
+            self._up = True
+            self._condition.notify_all()
+
+    def clear(self) -> None:
+        with self._condition:
+            self._up = False
+
+    def pause(self, timeout: float | None) -> bool:
+        """Wait until the flag is up, at most *timeout* seconds; whether it is."""
+        with self._condition:
+            return self._up or self._condition.wait_for(lambda: self._up, timeout)
+
+
+class ThreadSignal(Bell):
+    """A flag that threads wait for."""
+
+    __slots__ = ()
 
     async def wait(self, timeout: float | None) -> bool:
-        return self._event.wait(timeout)
+        return self.pause(timeout)
 
 
 class _Job:
@@ -62,8 +80,8 @@ class _Keeper:
 
     def __init__(self) -> None:
         self.jobs: set[_Job] = set()
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
+        self._lock = threading.RLock()
+        self._wake = Bell()
         self._thread: threading.Thread | None = None
         self._next = 0.0
         self._closed = False
@@ -90,7 +108,7 @@ class _Keeper:
                     return
             self._next = min((job.due for job in list(self.jobs)), default=now + 1.0)
             self._next = min([self._next, now + 1.0, *(job.deadline for job in list(self.jobs) if job.deadline)])
-            self._wake.wait(max(0.0, self._next - time.monotonic()))
+            self._wake.pause(max(0.0, self._next - time.monotonic()))
             self._wake.clear()
 
     def _look_after_all(self, now: float) -> bool:
@@ -140,6 +158,9 @@ class BlockingRuntime:
 
     def token(self) -> str:
         return os.urandom(16).hex()
+
+    def here(self) -> int:
+        return threading.get_ident()
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)

@@ -14,7 +14,7 @@ class FairBulkhead:
 
     def __init__(self, limit: int, wait: float) -> None:
         self._limit, self.patience = limit, wait
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._active = 0
         self._line: deque[Signal] = deque()
 
@@ -67,6 +67,6 @@ class FairBulkhead:
 
     def reset(self) -> None:
         """Start empty, as a forked child must."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._active = 0
         self._line.clear()

@@ -51,7 +51,7 @@ class Listener:
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._closed = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -26,7 +27,7 @@ class Line:
 
     def __init__(self, commands: Commands, events: Events, outbox: Outbox, bus: Bus) -> None:
         self._commands, self._events, self._outbox, self.bus = commands, events, outbox, bus
-        self._orphans: dict[str, str] = {}  # leases of which nobody knows whether they were granted
+        self._orphans: OrderedDict[str, str] = OrderedDict()  # leases of which nobody knows whether they were granted
 
     async def send(self, *calls: Call) -> list[Reply]:
         """`Commands.send_each`, counted, after whatever invalidation is still owed.
@@ -208,7 +209,8 @@ class Line:
         """Nobody knows whether these leases were granted: give them back before anything else is asked."""
         self._orphans.update(tokens)
         while len(self._orphans) > MOST_ORPHANS:  # the oldest have ended by themselves, or soon will
-            self._orphans.pop(next(iter(self._orphans)), None)
+            with suppress(KeyError):
+                self._orphans.popitem(last=False)
 
 
 def _missed(

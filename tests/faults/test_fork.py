@@ -239,7 +239,7 @@ async def main():
 asyncio.run(main())
 guard.close()
 """
-    command = [sys.executable, "-X", "dev", "-c", script, redis_url]
+    command = [sys.executable, "-W", "error", "-c", script, redis_url]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
     assert done.stderr == ""
     assert done.stdout.split()[-1] == "3"
