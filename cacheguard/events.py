@@ -102,13 +102,14 @@ class Stats:
 class Events:
     """The guard's counters; plain ints, exported when asked."""
 
-    __slots__ = (*(field.name for field in fields(Stats) if field.name != "age_at_serve"), "_ages", "_said")
+    __slots__ = (*(field.name for field in fields(Stats) if field.name != "age_at_serve"), "_ages", "_said", "over")
 
     def __init__(self) -> None:
         for name in self.__slots__:
             setattr(self, name, 0)
         self.l2_up: bool = True
         self.bus_up: bool = False
+        self.over: bool = False  # the guard is closed: what breaks from now on is no news
         self._ages = [0] * len(AGES)
         self._said: set[str] = set()
 
@@ -152,7 +153,7 @@ class Events:
     def redis_failed(self, error: BaseException) -> None:
         """Count a failed round trip; the first of a row is logged."""
         self.redis_errors += 1
-        if self.l2_up:
+        if self.l2_up and not self.over:
             self.l2_up = False
             log.warning("Redis is out of reach, going on without it: %s", error)
 

@@ -295,7 +295,7 @@ class Hub:
 
     def close(self) -> None:
         """End the threads and the connections that threads use; the event loops' engines go with `aclose`."""
-        self.closed = True
+        self.closed = self.events.over = True
         self.local.drop_all()
         if self._listener is not None:
             self._listener.close()
@@ -320,7 +320,7 @@ class Hub:
 
     async def aclose(self) -> None:
         """End everything, waiting for what belongs to this event loop."""
-        self.closed = True
+        self.closed = self.events.over = True
         loop = asyncio.get_running_loop()
         for name, engine in list(self._engines.items()):
             if isinstance(engine.runtime, AsyncRuntime) and engine.runtime.loop is loop:

@@ -191,6 +191,8 @@ class AsyncRuntime:
     async def aclose(self) -> None:
         """Cancel the tasks and see them end; who waited for them hears that the guard is closed."""
         self._closed = True
+        # A task that is cancelled before its first step never gets to tell those who wait for it.
+        await asyncio.sleep(0)
         if self._duties:
             await asyncio.wait(list(self._duties), timeout=PATIENCE_AT_CLOSE)
         tasks = [task for task in self._tasks | self._duties if task is not asyncio.current_task()]
