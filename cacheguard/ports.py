@@ -51,6 +51,11 @@ class AnotherServer(Exception):  # noqa: N818 - an event, not a fault
 class Commands(Protocol):
     """A way to Redis. One ``send`` is one round trip, whatever the number of calls."""
 
+    @property
+    def away(self) -> bool:
+        """Whether it is known that nothing would be asked now: whoever asks is told so at once."""
+        ...
+
     async def send_each(self, *calls: Call) -> list[Reply]:
         """Run *calls* in order and return their replies; an error that the server answered stands as a `Refused`.
 

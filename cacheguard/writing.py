@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from .current_load import check_tag
 from .defenses.consistency import Version, version_text
+from .durations import Duration, seconds
 from .errors import ConfigurationError, KeyTemplateError
 from .keys import Scope, TextTemplate
-from .policy import Duration, seconds
 from .runtime import run_now
 from .tiers.outbox import Invalidation
 from .tiers.remote import ms

@@ -14,35 +14,12 @@ from typing import Any
 
 from ..errors import CacheGuardError
 from ..events import log
-from ..ports import Commands
+from ..ports import Commands, Signal, Watch
 from . import run_now
+from .bell import Bell
 
 MOST_DETACHED = 32
 PATIENCE_AT_CLOSE = 2.0
-
-
-class Bell:
-    """A flag that threads wait for; unlike `threading.Event`, a signal handler may ring it while it is being rung."""
-
-    __slots__ = ("_condition", "_up")
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition(threading.RLock())
-        self._up = False
-
-    def set(self) -> None:
-        with self._condition:
-            self._up = True
-            self._condition.notify_all()
-
-    def clear(self) -> None:
-        with self._condition:
-            self._up = False
-
-    def pause(self, timeout: float | None) -> bool:
-        """Wait until the flag is up, at most *timeout* seconds; whether it is."""
-        with self._condition:
-            return self._up or self._condition.wait_for(lambda: self._up, timeout)
 
 
 class ThreadSignal(Bell):
@@ -147,7 +124,7 @@ class BlockingRuntime:
 
     def __init__(self, commands: Commands) -> None:
         self.commands = commands
-        self.now = time.monotonic
+        self.now: Callable[[], float] = time.monotonic
         self.closed = False
         self._reset()
 
@@ -165,7 +142,7 @@ class BlockingRuntime:
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
-    def signal(self) -> ThreadSignal:
+    def signal(self) -> Signal:
         return ThreadSignal()
 
     async def start(self, work: Coroutine[Any, Any, None], *, detached: bool) -> bool:
@@ -211,7 +188,7 @@ class BlockingRuntime:
         every: float,
         late: Callable[[], Coroutine[Any, Any, None]],
         deadline: float | None,
-    ) -> _Job:
+    ) -> Watch:
         job = _Job(self._keeper.jobs, beat, every, late, deadline)
         self._keeper.add(job)
         return job

@@ -14,8 +14,8 @@ from .. import flights
 class Forked(Protocol):
     """Something that lives on in a forked child."""
 
-    def before_fork(self) -> Callable[[], None] | None:
-        """Get ready, in the thread that forks; what to call in the parent afterwards, if anything."""
+    def before_fork(self) -> list[Callable[[], None]]:
+        """Get ready, in the thread that forks; what to call in the parent afterwards."""
         ...
 
     def after_fork(self) -> None:
@@ -38,7 +38,7 @@ def forget(each: Forked) -> None:
 
 
 def _before() -> None:
-    _held.releases = [release for each in list(_alive) if (release := each.before_fork()) is not None]
+    _held.releases = [release for each in list(_alive) for release in each.before_fork()]
 
 
 def _after_in_parent() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from ..events import Events, log
+from ..events import Events
 
 if TYPE_CHECKING:
     from ..ports import Runtime, Signal
@@ -58,7 +58,7 @@ class Bus:
         *,
         now: Callable[[], float],
     ) -> None:
-        self.channel, self._forget, self._local, self._events, self._now = channel, forget, local, events, now
+        self.channel, self._forget, self._local, self._events, self.now = channel, forget, local, events, now
         self.start: Callable[[], None] | None = None  # begins to listen; None: nobody has to
         self._dirty: dict[str, float] = {}  # invalidated, although Redis could not be told; until when
         self.rename(me)
@@ -74,6 +74,7 @@ class Bus:
         self._round = 0
         self._rounds: dict[int, tuple[float, set[str]]] = {}
         self._since = 0.0
+        self.proven_at = float("-inf")  # when the last heartbeat was sent that came back
         self.joined_in = False
 
     # What this process says
@@ -115,13 +116,13 @@ class Bus:
         self._dirty.pop(key, None)
         while len(self._dirty) >= MOST_DIRTY:
             self._dirty.pop(next(iter(self._dirty)), None)
-        self._dirty[key] = self._now() + DIRTY_FOR
+        self._dirty[key] = self.now() + DIRTY_FOR
 
     def is_dirty(self, key: str, markers: Iterable[str]) -> bool:
         """Whether somebody could not invalidate this in Redis: what is stored there must not be used."""
         if not self._dirty:
             return False
-        now = self._now()
+        now = self.now()
         return any(self._dirty.get(name, 0.0) > now for name in (key, *markers))
 
     def joined(self, now: float) -> None:
@@ -150,7 +151,7 @@ class Bus:
             return False
         for earlier in [each for each in self._rounds if each <= int(number)]:
             del self._rounds[earlier]
-        self._since = sent_at
+        self._since = self.proven_at = sent_at
         self._trust(sent_at + HORIZON, up=True)
         return True
 
@@ -163,8 +164,7 @@ class Bus:
         if self.joined_in or self._events.bus_up:
             self._events.bus_gaps += 1
         if self._events.bus_up:
-            self._events.bus_up = False
-            log.info("the invalidation bus is interrupted: the in-process tier is off until it is proven again")
+            self._events.bus_changed(up=False, why="interrupted: the in-process tier is off until it is proven again")
         self.joined_in = False
         self._rounds.clear()
         self._local.pause()
@@ -182,8 +182,7 @@ class Bus:
     def _trust(self, until: float, *, up: bool) -> None:
         self._local.trust(until)
         if up and not self._events.bus_up:
-            self._events.bus_up = True
-            log.info("the invalidation bus is proven: the in-process tier is on")
+            self._events.bus_changed(up=True, why="proven: the in-process tier is on")
         if up:
             self._settle()
 
@@ -200,13 +199,18 @@ class Bus:
         """Whether it is known if L1 can be used."""
         return self._settled or self.start is None
 
-    async def begin_listening(self, runtime: Runtime) -> None:
-        """Begin to listen, and wait until it is known whether that works, but not for long."""
-        if not self._begun and self.start is not None:
-            self._begun = True
+    def listen(self) -> None:
+        """Begin to listen, unless nobody has to."""
+        if self.start is not None:
             self.start()
+
+    async def begin_listening(self, runtime: Runtime, patience: float = PATIENCE) -> None:
+        """Begin to listen, and wait until it is known whether that works, but not for long."""
+        if not self._begun:
+            self._begun = True
+            self.listen()
         signal = runtime.signal()
         self._waiting.append(signal)
         if not self._settled:
-            await signal.wait(PATIENCE)
+            await signal.wait(patience)
         self._settled = True  # whoever comes later does not wait

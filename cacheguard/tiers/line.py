@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ..errors import Refused, Unreachable
 from ..events import Events
+from ..faults import Fault
 from ..lua import load
 from ..ports import AnotherServer, Call, Commands, Reply
 from .bus import Bus
@@ -15,7 +15,6 @@ from .outbox import Invalidation, Outbox
 
 RELEASE = load("release")
 
-MOST_ORPHANS = 10_000
 FAILURE_KEPT_MS = 2_000  # several of a waiter's longest polls
 PART = 1000  # of what is owed, in one round trip
 MOST_ANNOUNCED = 10_000  # dirty keys, every second
@@ -27,7 +26,6 @@ class Line:
 
     def __init__(self, commands: Commands, events: Events, outbox: Outbox, bus: Bus) -> None:
         self._commands, self._events, self._outbox, self.bus = commands, events, outbox, bus
-        self._orphans: OrderedDict[str, str] = OrderedDict()  # leases of which nobody knows whether they were granted
 
     async def send(self, *calls: Call) -> list[Reply]:
         """`Commands.send_each`, counted, after whatever invalidation is still owed.
@@ -38,7 +36,7 @@ class Line:
         try:
             replies = await self._sent(calls)
         except Unreachable as error:
-            events.redis_failed(error)
+            self._failed(error)
             raise
         if not events.l2_up:
             events.redis_answered()
@@ -57,17 +55,21 @@ class Line:
         try:
             names, following = await self._scanned(at, cursor, pattern, count)
         except Unreachable as error:
-            events.redis_failed(error)
+            self._failed(error)
             raise
         if not events.l2_up:
             events.redis_answered()
         return names, following
 
+    def _failed(self, error: Unreachable) -> None:
+        if error.fault is not Fault.LEFT_ALONE:  # that is counted where it is decided
+            self._events.redis_failed(error)
+
     async def _scanned(
         self, at: int, cursor: str, pattern: str, count: int
     ) -> tuple[list[str], tuple[int, str] | None]:
         for _ in range(CHANGES):
-            if self._outbox.owed or self._orphans:
+            if self._outbox.owes:
                 await self._settle()
             masters = await self._commands.masters()
             if at >= len(masters):
@@ -84,7 +86,8 @@ class Line:
     async def _sent(self, calls: Sequence[Call]) -> list[Reply]:
         for _ in range(CHANGES):
             changes = self._outbox.changes
-            if self._outbox.owed or self._orphans:
+            # Where Redis is left alone, saying so must not cost the making of a thousand calls.
+            if self._outbox.owes and not self._commands.away:
                 await self._settle()
             try:
                 replies = await self._commands.send_each(*calls)
@@ -108,11 +111,10 @@ class Line:
         raise Unreachable(f"the server was another one {CHANGES} times in a row")
 
     async def _release_orphans(self) -> None:
-        while self._orphans:
-            orphans = list(self._orphans.items())[:PART]
+        while self._outbox.orphans:
+            orphans = self._outbox.some_orphans(PART)
             await self._commands.send_each(*(RELEASE(key)(token, b"", FAILURE_KEPT_MS) for key, token in orphans))
-            for key, _ in orphans:
-                self._orphans.pop(key, None)
+            self._outbox.released(orphans)
 
     async def _deliver(self) -> None:
         part = self._outbox.part(PART)
@@ -135,7 +137,7 @@ class Line:
 
         Raises `Unreachable` if Redis cannot be asked.
         """
-        if self._outbox.owed:
+        if self._outbox.owes:
             try:
                 await self._settle()
             except Refused:
@@ -197,9 +199,15 @@ class Line:
             self._events.redis_refused(refusal)
             try:
                 await self.announce_dirty(missed)
-            except (Unreachable, AnotherServer) as error:
+            except AnotherServer as error:
                 self._events.redis_failed(error)
+            except Unreachable as error:
+                self._failed(error)
         return False, replies
+
+    def owe(self, items: Sequence[Invalidation]) -> None:
+        """Deliver *items* before anything else is asked."""
+        self._outbox.owe(items)
 
     def acknowledged(self, items: Sequence[Invalidation]) -> None:
         """Remember that Redis has taken a write which, if a failover loses it, leaves something old behind."""
@@ -207,10 +215,7 @@ class Line:
 
     def orphaned(self, tokens: dict[str, str]) -> None:
         """Nobody knows whether these leases were granted: give them back before anything else is asked."""
-        self._orphans.update(tokens)
-        while len(self._orphans) > MOST_ORPHANS:  # the oldest have ended by themselves, or soon will
-            with suppress(KeyError):
-                self._orphans.popitem(last=False)
+        self._outbox.orphaned(tokens)
 
 
 def _missed(
@@ -232,4 +237,4 @@ def _missed(
 
 def is_foreign(reply: Refused) -> bool:
     """Whether something of another type lives under our key: nothing of ours can be stale there."""
-    return "WRONGTYPE" in str(reply)
+    return reply.fault is Fault.WRONG_TYPE

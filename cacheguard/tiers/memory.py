@@ -60,6 +60,8 @@ class MemoryCommands:
                 if not fields:
                     self._delete(key)
 
+    away = False
+
     async def send(self, *calls: Call) -> list[Reply]:
         replies = await self.send_each(*calls)
         for reply in replies:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Protocol
 
 from ..events import Events, log
@@ -17,6 +18,7 @@ INVALIDATE = load("invalidate")
 TAGGED = load("tagged")
 
 MOST_OWED = 100_000
+MOST_ORPHANS = 10_000
 MOST_JOURNALED = 100_000
 JOURNALED_FOR = 60.0  # seconds; longer than a failover takes
 FLOOR_MS = 300_000  # a version floor outlives what a replica usually lags behind
@@ -95,6 +97,9 @@ class Outbox:
     ) -> None:
         self.lock = lock or nullcontext()
         self.owed: dict[Invalidation, object] = {}
+        self.orphans: OrderedDict[str, str] = (
+            OrderedDict()
+        )  # leases that may have been granted, by key
         self._root, self._events, self._now, self._ledger = root, events, now, ledger
         self._journal: deque[tuple[float, Invalidation]] = deque()
         self.changes = 0  # of the server, so far
@@ -102,6 +107,11 @@ class Outbox:
         if ledger is not None:
             self.owed.update({item: object() for item in ledger.load()})
             self._count()
+
+    @property
+    def owes(self) -> bool:
+        """Whether something has to be said before anything is asked."""
+        return bool(self.owed or self.orphans)
 
     def owe(self, items: Sequence[Invalidation]) -> None:
         """Keep *items* until Redis acknowledges them."""
@@ -126,9 +136,30 @@ class Outbox:
         """Some of what is owed, each with a mark that changes when it is owed once more."""
         while True:
             try:
-                return dict(list(self.owed.items())[:most])
+                return dict(islice(self.owed.items(), most))
             except RuntimeError:  # another thread has owed something in the middle of it
                 continue
+
+    def orphaned(self, tokens: dict[str, str]) -> None:
+        """Keep leases, by key, that have to be given back."""
+        self.orphans.update(tokens)
+        while len(self.orphans) > MOST_ORPHANS:  # the oldest have ended by themselves, or soon will
+            with suppress(KeyError):  # another thread may do the same
+                self.orphans.popitem(last=False)
+
+    def some_orphans(self, most: int) -> list[tuple[str, str]]:
+        """Some of the leases to be given back."""
+        while True:
+            try:
+                return list(islice(self.orphans.items(), most))
+            except RuntimeError:  # another thread has lost one in the middle of it
+                continue
+
+    def released(self, orphans: Iterable[tuple[str, str]]) -> None:
+        """Strike off leases that were given back, unless another one of the same key was lost meanwhile."""
+        for key, token in orphans:
+            if self.orphans.get(key) == token:
+                self.orphans.pop(key, None)
 
     def settled(self, part: dict[Invalidation, object]) -> None:
         """Strike off what Redis has acknowledged, unless it is owed once more by another thread meanwhile."""

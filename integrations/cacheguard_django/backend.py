@@ -13,10 +13,10 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.db.models import QuerySet
 
 from cacheguard import MISSING, CacheGuard
+from cacheguard.durations import FOREVER
 from cacheguard.envelope import Oversize
 from cacheguard.errors import CodecError
 from cacheguard.keys import bus_channel
-from cacheguard.policy import FOREVER
 
 from .guards import opened
 from .options import Settings, check_options
@@ -35,7 +35,7 @@ class CacheGuardCache(BaseCache):
     cost two. Without Redis, reads are misses, writes are dropped and deletions are queued until it is back.
 
     Args:
-        server: ``LOCATION``: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``, ``redis+cluster://``,
+        server: ``LOCATION``: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``, ``redis+cluster://``, ``redis+ring://``,
             ``memory://``; empty: the environment's ``CACHEGUARD_URL``.
         params: the rest of the entry in ``CACHES``; ``OPTIONS`` may hold every option of `CacheGuard`, every field of
             `Policy`, ``fill_in_atomic`` and ``reverse_key_function``.

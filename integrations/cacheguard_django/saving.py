@@ -11,9 +11,9 @@ from typing import Any
 from django.db import models
 from django.db.models.signals import m2m_changed, post_delete, post_init, post_save
 
+from cacheguard.durations import Duration
 from cacheguard.errors import ConfigurationError
 from cacheguard.keys import TextTemplate
-from cacheguard.policy import Duration
 
 from .transactions import invalidate
 

@@ -10,8 +10,8 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from cacheguard import CacheGuard
 from cacheguard.defenses.consistency import Version
+from cacheguard.durations import Duration
 from cacheguard.errors import ConfigurationError
-from cacheguard.policy import Duration
 from cacheguard.writing import (
     DELAY,
     INTENT,

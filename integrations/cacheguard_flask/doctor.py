@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from uuid import uuid4
 
-from cacheguard.policy import DEFAULTS, seconds
+from cacheguard.durations import seconds
+from cacheguard.policy import DEFAULTS
 
 from .settings import leaves_the_process
 

@@ -10,8 +10,9 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from flask import Flask, current_app, has_app_context, request_started
 
 from cacheguard import MISSING, CacheGuard, Change
+from cacheguard.durations import FOREVER, seconds
 from cacheguard.errors import ConfigurationError
-from cacheguard.policy import DEFAULTS, FOREVER, seconds
+from cacheguard.policy import DEFAULTS
 
 from .commands import commands
 from .fragments import FragmentExtension, make_template_fragment_key

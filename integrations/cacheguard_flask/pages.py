@@ -11,7 +11,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import Gone, HTTPException, NotFound, default_exceptions
 from werkzeug.wrappers import Response
 
-from cacheguard.policy import FOREVER, seconds
+from cacheguard.durations import FOREVER, seconds
 
 from .use import RequestUse
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, cast
 
 from cacheguard import CacheGuard, Policy
+from cacheguard.durations import seconds
 from cacheguard.errors import ConfigurationError
-from cacheguard.policy import DEFAULTS, seconds
+from cacheguard.policy import DEFAULTS
 
 PREFIX = "CACHEGUARD_"
 LONGEST_NAMESPACE = 100

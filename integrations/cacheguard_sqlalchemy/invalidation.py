@@ -20,8 +20,8 @@ from sqlalchemy.orm import (
 
 from cacheguard import CacheGuard, Change, Load
 from cacheguard.current_load import CURRENT
+from cacheguard.durations import Duration
 from cacheguard.errors import ConfigurationError
-from cacheguard.policy import Duration
 from cacheguard.writing import settle_seconds
 
 from .bulk import OPTION, Bulk

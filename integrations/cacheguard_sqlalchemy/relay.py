@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from sqlalchemy import Connection, Engine, Row, Table, func, select
 
 from cacheguard import CacheGuard
+from cacheguard.durations import Duration, seconds
 from cacheguard.errors import ConfigurationError, Unreachable
-from cacheguard.policy import Duration, seconds
 
 from .doors import asyncio_extension, through
 from .outbox import ALL, change_of, check_outbox

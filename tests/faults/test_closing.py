@@ -37,41 +37,44 @@ async def aslow(key: str) -> str:
 
 def test_who_reads_while_the_guard_is_closed_gets_an_answer_or_is_told(url: str) -> None:
     for _ in range(10):
-        guard = CacheGuard(url)
-        told: list[str] = []
-        problems: list[object] = []
-        answers = 0
+        close_under_readers(CacheGuard(url))
 
-        def read(number: int, guard: CacheGuard = guard) -> None:
-            nonlocal answers
-            turn = 0
-            while True:
-                turn += 1
-                key = f"{number}:{turn % 30}"
-                try:
-                    got = guard.get_or_set(key, partial(slow, key), l1=turn % 2 == 0)
-                    if got != key:
-                        problems.append((key, got))
-                    guard.invalidate(key)
-                    answers += 1
-                except CacheGuardError as error:
-                    told.append(str(error))
-                    return
-                except BaseException as error:  # noqa: BLE001 - it is reported
-                    problems.append(error)
-                    return
 
-        readers = [threading.Thread(target=read, args=(number,)) for number in range(6)]
-        for each in readers:
-            each.start()
-        until(lambda: answers > 20)
-        began = time.monotonic()
-        guard.close()
-        for each in readers:
-            each.join(10)
-        assert problems == []
-        assert told == ["this guard is closed"] * 6
-        assert time.monotonic() - began <= PROMISE
+def close_under_readers(guard: CacheGuard) -> None:
+    told: list[str] = []
+    problems: list[object] = []
+    answers = 0
+
+    def read(number: int) -> None:
+        nonlocal answers
+        turn = 0
+        while True:
+            turn += 1
+            key = f"{number}:{turn % 30}"
+            try:
+                got = guard.get_or_set(key, partial(slow, key), l1=turn % 2 == 0)
+                if got != key:
+                    problems.append((key, got))
+                guard.invalidate(key)
+                answers += 1
+            except CacheGuardError as error:
+                told.append(str(error))
+                return
+            except BaseException as error:  # noqa: BLE001 - it is reported
+                problems.append(error)
+                return
+
+    readers = [threading.Thread(target=read, args=(number,)) for number in range(6)]
+    for each in readers:
+        each.start()
+    until(lambda: answers > 20)
+    began = time.monotonic()
+    guard.close()
+    for each in readers:
+        each.join(10)
+    assert problems == []
+    assert told == ["this guard is closed"] * 6
+    assert time.monotonic() - began <= PROMISE
 
 
 def test_tasks_that_read_while_the_guard_is_closed_get_an_answer_or_are_told(url: str) -> None:

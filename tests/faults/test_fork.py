@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 
-from cacheguard import CacheGuard
+from cacheguard import Breaker, CacheGuard
 from tests.support.fleet import Process
 from tests.support.forking import PROMISE, ask, forked, locks_of, outcome_of, slow, use
 from tests.support.loader import Loader
@@ -109,7 +109,9 @@ def test_a_child_is_held_up_by_no_lock_that_a_thread_of_its_parent_held(
         guard.set("common", "value of common")
         users = guard.bloom("rows", capacity=1000, error_rate=0.01)
         users.rebuild(range(100))
-        row = guard.cached("row:{number}", bloom=users)(lambda number: slow(f"row:{number}"))
+        row = guard.cached("row:{number}", bloom=users, breaker=Breaker("database"))(
+            lambda number: slow(f"row:{number}")
+        )
         writing = guard.writing("written")
         with writing:
             pass
@@ -224,7 +226,7 @@ def test_a_fork_in_a_running_event_loop_leaves_both_alone(guard: CacheGuard, red
 def test_a_child_that_ends_like_any_program_is_silent(redis_url: str) -> None:
     script = """
 import asyncio, os, sys, threading
-from cacheguard import CacheGuard
+from cacheguard import Breaker, CacheGuard
 
 guard = CacheGuard(sys.argv[1])
 

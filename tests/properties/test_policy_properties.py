@@ -7,8 +7,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from cacheguard.durations import FOREVER, seconds
 from cacheguard.errors import ConfigurationError
-from cacheguard.policy import FOREVER, UNSET, Policy, resolve, seconds
+from cacheguard.policy import UNSET, Policy, resolve
 
 durations = st.one_of(st.floats(0.001, 1e6), st.integers(1, 10**6), st.integers(1, 10**6).map(lambda n: f"{n}ms"))
 fields = {

@@ -5,8 +5,9 @@ from datetime import timedelta
 
 import pytest
 
+from cacheguard.durations import DAY, FOREVER, seconds
 from cacheguard.errors import ConfigurationError
-from cacheguard.policy import DAY, DEFAULTS, FOREVER, UNSET, Policy, resolve, seconds
+from cacheguard.policy import DEFAULTS, UNSET, Policy, resolve
 
 DURATIONS = [
     "ttl",

@@ -1,0 +1,45 @@
+"""Durations as users write them, in seconds, and the clock that they are measured by."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import TypeAlias
+
+from .errors import ConfigurationError
+
+Duration: TypeAlias = float | str | timedelta
+
+DAY = 86_400.0
+FOREVER = 365 * DAY  # a Redis key always keeps some TTL, so "no expiry" is a year
+
+NOW: ContextVar[Callable[[], float]] = ContextVar("cacheguard_now", default=time.monotonic)
+"""Monotonic seconds, for what is built here: the system's, unless a test says otherwise."""
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_WHOLE = re.compile(rf"(?:{_PART.pattern})+")
+
+
+def seconds(value: object, name: str) -> float:
+    """*value* as seconds; `ConfigurationError` naming *name* unless it is a finite duration above zero."""
+    if isinstance(value, bool):
+        number = math.nan
+    elif isinstance(value, int | float):
+        number = float(value)
+    elif isinstance(value, timedelta):
+        number = value.total_seconds()
+    elif isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+        number = sum(float(amount) * _UNITS[unit] for amount, unit in _PART.findall(value))
+    else:
+        number = math.nan
+    if not 0 < number < math.inf:
+        msg = (
+            f"{name} must be a duration > 0 (seconds, a timedelta, or text like '250ms', '30s', '1h30m'), got {value!r}"
+        )
+        raise ConfigurationError(msg)
+    return min(max(number, 0.001), FOREVER)
