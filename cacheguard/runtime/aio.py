@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ..errors import CacheGuardError
 from ..ports import Commands
+from .together import together
 
 PATIENCE_AT_CLOSE = 2.0
 
@@ -223,7 +224,7 @@ class AsyncRuntime:
             async with line:
                 return await work()
 
-        results = await asyncio.gather(*(one(work) for work in works), return_exceptions=True)
+        results = await together(one(work) for work in works)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
