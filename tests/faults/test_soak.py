@@ -159,13 +159,17 @@ def soak(server: Server, tmp_path: Path, seconds: float, every: float, warm: flo
         slope(samples, lambda each: each.descriptors),
         slope(samples, lambda each: each.threads),
     )
-    print(  # noqa: T201
-        f"{seconds:g} s, {sum(trouble.met.values())} faults {trouble.met}: {requests} requests, "
-        f"{len(problems)} problems; RSS {samples[0].resident:.1f} to {samples[-1].resident:.1f} MB, {memory * 60:.2f} MB/h; descriptors "
-        f"{samples[0].descriptors} to {samples[-1].descriptors}, {descriptors:+.2f}/min; "
-        f"threads {samples[0].threads} to {samples[-1].threads}, {threads:+.2f}/min; breaker opened {stats.breaker_opens} times, redis errors "
-        f"{stats.redis_errors}, replayed {stats.replayed}, gaps {stats.bus_gaps}"
-    )
+    first, last = samples[0], samples[-1]
+    figures = [
+        f"{seconds:g} s, {sum(trouble.met.values())} faults {trouble.met}",
+        f"{requests} requests, {len(problems)} problems",
+        f"RSS {first.resident:.1f} to {last.resident:.1f} MB, {memory:+.3f} MB/min",
+        f"descriptors {first.descriptors} to {last.descriptors}, {descriptors:+.2f}/min",
+        f"threads {first.threads} to {last.threads}, {threads:+.2f}/min",
+        f"breaker opened {stats.breaker_opens} times, redis errors {stats.redis_errors}",
+        f"replayed {stats.replayed}, gaps {stats.bus_gaps}",
+    ]
+    print("; ".join(figures))  # noqa: T201
     assert problems == []
     assert database.peak <= 64
     assert max(each.threads for each in samples) <= 40  # the bus, the keeper, the probe, and loads behind answers
