@@ -11,7 +11,7 @@ from .keys import bus_channel, namespace_scope
 from .tiers.bloom import filter_prefix
 
 # What is sent beside the scripts; what the scripts do is read from them.
-ENTRIES = frozenset({"evalsha", "eval", "hmget", "hget", "pttl", "info", "scan", "publish", "subscribe"})
+ENTRIES = frozenset({"evalsha", "eval", "hmget", "hget", "pttl", "info", "ping", "scan", "publish", "subscribe"})
 BLOOM = frozenset({"get", "set", "setbit", "persist", "unlink", "hdel"})
 CLUSTER = frozenset({"asking", "cluster|slots"})
 SENTINEL = frozenset({"sentinel|get-master-addr-by-name"})

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
+from cacheguard.testing import FaultProxy, RedisServer, find_binaries
 from tests.support.clusters import RedisCluster
-from tests.support.faults import FaultProxy
-from tests.support.redis_server import RedisServer, find_binaries
 from tests.support.sentinels import Sentinels
 
 if TYPE_CHECKING:

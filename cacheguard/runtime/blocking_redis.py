@@ -16,7 +16,7 @@ from ..breaker import Outcome
 from ..errors import ConfigurationError, Unreachable
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
-from . import resp
+from . import deadline, resp
 from .circuits import Circuit
 from .servers import Identity, facts_of, is_wrong
 
@@ -142,6 +142,7 @@ class BlockingCommands:
         self._circuit.admit()
         try:
             connection.connect()
+            deadline.end(connection)
         except Exception as error:
             self._circuit.connected(resp.unreachable(error))
             raise
@@ -247,6 +248,7 @@ class BlockingCommands:
 
 
 def _ask(connection: Any, payload: bytes, count: int) -> list[Reply]:
+    deadline.begin(connection)
     connection.send_packed_command([payload], check_health=False)
     if count == 1:
         return [_reply(connection)]
@@ -262,7 +264,9 @@ def _reply(connection: Any) -> Reply:
 
 def redis_commands(pool: Any, most: int, timeout: float, identity: Identity, circuit: Circuit) -> BlockingCommands:
     """Commands that reach the server *pool* reaches; `ConfigurationError` if its settings make no connection."""
-    connect = resp.connector(pool, lambda: Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=timeout)
+    connect = deadline.dressed(
+        resp.connector(pool, lambda: Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=timeout)
+    )
     try:
         connect()
     except TypeError as error:

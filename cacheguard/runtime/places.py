@@ -49,7 +49,7 @@ class Place:
     ring: RingPlan | None = None
 
     def __repr__(self) -> str:
-        """Where that is, like a URL, without anybody's name or password."""
+        """Where that is, like a URL; the settings hold a password."""
         scheme = "rediss" if self.tls else "redis"
         settings = self.connection_kwargs
         finder: Any = settings.get("connection_pool")

@@ -242,17 +242,20 @@ class Ring:
         self, parts: Mapping[str, P], ask: Callable[[Remote, P], Awaitable[T]]
     ) -> dict[str, T | Unreachable]:
         """What each node says to its part; the error where one could not be asked."""
+        said: dict[str, T | Unreachable] = {}
 
-        async def answer(name: str, part: P) -> T | Unreachable:
+        async def answer(name: str, part: P) -> None:
             try:
-                return await ask(self._remotes[name], part)
+                said[name] = await ask(self._remotes[name], part)
             except Unreachable as error:
-                return error
+                said[name] = error
 
-        if len(parts) == 1:
-            return {name: await answer(name, part) for name, part in parts.items()}
         works = [partial(answer, name, part) for name, part in parts.items()]
-        return dict(zip(parts, await self._runtime.each(works, self.abreast), strict=True))
+        if len(works) == 1:
+            await works[0]()
+        else:
+            await self._runtime.each(works, self.abreast)
+        return {name: said[name] for name in parts}
 
     async def _gathered(
         self, keys: Iterable[str], ask: Callable[[Remote, list[str]], Awaitable[Mapping[str, T]]]

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from cacheguard import CacheGuard, Policy
-from cacheguard.errors import ConfigurationError
+from cacheguard.errors import ConfigurationError, Unreachable
+from cacheguard.tiers.ring import Ring
 from tests.conftest import OpenDoor
 from tests.support.doors import AsyncDoor, Door
 from tests.support.fleet import Process
@@ -232,7 +233,7 @@ def test_an_event_loop_asks_its_nodes_side_by_side(ring: RingOfServers) -> None:
 
 
 async def test_a_dead_node_touches_its_own_keys_only(
-    ring_door: Door, ring: RingOfServers, elsewhere: CacheGuard
+    ring_door: Door, open_door: OpenDoor, ring: RingOfServers, elsewhere: CacheGuard
 ) -> None:
     door = ring_door
     await door.set_many(dict.fromkeys(ROWS, "cached"))
@@ -246,15 +247,16 @@ async def test_a_dead_node_touches_its_own_keys_only(
         loads.append(sorted(keys))
         return dict.fromkeys(keys, "loaded")
 
-    with CacheGuard(ring.url(), policy=Policy(l1=False)) as cold:
-        values = await asyncio.to_thread(cold.get_or_set_many, ROWS, load)
-        assert values == {row: "loaded" if row in lost else "cached" for row in ROWS}
-        assert loads == [sorted(lost)]  # one call for all of them
-        assert await asyncio.to_thread(cold.get_or_set, lost[0], lambda: "alone") == "alone"
-        assert await asyncio.to_thread(cold.get, ROWS[0]) is None
-        stats = cold.stats()
-        assert not stats.l2_up
-        assert stats.l2_hits == len(ROWS) - len(lost)
+    cold = open_door(CacheGuard(ring.url(), policy=Policy(l1=False)))
+    values = await cold.get_or_set_many(ROWS, load)
+    assert values == {row: "loaded" if row in lost else "cached" for row in ROWS}
+    assert loads == [sorted(lost)]  # one call for all of them
+    stats = cold.guard.stats()
+    assert stats.redis_errors + stats.l2_skips == 1  # nobody asks for leases where nobody answers
+    assert await cold.get_or_set(lost[0], lambda: "alone") == "alone"
+    assert await cold.get(ROWS[0]) is None
+    assert len(await cold.get_many(ROWS)) == len(ROWS) - len(lost)
+    assert not cold.guard.stats().l2_up
     others = [row for row in ROWS if row not in lost]
     begin = time.monotonic()
     for row in others:  # none of them is held up by what is owed to the dead one
@@ -320,15 +322,68 @@ async def test_l1_hears_of_what_others_invalidate_after_a_node_was_away(
         await until(lambda: elsewhere.get_many(ROWS) == {})
 
 
-def test_a_full_node_fails_its_own_fills_only(ring: RingOfServers) -> None:
+@pytest.mark.parametrize("when", ["before the leases", "before the fills"])
+def test_a_full_node_fails_its_own_fills_only(ring: RingOfServers, when: str) -> None:
     victim = ring.home_of(ROWS[0])
     mine = ring.texts_of(victim, ROWS)
-    with CacheGuard(ring.url(), policy=Policy(l1=False)) as guard:
-        guard.get_or_set_many([f"warm:{number}" for number in range(40)], lambda keys: dict.fromkeys(keys, 0))
+
+    def fill_up() -> None:
         victim.command("CONFIG", "SET", "maxmemory", "1")
-        assert guard.get_or_set_many(ROWS, lambda keys: dict.fromkeys(keys, 1)) == dict.fromkeys(ROWS, 1)
+
+    def load(keys: list[str]) -> dict[str, int]:
+        if when == "before the fills":
+            fill_up()
+        return dict.fromkeys(keys, 1)
+
+    with CacheGuard(ring.url(), policy=Policy(l1=False)) as guard:
+        warm = [f"warm:{number}" for number in range(40)]
+        guard.get_or_set_many(warm, lambda keys: dict.fromkeys(keys, 0))
+        if when == "before the leases":
+            fill_up()
+        assert guard.get_or_set_many(ROWS, load) == dict.fromkeys(ROWS, 1)
         victim.command("CONFIG", "SET", "maxmemory", "0")
         assert sorted(guard.get_many(ROWS)) == sorted(set(ROWS) - set(mine))
+        assert guard.stats().fills == len(warm) + len(ROWS) - len(mine)
+        assert guard.stats().fills_failed == (len(mine) if when == "before the fills" else 0)
+        assert guard.get_or_set(mine[0], lambda: 2) == 2  # its lease was given back
+
+
+def test_a_node_that_dies_between_read_and_lease_costs_no_second_call_of_the_loader(
+    ring: RingOfServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim, honest = ring.home_of(ROWS[0]), Ring.read_many
+    loads: list[int] = []
+
+    async def read_many(self: Ring, *args: Any) -> Any:
+        found = await honest(self, *args)
+        victim.kill()
+        return found
+
+    def load(keys: list[str]) -> dict[str, str]:
+        loads.append(len(keys))
+        return dict.fromkeys(keys, "loaded")
+
+    with CacheGuard(ring.url()) as guard:
+        guard.get("warm")
+        monkeypatch.setattr(Ring, "read_many", read_many)
+        assert guard.get_or_set_many(ROWS, load) == dict.fromkeys(ROWS, "loaded")
+        assert loads == [len(ROWS)]
+
+
+async def test_what_is_put_where_nobody_answers_leaves_the_rest_stored(
+    open_door: OpenDoor, ring: RingOfServers
+) -> None:
+    door = open_door(CacheGuard(ring.url(), policy=Policy(l1=False), on_unreachable="raise"))
+    await door.set_many(dict.fromkeys(ROWS, "old"))
+    victim = ring.home_of(ROWS[0])
+    lost = ring.texts_of(victim, ROWS)
+    victim.freeze()
+    with pytest.raises(Unreachable, match="not everything is stored"):
+        await door.set_many(dict.fromkeys(ROWS, "new"))
+    assert await door.get_many(ROWS) == {row: "new" for row in ROWS if row not in lost}
+    victim.thaw()
+    await until(lambda: door.guard.stats().invalidations_queued == 0)
+    assert await door.get_many(lost) == {}
 
 
 def test_a_file_keeps_apart_what_is_owed_to_which_node(ring: RingOfServers, tmp_path: Path) -> None:
@@ -440,8 +495,9 @@ def is_away(guard: CacheGuard, server: RedisServer) -> bool:
 
 
 async def test_the_keys_of_a_dead_node_are_found_in_the_next_one_if_that_is_wanted(
-    moving_door: Door, moving: str, ring: RingOfServers
+    moving_door: Door, moving: str, ring: RingOfServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cacheguard.tiers.ring.GRACE", 0.1)
     door = moving_door
     await door.set_many(dict.fromkeys(ROWS, "cached"))
     victim = ring.home_of(ROWS[0])
@@ -500,8 +556,9 @@ async def test_a_node_that_comes_back_with_what_it_had_serves_nothing_older(movi
 
 
 async def test_what_was_stored_at_home_again_leaves_nothing_older_for_the_next_time(
-    moving: str, ring: RingOfServers
+    moving: str, ring: RingOfServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cacheguard.tiers.ring.GRACE", 0.1)
     row = ROWS[0]
     victim, standby = ring.order_of(row)[:2]
     with CacheGuard(moving, policy=Policy(l1=False)) as guard:

@@ -18,7 +18,7 @@ from cacheguard.tiers.line import Line
 from cacheguard.tiers.local import Entry, Local
 from cacheguard.tiers.memory import Hash, MemoryCommands
 from cacheguard.tiers.outbox import Invalidation
-from cacheguard.tiers.remote import Granted, Remote, Stored
+from cacheguard.tiers.remote import Granted, Stored
 from tests.support.schedules import (
     Pick,
     choosing,
@@ -172,8 +172,7 @@ class NaiveEngine(Engine):
             return found.stored.value
         value = await self.runtime.call(ask.load)
         stored = Stored(Kind.VALUE, value, 300.0, 0.0, ())
-        assert isinstance(self.remote, Remote)
-        await self.remote.store({ask.key: (stored, 300.0, 0.0)}, "", (), 0)
+        await self.remote.of(ask.key).store({ask.key: (stored, 300.0, 0.0)}, "", (), 0)
         return value
 
 

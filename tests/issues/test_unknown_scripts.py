@@ -20,7 +20,6 @@ from cacheguard import CacheGuard
 from cacheguard.lua import load
 from cacheguard.ports import Call
 from cacheguard.runtime import run_now
-from cacheguard.tiers.remote import Remote
 from tests.support.redis_server import RedisServer
 
 MARK, INVALIDATE = load("mark"), load("invalidate")
@@ -35,9 +34,9 @@ def door_of(request: pytest.FixtureRequest) -> str:
 
 async def sent(guard: CacheGuard, door_of: str, *calls: Call) -> list[Any]:
     hub = guard._hub  # noqa: SLF001 - the moment in question lies inside
-    remote = hub.blocking().remote if door_of == "threads" else hub.running().remote
-    assert isinstance(remote, Remote)
-    return run_now(remote.line.send(*calls)) if door_of == "threads" else await remote.line.send(*calls)
+    if door_of == "threads":
+        return run_now(hub.blocking().remote.of("").line.send(*calls))
+    return await hub.running().remote.of("").line.send(*calls)
 
 
 def invalidated() -> Call:

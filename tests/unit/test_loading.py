@@ -171,8 +171,7 @@ def test_a_value_that_is_too_large_is_returned_and_counted(monkeypatch: pytest.M
 
 def test_a_failure_that_cannot_be_described_is_found_out_by_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk()
-    remote: Any = desk.engine.remote
-    packing = remote._packing  # noqa: SLF001 - the seam has no other name
+    packing: Any = desk.engine.remote.of("")._packing  # noqa: SLF001 - the seam has no other name
 
     def refuse(*_: object) -> None:
         raise CodecError("no bytes for that")
