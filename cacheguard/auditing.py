@@ -30,6 +30,10 @@ class Auditor:
         self._share = share
         self._running = 0
 
+    def after_fork(self) -> None:
+        """Forget the audits that go on in the parent."""
+        self._running = 0
+
     async def consider(self, engine: Engine, ask: Ask, value: Any) -> None:
         """Compare *value*, which was served as fresh, if chance wants it and there is room for another load."""
         runtime = engine.runtime

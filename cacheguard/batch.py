@@ -70,12 +70,15 @@ class Batch:
             if failure is not None and not self._stands_in(found):
                 engine.shared.events.backoffs += 1
                 raise failure
+        here = engine.runtime.here()
         mine: dict[str, Flight] = {}
         joined: dict[str, tuple[Flight, int]] = {}
         for key, stale in missing.items():
             engine.shared.events.misses += 1
-            flight = Flight(engine.runtime.signal(), marks=self._asks[key].marks)
+            flight = Flight(engine.runtime.signal(), marks=self._asks[key].marks, here=here)
             current = flight if self._alone else engine.flights.setdefault(key, flight)
+            if current.waits_for_me(here):
+                current = flight  # apart
             joined[key] = current, current.leases
             if stale is not None and stale.stored is not None and self._stands_in(stale):
                 self._stale[key] = stale.stored
@@ -125,8 +128,11 @@ class Batch:
                 flight.abandon()
 
     async def _lead(self, flights: dict[str, Flight]) -> None:
+        with self._engine.rebuilding.tokens(len(flights)) as tokens:
+            await self._led(flights, dict(zip(flights, tokens, strict=True)))
+
+    async def _led(self, flights: dict[str, Flight], tokens: dict[str, str]) -> None:
         engine, stale = self._engine, dict[str, Found]()
-        tokens = {key: engine.runtime.token() for key in flights}
         for flight in flights.values():
             flight.leases += 1
         self._ticket = engine.shared.local.tickets.take()

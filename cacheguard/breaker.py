@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import random
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
@@ -127,7 +129,7 @@ class Switch:
         self._closed_at = -math.inf
         self._until = 0.0  # no probe before
         self._probing = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may come in between
 
     @property
     def state(self) -> State:
@@ -222,11 +224,21 @@ class Switch:
 
     def after_fork(self) -> None:
         """Begin anew, closed: a thread of the parent may have held the lock, or have been the probe."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.closed, self._probing, self.undecided, self._pause = True, False, False, None
         self._turn += 1
         self._calls.clear()
 
+
+_switches: weakref.WeakSet[Switch] = weakref.WeakSet()  # of the breakers that users have made
+
+
+def _after_fork() -> None:
+    for switch in list(_switches):
+        switch.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 _ENTERED: ContextVar[tuple[tuple[int, float], ...]] = ContextVar("cacheguard_breakers", default=())
 
@@ -287,6 +299,7 @@ class Breaker:
         self.name = _text("name", name)
         self._now = NOW.get()
         self._switch = Switch(self.name, terms, on_change=self._said, now=self._now)
+        _switches.add(self._switch)
 
     def __repr__(self) -> str:
         return f"<Breaker {self.name!r}: {self.state}>"

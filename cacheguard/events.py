@@ -148,6 +148,7 @@ class Events:
         "failed_at",
         "failures",
         "on_state_change",
+        "over",
     )
 
     def __init__(self, node: str = "", above: Events | None = None) -> None:
@@ -159,6 +160,7 @@ class Events:
         self.breaker: str = "closed"
         self.on_state_change: Callable[[StateChange], object] | None = None
         self.bus_up: bool = False
+        self.over: bool = False  # the guard is closed: what breaks from now on is no news
         self.failures = 0  # round trips in a row that Redis did not answer
         self.failed_at = -math.inf  # monotonic: the last of them
         self._now = NOW.get()
@@ -212,7 +214,7 @@ class Events:
         if not isinstance(error, Refused):
             self.failures += 1
             self.failed_at = self._now()
-        if self.l2_up:
+        if self.l2_up and not self.over:
             self.l2_up = False
             log.warning("Redis%s is out of reach, going on without it: %s", self._where, error)
             self._tell("redis", "redis", "up", "down", str(error))

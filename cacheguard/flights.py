@@ -124,6 +124,19 @@ NO_CHAIN = Chain((), None, None)
 CHAIN: ContextVar[Chain] = ContextVar("cacheguard_loading", default=NO_CHAIN)
 
 
+def after_fork() -> None:
+    """In a child forked by a loader: a load inside that one takes a place of its own, for nobody gives one back."""
+    CHAIN.set(_without_places(CHAIN.get()))
+
+
+def _without_places(chain: Chain) -> Chain:
+    if chain is NO_CHAIN:
+        return chain
+    copy = Chain(chain.keys, None, None if chain.around is None else _without_places(chain.around))
+    copy.over = chain.over
+    return copy
+
+
 class Flight:
     """One rebuild of one key in this process, and those who wait for it.
 
@@ -131,6 +144,7 @@ class Flight:
         signal: goes up when the flight has landed.
         anew: its load begins after the flight was opened, whatever is cached.
         marks: the markers of the tags that its entry is known to have.
+        here: the thread that leads it and does nothing else meanwhile; None in an event loop.
     """
 
     __slots__ = (
@@ -138,6 +152,7 @@ class Flight:
         "anew",
         "answer",
         "error",
+        "here",
         "landed",
         "leases",
         "loaded",
@@ -149,8 +164,11 @@ class Flight:
         "traceback",
     )
 
-    def __init__(self, signal: Signal, *, anew: bool = False, marks: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, signal: Signal, *, anew: bool = False, marks: tuple[str, ...] = (), here: int | None = None
+    ) -> None:
         self.signal = signal
+        self.here = here
         self.anew = anew
         self.marks = marks
         self.leases = 0  # leases asked for so far; who joins before the last one joined before the load
@@ -206,6 +224,13 @@ class Flight:
         if self.absence is not None and answer is not None and answer.kind is Kind.ERROR:
             raise self.raised(self.absence)
         return answer
+
+    def waits_for_me(self, here: int | None) -> bool:
+        """Whether the code that asks has interrupted the leader: a signal handler, a finalizer.
+
+        Whoever waited for the flight then would wait for himself.
+        """
+        return here is not None and here == self.here and not self.landed
 
     def serves(self, joined_at: int, *, anew: bool) -> bool:
         """May a follower that joined after *joined_at* leases use the outcome?"""

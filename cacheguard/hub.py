@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -23,7 +21,7 @@ from .missing import MISSING
 from .nodes import Bundle, Node, Nodes
 from .options import Options
 from .policy import Rules
-from .runtime import run_now
+from .runtime import forks, run_now
 from .runtime.aio import AsyncRuntime
 from .runtime.blocking import BlockingRuntime
 from .runtime.bulkhead import FairBulkhead
@@ -88,7 +86,7 @@ class Hub:
         self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone)
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.RLock()
-        _hubs.add(self)
+        forks.register(self)
 
     def blocking(self, *, l2: bool = True) -> Engine:
         """The engine for threads."""
@@ -158,7 +156,7 @@ class Hub:
 
     def _remove(self, name: tuple[int, bool], engine: Engine) -> None:
         self._engines.pop(name, None)
-        self.shared.flights = [flights for flights in self.shared.flights if flights is not engine.flights]
+        self.shared.flights = [each for each in self.shared.flights if each is not engine.flights]
 
     def _check_open(self) -> None:
         if self.closed:
@@ -302,7 +300,7 @@ class Hub:
 
     def close(self) -> None:
         """End the threads and the connections that threads use; the event loops' engines go with `aclose`."""
-        self.closed = True
+        self.closed = self.events.over = True
         self.local.drop_all()
         if self._nodes is not None:
             self._nodes.close()
@@ -316,7 +314,7 @@ class Hub:
                 self._close_from_outside(runtime)
         if self._nodes is not None:
             self._nodes.disconnect()
-        _hubs.discard(self)
+        forks.forget(self)
 
     def _close_from_outside(self, runtime: AsyncRuntime) -> None:
         """Ask another loop to end its engine; if that loop is over, let go of the connection here."""
@@ -327,7 +325,7 @@ class Hub:
 
     async def aclose(self) -> None:
         """End everything, waiting for what belongs to this event loop."""
-        self.closed = True
+        self.closed = self.events.over = True
         loop = asyncio.get_running_loop()
         for name, engine in list(self._engines.items()):
             if isinstance(engine.runtime, AsyncRuntime) and engine.runtime.loop is loop:
@@ -339,12 +337,18 @@ class Hub:
         else:
             self.close()
 
+    def before_fork(self) -> list[Callable[[], None]]:
+        """Get ready for a fork, in the thread that forks; what to call in the parent afterwards."""
+        return [] if self._nodes is None else self._nodes.before_fork()
+
     def after_fork(self) -> None:
         """Leave the parent's threads, loops, connections and flights to the parent."""
         self._lock = threading.RLock()
         self.local.lock = threading.RLock()
-        self._store.unlock(threading.RLock())
+        self._store.after_fork(threading.RLock())
         self.bulkhead.reset()
+        if self.auditor is not None:
+            self.auditor.after_fork()
         for tier in self.filters.values():
             tier.after_fork(threading.RLock())
         self.shared.after_fork()
@@ -365,12 +369,3 @@ def _ignore(_name: str) -> None:
 
 
 _left_behind: list[Engine] = []
-_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for hub in list(_hubs):
-        hub.after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)

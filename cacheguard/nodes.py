@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from .runtime.aio_redis import AsyncCommands
     from .runtime.cluster import AsyncCluster, Wires
     from .runtime.listener import Listener
+    from .tiers.ledger import FileLedger
     from .tiers.local import Local
 
 MOST_CONNECTIONS = 64
+PATIENCE_AT_FORK = 0.5  # seconds
 NOWHERE = Place(None, {})
 
 Way = TypeVar("Way")
@@ -72,13 +74,14 @@ class Node:
         from .runtime.cluster import Wires
         from .runtime.listener import Listener
 
-        ledger = None
+        self._ledger: FileLedger | None = None
+        self._at_the_file = threading.RLock()
         if options.outbox is not None:
             from .tiers.ledger import FileLedger
 
-            ledger = FileLedger(options.outbox, root, threading.RLock(), name)
+            self._ledger = FileLedger(options.outbox, root, self._at_the_file, name)
         self.name, self.events = name, events
-        self.outbox = Outbox(root, events, now, ledger, threading.RLock())
+        self.outbox = Outbox(root, events, now, self._ledger, threading.RLock())
         self.bus = Bus(channel, os.urandom(8).hex(), forget, local, events, now=now)
         self.circuits = Circuits(options.operation_timeout, events)
         identity = Identity(self.outbox.replay)
@@ -94,11 +97,23 @@ class Node:
             self.bus.listen()
         return Line(commands, self.events, self.outbox, self.bus)
 
+    def before_fork(self) -> Callable[[], None] | None:
+        """Let no other thread be at the outbox file, whose library has locks that a child could not open.
+
+        What to call in the parent afterwards; None if there is nothing, or a thread is at it for too long.
+        """
+        if self._ledger is None or not self._at_the_file.acquire(timeout=PATIENCE_AT_FORK):
+            return None
+        return self._at_the_file.release
+
     def after_fork(self) -> None:
         """Leave the parent's threads and connections to the parent."""
         self.events.bus_up = False
         self.bus.rename(os.urandom(8).hex())
         self.outbox.lock = threading.RLock()
+        self._at_the_file = threading.RLock()
+        if self._ledger is not None:
+            self._ledger.after_fork(self._at_the_file)
         self.listener.after_fork()
         self.circuits.after_fork()
         self.wires.blocking.after_fork()
@@ -217,6 +232,10 @@ class Nodes:
         """Close the connections that threads use."""
         for node in self._nodes.values():
             node.wires.blocking.close()
+
+    def before_fork(self) -> list[Callable[[], None]]:
+        """Get ready for a fork; what to call in the parent afterwards."""
+        return [release for node in self._nodes.values() if (release := node.before_fork()) is not None]
 
     def after_fork(self) -> None:
         """Leave the parent's threads and connections to the parent."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .defenses.breakdown import early_by, poll_delay
@@ -33,12 +35,13 @@ class Rebuilding:
         self._runtime, self._remote, self.flights = runtime, remote, flights
         self.loading = Loading(runtime, remote, shared, flights)
         self._shared, self._local, self._events, self._alone = shared, shared.local, shared.events, shared.alone
+        self._asked_for: dict[str, int] = {}  # leases, and the threads that are about to use them
 
     async def behind(self, ask: Ask, *, floor: int) -> None:
         """Start a rebuild that nobody waits for, unless one is under way."""
         if ask.key in self.flights or self.loading.paused(ask.key, ask.rules) is not None or self._alone():
             return
-        flight = Flight(self._runtime.signal(), marks=ask.marks)
+        flight = Flight(self._runtime.signal(), marks=ask.marks, here=self._runtime.here())
         if self.flights.setdefault(ask.key, flight) is not flight:
             return
         try:
@@ -46,6 +49,8 @@ class Rebuilding:
         except BaseException:
             self._ground(ask.key, flight)
             raise
+        if flight.here == self._runtime.here():  # it has left this thread
+            flight.here = None
         self._events.refreshes += begun
         if not begun:
             self._ground(ask.key, flight)
@@ -83,7 +88,8 @@ class Rebuilding:
         self, ask: Ask, stale: Found | None, *, floor: int, void: Any, anew: bool, cut_off: bool
     ) -> Stored | None:
         """What one flight has for this caller; None if it proves nothing to it."""
-        flight = Flight(self._runtime.signal(), anew=anew, marks=ask.marks)
+        here = self._runtime.here()
+        flight = Flight(self._runtime.signal(), anew=anew, marks=ask.marks, here=here)
         current = self.flights.setdefault(ask.key, flight)
         joined_at, leading = current.leases, current is flight
         if leading:
@@ -94,7 +100,8 @@ class Rebuilding:
                 raise
         else:
             self._events.shared += 1
-        arrived = await self._arrived(current, ask, stale, leading=leading)
+        mine = not leading and current.waits_for_me(here)
+        arrived = not mine and await self._arrived(current, ask, stale, leading=leading)
         if not arrived and stale is not None:
             self._events.stale_hits += 1
             return stale.stored
@@ -176,6 +183,7 @@ class Rebuilding:
     ) -> None:
         """Lead *flight*; whatever happens, nobody is left waiting."""
         reset = CHAIN.set(NO_CHAIN) if behind else None
+        flight.here = self._runtime.here()
         try:
             if cut_off:
                 await self._load_cut_off(flight, ask, self._local.tickets.take())
@@ -192,9 +200,32 @@ class Rebuilding:
             if not flight.landed:
                 flight.abandon()
 
+    @contextmanager
+    def tokens(self, number: int) -> Generator[list[str]]:
+        """Names for so many leases, known as this thread's as long as it may hold them."""
+        tokens, here = [self._runtime.token() for _ in range(number)], self._runtime.here()
+        if here is not None:
+            self._asked_for.update(dict.fromkeys(tokens, here))
+        try:
+            yield tokens
+        finally:
+            for token in tokens:
+                self._asked_for.pop(token, None)
+
     async def _lead(self, flight: Flight, ask: Ask, stale: Found | None, floor: int, void: Any) -> None:
         """Get the right to fill and load, or the answer of whoever has that right."""
-        token, awaited, waiting_since, primary = self._runtime.token(), "", None, False
+        primary = False
+        while True:
+            with self.tokens(1) as (token,):
+                if not await self._led(flight, ask, stale, floor, void, token, primary=primary):
+                    return
+            primary = True
+
+    async def _led(
+        self, flight: Flight, ask: Ask, stale: Found | None, floor: int, void: Any, token: str, *, primary: bool
+    ) -> bool:
+        """`_lead`, under one lease; whether it has to be asked once more, under another one."""
+        awaited, waiting_since = "", None
         while True:
             flight.leases += 1
             ticket, asked_at = self._local.tickets.take(), self._runtime.now()
@@ -212,21 +243,19 @@ class Rebuilding:
                     keep_ms=marker_ms(ask.rules),
                 )
             except Unreachable:
-                return await self._load_cut_off(flight, ask, ticket)
+                await self._load_cut_off(flight, ask, ticket)
+                return False
             if isinstance(lease, Found) and lease.stored is None:
                 void = lease.void
                 continue
             if not isinstance(lease, Wait):
-                if await self._follow(flight, ask, stale, lease, (token, ticket, asked_at), primary=primary):
-                    token, primary = self._runtime.token(), True
-                    continue
-                return None
+                return await self._follow(flight, ask, stale, lease, (token, ticket, asked_at), primary=primary)
             if waiting_since is None:
                 waiting_since = asked_at
                 self._events.waits += 1
             waited = self._runtime.now() - waiting_since
             if await self._waited_enough(flight, ask, lease, waited, ticket):
-                return None
+                return False
             awaited, floor = lease.holder, floor if flight.anew else 0
             await self._runtime.sleep(poll_delay(waited, self._runtime.random()))
 
@@ -267,7 +296,7 @@ class Rebuilding:
         if found is not None and old is not None and -found.fresh_left < rules.revalidate:
             self._events.stale_hits += 1
             flight.land(old, proven=False)
-        elif rules.wait_timeout is not None and waited >= rules.wait_timeout:
+        elif (rules.wait_timeout is not None and waited >= rules.wait_timeout) or self._interrupts(lease):
             await self._load_unleased(flight, ask, ticket, keep=False)
         elif rules.hard_timeout is not None and waited >= rules.hard_timeout:
             self._events.load_timeouts += 1
@@ -275,6 +304,11 @@ class Rebuilding:
         else:
             return False
         return True
+
+    def _interrupts(self, lease: Wait) -> bool:
+        """Whether the lease is held by what this thread was doing when a signal handler or a finalizer came in."""
+        here = self._runtime.here()
+        return here is not None and self._asked_for.get(lease.holder) == here
 
     async def _failed_elsewhere(
         self, flight: Flight, ask: Ask, stale: Found | None, lease: Failed, ticket: int
@@ -293,7 +327,7 @@ class Rebuilding:
         cut_off = self._shared.cut_off
         for _ in range(RETRIES):
             current = cut_off.setdefault(ask.key, flight)
-            if current is flight:
+            if current is flight or current.waits_for_me(self._runtime.here()):
                 break
             landed = self._runtime.signal()
             current.also(landed)

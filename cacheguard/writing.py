@@ -187,23 +187,24 @@ class Writing:
         version_text(version)
         self._hub, self._scope, self._terms = hub, scope, terms
         self._keys, self._tags, self._version = tuple(keys), tuple(tags), version
-        self._lock = threading.Lock()
-        self._open: list[tuple[object, Write]] = []
+        self._open: list[tuple[object, Write]] = []  # changed in single steps: a lock could be held at a fork
 
     def _entered(self) -> Write:
         write = Write(self._scope, self._keys, self._tags, self._version)
-        with self._lock:
-            self._open.append((_whose(), write))
+        self._open.append((_whose(), write))
         return write
 
     def _left(self) -> Write:
         """The write whose block ends here: the last one that was begun by this task or thread, else the last one."""
-        with self._lock:
-            here = _whose()
-            for at in range(len(self._open) - 1, -1, -1):
-                if self._open[at][0] == here:
-                    return self._open.pop(at)[1]
-            return self._open.pop()[1]
+        here = _whose()
+        while True:
+            blocks = tuple(self._open)
+            block = next((each for each in reversed(blocks) if each[0] == here), blocks[-1])
+            try:
+                self._open.remove(block)
+            except ValueError:  # somebody without a block of his own has taken it meanwhile
+                continue
+            return block[1]
 
     def __enter__(self) -> Write:
         write = self._entered()

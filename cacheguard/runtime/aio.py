@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ..errors import CacheGuardError
 from ..ports import Commands
+from .together import together
 
 PATIENCE_AT_CLOSE = 2.0
 
@@ -130,6 +131,9 @@ class AsyncRuntime:
     def token(self) -> str:
         return os.urandom(16).hex()
 
+    def here(self) -> None:
+        return None
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
@@ -147,8 +151,15 @@ class AsyncRuntime:
         """Run *work* as a task that somebody holds on to."""
         task = self.loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._over)
         return task
+
+    def _over(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        # A loader's SystemExit ends the program by way of the loop. Whatever else comes here is a fault of ours.
+        if error is not None and not isinstance(error, SystemExit | KeyboardInterrupt):
+            self.loop.call_exception_handler({"message": "a task of cacheguard failed", "exception": error})
 
     async def through(self, work: Coroutine[Any, Any, Any]) -> Any:
         task = self.loop.create_task(work)
@@ -188,6 +199,8 @@ class AsyncRuntime:
     async def aclose(self) -> None:
         """Cancel the tasks and see them end; who waited for them hears that the guard is closed."""
         self._closed = True
+        # A task that is cancelled before its first step never gets to tell those who wait for it.
+        await asyncio.sleep(0)
         if self._duties:
             await asyncio.wait(list(self._duties), timeout=PATIENCE_AT_CLOSE)
         tasks = [task for task in self._tasks | self._duties if task is not asyncio.current_task()]
@@ -211,7 +224,7 @@ class AsyncRuntime:
             async with line:
                 return await work()
 
-        results = await asyncio.gather(*(one(work) for work in works), return_exceptions=True)
+        results = await together(one(work) for work in works)
         for result in results:
             if isinstance(result, BaseException):
                 raise result

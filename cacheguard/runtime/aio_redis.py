@@ -207,8 +207,23 @@ class AsyncCommands:
         """Let go of a connection whose event loop is gone."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(Exception):
-                connection.disconnect(nowait=True).send(None)
+            _let_go(connection)
+
+
+def _let_go(connection: Any) -> None:
+    """Close a connection outside its event loop, where the client's own way to do so does not work."""
+    writer, connection._writer, connection._reader = connection._writer, None, None  # noqa: SLF001 - so that it does not warn
+    if writer is None:
+        return
+    try:
+        writer.close()
+    except RuntimeError:  # the loop is closed, and cannot close the socket any more
+        transport = writer.transport
+        transport = getattr(getattr(transport, "_ssl_protocol", transport), "_transport", transport)
+        sock = getattr(transport, "_sock", None)
+        if sock is not None:
+            sock.close()
+            transport._sock = None  # noqa: SLF001 - likewise
 
 
 def _tell(batch: Batch, error: Exception) -> None:

@@ -16,24 +16,19 @@ from ..errors import CacheGuardError
 from ..events import log
 from ..ports import Commands, Signal, Watch
 from . import run_now
+from .bell import Bell
 
 MOST_DETACHED = 32
 PATIENCE_AT_CLOSE = 2.0
 
 
-class ThreadSignal:
+class ThreadSignal(Bell):
     """A flag that threads wait for."""
 
-    __slots__ = ("_event",)
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    def set(self) -> None:
-        self._event.set()
+    __slots__ = ()
 
     async def wait(self, timeout: float | None) -> bool:
-        return self._event.wait(timeout)
+        return self.pause(timeout)
 
 
 class _Job:
@@ -62,8 +57,8 @@ class _Keeper:
 
     def __init__(self) -> None:
         self.jobs: set[_Job] = set()
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
+        self._lock = threading.RLock()
+        self._wake = Bell()
         self._thread: threading.Thread | None = None
         self._next = 0.0
         self._closed = False
@@ -90,7 +85,7 @@ class _Keeper:
                     return
             self._next = min((job.due for job in list(self.jobs)), default=now + 1.0)
             self._next = min([self._next, now + 1.0, *(job.deadline for job in list(self.jobs) if job.deadline)])
-            self._wake.wait(max(0.0, self._next - time.monotonic()))
+            self._wake.pause(max(0.0, self._next - time.monotonic()))
             self._wake.clear()
 
     def _look_after_all(self, now: float) -> bool:
@@ -130,16 +125,19 @@ class BlockingRuntime:
     def __init__(self, commands: Commands) -> None:
         self.commands = commands
         self.now: Callable[[], float] = time.monotonic
-        self.random = random.Random(os.urandom(16)).random
         self.closed = False
         self._reset()
 
     def _reset(self) -> None:
+        self.random = random.Random(os.urandom(16)).random  # anew in a forked child, or all of them would draw alike
         self._keeper = _Keeper()
         self._detached: set[threading.Thread] = set()
 
     def token(self) -> str:
         return os.urandom(16).hex()
+
+    def here(self) -> int:
+        return threading.get_ident()
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -217,5 +215,5 @@ class BlockingRuntime:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def after_fork(self) -> None:
-        """Forget the parent's threads, none of which exist here."""
+        """Forget the parent's threads, none of which exist here, and draw other lots than it."""
         self._reset()

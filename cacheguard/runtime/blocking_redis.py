@@ -48,7 +48,7 @@ class BlockingCommands:
 
     def _reset(self) -> None:
         self._idle: deque[tuple[Any, int]] = deque()  # connections, and the generation of each
-        self._free = threading.Condition(threading.Lock())
+        self._free = threading.Condition(threading.RLock())  # a signal handler may come in between
         self._made = 0
         self._waiting = 0
         self._closed = False

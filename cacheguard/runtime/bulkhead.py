@@ -17,7 +17,7 @@ class FairBulkhead:
 
     def __init__(self, limit: int, wait: float, room: int) -> None:
         self._limit, self.patience, self._room = limit, wait, room
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._active = 0
         self._line: deque[Signal] = deque()
 
@@ -55,8 +55,8 @@ class FairBulkhead:
         with self._lock:
             if self._line:
                 self._line.popleft().set()
-            else:
-                self._active -= 1
+            else:  # a place that was taken before a fork is given back in the child, too
+                self._active = max(0, self._active - 1)
 
     def _step_out(self, turn: Signal, *, keep: bool = False) -> bool:
         """Leave the line; true if a place had been given already, which is kept or passed on."""
@@ -73,6 +73,6 @@ class FairBulkhead:
 
     def reset(self) -> None:
         """Start empty, as a forked child must."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._active = 0
         self._line.clear()

@@ -12,6 +12,7 @@ from ..breaker import Outcome, State, Switch, Terms
 from ..errors import CacheGuardError, Unreachable
 from ..events import Events
 from ..faults import TREATMENTS, Fault, Remedy
+from .bell import Bell
 
 DENIED_FOR = 1.0  # seconds; what a wrong password or certificate was refused for will not change sooner
 PATIENCE_AT_CLOSE = 2.0
@@ -39,7 +40,7 @@ class Circuit(Switch):
 
     def __init__(self, circuits: Circuits, name: str, terms: Terms) -> None:
         super().__init__(name, terms, on_change=self._changed, probed_by_callers=False)
-        self._decided = threading.Event()
+        self._decided = Bell()
         self._circuits: weakref.ref[Circuits] = weakref.ref(circuits)
         self._events = circuits.events
 
@@ -51,7 +52,7 @@ class Circuit(Switch):
         if self.closed:
             return self._turn
         if self.undecided and not _is_ours():
-            self._decided.wait(ALARM)
+            self._decided.pause(ALARM)
         return self.ask_now()
 
     async def asked(self) -> int:
@@ -103,7 +104,7 @@ class Circuit(Switch):
     def after_fork(self) -> None:
         """Begin anew; a thread of the parent may have held a lock."""
         super().after_fork()
-        self._decided = threading.Event()
+        self._decided = Bell()
 
     def _changed(self, before: State, after: State, why: str) -> None:
         if before == "closed":
@@ -132,7 +133,7 @@ class Circuits:
 
     def _reset(self) -> None:
         self._lock = threading.RLock()
-        self._wake = threading.Event()
+        self._wake = Bell()
         self._thread: threading.Thread | None = None
         self._denied: tuple[float, Unreachable] | None = None
 
@@ -262,7 +263,7 @@ def _lateness() -> float:
     return max(0.0, time.monotonic() - began - MOMENT)
 
 
-def _run(me: weakref.ref[Circuits], wake: threading.Event) -> None:
+def _run(me: weakref.ref[Circuits], wake: Bell) -> None:
     wait_freely()
     while True:
         circuits = me()
@@ -272,5 +273,5 @@ def _run(me: weakref.ref[Circuits], wake: threading.Event) -> None:
         del circuits
         if pause is None:
             return
-        wake.wait(pause)
+        wake.pause(pause)
         wake.clear()

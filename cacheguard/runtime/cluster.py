@@ -21,6 +21,7 @@ from .blocking_redis import BlockingCommands, redis_commands
 from .circuits import Circuits
 from .places import Address, Place
 from .servers import Identity
+from .together import together
 
 REFRESH_EVERY = 10.0  # seconds; a change that nobody runs into is noticed nevertheless
 PATIENCE = 2  # timeouts, in which several nodes are asked who owns what
@@ -418,7 +419,7 @@ class AsyncCluster:
                 await self._ask(batch, address, mine)
         else:
             every = [self._ask(batch, address, mine) for address, mine in routes.items()]
-            for outcome in await asyncio.gather(*every, return_exceptions=True):
+            for outcome in await together(every):
                 if isinstance(outcome, BaseException):
                     raise outcome
         for address, index in batch.asked:

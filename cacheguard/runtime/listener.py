@@ -19,6 +19,7 @@ from ..ports import AnotherServer, Commands
 from ..tiers.bus import BEAT_EVERY, HORIZON, Bus
 from ..tiers.line import Line
 from . import deadline, run_now
+from .bell import Bell
 from .circuits import wait_freely
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # between attempts to subscribe
@@ -53,9 +54,9 @@ class Listener:
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
-        self._wake = threading.Event()
+        self._wake = Bell()
         self._closed = False
         self._next_beat = 0.0
         self._pause = 0.0
@@ -217,7 +218,7 @@ class Listener:
         self._bus.lost()
 
 
-def _run(me: weakref.ref[Listener], wake: threading.Event) -> None:
+def _run(me: weakref.ref[Listener], wake: Bell) -> None:
     connection: Any = None
     wait_freely()
     try:
@@ -228,7 +229,7 @@ def _run(me: weakref.ref[Listener], wake: threading.Event) -> None:
             connection, seconds = listener.turn(connection)
             del listener
             if connection is None:
-                wake.wait(seconds)
+                wake.pause(seconds)
                 continue
             try:
                 # Waits without a reference to the listener, so that it can be collected meanwhile.

@@ -9,7 +9,9 @@ heartbeat was sent, and not longer; no timer is needed for that, and a process t
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from ..events import Events
@@ -66,7 +68,7 @@ class Bus:
         self.me = me
         self.own_channel = f"{self.channel}:{me}"
         self._numbers = 0
-        self._echoes: dict[str, None] = {}
+        self._echoes: OrderedDict[str, None] = OrderedDict()  # its popitem is one step, whatever other threads do
         self._begun = self._settled = False
         self._waiting: list[Signal] = []
         self._round = 0
@@ -86,7 +88,8 @@ class Bus:
         echo = f"{self.me}.{self._numbers}"
         self._echoes[echo] = None
         while len(self._echoes) > MOST_ECHOES:
-            self._echoes.pop(next(iter(self._echoes)), None)
+            with suppress(KeyError):
+                self._echoes.popitem(last=False)
         return echo
 
     def void(self, echo: str) -> None:

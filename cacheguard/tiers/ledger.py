@@ -20,7 +20,8 @@ PATIENCE = 0.5  # seconds that one process waits for another one to finish its l
 class FileLedger:
     """Invalidations in an SQLite file, one row each; several processes may share it.
 
-    It is written only while Redis does not acknowledge, and opened anew each time, so it needs no care at a fork. A row
+    It is written only while Redis does not acknowledge, and opened anew each time. SQLite has locks of its own, so no
+    thread may be at it when the process forks: whoever forks holds *lock*. A row
     belongs to the process that wrote it or, once read at a start, to each that read it: whoever has delivered it
     strikes it, and delivering it twice does no harm.
 
@@ -39,7 +40,7 @@ class FileLedger:
         self._owner = f"{root} {node}" if node else root  # no name of a namespace has a space in it, nor has a node's
         self._rows: dict[Invalidation, list[int]] = {}
         try:
-            with closing(self._opened()) as file, file:
+            with lock, closing(self._opened()) as file, file:
                 file.execute("PRAGMA journal_mode=WAL")
                 file.execute(
                     "CREATE TABLE IF NOT EXISTS owed (id INTEGER PRIMARY KEY AUTOINCREMENT, root TEXT, item TEXT)"
@@ -52,9 +53,13 @@ class FileLedger:
         file.execute("PRAGMA synchronous=NORMAL")
         return file
 
+    def after_fork(self, lock: AbstractContextManager[Any]) -> None:
+        """Go on with another *lock*. The rows known so far stay known: whoever has delivered them strikes them."""
+        self._lock = lock
+
     def load(self) -> list[Invalidation]:
         """What an earlier process has left, or another one owes just now."""
-        with closing(self._opened()) as file, file:
+        with self._lock, closing(self._opened()) as file, file:
             rows = file.execute("SELECT id, item FROM owed WHERE root = ? ORDER BY id", (self._owner,)).fetchall()
         items: list[Invalidation] = []
         for number, text in rows:

@@ -196,7 +196,7 @@ class Local:
         with self.lock:
             self.trusted_until = DEAD
             self.tickets.void_all()
-            for entry in self._index.values():
+            for entry in list(self._index.values()):
                 if entry.shared:
                     entry.until = DEAD
 
@@ -247,7 +247,7 @@ class Local:
             prefixes = beneath(name)
             if prefixes is not None:
                 self.tickets.void_all()
-                for key in [key for key in self._index if key.startswith(prefixes)]:
+                for key in [key for key in list(self._index) if key.startswith(prefixes)]:
                     self._drop(key)
                 return
             self.tickets.void(name)
@@ -278,7 +278,7 @@ class Local:
         """
         with self.lock:
             self.tickets.void_all()
-            for entry in [entry for entry in self._index.values() if entry.shared]:
+            for entry in [entry for entry in list(self._index.values()) if entry.shared]:
                 if concerns is None or concerns(entry.key):
                     self._drop(entry.key)
 
@@ -290,24 +290,27 @@ class Local:
 
     def _drop(self, key: str) -> None:
         for room in (self._entries, self._absences):
-            entry = room.pop(key, None)
+            try:
+                entry = room.pop(key, None)
+            except KeyError:  # a signal handler has come in between, which no lock can keep out
+                continue
             if entry is not None:
                 self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:
         entry.until = entry.kept_until = entry.fresh_until = DEAD
         if self._index.get(entry.key) is entry:
-            del self._index[entry.key]
+            self._index.pop(entry.key, None)
         for index, arguments in entry.bindings:
             if index.get(arguments) is entry:
-                del index[arguments]
+                index.pop(arguments, None)
         entry.bindings = ()
         for mark in entry.marks:
             keys = self._tagged.get(mark)
             if keys is not None:
                 keys.discard(entry.key)
                 if not keys:
-                    del self._tagged[mark]
+                    self._tagged.pop(mark, None)
         self._bank(entry)
 
     def _bank(self, entry: Entry) -> None:
@@ -323,9 +326,10 @@ class Local:
     def census(self) -> tuple[int, int]:
         """Entries and their bytes; their hits are handed in before."""
         with self.lock:
-            for entry in self._index.values():
+            entries = list(self._index.values())
+            for entry in entries:
                 self._bank(entry)
-            return len(self._index), sum(entry.size for entry in self._index.values())
+            return len(entries), sum(entry.size for entry in entries)
 
 
 def weigh(value: Any) -> int:

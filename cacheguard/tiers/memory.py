@@ -51,9 +51,14 @@ class MemoryCommands:
         self._ends: dict[str, float] = {}
         self._markers: MemoryCommands | None = None  # of namespaces and tags; they take no room from the entries
 
-    def unlock(self, lock: AbstractContextManager[Any]) -> None:
-        """Go on with another *lock*: a forked child may have inherited one that is held by nobody."""
+    def after_fork(self, lock: AbstractContextManager[Any]) -> None:
+        """Go on with another *lock*, and without leases: in a forked child, who held them does not exist."""
         self._lock = lock
+        for key, fields in list(self._hashes.items()):
+            if fields.pop("t", None) is not None:
+                fields.pop("u", None)
+                if not fields:
+                    self._delete(key)
 
     away = False
 

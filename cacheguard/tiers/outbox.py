@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol
@@ -97,7 +97,7 @@ class Outbox:
     ) -> None:
         self.lock = lock or nullcontext()
         self.owed: dict[Invalidation, object] = {}
-        self.orphans: dict[str, str] = {}  # leases of which nobody knows whether they were granted, by key
+        self.orphans: OrderedDict[str, str] = OrderedDict()  # leases that may have been granted, by key
         self._root, self._events, self._now, self._ledger = root, events, now, ledger
         self._journal: deque[tuple[float, Invalidation]] = deque()
         self.changes = 0  # of the server, so far
@@ -142,7 +142,8 @@ class Outbox:
         """Keep leases, by key, that have to be given back."""
         self.orphans.update(tokens)
         while len(self.orphans) > MOST_ORPHANS:  # the oldest have ended by themselves, or soon will
-            self.orphans.pop(next(iter(self.orphans)), None)
+            with suppress(KeyError):  # another thread may do the same
+                self.orphans.popitem(last=False)
 
     def some_orphans(self, most: int) -> list[tuple[str, str]]:
         """Some of the leases to be given back."""

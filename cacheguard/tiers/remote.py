@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -187,8 +188,10 @@ class Remote:
     def __init__(self, line: Line, packing: Packing, events: Events, nonce: Callable[[], str]) -> None:
         self.line, self._packing, self._events = line, packing, events
         self._nonce = nonce
-        self._hints: dict[str, tuple[str, ...]] = {}  # by key, tags that its loader gave it
-        self._known: dict[str, bytes] = {}  # what markers said last; for writers by hand, who check it
+        self._hints: OrderedDict[str, tuple[str, ...]] = OrderedDict()  # by key, tags that its loader gave it
+        self._known: OrderedDict[str, bytes] = (
+            OrderedDict()
+        )  # what markers said last; for writers by hand, who check it
 
     # Places
 
@@ -337,7 +340,7 @@ class Remote:
     def _hint(self, key: str, tags: tuple[str, ...]) -> None:
         self._hints[key] = tags
         while len(self._hints) > MOST_HINTS:
-            self._hints.pop(next(iter(self._hints)), None)
+            _let_go_of_the_oldest(self._hints)
 
     def _found(self, key: str, fields: Reply, pttl: Reply, codec: Codec | None) -> Found | None:
         if type(fields) is not list:
@@ -416,7 +419,7 @@ class Remote:
             else:
                 seen[marker] = self._known[marker] = reply[0]
         while len(self._known) > MOST_HINTS:
-            self._known.pop(next(iter(self._known)), None)
+            _let_go_of_the_oldest(self._known)
         return seen
 
     async def _send_leases(self, tokens: dict[str, str], *calls: Call) -> list[Reply]:
@@ -747,3 +750,9 @@ def _settles(markers: Sequence[str], replies: Sequence[Reply]) -> dict[str, floa
 
 def _text(raw: bytes | str) -> str:
     return raw.decode() if isinstance(raw, bytes) else raw
+
+
+def _let_go_of_the_oldest(kept: OrderedDict[str, Any]) -> None:
+    """In one step, for other threads may do the same."""
+    with suppress(KeyError):
+        kept.popitem(last=False)

@@ -228,6 +228,9 @@ class SteppedRuntime:
     def now(self) -> float:
         return self._process.stepper.now
 
+    def here(self) -> None:
+        return None
+
     def random(self) -> float:
         return 0.5
 

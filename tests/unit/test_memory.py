@@ -238,6 +238,6 @@ def test_a_forked_child_goes_on_with_a_lock_of_its_own() -> None:
 
         def __exit__(self, *_: object) -> None: ...
 
-    memory.commands.unlock(Lock())
+    memory.commands.after_fork(Lock())
     memory.put("v")
     assert held == [1]
