@@ -156,6 +156,11 @@ class Events:
             self.l2_up = False
             log.warning("Redis is out of reach, going on without it: %s", error)
 
+    def redis_partly_failed(self, error: BaseException) -> None:
+        """Count a round trip in which one of several servers could not be asked; the first is logged."""
+        self.redis_errors += 1
+        self.once("partly", "a server of Redis is out of reach, going on with the others: %s", error)
+
     def redis_refused(self, error: BaseException) -> None:
         """Count a call that Redis answered with an error; each kind of error is logged once."""
         self.redis_errors += 1

@@ -9,7 +9,6 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .auditing import Auditor
@@ -99,7 +98,7 @@ class Hub:
             identity = Identity(self._outbox.replay)
             self._wires = Wires(pool, apool, MOST_CONNECTIONS, options.operation_timeout, identity)
             line = Line(self._wires.blocking, self.events, self._outbox, self.bus)
-            owes = partial(bool, self._outbox.owed)
+            owes = self._outbox.owes
             self._listener = Listener(self.bus, self._wires.blocking, line, self.events, owes)
             self.bus.start = _starting(weakref.ref(self._listener))
         self._engines: dict[tuple[int, bool], Engine] = {}
@@ -151,7 +150,7 @@ class Hub:
             SealedPacking(self.options.sealer, self.registry) if remote else ObjectPacking(copies=self.options.l1_copy)
         )
         bus, outbox = (self.bus, self._outbox) if remote else self._here
-        if outbox.owed and self.bus.start is not None:  # an earlier process has left it
+        if outbox.owes() and self.bus.start is not None:  # an earlier process has left it
             self.bus.start()
         line = Line(commands, self.events, outbox, bus)
         engine = Engine(runtime, Remote(line, packing, self.events, runtime.token), self.shared)

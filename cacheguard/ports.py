@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from .errors import Unreachable
+
 Arg = str | bytes | int
 Reply = Any  # what a Redis server may answer: bytes, int, None, or a list of these
 Command = tuple[Arg, ...]
@@ -48,14 +50,26 @@ class AnotherServer(Exception):  # noqa: N818 - an event, not a fault
     """
 
 
+class PartlyUnreachable(Unreachable):
+    """Some of several servers could not be asked.
+
+    Args:
+        replies: what was answered; an `Unreachable` stands for what was not.
+    """
+
+    def __init__(self, replies: list[Reply], cause: Unreachable) -> None:
+        super().__init__(str(cause))
+        self.replies = replies
+
+
 class Commands(Protocol):
     """A way to Redis. One ``send`` is one round trip, whatever the number of calls."""
 
     async def send_each(self, *calls: Call) -> list[Reply]:
         """Run *calls* in order and return their replies; an error that the server answered stands as a `Refused`.
 
-        Raises `Unreachable` if the server could not be asked. Calls are safe to repeat, so an implementation may send
-        them again after a lost connection or an unknown script.
+        Raises `Unreachable` if the server could not be asked, `PartlyUnreachable` if that is true of some of several.
+        Calls are safe to repeat, so an implementation may send them again after a lost connection or an unknown script.
         """
         ...
 

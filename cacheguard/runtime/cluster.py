@@ -13,12 +13,14 @@ import redis.exceptions
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from ..errors import Refused, Unreachable
-from ..ports import AnotherServer, Call, Commands, Reply, ScriptCall
+from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Reply, ScriptCall
 from . import resp, run_now
 from .aio_redis import AsyncCommands, redis_connector
 from .blocking_redis import BlockingCommands, redis_commands
 from .servers import Address, Identity, Place
 
+MOST_TRIES = 5  # of a call that is sent from one node to the next while slots move
+AGAIN_AFTER = 0.1  # seconds, before the nodes are asked once more who is in the place of one that is silent
 REFRESH_EVERY = 10.0  # seconds; a change that nobody runs into is noticed nevertheless
 PATIENCE = 2  # timeouts, in which several nodes are asked who owns what
 FIRST = "tagged"  # the script that makes a note of what follows
@@ -46,10 +48,18 @@ class Map:
     def after_fork(self) -> None:
         self._lock = threading.RLock()
 
-    def candidates(self, first: Address | None) -> list[Address]:
-        """Those that may know, the likeliest first."""
-        known = random.sample(self.masters, len(self.masters))
-        return list(dict.fromkeys([*([first] if first else []), *known, *self._place.nodes]))
+    def candidates(self, batch: _Batch | None) -> list[Address]:
+        """Those that may know, the likeliest first; at the end those that did not answer just now."""
+        known = [*random.sample(self.masters, len(self.masters)), *self._place.nodes]
+        if batch is not None:
+            known.sort(key=lambda address: address in batch.silent)
+            if batch.hint is not None:
+                known.insert(0, batch.hint)
+        return list(dict.fromkeys(known))
+
+    def worth_asking(self, batch: _Batch) -> bool:
+        """Whether the nodes may say something else now than they did a moment ago."""
+        return batch.hint is not None or time.monotonic() >= self.heard_at + AGAIN_AFTER
 
     def learn(self, asked: Address, reply: Reply) -> None:
         """Take in what *asked* has answered to CLUSTER SLOTS."""
@@ -65,7 +75,11 @@ class Map:
             # By the ids of the nodes: one that has only moved house is the same.
             before, self._ids = self._ids, ids
             pairs = {(old, new) for old, new in zip(self.owners, owners, strict=True) if old and new and old != new}
-            moved = any(before.get(old) != ids.get(new) for old, new in pairs)
+            moves = {(before.get(old), ids.get(new)) for old, new in pairs}
+            # A master that hands a slot to another one hands over what is in it: nothing that it has acknowledged is
+            # lost. Where one has gone, or one is new, it may have been a failover.
+            stay = set(before.values()) & set(ids.values())
+            moved = any(old != new and not (old in stay and new in stay) for old, new in moves)
             self.owners = [new or old for old, new in zip(self.owners, owners, strict=True)]
             self.masters = tuple(dict.fromkeys(owner for owner in self.owners if owner is not None))
             self._ids = {address: ids.get(address) or before.get(address, b"") for address in self.masters}
@@ -93,9 +107,12 @@ class _Batch:
         self.replies: list[Reply] = [None] * len(calls)
         self._anywhere: Address | None = None
         self.again: list[int] = []  # calls that have to be repeated
-        self.failure: Unreachable | None = None
+        self.silent: dict[Address, Unreachable] = {}  # nodes that did not answer
         self.hint: Address | None = None  # a node that may know more
         self.asked: list[tuple[Address, int]] = []  # calls that another node has to be asked for, this once
+        self._named: dict[int, Address] = {}  # calls for which a node has named another
+        self._repeated: set[int] = set()  # calls that were refused by the cluster once
+        self._lost: dict[int, Unreachable] = {}  # calls for which nobody could be asked
 
     def stages(self) -> list[list[int]]:
         """The indices of the calls, stage after stage."""
@@ -113,39 +130,59 @@ class _Batch:
         return used
 
     def routes(self, indices: Sequence[int]) -> dict[Address, list[int]]:
-        """Which node gets which calls."""
+        """Which node gets which calls; those that no node takes are given up."""
         routes: dict[Address, list[int]] = {}
         for index in indices:
-            routes.setdefault(self._owner(self.calls[index]), []).append(index)
+            owner = self._named.get(index) or self._owner(self.calls[index])
+            if owner is None:
+                self._lost[index] = Unreachable("no node of the cluster owns this slot")
+            elif owner in self.silent:
+                self._lost[index] = self.silent[owner]
+            else:
+                routes.setdefault(owner, []).append(index)
         return routes
 
-    def _owner(self, call: Call) -> Address:
+    def _owner(self, call: Call) -> Address | None:
         if isinstance(call, ScriptCall):
             key: Any = call.keys[0]
         elif call[0] == "PUBLISH":
             if self._anywhere is None:
-                self._anywhere = random.choice(self._map.masters)
+                able = [address for address in self._map.masters if address not in self.silent]
+                self._anywhere = random.choice(able or self._map.masters)
             return self._anywhere
         else:
             key = call[1]
-        slot = key_slot(key.encode() if isinstance(key, str) else bytes(key))
-        owner = self._map.owners[slot]
-        if owner is None:
-            raise Unreachable(f"no node of the cluster owns slot {slot}")
-        return owner
+        return self._map.owners[key_slot(key.encode() if isinstance(key, str) else bytes(key))]
 
     def of(self, indices: Sequence[int]) -> list[Call]:
         return [self.calls[index] for index in indices]
 
-    def begin(self) -> list[int]:
-        """Forget what went wrong; the calls to be repeated."""
-        again, self.again, self.asked, self.failure = sorted(self.again), [], [], None
-        return again
+    def next_routes(self) -> dict[Address, list[int]]:
+        """Which node gets which of the calls that are to be made now; a node that was silent once gets no more."""
+        again, self.again = sorted(self.again), []
+        return self.routes(again)
 
-    def failed(self, indices: Sequence[int], error: Unreachable) -> None:
+    def failed(self, node: Address, indices: Sequence[int], error: Unreachable) -> None:
         """A node did not answer."""
         self.again += indices
-        self.failure = error
+        self.silent[node] = error
+        for index in indices:
+            self._named.pop(index, None)
+        if self._anywhere == node:
+            self._anywhere = None
+
+    def give_up(self) -> None:
+        """Nothing more is tried for what is still to be repeated; what else there is goes on."""
+        for index in self.again:
+            self._lost[index] = Unreachable(f"the nodes of the cluster send us on and on: {self.replies[index]}")
+        self.again = []
+
+    def result(self) -> list[Reply]:
+        """The answers; `PartlyUnreachable` if there is not one for each call."""
+        if self._lost:
+            replies = [self._lost.get(index, reply) for index, reply in enumerate(self.replies)]
+            raise PartlyUnreachable(replies, next(iter(self._lost.values())))
+        return self.replies
 
     def answered(self, node: Address, indices: Sequence[int], replies: Sequence[Reply]) -> None:
         """A node has answered, perhaps with the name of another."""
@@ -155,12 +192,26 @@ class _Batch:
                 continue
             cause = reply.__cause__
             if isinstance(cause, redis.exceptions.MovedError):
-                self.hint = self._map.address(*_target(cause), node)
+                self.hint = self._named[index] = self._map.address(*_target(cause), node)
                 self.again.append(index)
             elif isinstance(cause, redis.exceptions.AskError):
                 self.asked.append((self._map.address(*_target(cause), node), index))
             elif isinstance(cause, redis.exceptions.ClusterDownError) or resp.is_readonly([reply]):
-                self.again.append(index)
+                self._named.pop(index, None)
+                if index in self._repeated:
+                    self._lost[index] = Unreachable(str(reply))
+                else:
+                    self._repeated.add(index)
+                    self.again.append(index)
+
+    def detours(self) -> list[tuple[Address, int]]:
+        """The calls that a node has sent on to the one which is about to take over."""
+        asked, self.asked = self.asked, []
+        return asked
+
+    def no_more_detours(self) -> None:
+        """Whoever was sent on once more begins at the beginning."""
+        self.again += [index for _, index in self.detours()]
 
     def asking(self, index: int) -> list[Call]:
         """A call to a node that is about to take over its slot."""
@@ -212,39 +263,42 @@ class BlockingCluster:
             _check(self._identity, since)
         batch = _Batch(calls, self._map)
         for stage in batch.stages():
-            version = self._map.version
-            await self._try(batch, stage, since)
-            if batch.again:
-                await self._refresh(version, batch.hint)
-                _check(self._identity, since)
-                await self._try(batch, batch.begin(), since)
-                if batch.failure is not None:
-                    raise batch.failure
-        return batch.replies
+            batch.again = stage
+            for _ in range(MOST_TRIES):
+                version, routes = self._map.version, batch.next_routes()
+                if not routes:
+                    break
+                await self._try(batch, routes, since)
+                if batch.again and self._map.worth_asking(batch):
+                    await self._refresh(version, batch)
+                    _check(self._identity, since)
+            batch.give_up()
+        return batch.result()
 
-    async def _try(self, batch: _Batch, indices: Sequence[int], since: int) -> None:
-        for address, mine in batch.routes(indices).items():
+    async def _try(self, batch: _Batch, routes: dict[Address, list[int]], since: int) -> None:
+        for address, mine in routes.items():
             _check(self._identity, since)
             try:
                 batch.answered(address, mine, await self._node(address).send_each(*batch.of(mine)))
             except Refused:
                 raise
             except Unreachable as error:
-                batch.failed(mine, error)
-        for address, index in batch.asked:
+                batch.failed(address, mine, error)
+        for address, index in batch.detours():
             try:
                 _, reply = await self._node(address).send_each(*batch.asking(index))
-                batch.replies[index] = reply
+                batch.answered(address, [index], [reply])
             except Unreachable as error:
-                batch.failed([index], error)
+                batch.failed(address, [index], error)
+        batch.no_more_detours()
 
-    async def _refresh(self, version: int, first: Address | None = None) -> None:
+    async def _refresh(self, version: int, batch: _Batch | None = None) -> None:
         """Ask who owns what, unless somebody else has done so since *version*."""
         with self._lock:
             if self._map.version != version:
                 return
             until, failure = time.monotonic() + PATIENCE * self._timeout, Unreachable("no node of the cluster answers")
-            for address in self._map.candidates(first):
+            for address in self._map.candidates(batch):
                 try:
                     self._map.learn(address, (await self._ask_slots(address))[0])
                 except Unreachable as error:
@@ -361,24 +415,25 @@ class AsyncCluster:
             _check(self._identity, since)
         batch = _Batch(calls, self._map)
         for stage in batch.stages():
-            version = self._map.version
-            _check(self._identity, since)
-            await self._try(batch, stage)
-            if batch.again:
-                await self._refresh(version, batch.hint)
+            batch.again = stage
+            for _ in range(MOST_TRIES):
+                version, routes = self._map.version, batch.next_routes()
+                if not routes:
+                    break
                 _check(self._identity, since)
-                await self._try(batch, batch.begin())
-                if batch.failure is not None:
-                    raise batch.failure
-        return batch.replies
+                await self._try(batch, routes)
+                if batch.again and self._map.worth_asking(batch):
+                    await self._refresh(version, batch)
+                    _check(self._identity, since)
+            batch.give_up()
+        return batch.result()
 
     async def masters(self) -> list[Commands]:
         if time.monotonic() >= self._map.heard_at + REFRESH_EVERY:
             await self._refresh(self._map.version)
         return [self._node(address) for address in self._map.masters]
 
-    async def _try(self, batch: _Batch, indices: Sequence[int]) -> None:
-        routes = batch.routes(indices)
+    async def _try(self, batch: _Batch, routes: dict[Address, list[int]]) -> None:
         if len(routes) == 1:
             for address, mine in routes.items():
                 await self._ask(batch, address, mine)
@@ -387,26 +442,27 @@ class AsyncCluster:
             for outcome in await asyncio.gather(*every, return_exceptions=True):
                 if isinstance(outcome, BaseException):
                     raise outcome
-        for address, index in batch.asked:
+        for address, index in batch.detours():
             try:
                 _, reply = await self._node(address).send_each(*batch.asking(index))
-                batch.replies[index] = reply
+                batch.answered(address, [index], [reply])
             except Unreachable as error:
-                batch.failed([index], error)
+                batch.failed(address, [index], error)
+        batch.no_more_detours()
 
     async def _ask(self, batch: _Batch, address: Address, indices: Sequence[int]) -> None:
         try:
             batch.answered(address, indices, await self._node(address).send_each(*batch.of(indices)))
         except Unreachable as error:
-            batch.failed(indices, error)
+            batch.failed(address, indices, error)
 
-    async def _refresh(self, version: int, first: Address | None = None) -> None:
+    async def _refresh(self, version: int, batch: _Batch | None = None) -> None:
         """Ask who owns what, unless somebody else has done so since *version*."""
         async with self._refreshing:
             if self._map.version != version:
                 return
             until, failure = time.monotonic() + PATIENCE * self._timeout, Unreachable("no node of the cluster answers")
-            for address in self._map.candidates(first):
+            for address in self._map.candidates(batch):
                 try:
                     self._map.learn(address, (await self._ask_slots(address))[0])
                 except Unreachable as error:

@@ -19,7 +19,9 @@ NODE_TIMEOUT_MS = 1000
 class RedisCluster:
     """Masters that share the slots evenly, and as many replicas as wanted, each of the master in its place."""
 
-    def __init__(self, binary: Path, directory: Path, masters: int = 3, replicas: int = 0) -> None:
+    def __init__(
+        self, binary: Path, directory: Path, masters: int = 3, replicas: int = 0, **settings: str | int
+    ) -> None:
         self._masters, self._replicas = masters, replicas
         self.nodes: list[RedisServer] = []
         for number in range(masters + replicas):
@@ -31,8 +33,7 @@ class RedisCluster:
                     home,
                     cluster_enabled="yes",
                     cluster_config_file="nodes.conf",
-                    cluster_node_timeout=NODE_TIMEOUT_MS,
-                    repl_diskless_sync_delay=0,
+                    **{"cluster_node_timeout": NODE_TIMEOUT_MS, "repl_diskless_sync_delay": 0, **settings},
                 )
             )
 
