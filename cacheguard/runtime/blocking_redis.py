@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from redis.retry import Retry
 from ..errors import ConfigurationError
 from ..ports import AnotherServer, Call, Commands, Reply
 from . import resp
+from .sentinel import BlockingFinder
 from .servers import Identity, facts_of, is_wrong
 
 
@@ -29,13 +31,22 @@ class BlockingCommands:
         timeout: seconds for connecting and for each reply.
         identity: is told whom each connection has reached.
         name: what this server is called there.
+        finder: knows whether it still is the master.
     """
 
     def __init__(
-        self, connect: Callable[[], Any], most: int, timeout: float, identity: Identity, name: str = ""
+        self,
+        connect: Callable[[], Any],
+        most: int,
+        timeout: float,
+        identity: Identity,
+        name: str = "",
+        finder: BlockingFinder | None = None,
     ) -> None:
         self._connect, self._most, self._timeout = connect, most, timeout
         self._identity, self._name = identity, name
+        self._finder = finder
+        self._reached: Any = None
         self._reset()
 
     def _reset(self) -> None:
@@ -103,6 +114,7 @@ class BlockingCommands:
         if is_wrong(connection, facts):
             connection.connection_pool.doubt()
             raise redis.exceptions.ConnectionError("the server that Sentinel named is no master")
+        self._reached = getattr(connection, "host", None), getattr(connection, "port", None)
         return self._identity.tell(self._name, facts)
 
     def _check(self, since: int) -> None:
@@ -167,7 +179,15 @@ class BlockingCommands:
         return [self]
 
     def every_master(self) -> list[tuple[str, Commands]]:
-        """The servers that take writes: this one."""
+        """The servers that take writes: this one.
+
+        Who asks, once a second, finds out on the way whether Sentinel has another master meanwhile: the old one may
+        have come back in the belief that it still is, and would answer for seconds.
+        """
+        if self._finder is not None and self._reached is not None:
+            with contextlib.suppress(Exception):  # no sentinel answers: so we stay where we are
+                if self._finder.get_master_address() != self._reached:
+                    self._drop_idle()
         return [("", self)]
 
     def subscriber(self) -> Any:
@@ -207,4 +227,6 @@ def redis_commands(pool: Any, most: int, timeout: float, identity: Identity, nam
     except TypeError as error:
         msg = f"the Redis client does not take these settings: {error}"
         raise ConfigurationError(msg) from error
-    return BlockingCommands(connect, most, timeout, identity, name)
+    finder = pool.connection_kwargs.get("connection_pool")
+    mine = finder.within(timeout) if isinstance(finder, BlockingFinder) else None
+    return BlockingCommands(connect, most, timeout, identity, name, mine)

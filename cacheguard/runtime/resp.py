@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import Refused, Unreachable
 from ..ports import Arg, Call, Reply, ScriptCall
-from .servers import Finder
+from .sentinel import Finder
 
 
 def pack(calls: Sequence[Call], *, sources: bool = False) -> bytes:

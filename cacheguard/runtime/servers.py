@@ -6,9 +6,9 @@ import inspect
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..errors import ConfigurationError, Unreachable
@@ -136,109 +136,6 @@ class Place:
         return replace(self, connection_class=kind, connection_kwargs=settings)
 
 
-@dataclass
-class Finder:
-    """Asks sentinels who the master is. Stands where a managed connection expects its pool.
-
-    Args:
-        places: the sentinels; one that did not answer is asked last the next time.
-    """
-
-    places: list[Place]
-    service: str
-    forced_host: str | None = None
-    timeout: float = 0.1
-    is_master: bool = field(default=True, init=False)
-    check_connection: bool = field(default=False, init=False)
-
-    def within(self, timeout: float) -> Finder:
-        """The same; two sentinels can be asked in *timeout*."""
-        return replace(self, places=list(self.places), timeout=timeout / 2)
-
-    def twin(self) -> BlockingFinder:
-        return BlockingFinder([place.twin() for place in self.places], self.service, self.forced_host, self.timeout)
-
-    def _next(self) -> tuple[Place, Any]:
-        place = self.places.pop(0)
-        self.places.append(place)
-        settings = {
-            name: value
-            for name, value in place.connection_kwargs.items()
-            if name not in ("retry", "retry_on_error", "retry_on_timeout")
-        }
-        settings |= {
-            "socket_timeout": self.timeout,
-            "socket_connect_timeout": self.timeout,
-            "health_check_interval": 0,
-        }
-        return place, place.connection_class(**settings)
-
-    def _found(self, place: Place, answer: Any) -> Address | None:
-        if not isinstance(answer, list):
-            return None
-        words = cast("Any", answer)
-        self.places.remove(place)
-        self.places.insert(0, place)
-        host, port = map(_text, words)
-        return self.forced_host or host, int(port)
-
-    def _lost(self, causes: Sequence[Exception]) -> Exception:
-        from redis.sentinel import MasterNotFoundError
-
-        said = ", ".join(f"{type(cause).__name__}: {cause}" for cause in causes)
-        return MasterNotFoundError(f"no sentinel names a master for {self.service!r}{said and f' ({said})'}")
-
-    def doubt(self) -> None:
-        """Whoever was asked last named a server that is no master: ask the others first."""
-        self.places.append(self.places.pop(0))
-
-    @property
-    def _words(self) -> tuple[str, ...]:
-        return "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service
-
-
-class BlockingFinder(Finder):
-    """For threads."""
-
-    def get_master_address(self) -> Address:
-        """Where the master is now."""
-        causes: list[Exception] = []
-        for _ in range(len(self.places)):
-            place, connection = self._next()
-            try:
-                connection.connect()
-                connection.send_command(*self._words, check_health=False)
-                found = self._found(place, connection.read_response(disable_decoding=True))
-                if found is not None:
-                    return found
-            except Exception as error:  # noqa: BLE001 - the next one may know
-                causes.append(error)
-            finally:
-                connection.disconnect()
-        raise self._lost(causes)
-
-
-class AsyncFinder(Finder):
-    """For event loops; bound to none."""
-
-    async def get_master_address(self) -> Address:
-        """Where the master is now."""
-        causes: list[Exception] = []
-        for _ in range(len(self.places)):
-            place, connection = self._next()
-            try:
-                await connection.connect()
-                await connection.send_command(*self._words, check_health=False)
-                found = self._found(place, await connection.read_response(disable_decoding=True))
-                if found is not None:
-                    return found
-            except Exception as error:  # noqa: BLE001 - the next one may know
-                causes.append(error)
-            finally:
-                await connection.disconnect(nowait=True)
-        raise self._lost(causes)
-
-
 def pools(url: str | None, client: Any, aclient: Any) -> tuple[Place | None, Place | None, bool]:
     """Where connections come from, for threads and for event loops, and whether there are none: ``memory://``."""
     if client is not None or aclient is not None:
@@ -316,6 +213,8 @@ def _sentinel_places(url: str) -> tuple[Place, Place]:
     from redis.connection import Connection
     from redis.sentinel import SentinelManagedConnection
 
+    from .sentinel import AsyncFinder, BlockingFinder, Newest
+
     shape = "redis+sentinel://[user:pass@]host:port,host:port/service/db"
     addresses, login, path = _parts(url, SENTINEL_PORT, shape)
     service, _, database = path.partition("/")
@@ -323,8 +222,9 @@ def _sentinel_places(url: str) -> tuple[Place, Place]:
         raise ConfigurationError(f"url must look like {shape}, got {_public(url)!r}")
     data = {**login, "db": int(database or 0), "protocol": 2}
     asked = [{"host": host, "port": port, "protocol": 2} for host, port in addresses]
-    blocking = BlockingFinder([Place(Connection, each) for each in asked], service)
-    running = AsyncFinder([Place(AsyncConnection, each) for each in asked], service)
+    newest = Newest()
+    blocking = BlockingFinder([Place(Connection, each) for each in asked], service, newest=newest)
+    running = AsyncFinder([Place(AsyncConnection, each) for each in asked], service, newest=newest)
     return (
         Place(SentinelManagedConnection, {**data, "connection_pool": blocking}),
         Place(AsyncManaged, {**data, "connection_pool": running}),
@@ -386,6 +286,8 @@ def _place_of(client: Any, name: str) -> Place | None:
         return Place(pool.connection_class, pool.connection_kwargs)
     if not pool.is_master:
         raise ConfigurationError(f"{name} must reach the master (master_for), got a client of its replicas")
+    from .sentinel import AsyncFinder, BlockingFinder
+
     finder = (AsyncFinder if is_async else BlockingFinder)(
         [
             Place(each.connection_pool.connection_class, each.connection_pool.connection_kwargs)
@@ -423,6 +325,8 @@ def _blocking(kind: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]
     import redis.connection as blocking
     import redis.sentinel as blocking_sentinel
 
+    from .sentinel import Finder
+
     twins: list[tuple[Any, Any]] = [
         (running_sentinel.SentinelManagedSSLConnection, blocking_sentinel.SentinelManagedSSLConnection),
         (running_sentinel.SentinelManagedConnection, blocking_sentinel.SentinelManagedConnection),
@@ -441,10 +345,6 @@ def _blocking(kind: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]
     if isinstance(finder, Finder):
         mine["connection_pool"] = finder.twin()
     return twin, mine
-
-
-def _text(word: Any) -> str:
-    return word.decode() if isinstance(word, bytes) else str(word)
 
 
 def _public(url: str) -> str:

@@ -106,6 +106,12 @@ class Sentinels:
         )
         return self.master
 
+    def is_settled(self) -> bool:
+        """Whether the sentinels are of one mind, and everybody is in their place, by themselves."""
+        with contextlib.suppress(redis.RedisError, StopIteration):
+            return self._is_whole()
+        return False
+
     def _put_in_place(self) -> bool:
         master = self.master
         for server in self.servers:

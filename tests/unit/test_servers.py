@@ -11,7 +11,8 @@ import redis.connection
 import redis.sentinel
 
 from cacheguard.errors import ConfigurationError
-from cacheguard.runtime.servers import BlockingFinder, Identity, facts_of, pools
+from cacheguard.runtime.sentinel import BlockingFinder
+from cacheguard.runtime.servers import Identity, facts_of, pools
 
 
 @pytest.mark.parametrize(
