@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -185,9 +184,9 @@ class BlockingCommands:
         have come back in the belief that it still is, and would answer for seconds.
         """
         if self._finder is not None and self._reached is not None:
-            with contextlib.suppress(Exception):  # no sentinel answers: so we stay where we are
-                if self._finder.get_master_address() != self._reached:
-                    self._drop_idle()
+            latest = self._finder.latest()
+            if latest not in {None, self._reached}:
+                self._drop_idle()  # a new connection meets the other one, and tells all the rest
         return [("", self)]
 
     def subscriber(self) -> Any:

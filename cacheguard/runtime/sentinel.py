@@ -72,14 +72,21 @@ class Finder:
         }
         return place, place.connection_class(**settings)
 
-    def _found(self, place: Place, answer: Any, details: Any, older: list[Address]) -> Address | None:
-        """The address that a sentinel has named; if it is behind the times, it is noted as *older*."""
+    def _said(self, answer: Any, details: Any) -> tuple[Address, int] | None:
+        """The address that a sentinel has named, and the number of the failover that it knows of; -1 if untold."""
         if not isinstance(answer, list):
             return None
         host, port = map(_text, cast("Any", answer))
-        address = self.forced_host or host, int(port)
-        epoch = _field(details, "config-epoch")
-        if epoch.isdecimal() and not self.newest.takes(int(epoch)):
+        words = [_text(word) for word in cast("Any", details)] if isinstance(details, list) else []
+        epoch = dict(zip(words[::2], words[1::2], strict=False)).get("config-epoch", "")
+        return (self.forced_host or host, int(port)), int(epoch) if epoch.isdecimal() else -1
+
+    def _found(self, place: Place, said: tuple[Address, int] | None, older: list[Address]) -> Address | None:
+        """The address of *said*; if that is behind the times, it is noted as *older*."""
+        if said is None:
+            return None
+        address, epoch = said
+        if epoch >= 0 and not self.newest.takes(epoch):
             older.append(address)
             return None
         self.places.remove(place)
@@ -99,12 +106,6 @@ class Finder:
         return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service), ("SENTINEL", "MASTER", self.service)
 
 
-def _field(details: Any, name: str) -> str:
-    """What SENTINEL MASTER says under *name*; nothing if the sentinel did not tell."""
-    words = [_text(word) for word in details] if isinstance(details, list) else []
-    return dict(zip(words[::2], words[1::2], strict=False)).get(name, "")
-
-
 class BlockingFinder(Finder):
     """For threads."""
 
@@ -115,9 +116,7 @@ class BlockingFinder(Finder):
         for _ in range(len(self.places)):
             place, connection = self._next()
             try:
-                connection.connect()
-                answer, details = [self._ask(connection, words) for words in self._questions]
-                found = self._found(place, answer, details, older)
+                found = self._found(place, self._consult(connection), older)
                 if found is not None:
                     return found
             except Exception as error:  # noqa: BLE001 - the next one may know
@@ -128,6 +127,27 @@ class BlockingFinder(Finder):
             self.newest.begin_again()
             return older[0]
         raise self._lost(causes)
+
+    def latest(self) -> Address | None:
+        """Where the master is by the word of whoever heard of it last: all are asked."""
+        heard: list[tuple[int, Address]] = []
+        for _ in range(len(self.places)):
+            _, connection = self._next()
+            try:
+                said = self._consult(connection)
+                if said is not None:
+                    heard.append((said[1], said[0]))
+            except Exception:  # noqa: BLE001, S112 - the next one may know
+                continue
+            finally:
+                connection.disconnect()
+        epoch, address = max(heard, default=(-1, None))
+        return address if address is not None and (epoch < 0 or self.newest.takes(epoch)) else None
+
+    def _consult(self, connection: Any) -> tuple[Address, int] | None:
+        connection.connect()
+        answer, details = [self._ask(connection, words) for words in self._questions]
+        return self._said(answer, details)
 
     def _ask(self, connection: Any, words: tuple[str, ...]) -> Any:
         connection.send_command(*words, check_health=False)
@@ -147,9 +167,7 @@ class AsyncFinder(Finder):
         for _ in range(len(self.places)):
             place, connection = self._next()
             try:
-                await connection.connect()
-                answer, details = [await self._ask(connection, words) for words in self._questions]
-                found = self._found(place, answer, details, older)
+                found = self._found(place, await self._consult(connection), older)
                 if found is not None:
                     return found
             except Exception as error:  # noqa: BLE001 - the next one may know
@@ -160,6 +178,11 @@ class AsyncFinder(Finder):
             self.newest.begin_again()
             return older[0]
         raise self._lost(causes)
+
+    async def _consult(self, connection: Any) -> tuple[Address, int] | None:
+        await connection.connect()
+        answer, details = [await self._ask(connection, words) for words in self._questions]
+        return self._said(answer, details)
 
     async def _ask(self, connection: Any, words: tuple[str, ...]) -> Any:
         await connection.send_command(*words, check_health=False)

@@ -7,15 +7,16 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 import redis
 
 from tests.support.redis_server import RedisServer, find_binaries
-from tests.support.sentinels import Sentinels
+from tests.support.sentinels import CALM_MS, Sentinels
 from tests.support.traffic import Seen, Traffic
 
+BUS_DELAY = 0.5  # seconds
 AFTER = 2.0  # seconds after the new master answers
 
 
@@ -24,6 +25,15 @@ def database(tmp_path: Path) -> Iterator[RedisServer]:
     server = RedisServer(next(iter(find_binaries().values())), tmp_path).start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def calm_sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sentinels]:
+    group = Sentinels(
+        next(iter(find_binaries().values())), tmp_path_factory.mktemp("calm"), down_after_ms=CALM_MS
+    ).start()
+    yield group
+    group.stop()
 
 
 def answers_as_master(server: RedisServer) -> bool:
@@ -99,13 +109,19 @@ def come_back(group: Sentinels, old: RedisServer) -> None:
         time.sleep(0.05)
 
 
+def old_values(seen: Seen) -> list[list[Any]]:
+    """What was read although something newer had been acknowledged.
+
+    Another process's L1 follows within the bus delay; on two busy cores that is not a millisecond.
+    """
+    return [*seen.stale(l1="no"), *(one for one in seen.stale(l1="l1") if one[1] > BUS_DELAY)]
+
+
 def judge(seen: Seen, windows: list[tuple[float, float]]) -> None:
     def outside(at: float, after: float) -> bool:
         return not any(begun <= at <= promoted + after for begun, promoted in windows)
 
-    stale = [one for one in seen.stale(l1="no") if outside(one[0], AFTER)]
-    # Another process's L1 follows within the bus delay; on two busy cores that is not a millisecond.
-    stale += [one for one in seen.stale(l1="l1") if outside(one[0], AFTER) and one[1] > 0.5]
+    stale = [one for one in old_values(seen) if outside(one[0], AFTER)]
     assert not seen.all("wrong")
     assert not seen.all("errors"), seen.all("errors")[:3]
     assert not stale, stale[:20]
@@ -114,7 +130,7 @@ def judge(seen: Seen, windows: list[tuple[float, float]]) -> None:
 def lateness(seen: Seen, windows: list[tuple[float, float]]) -> list[float]:
     """For each failover, how long after the new master answers something stale was read."""
     return [
-        round(max((one[0] - promoted for one in seen.stale() if begun < one[0] < promoted + 10), default=0.0), 2)
+        round(max((one[0] - promoted for one in old_values(seen) if begun < one[0] < promoted + 10), default=0.0), 2)
         for begun, promoted in windows
     ]
 
@@ -122,31 +138,31 @@ def lateness(seen: Seen, windows: list[tuple[float, float]]) -> list[float]:
 @pytest.mark.chaos
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("how", ["kill", "freeze"])
-def test_ten_failovers_that_lose_invalidations(
-    sentinels: Sentinels, sentinel_url: str, database: RedisServer, how: str
-) -> None:
+def test_ten_failovers_that_lose_invalidations(calm_sentinels: Sentinels, database: RedisServer, how: str) -> None:
+    sentinels = calm_sentinels
+    sentinels.reset()
     windows: list[tuple[float, float]] = []
-    with Roles(sentinels) as roles, Traffic(sentinel_url, database) as traffic:
+    with Roles(sentinels) as roles, Traffic(sentinels.url, database) as traffic:
         time.sleep(1)
         for _ in range(10):
             old, began, promoted = fail_over(sentinels, how)
             windows.append((began, promoted))
-            time.sleep(2 if how == "kill" else 0.5)
+            # Long dead, or awake again a moment later, and still a master of its own mind.
+            time.sleep(2 if how == "kill" else 0.2)
             come_back(sentinels, old)
         time.sleep(AFTER + 1)
         seen = traffic.stop()
     normal = [round(max(seen.first_acks_after(promoted)), 2) for _, promoted in windows]
     sizes = [(each["sizes"][3][1:], each["sizes"][-2][1:]) for each in seen.processes]
     planned = len(windows)
-    windows += [(at - 1, at) for at in roles.promotions() if all(abs(at - promoted) > 1 for _, promoted in windows)]
+    # A second failover while the first is under way leaves two masters alive, until Sentinel has settled it.
+    windows += [(at - 1, at + 2) for at in roles.promotions() if all(abs(at - promoted) > 1 for _, promoted in windows)]
     print(f"{how}: {seen.summary}; {planned} failovers, {len(windows) - planned} more by themselves")  # noqa: T201 - figures worth knowing
     print(f"  cut until promoted: {[round(b - a, 2) for a, b in windows]}")  # noqa: T201
     print(f"  stale, longest after promotion: {lateness(seen, windows)}")  # noqa: T201
     print(f"  writes acknowledged by all, after promotion: {normal}")  # noqa: T201
     print(f"  descriptors and threads, at first and at last: {sizes}")  # noqa: T201
     print(f"  slow: {seen.slow_after(0, 1e12)[-5:]}")  # noqa: T201
-    for at, port, role in roles.changes[:400]:
-        print("   ", round(at - windows[0][1], 2), port, role)  # noqa: T201
     assert seen.all("stale"), "nothing was ever lost: replication was not cut"
     judge(seen, windows)
     assert max(normal) <= AFTER

@@ -15,14 +15,15 @@ from tests.support.redis_server import RedisServer
 SERVICE = "mymaster"
 READY_WITHIN = 40.0  # seconds
 DOWN_AFTER_MS = 400
+CALM_MS = 1200  # where the machine is busy and a failover more would be one too many
 
 
 class SentinelServer(RedisServer):
     """One sentinel. It writes into its file of settings, so that it remembers over restarts."""
 
-    def __init__(self, binary: Path, directory: Path, master: RedisServer, quorum: int) -> None:
+    def __init__(self, binary: Path, directory: Path, master: RedisServer, quorum: int, down_after_ms: int) -> None:
         super().__init__(binary, directory)
-        self._master, self._quorum = master, quorum
+        self._master, self._quorum, self._down_after_ms = master, quorum, down_after_ms
 
     def address(self) -> tuple[str, int]:
         """Where it says the master is."""
@@ -37,7 +38,7 @@ class SentinelServer(RedisServer):
                 "bind 127.0.0.1",
                 f"dir {self.directory}",
                 f"sentinel monitor {SERVICE} 127.0.0.1 {self._master.port} {self._quorum}",
-                f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}",
+                f"sentinel down-after-milliseconds {SERVICE} {self._down_after_ms}",
                 f"sentinel failover-timeout {SERVICE} 3000",
             ]
             settings.write_text("\n".join(lines) + "\n")
@@ -50,7 +51,9 @@ class SentinelServer(RedisServer):
 class Sentinels:
     """One master, two replicas, three sentinels, two of which have to agree."""
 
-    def __init__(self, binary: Path, directory: Path, replicas: int = 2, sentinels: int = 3) -> None:
+    def __init__(
+        self, binary: Path, directory: Path, replicas: int = 2, sentinels: int = 3, down_after_ms: int = DOWN_AFTER_MS
+    ) -> None:
         def home(name: str) -> Path:
             path = directory / name
             path.mkdir()
@@ -60,7 +63,7 @@ class Sentinels:
             RedisServer(binary, home(f"server{number}"), repl_diskless_sync_delay=0) for number in range(1 + replicas)
         ]
         self.sentinels = [
-            SentinelServer(binary, home(f"sentinel{number}"), self.servers[0], sentinels // 2 + 1)
+            SentinelServer(binary, home(f"sentinel{number}"), self.servers[0], sentinels // 2 + 1, down_after_ms)
             for number in range(sentinels)
         ]
 

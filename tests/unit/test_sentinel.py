@@ -21,7 +21,8 @@ class Sentinel:
     """What a connection to one sentinel is asked and answers."""
 
     def __init__(self, says: Callable[[], Says | None], **_: Any) -> None:
-        self._says, self._words = says, ("",)
+        self._says = says
+        self._words: tuple[str, ...] = ()
 
     def connect(self) -> None:
         if self._says() is None:
