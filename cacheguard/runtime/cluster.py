@@ -23,6 +23,8 @@ MOST_TRIES = 5  # of a call that is sent from one node to the next while slots m
 AGAIN_AFTER = 0.1  # seconds, before the nodes are asked once more who is in the place of one that is silent
 REFRESH_EVERY = 10.0  # seconds; a change that nobody runs into is noticed nevertheless
 PATIENCE = 2  # timeouts, in which several nodes are asked who owns what
+# What a script meets that has removed a key whose slot is being moved away: begun again, it is sent where the slot goes.
+NOT_HERE = "non local key"
 FIRST = "tagged"  # the script that makes a note of what follows
 WORDS_OF_A_NODE = 2  # host and port; its id and more may follow
 SLOTS = ("CLUSTER", "SLOTS")
@@ -196,6 +198,8 @@ class _Batch:
                 self.again.append(index)
             elif isinstance(cause, redis.exceptions.AskError):
                 self.asked.append((self._map.address(*_target(cause), node), index))
+            elif NOT_HERE in str(reply):
+                self.again.append(index)
             elif isinstance(cause, redis.exceptions.ClusterDownError) or resp.is_readonly([reply]):
                 self._named.pop(index, None)
                 if index in self._repeated:

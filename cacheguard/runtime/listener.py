@@ -57,6 +57,7 @@ class Listener:
         self._closed = False
         self._next_beat = 0.0
         self._pause = 0.0
+        self._changes = 0  # of the server, when the subscription was begun
 
     def start(self) -> None:
         """Begin to listen, unless that has begun."""
@@ -104,9 +105,10 @@ class Listener:
     def turn(self, connection: Any) -> tuple[Any, float]:
         """Do what is due; the connection to wait for, if there is one, and how long."""
         now = time.monotonic()
-        if connection is not None and self._bus.silent(now):
-            log.warning("no heartbeat came back over the invalidation bus for %g s", HORIZON)
-            drop(connection)
+        if connection is not None and (self._bus.silent(now) or self._line.changes != self._changes):
+            if self._line.changes == self._changes:
+                log.warning("no heartbeat came back over the invalidation bus for %g s", HORIZON)
+            drop(connection)  # where another server answers now, what others say is not said here any more
             connection = None
             self._bus.lost()
         if connection is None:
@@ -127,6 +129,7 @@ class Listener:
         """A connection on which the subscription stands; None if that cannot be had now."""
         bus = self._bus
         connection = None
+        self._changes = self._line.changes
         try:
             connection = self._post.subscriber()
             connection.connect()

@@ -53,6 +53,11 @@ class Line:
             events.redis_answered()
         return replies
 
+    @property
+    def changes(self) -> int:
+        """How often another server has answered than before."""
+        return self._outbox.changes
+
     async def scan(self, at: int, cursor: str, pattern: str, count: int) -> tuple[list[str], tuple[int, str] | None]:
         """The names that match *pattern* in one page of one server, and where to go on; None at the end.
 
