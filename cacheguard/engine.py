@@ -60,7 +60,7 @@ class Engine:
             await self._bus.begin_listening(self.runtime)
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
         try:
-            found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags, ask.usable)
+            found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags, ask.usable, near=ask.rules.l1)
         except Unreachable:
             return await self._read_without_redis(ask)
         stored = await self._usable(ask, found, ticket, asked_at)
@@ -100,7 +100,7 @@ class Engine:
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
         try:
             tags = [ask.tags for ask in asks.values()]
-            found = await self.remote.read_many(keys, first.codec, first.scope, tags)
+            found = await self.remote.read_many(keys, first.codec, first.scope, tags, near=first.rules.l1)
         except Unreachable:
             kept = {key: stored for key in keys if (stored := self._kept(key, first.rules)) is not None}
             return Survey(kept, dict.fromkeys(key for key in keys if key not in kept), cut_off=True)
@@ -141,7 +141,7 @@ class Engine:
             await self._bus.begin_listening(self.runtime)
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
         try:
-            found = await self.remote.read_many(keys, codec, scope, ())
+            found = await self.remote.read_many(keys, codec, scope, (), near=rules.l1)
         except Unreachable:
             kept = {key: self._kept(key, rules, longer=0.0) for key in keys}
             return {key: (stored, False) for key, stored in kept.items() if stored is not None}

@@ -22,6 +22,8 @@ class Stats:
     """Answers from the in-process tier."""
     l2_hits: int
     """Answers from Redis (one round trip)."""
+    replica_hits: int
+    """Of these, answers from a replica (``read_from="replica"``)."""
     misses: int
     """Reads that found no usable entry in either tier."""
     stale_hits: int
@@ -114,6 +116,7 @@ class Events:
 
     l1_hits: int
     l2_hits: int
+    replica_hits: int
     misses: int
     stale_hits: int
     null_hits: int

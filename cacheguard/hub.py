@@ -22,7 +22,7 @@ from .keys import Scope, bus_channel, namespace_scope
 from .missing import MISSING
 from .options import Options
 from .policy import Rules
-from .ports import Commands
+from .ports import Commands, Replicas
 from .runtime import run_now
 from .runtime.aio import AsyncRuntime
 from .runtime.blocking import BlockingRuntime
@@ -98,8 +98,10 @@ class Hub:
             identity = Identity(self._outbox.replay)
             self._wires = Wires(pool, apool, MOST_CONNECTIONS, options.operation_timeout, identity)
             line = Line(self._wires.blocking, self.events, self._outbox, self.bus)
-            owes = self._outbox.owes
-            self._listener = Listener(self.bus, self._wires.blocking, line, self.events, owes)
+            follow = self._wires.follow(namespace, MOST_CONNECTIONS).beat if options.from_replicas else None
+            self._listener = Listener(
+                self.bus, self._wires.blocking, line, self.events, self._outbox.owes, on_beat=follow
+            )
             self.bus.start = _starting(weakref.ref(self._listener))
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.RLock()
@@ -119,7 +121,8 @@ class Hub:
                     raise ConfigurationError("this guard was given no blocking Redis client: pass client= or a URL")
                 commands = self._store if wires is None else wires.blocking
                 runtime = BlockingRuntime(self._store if wires is None else Steady(commands))
-                engine = self._engines[0, l2] = self._engine(runtime, commands, remote=wires is not None)
+                replicas = None if wires is None else wires.replicas
+                engine = self._engines[0, l2] = self._engine(runtime, commands, replicas, remote=wires is not None)
             return engine
 
     def running(self, *, l2: bool = True) -> Engine:
@@ -136,23 +139,25 @@ class Hub:
             self._leave_closed_loops(loop)
             wires = self._wires if l2 else None
             if wires is None:
-                engine = self._engine(AsyncRuntime(self._store), self._store, remote=False)
+                engine = self._engine(AsyncRuntime(self._store), self._store, None, remote=False)
             else:
                 if self._apool is None:
                     raise ConfigurationError("this guard was given no asyncio Redis client: pass aclient= or a URL")
                 wire = wires.running()
-                engine = self._engine(AsyncRuntime(Steady(wire), wire), wire, remote=True)
+                replicas = wires.running_replicas()
+                runtime = AsyncRuntime(Steady(wire), wire, *(() if replicas is None else (replicas,)))
+                engine = self._engine(runtime, wire, replicas, remote=True)
             self._engines[id(loop), l2] = engine
             return engine
 
-    def _engine(self, runtime: Any, commands: Commands, *, remote: bool) -> Engine:
+    def _engine(self, runtime: Any, commands: Commands, replicas: Replicas | None, *, remote: bool) -> Engine:
         packing = (
             SealedPacking(self.options.sealer, self.registry) if remote else ObjectPacking(copies=self.options.l1_copy)
         )
         bus, outbox = (self.bus, self._outbox) if remote else self._here
         if outbox.owes() and self.bus.start is not None:  # an earlier process has left it
             self.bus.start()
-        line = Line(commands, self.events, outbox, bus)
+        line = Line(commands, self.events, outbox, bus, replicas)
         engine = Engine(runtime, Remote(line, packing, self.events, runtime.token), self.shared)
         if self.auditor is not None:
             engine.audit = self.auditor.consider
@@ -304,7 +309,7 @@ class Hub:
                 self._remove(name, engine)
                 self._close_from_outside(runtime)
         if self._wires is not None:
-            self._wires.blocking.close()
+            self._wires.close()
         _hubs.discard(self)
 
     def _close_from_outside(self, runtime: AsyncRuntime) -> None:
@@ -345,7 +350,7 @@ class Hub:
         if self._listener is not None:
             self._listener.after_fork()
         if self._wires is not None:
-            self._wires.blocking.after_fork()
+            self._wires.after_fork()
         for name, engine in list(self._engines.items()):
             if isinstance(engine.runtime, BlockingRuntime):
                 engine.runtime.after_fork()

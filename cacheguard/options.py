@@ -30,6 +30,7 @@ class Options:
     load_wait: float
     max_absences: int
     raise_unreachable: bool
+    from_replicas: bool
     outbox: str | None
     audit: float
     alone: Callable[[], object]

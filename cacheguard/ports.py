@@ -82,6 +82,17 @@ class Commands(Protocol):
         ...
 
 
+class Replicas(Protocol):
+    """A way to copies of what the masters have."""
+
+    async def ask(self, *calls: Call) -> tuple[list[Reply], float] | None:
+        """What replicas answer, and a moment (monotonic seconds): whatever a master did before it is in the answers.
+
+        None if they cannot be asked, or there is no such moment. Commands only, no scripts.
+        """
+        ...
+
+
 class Bulkhead(Protocol):
     """A bound on the loads that run at once."""
 

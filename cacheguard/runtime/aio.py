@@ -106,9 +106,9 @@ class TaskWatch:
 class AsyncRuntime:
     """The tasks of one event loop. Every load is a task of its own, so a caller that goes away takes nothing along."""
 
-    def __init__(self, commands: Commands, wire: Wire | None = None) -> None:
+    def __init__(self, commands: Commands, *wires: Wire) -> None:
         self.commands = commands
-        self._wire = wire  # ours to close
+        self._wires = wires  # ours to close
         self._closed = False
         self.loop = asyncio.get_running_loop()
         self.now = time.monotonic
@@ -188,13 +188,13 @@ class AsyncRuntime:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=PATIENCE_AT_CLOSE)
-        if self._wire is not None:
-            await self._wire.aclose()
+        for wire in self._wires:
+            await wire.aclose()
 
     def abandon(self) -> None:
         """Let go of a connection whose event loop is over."""
-        if self._wire is not None:
-            self._wire.abandon()
+        for wire in self._wires:
+            wire.abandon()
 
     async def each(self, works: Sequence[Callable[[], Coroutine[Any, Any, Any]]], most: int) -> list[Any]:
         """Run *works*, so many at once; their results in order. The first exception is raised when all ended."""

@@ -17,13 +17,14 @@ from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Reply, Scr
 from . import resp, run_now
 from .aio_redis import AsyncCommands, redis_connector
 from .blocking_redis import BlockingCommands, redis_commands
+from .replicas import AsyncReplicas, BlockingReplicas, Following, following_of
 from .servers import Address, Identity, Place
 
 MOST_TRIES = 5  # of a call that is sent from one node to the next while slots move
 AGAIN_AFTER = 0.1  # seconds, before the nodes are asked once more who is in the place of one that is silent
 REFRESH_EVERY = 10.0  # seconds; a change that nobody runs into is noticed nevertheless
 PATIENCE = 2  # timeouts, in which several nodes are asked who owns what
-# What a script meets that has removed a key whose slot is being moved away: begun again, it is sent where the slot goes.
+# What a script meets that has removed a key whose slot is being moved away: begun again, it is sent on.
 NOT_HERE = "non local key"
 FIRST = "tagged"  # the script that makes a note of what follows
 WORDS_OF_A_NODE = 2  # host and port; its id and more may follow
@@ -42,6 +43,7 @@ class Map:
         self._place, self._identity = place, identity
         self.owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self.masters: tuple[Address, ...] = ()
+        self.replicas: dict[Address, tuple[Address, ...]] = {}
         self.version = 0
         self.heard_at = float("-inf")
         self._ids: dict[Address, bytes] = {}
@@ -67,9 +69,11 @@ class Map:
         """Take in what *asked* has answered to CLUSTER SLOTS."""
         owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         ids: dict[Address, bytes] = {}
-        for begin, end, master, *_ in reply:
+        replicas: dict[Address, tuple[Address, ...]] = {}
+        for begin, end, master, *others in reply:
             address = self.address(master[0], master[1], asked)
             ids[address] = bytes(master[2]) if len(master) > WORDS_OF_A_NODE else str(address).encode()
+            replicas[address] = tuple(self.address(each[0], each[1], asked) for each in others)
             owners[begin : end + 1] = [address] * (end + 1 - begin)
         if not ids:
             raise Refused(f"{asked[0]}:{asked[1]} knows of no slots: the cluster is not set up")
@@ -85,6 +89,7 @@ class Map:
             self.owners = [new or old for old, new in zip(self.owners, owners, strict=True)]
             self.masters = tuple(dict.fromkeys(owner for owner in self.owners if owner is not None))
             self._ids = {address: ids.get(address) or before.get(address, b"") for address in self.masters}
+            self.replicas = replicas
             self.version += 1
             self.heard_at = time.monotonic()
             if moved:
@@ -520,12 +525,15 @@ class Wires:
             threads = aplace.twin()
         if threads is None:
             raise ValueError("neither a place for threads nor one for event loops")
+        self._threads = threads
         self._map = Map(threads, identity) if threads.nodes else None
         self.blocking: BlockingCommands | BlockingCluster
         if self._map is not None:
             self.blocking = BlockingCluster(threads, self._map, most, timeout, identity)
         else:
             self.blocking = redis_commands(threads, most, timeout, identity)
+        self._following: Following | None = None
+        self.replicas: BlockingReplicas | None = None
         self._connect = None
         if aplace is not None:
             self._connect = redis_connector(aplace.at(aplace.nodes[0]) if aplace.nodes else aplace, timeout)
@@ -537,6 +545,31 @@ class Wires:
         if self._map is not None:
             return AsyncCluster(self._aplace, self._map, self._timeout, self._identity)
         return AsyncCommands(self._connect, self._timeout, self._identity)
+
+    def follow(self, namespace: str, most: int) -> Following:
+        """Read from replicas, too; who listens keeps watch over them."""
+        self._following = following_of(self._threads, self._map, namespace, most, self._timeout)
+        self.replicas = BlockingReplicas(self._following)
+        return self._following
+
+    def running_replicas(self) -> AsyncReplicas | None:
+        """Replicas for the event loop that runs here; None if they are not to be read from."""
+        if self._following is None or self._aplace is None:
+            return None
+        place = self._aplace if self._aplace.nodes else self._aplace.of_replicas()
+        return AsyncReplicas(self._following, place, self._timeout)
+
+    def close(self) -> None:
+        """Close every connection of the threads."""
+        self.blocking.close()
+        if self._following is not None:
+            self._following.close()
+
+    def after_fork(self) -> None:
+        """Forget the parent's connections without touching their sockets."""
+        self.blocking.after_fork()
+        if self._following is not None:
+            self._following.after_fork()
 
 
 def _target(redirection: Any) -> tuple[str, int]:

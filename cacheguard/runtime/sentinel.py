@@ -144,6 +144,23 @@ class BlockingFinder(Finder):
         epoch, address = max(heard, default=(-1, None))
         return address if address is not None and (epoch < 0 or self.newest.takes(epoch)) else None
 
+    def replicas(self) -> list[Address]:
+        """Where the replicas are that follow the master, as the first sentinel says that answers; none if none does."""
+        for _ in range(len(self.places)):
+            place, connection = self._next()
+            try:
+                connection.connect()
+                answer = self._ask(connection, ("SENTINEL", "REPLICAS", self.service))
+            except Exception:  # noqa: BLE001, S112 - the next one may know
+                continue
+            finally:
+                connection.disconnect()
+            if isinstance(answer, list):
+                self.places.remove(place)
+                self.places.insert(0, place)
+                return [found for each in cast("Any", answer) if (found := _follower(each)) is not None]
+        return []
+
     def _consult(self, connection: Any) -> tuple[Address, int] | None:
         connection.connect()
         answer, details = [self._ask(connection, words) for words in self._questions]
@@ -190,6 +207,16 @@ class AsyncFinder(Finder):
             return await connection.read_response(disable_decoding=True)
         except ResponseError as error:
             return error
+
+
+def _follower(details: Any) -> Address | None:
+    """Where a replica is; None if it does not follow."""
+    words = [_text(word) for word in details]
+    said = dict(zip(words[::2], words[1::2], strict=False))
+    flags = set(said.get("flags", "").split(","))
+    if flags & {"s_down", "o_down", "disconnected"} or said.get("master-link-status") != "ok":
+        return None
+    return said["ip"], int(said["port"])
 
 
 def _text(word: Any) -> str:

@@ -10,7 +10,8 @@ heartbeat was sent, and not longer; no timer is needed for that, and a process t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..events import Events, log
 
@@ -22,11 +23,15 @@ BEAT_EVERY = 1.0
 PATIENCE = 0.2  # seconds that a first read waits; without the bus, L1 stays empty for a moment
 MOST_ECHOES = 4096
 MOST_DIRTY = 100_000
+MOST_NOTED = 100_000  # names heard of within one horizon
 DIRTY_FOR = 60.0  # seconds after the last word about it; whoever owes an invalidation repeats it every second
 
 
 class Kept(Protocol):
     """The in-process tier, as the bus needs it."""
+
+    lock: AbstractContextManager[Any]
+    trusted_until: float
 
     def pause(self) -> None: ...
 
@@ -73,6 +78,35 @@ class Bus:
         self._rounds: dict[int, tuple[float, set[str]]] = {}
         self._since = 0.0
         self.joined_in = False
+        self._noted: tuple[dict[str, float], dict[str, float]] = {}, {}  # names heard of in this horizon, in the last
+        self._turned = self._floor = self._now()
+
+    # What this process knows
+
+    def note(self, name: str) -> None:
+        """Something about *name* has changed, by us or by another: older copies of it count no more."""
+        now = self._now()
+        with self._local.lock:
+            noted, _ = self._noted
+            if now >= self._turned + HORIZON:
+                self._noted, self._turned = ({}, noted if now < self._turned + 2 * HORIZON else {}), now
+                noted = self._noted[0]
+            if len(noted) >= MOST_NOTED:
+                self._floor = now
+                noted.clear()
+            noted[name] = now
+
+    @property
+    def hears(self) -> bool:
+        """Whether it is proven that this process hears what others invalidate."""
+        return self.joined_in and self._now() < self._local.trusted_until
+
+    def vouches(self, since: float, names: Iterable[str]) -> bool:
+        """Whether something that may be old from *since* on contains all that this process has heard about *names*."""
+        if not self.hears or since <= max(self._floor, self._now() - HORIZON):
+            return False
+        noted, before = self._noted
+        return all(noted.get(name, 0.0) < since and before.get(name, 0.0) < since for name in names)
 
     # What this process says
 
@@ -100,12 +134,14 @@ class Bus:
         if what == "drop":
             echo, _, key = rest.partition(" ")
             self._dirty.pop(key, None)
+            self.note(key)
             if echo not in self._echoes:
                 self._events.bus_messages += 1
                 self._forget(key)
         elif what == "dirty":
             self._events.bus_messages += 1
             self._mark_dirty(rest)
+            self.note(rest)
             self._forget(rest)
 
     def _mark_dirty(self, key: str) -> None:
@@ -126,6 +162,7 @@ class Bus:
         self._local.pause()
         self._local.drop_shared()
         self._rounds.clear()
+        self._floor = self._now()
         self._since, self.joined_in = now, True
 
     def beat(self, now: float, posts: Sequence[str]) -> list[tuple[str, str]]:

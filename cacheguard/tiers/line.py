@@ -8,7 +8,7 @@ from contextlib import suppress
 from ..errors import Refused, Unreachable
 from ..events import Events
 from ..lua import load
-from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Reply, ScriptCall
+from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Replicas, Reply, ScriptCall
 from .bus import Bus
 from .outbox import Invalidation, Outbox
 
@@ -24,7 +24,10 @@ CHANGES = 3  # servers in a row that turn out to be others
 class Line:
     """One way to Redis, under one runtime; the outbox is shared by all ways of a guard."""
 
-    def __init__(self, commands: Commands, events: Events, outbox: Outbox, bus: Bus) -> None:
+    def __init__(
+        self, commands: Commands, events: Events, outbox: Outbox, bus: Bus, replicas: Replicas | None = None
+    ) -> None:
+        self.replicas = replicas
         self._commands, self._events, self._outbox, self.bus = commands, events, outbox, bus
         self._orphans: dict[str, str] = {}  # leases of which nobody knows whether they were granted
         self._orphans_aside: dict[str, str] = {}  # those whose server cannot be asked
@@ -52,6 +55,22 @@ class Line:
         if not events.l2_up:
             events.redis_answered()
         return replies
+
+    async def ask_replicas(self, *calls: Call) -> list[Reply] | None:
+        """What replicas answer; None where that may be older than what this process has heard of, or owes.
+
+        An answer counts for as much as a copy in the process does: it is used only while it is proven that this process
+        hears of invalidations, and only if it contains all that it has heard of. One round trip.
+        """
+        replicas, outbox, bus = self.replicas, self._outbox, self.bus
+        if replicas is None or outbox.owed or outbox.parked or self._orphans or not bus.hears:
+            return None
+        changes = outbox.changes
+        answer = await replicas.ask(*calls)
+        if answer is None or changes != outbox.changes:
+            return None
+        replies, since = answer
+        return replies if bus.vouches(since, map(_key, calls)) else None
 
     @property
     def changes(self) -> int:

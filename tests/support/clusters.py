@@ -111,7 +111,7 @@ class RedisCluster:
     def replica_of(self, master: RedisServer) -> RedisServer:
         """A replica of *master*."""
         for each in self._slots():
-            if each[2][1] == master.port and len(each) > 3:  # noqa: PLR2004 - its begin, its end, its master, replicas
+            if each[2][1] == master.port and len(each) > 3:
                 return next(node for node in self.nodes if node.port == each[3][1])
         raise RuntimeError("it has no replica")
 

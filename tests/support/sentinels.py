@@ -91,11 +91,22 @@ class Sentinels:
         for each in (*self.sentinels, *self.servers):
             each.stop()
 
+    def cut_off(self) -> list[RedisServer]:
+        """Let the replicas answer, and follow nobody: they cannot log in to their master any more. Those replicas."""
+        master = self.master
+        replicas = [server for server in self.servers if server is not master]
+        for server in replicas:
+            server.commands(("CONFIG", "SET", "masteruser", "nobody"), ("CONFIG", "SET", "masterauth", "x"))
+        master.command("CLIENT", "KILL", "TYPE", "replica")
+        return replicas
+
     def reset(self) -> None:
         """Undo what a test did: everybody is alive and in their place, no keys."""
         for each in (*self.sentinels, *self.servers):
             each.start()
             each.thaw()
+        for server in self.servers:
+            server.commands(("CONFIG", "SET", "masteruser", ""), ("CONFIG", "SET", "masterauth", ""))
         _until("everybody is in their place", self._put_in_place)
 
     def wait_for_another(self, old: RedisServer) -> RedisServer:
