@@ -29,6 +29,9 @@ settings.load_profile(os.environ.get("CACHEGUARD_HYPOTHESIS_PROFILE", "dev"))
 # Rooms whose word must hold on every version of Redis at hand.
 EVERY_REDIS = ("behaviour", "conformance")
 
+# Several servers; other versions of Redis than the newest are met by `make chaos`.
+GROUPS = ("redis_cluster", "sentinels")
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "redis_server" in metafunc.fixturenames:
@@ -36,6 +39,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if metafunc.definition.path.parent.name not in EVERY_REDIS:
             del versions[1:]
         metafunc.parametrize("redis_server", versions, indirect=True, ids=lambda v: f"redis-{v}", scope="session")
+    for group in GROUPS:
+        if group in metafunc.fixturenames:
+            first, *others = list(find_binaries()) or ["missing"]
+            versions = [first, *(pytest.param(version, marks=pytest.mark.chaos) for version in others)]
+            metafunc.parametrize(group, versions, indirect=True, ids=lambda v: f"redis-{v}", scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -55,10 +63,11 @@ def redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="session")
-def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
-    """Three masters, each with a replica."""
-    binaries = list(find_binaries().values()) or _no_redis()
-    cluster = RedisCluster(binaries[0], tmp_path_factory.mktemp("cluster"), replicas=3).start()
+def redis_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """Three masters, each with a replica, of one version."""
+    cluster = RedisCluster(
+        find_binaries().get(request.param) or _no_redis(), tmp_path_factory.mktemp("cluster"), replicas=3
+    ).start()
     yield cluster
     cluster.stop()
 
@@ -71,10 +80,9 @@ def cluster_url(redis_cluster: RedisCluster) -> str:
 
 
 @pytest.fixture(scope="session")
-def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sentinels]:
-    """A master, two replicas, three sentinels."""
-    binaries = list(find_binaries().values()) or _no_redis()
-    group = Sentinels(binaries[0], tmp_path_factory.mktemp("sentinels")).start()
+def sentinels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sentinels]:
+    """A master, two replicas, three sentinels, of one version."""
+    group = Sentinels(find_binaries().get(request.param) or _no_redis(), tmp_path_factory.mktemp("sentinels")).start()
     yield group
     group.stop()
 

@@ -137,11 +137,13 @@ def judge(seen: Seen, windows: list[tuple[float, float]]) -> None:
 
 
 def lateness(seen: Seen, windows: list[tuple[float, float]]) -> list[float]:
-    """For each failover, how long after the new master answers something stale was read."""
-    return [
-        round(max((one[0] - promoted for one in old_values(seen) if begun < one[0] < promoted + 10), default=0.0), 2)
-        for begun, promoted in windows
-    ]
+    """For each failover, how long after the new master answers something stale was read, before the next one begins."""
+    found: list[float] = []
+    ends = [*(begun for begun, _ in windows[1:]), float("inf")]
+    for (begun, promoted), end in zip(windows, ends, strict=True):
+        late = [one[0] - promoted for one in old_values(seen) if begun < one[0] < end]
+        found.append(round(max(late, default=0.0), 2))
+    return found
 
 
 @pytest.mark.chaos

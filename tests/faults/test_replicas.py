@@ -108,6 +108,8 @@ async def test_an_invalidation_is_honoured_although_the_replicas_have_not_heard_
 
 
 async def test_what_this_process_has_written_it_reads(near: Near, sentinels: Sentinels) -> None:
+    await near.door.set("k", -1)
+    await near.comes_from_a_replica("k", -1)
     sentinels.cut_off()
     for number in range(20):
         await near.door.set("k", number)
