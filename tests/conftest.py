@@ -42,7 +42,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for group in GROUPS:
         if group in metafunc.fixturenames:
             first, *others = list(find_binaries()) or ["missing"]
-            versions = [first, *(pytest.param(version, marks=pytest.mark.chaos) for version in others)]
+            versions: list[Any] = [first, *(pytest.param(each, marks=pytest.mark.chaos) for each in others)]
             metafunc.parametrize(group, versions, indirect=True, ids=lambda v: f"redis-{v}", scope="session")
 
 
