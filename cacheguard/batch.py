@@ -13,7 +13,7 @@ from .flights import CHAIN, Flight
 from .loading import Ask, Job, Loaded
 from .policy import Rules
 from .rebuilding import STORED, marker_ms, opened, stale_window, tags_of
-from .tiers.remote import Fill, Filled, Found, Granted, Stored
+from .tiers.remote import CutOff, Fill, Filled, Found, Granted, Stored
 
 LoadMany = Callable[[list[str]], Any]
 
@@ -33,7 +33,7 @@ class Batch:
         self._ticket = 0
         self._granted: dict[str, Granted] = {}
         self._voids: dict[str, Any] = {}
-        self._cut_off = False
+        self._cut_off: frozenset[str] = frozenset()
         self._alone = engine.shared.alone()  # nobody else may see what is loaded here
         self._brief: set[str] = set()  # stored until the end of a quarantine; not for the in-process tier
         self._stale: dict[str, Stored] = {}  # what this batch may serve where a load fails; not for others who joined
@@ -103,7 +103,7 @@ class Batch:
                 self._engine.shared.events.stale_hits += 1
                 return opened(self._stale[key], self._rules)
             if flight.error is not None:
-                raise flight.raised(flight.error)
+                return await self._engine.instead(self._rules, flight.raised(flight.error))
             if flight.answer is not None:
                 return opened(flight.answer, self._rules)
         return await self._engine.read(self._asks[key])
@@ -131,13 +131,14 @@ class Batch:
             flight.leases += 1
         self._ticket = engine.shared.local.tickets.take()
         asked_at = engine.runtime.now()
-        if self._alone or self._cut_off:
+        cut_off = {key for key in flights if key in self._cut_off}
+        if self._alone or len(cut_off) == len(flights):
             await self._load(flights, {}, stale, keep=not self._alone)
             return
         try:
             first = next(iter(self._asks.values()))
             leases = await engine.remote.lease_many(
-                tokens,
+                {key: token for key, token in tokens.items() if key not in cut_off},
                 first.codec,
                 first.scope,
                 {key: self._asks[key].tags for key in flights},
@@ -149,14 +150,17 @@ class Batch:
             return
         useless: dict[str, str] = {}
         for key, lease in leases.items():
-            if not self._follow(key, flights[key], lease, stale, asked_at) and isinstance(lease, Granted):
+            if isinstance(lease, CutOff):
+                cut_off.add(key)
+            elif not self._follow(key, flights[key], lease, stale, asked_at) and isinstance(lease, Granted):
                 useless[key] = tokens[key]
         if useless:
             with suppress(Unreachable):
                 await engine.remote.release(useless)
-        granted = {key: flights[key] for key in self._granted}
-        if granted:
-            await self._load(granted, {key: tokens[key] for key in granted}, stale, keep=False)
+        mine = {key: flight for key, flight in flights.items() if key in self._granted or key in cut_off}
+        if mine:  # one call of the loader for those that have a lease and those for which nobody can be asked
+            held = {key: tokens[key] for key in mine if key in self._granted}
+            await self._load(mine, held, stale, keep=True)
 
     def _follow(self, key: str, flight: Flight, lease: object, stale: dict[str, Found], asked_at: float) -> bool:
         """Do what Redis answered to the question for one lease; whether that key stays with this batch."""
@@ -201,7 +205,7 @@ class Batch:
             one = Loaded(loaded.value.get(self._names[key]), None, loaded.seconds, loaded.load)
             stored = loading.stored(one, tags_of(ask, loaded))
             version = loading.version_of(ask, stored)
-            may = version is not None and (key in marks or (keep and not job.tokens))
+            may = version is not None and (key in marks or (keep and key not in job.tokens))
             ttl = loading.drawn_ttl(key, self._rules, stored, loaded.load) if may else None
             outcome[key] = stored, ttl
             if key not in job.tokens:
@@ -239,7 +243,7 @@ class Batch:
         for key in job.tokens:
             ask = self._asks[key]
             with suppress(Unreachable):
-                found = await rebuilding.marks_of(ask.scope, tags_of(ask, loaded), self._granted[key], self._rules)
+                found = await rebuilding.marks_of(ask, tags_of(ask, loaded), self._granted[key])
                 if found is not None:
                     marks[key] = found
         return marks
@@ -256,10 +260,10 @@ class Batch:
                     proven[fill.key] = engine.rebuilding.counted(filled) in STORED
                     if filled is Filled.BRIEFLY:
                         self._brief.add(fill.key)
-            if held:
-                said = {marker: nonce for key in held for marker, nonce in marks.get(key, {}).items()}
-                still = await engine.remote.release(held, None, said)
-                proven |= {key: still and key in marks for key in held}
+            for group in engine.remote.groups(held) if held else []:
+                said = {marker: nonce for key in group for marker, nonce in marks.get(key, {}).items()}
+                still = await engine.remote.release({key: held[key] for key in group}, None, said)
+                proven |= {key: still and key in marks for key in group}
         except Refused:  # a full server: nobody shall wait for leases that nothing comes of
             events.fills_failed += len(proven)
             with suppress(Unreachable):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable
-from time import monotonic
 
 from .durations import Duration, seconds
 from .hub import Hub
@@ -26,7 +25,7 @@ class BloomFilter:
 
     def known(self, item: object) -> bool | None:
         """True if *item* is certainly absent, False for "maybe", None if only Redis can tell. No round trip."""
-        return self.tier.known(item, monotonic())
+        return self.tier.known(item, self._hub.now())
 
     def add(self, item: object) -> None:
         """Make sure that nobody is told that *item* is absent; call it before its row is committed.

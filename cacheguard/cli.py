@@ -19,6 +19,8 @@ from .errors import ConfigurationError
 from .guard import CacheGuard, Inspection
 from .warming import Warmed
 
+PLACEHOLDER = "PASSWORD"  # a real one belongs on no terminal
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(metadata.version("cacheguard"), message="cacheguard %(version)s")
@@ -164,6 +166,45 @@ def inspect(key: str, url: str, namespace: str) -> None:
         click.echo(f"{name:9} {value}")
     if found.state == "missing":
         sys.exit(3)
+
+
+@commands.command()
+@click.option("--namespace", default="cacheguard", show_default=True, help="The guard's own, without its children.")
+@click.option("--user", help="What the user is called; the one in the URL if left out, else cacheguard.")
+@click.option("--url", default="redis://localhost", help="How the guard is reached; nothing is connected.")
+@click.option("--bloom", multiple=True, metavar="NAME", help="A Bloom filter of the namespace; '*': all there are.")
+def acl(namespace: str, user: str | None, url: str, bloom: tuple[str, ...]) -> None:
+    """Print the command that makes a Redis user who may do what a guard does, and no more.
+
+    Put a password in the place of PASSWORD. For Redis 6.2 and later. In a cluster every node must be told; behind
+    sentinels every server, and each sentinel what is printed for it.
+    """
+    from .acl import SENTINEL, channels_of, commands_of, keys_of, line_of, user_rules
+    from .runtime.servers import pools
+
+    try:
+        place, _, _ = pools(url, None, None)
+        keys, channels = keys_of(namespace, bloom), channels_of(namespace)
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
+    if place is None:
+        raise click.ClickException("url must lead to a Redis: memory:// has no users")
+    settings = place.connection_kwargs
+    name = user or settings.get("username") or "cacheguard"
+    granted = commands_of(
+        bloom=bool(bloom),
+        cluster=bool(place.nodes),
+        database=bool(settings.get("db")),
+        client_name="client_name" in settings,
+    )
+    click.echo(line_of(user_rules(name, PLACEHOLDER, keys, channels, granted)))
+    finder = settings.get("connection_pool")
+    if finder is not None:
+        own = finder.places[0].connection_kwargs
+        watcher = own.get("username") or f"{name}-sentinel"
+        asked = [*SENTINEL, *(["client|setname"] if "client_name" in own else [])]
+        click.echo("# On each sentinel, for sentinel_username and sentinel_password:")
+        click.echo(line_of(user_rules(watcher, PLACEHOLDER, [], [], sorted(asked))))
 
 
 def _lines(found: Inspection) -> Iterable[tuple[str, str]]:

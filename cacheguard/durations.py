@@ -1,9 +1,12 @@
-"""Durations as users write them, in seconds."""
+"""Durations as users write them, in seconds, and the clock that they are measured by."""
 
 from __future__ import annotations
 
 import math
 import re
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import TypeAlias
 
@@ -13,6 +16,9 @@ Duration: TypeAlias = float | str | timedelta
 
 DAY = 86_400.0
 FOREVER = 365 * DAY  # a Redis key always keeps some TTL, so "no expiry" is a year
+
+NOW: ContextVar[Callable[[], float]] = ContextVar("cacheguard_now", default=time.monotonic)
+"""Monotonic seconds, for what is built here: the system's, unless a test says otherwise."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")

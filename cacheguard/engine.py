@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from .defenses.avalanche import jittered
 from .defenses.breakdown import Verdict, early_by, judge
 from .envelope import Kind
-from .errors import Overloaded, Unreachable
+from .errors import LoadTimeout, Overloaded, Unreachable
 from .flights import Flight, Shared
 from .keys import Scope
 from .loading import Ask
 from .missing import MISSING
 from .rebuilding import Rebuilding, marker_ms, opened, stale_window, stored_of
 from .tiers.outbox import Invalidation
-from .tiers.remote import Found, Remote, Stored, ms
+from .tiers.remote import CUT_OFF, CutOff, Found, Stored, ms
+from .tiers.ring import Remotes
 
 if TYPE_CHECKING:
     from .codec import Codec
@@ -36,7 +37,7 @@ class Survey:
 
     there: dict[str, Stored]
     missing: dict[str, Found | None]
-    cut_off: bool  # Redis could not be asked
+    cut_off: frozenset[str]  # of the missing ones, those that Redis could not be asked for
 
 
 class Engine:
@@ -45,7 +46,7 @@ class Engine:
     A read goes `read` → `Remote.read` → `judge` → `Rebuilding.rebuild` and from there to the loader and `Remote.fill`.
     """
 
-    def __init__(self, runtime: Runtime, remote: Remote, shared: Shared) -> None:
+    def __init__(self, runtime: Runtime, remote: Remotes, shared: Shared) -> None:
         self.runtime, self.remote, self.shared = runtime, remote, shared
         self.flights: dict[str, Flight] = {}
         shared.flights.append(self.flights)
@@ -56,6 +57,20 @@ class Engine:
 
     async def read(self, ask: Ask) -> Any:
         """The value of *ask*, after the in-process tier had no answer."""
+        try:
+            return await self._read(ask)
+        except (Overloaded, LoadTimeout) as error:
+            return await self.instead(ask.rules, error)
+
+    async def instead(self, rules: Rules, error: Exception) -> Any:
+        """What the caller wants in place of *error*; if that is nothing, *error* is raised."""
+        fallback = rules.fallback
+        if fallback is None or not isinstance(error, Overloaded | LoadTimeout):
+            raise error
+        self._events.fallbacks += 1
+        return await self.runtime.call(lambda: fallback(error)) if callable(fallback) else fallback
+
+    async def _read(self, ask: Ask) -> Any:
         if not self._bus.ready and ask.rules.l2:
             await self._bus.begin_listening(self.runtime)
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
@@ -98,21 +113,30 @@ class Engine:
             await self._bus.begin_listening(self.runtime)
         keys, first = list(asks), next(iter(asks.values()))
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
-        try:
-            tags = [ask.tags for ask in asks.values()]
-            found = await self.remote.read_many(keys, first.codec, first.scope, tags, near=first.rules.l1)
-        except Unreachable:
-            kept = {key: stored for key in keys if (stored := self._kept(key, first.rules)) is not None}
-            return Survey(kept, dict.fromkeys(key for key in keys if key not in kept), cut_off=True)
+        tags = [ask.tags for ask in asks.values()]
+        found = await self._found_of(keys, first.codec, first.scope, tags, near=first.rules.l1)
         there: dict[str, Stored] = {}
         missing: dict[str, Found | None] = {}
         for key, each in zip(keys, found, strict=True):
-            stored = await self._usable(asks[key], each, ticket, asked_at)
+            if isinstance(each, CutOff):
+                each, stored = None, self._kept(key, first.rules)  # noqa: PLW2901 - from here on, nothing was found
+            else:
+                stored = await self._usable(asks[key], each, ticket, asked_at)
             if stored is None:
                 missing[key] = each
             else:
                 there[key] = stored
-        return Survey(there, missing, cut_off=False)
+        cut_off = frozenset(key for key, each in zip(keys, found, strict=True) if each is CUT_OFF and key in missing)
+        return Survey(there, missing, cut_off)
+
+    async def _found_of(
+        self, keys: Sequence[str], codec: Codec | None, scope: Scope, tags: Sequence[tuple[str, ...]], *, near: bool
+    ) -> Sequence[Found | CutOff | None]:
+        """What Redis holds of *keys*, as far as it can be asked."""
+        try:
+            return await self.remote.read_many(keys, codec, scope, tags, near=near)
+        except Unreachable:
+            return [CUT_OFF] * len(keys)
 
     async def _read_without_redis(self, ask: Ask) -> Any:
         """L1 even if its time is over, else the loader, once per key and behind the bulkhead."""
@@ -140,13 +164,14 @@ class Engine:
         if not self._bus.ready and rules.l2:
             await self._bus.begin_listening(self.runtime)
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
-        try:
-            found = await self.remote.read_many(keys, codec, scope, (), near=rules.l1)
-        except Unreachable:
-            kept = {key: self._kept(key, rules, longer=0.0) for key in keys}
-            return {key: (stored, False) for key, stored in kept.items() if stored is not None}
+        found = await self._found_of(keys, codec, scope, (), near=rules.l1)
         answers: dict[str, tuple[Stored, bool]] = {}
         for key, each in zip(keys, found, strict=True):
+            if isinstance(each, CutOff):
+                kept = self._kept(key, rules, longer=0.0)
+                if kept is not None:
+                    answers[key] = kept, False
+                continue
             if each is None or each.stored is None:
                 continue
             verdict = judge(each.fresh_left, rules.revalidate)
@@ -171,7 +196,10 @@ class Engine:
 
     async def refresh(self, ask: Ask) -> Any:
         """Load anew, whatever is cached; the answer comes from a load that began after this call."""
-        return await self.rebuilding.rebuild(ask, None, anew=True)
+        try:
+            return await self.rebuilding.rebuild(ask, None, anew=True)
+        except (Overloaded, LoadTimeout) as error:
+            return await self.instead(ask.rules, error)
 
     async def invalidate(self, keys: Sequence[str]) -> bool:
         """Remove *keys* everywhere; false if Redis has not acknowledged it yet. One round trip."""
@@ -204,7 +232,7 @@ class Engine:
         scope: Scope,
         version: str = "",
     ) -> bool:
-        """Put *values* there by hand; `CodecError` if one of them cannot be stored.
+        """Put *values* there by hand, of keys that live in one place; `CodecError` if one of them cannot be stored.
 
         One round trip; one more if this process does not know what the namespace and the tags say now.
         """
@@ -228,16 +256,18 @@ class Engine:
         version: str,
     ) -> bool:
         keep_ms = max(marker_ms(rules), *(ms(fresh + rules.stale) for _, fresh in drawn.values()))
-        nonces = self.remote.nonces_of_late(markers) or await self.remote.nonces(markers, keep_ms)
+        remote = self.remote.of(next(iter(drawn)))
+        nonces = remote.nonces_of_late(markers) or await remote.nonces(markers, keep_ms)
         limit = math.inf
         while True:
             items: dict[str, tuple[Any, float, float]] = {}
             for key, (stored, fresh) in drawn.items():
                 stored.nonces = nonces
                 stale = 0.0 if fresh > limit else stale_window(stored, rules)
-                items[key] = self.remote.pack(key, stored, codecs[key]), min(fresh, limit), stale
-            done, said, settles = await self.remote.store(items, version, markers, keep_ms)
+                items[key] = remote.pack(key, stored, codecs[key]), min(fresh, limit), stale
+            done, said, settles = await remote.store(items, version, markers, keep_ms)
             if said == nonces and (not settles or limit < math.inf):
+                await self.remote.elsewhere([Invalidation(key, version=version) for key in items], remote)
                 return done
             # What was stored is void already, or would outlive a quarantine: once more, under the markers as they are.
             nonces, limit = said, settles or math.inf
@@ -254,13 +284,14 @@ class Engine:
         stored, fresh = drawn
         markers = scope.markers(stored.tags)
         keep_ms = max(marker_ms(rules), ms(fresh + rules.stale))
-        nonces = self.remote.nonces_of_late(markers) or await self.remote.nonces(markers, keep_ms)
+        remote = self.remote.of(key)
+        nonces = remote.nonces_of_late(markers) or await remote.nonces(markers, keep_ms)
         limit, token, void = math.inf, self.runtime.token(), ""
         while True:
             stored = replace(stored, nonces=nonces)
-            envelope = self.remote.pack(key, stored, codec)
+            envelope = remote.pack(key, stored, codec)
             stale = 0.0 if fresh > limit else stale_window(stored, rules)
-            added, useless, said, settles = await self.remote.add(
+            added, useless, said, settles = await remote.add(
                 key,
                 envelope,
                 min(fresh, limit),
@@ -274,8 +305,10 @@ class Engine:
             if added and (said != nonces or (settles and limit == math.inf)):
                 # As in `_stored`: void already, or it would outlive a quarantine.
                 nonces, limit, token = said, settles or math.inf, self.runtime.token()
-                void = self.remote.stamp(envelope)
+                void = remote.stamp(envelope)
             elif added or useless is None:
+                if added:
+                    await self.remote.elsewhere([Invalidation(key)], remote)
                 return added
             else:
                 void = useless
@@ -288,7 +321,8 @@ class Engine:
         return await self.runtime.through(self._said([key], self._updated(key, change, codec, scope)))
 
     async def _updated(self, key: str, change: Callable[[Any], Any], codec: Codec | None, scope: Scope) -> Any:
-        found, stamp = await self.remote.read_exactly(key, codec, scope)
+        remote = self.remote.of(key)
+        found, stamp = await remote.read_exactly(key, codec, scope)
         for attempt in range(MOST_ATTEMPTS):
             if found is None or found.stored is None or found.fresh_left <= 0 or found.stored.kind is Kind.ERROR:
                 return MISSING
@@ -296,11 +330,12 @@ class Engine:
             value = change(stored.value)
             changed = replace(stored, kind=Kind.VALUE, value=value)
             # Kept in shape by its own codec: a function's entry stays readable for the function.
-            envelope = self.remote.pack(key, changed, codec)
-            done, found, stamp = await self.remote.replace(
+            envelope = remote.pack(key, changed, codec)
+            done, found, stamp = await remote.replace(
                 key, envelope, stamp, codec=codec, scope=scope, token=self.runtime.token()
             )
             if done:
+                await self.remote.elsewhere([Invalidation(key)], remote)
                 return value
             if attempt >= EAGER_ATTEMPTS:
                 await self.runtime.sleep(self.runtime.random() * min(0.001 * attempt, LONGEST_PAUSE))
@@ -314,7 +349,8 @@ class Engine:
 
     async def touch(self, key: str, rules: Rules, scope: Scope) -> bool:
         """Give a fresh entry its TTL anew; whether there was one. Two round trips."""
-        found = await self.remote.read(key, None, scope, ())
+        remote = self.remote.of(key)
+        found = await remote.read(key, None, scope, ())
         if found is None or found.stored is None:
             return False
         stored = found.stored
@@ -325,7 +361,7 @@ class Engine:
         window = stale_window(stored, rules)
         keep_ms = max(marker_ms(rules), ms(fresh + window))
         try:
-            return await self.remote.touch(key, fresh, window, scope.markers(stored.tags), keep_ms)
+            return await remote.touch(key, fresh, window, scope.markers(stored.tags), keep_ms)
         finally:
             self.shared.drop([key])
 

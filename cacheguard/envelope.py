@@ -29,6 +29,9 @@ _FOREVER = 2**64 - 1
 _LONGEST_LOAD = 2**32 - 1
 _MAC_BYTES = 32
 _SHORTEST_SECRET = 16
+_MOST_MARKS = 1024 * 1024  # bytes of tags and nonces, unless payloads may be larger than that
+_AT_ONCE = 1024 * 1024  # bytes that are inflated without being counted before
+_PIECE = 16 * 1024
 _SEVERAL: tuple[type[Any], ...] = (list, tuple)
 _MARKS = msgspec.msgpack.Decoder(tuple[tuple[str, ...], tuple[bytes, ...]])
 
@@ -112,7 +115,11 @@ class Sealer:
         try:
             marks = (envelope.tags, envelope.nonces)
             tags = msgspec.msgpack.encode(marks) if envelope.tags or envelope.nonces else b""
+            if len(tags) > max(self._max_value_bytes, _MOST_MARKS):
+                raise Oversize(f"tags of {len(tags)} bytes, where {_MOST_MARKS} are allowed")  # noqa: TRY301 - ours
             header = _packed_header(envelope, flags | (_SIGNED if self._secrets else 0), len(tags), len(payload))
+        except CodecError:
+            raise
         except Exception as error:
             raise CodecError(f"an envelope cannot hold these fields: {error}") from error
         blob = b"".join((header, tags, payload))
@@ -134,6 +141,9 @@ class Sealer:
         signed = bool(flags & _SIGNED)
         if signed is not bool(self._secrets):
             raise CodecError("the envelope is signed, but there is no secret" if signed else "the envelope is unsigned")
+        limit = self._max_value_bytes
+        if length > limit or tags_length > max(limit, _MOST_MARKS):  # before anything is done with so much
+            raise Oversize(f"an envelope of {len(blob)} bytes, where max_value_bytes={limit}")
         start = _HEADER.size + tags_length
         end = start + length
         if len(blob) != end + (_MAC_BYTES if signed else 0):
@@ -237,7 +247,31 @@ def _deflate_zlib(data: bytes) -> bytes:
 
 
 def _inflate_zlib(data: bytes, limit: int) -> bytes:
+    if limit <= _AT_ONCE:
+        return _inflate_stream(zlib.decompressobj(), data, limit)
+    stream = zlib.decompressobj()
+    payload = stream.decompress(data, _AT_ONCE)
+    if stream.eof and not stream.unused_data:
+        return payload
+    # Nothing says how much there is: it is counted first, and kept only if it is not too much.
+    _count(data, limit)
     return _inflate_stream(zlib.decompressobj(), data, limit)
+
+
+def _count(data: bytes, limit: int) -> None:
+    """`Oversize` if more than *limit* bytes are in *data*; holds some dozen kilobytes of them at a time."""
+    stream, total = zlib.decompressobj(), 0
+    for start in range(0, len(data), _PIECE):
+        if stream.eof:
+            raise CodecError("a compressed payload goes on after its end")
+        left = data[start : start + _PIECE]
+        while left and not stream.eof:
+            total += len(stream.decompress(left, 4 * _PIECE))
+            if total > limit:
+                raise Oversize(f"a compressed payload of more than the {limit} bytes that are allowed")
+            left = stream.unconsumed_tail
+    if not stream.eof:
+        raise CodecError("a compressed payload is cut short")
 
 
 def _zstd() -> _Compression:
@@ -252,18 +286,16 @@ def _zstd() -> _Compression:
 
 def _zstd_of_stdlib(module: Any) -> _Compression:
     def inflate(data: bytes, limit: int) -> bytes:
+        size = _declared(module.get_frame_info(data).decompressed_size, limit)
         options = {module.DecompressionParameter.window_log_max: _window_log(limit)}
-        return _inflate_stream(module.ZstdDecompressor(options=options), data, limit)
+        return _inflate_stream(module.ZstdDecompressor(options=options), data, size)
 
     return _Compression(2, module.compress, inflate)
 
 
 def _zstd_of_zstandard(module: Any) -> _Compression:
     def inflate(data: bytes, limit: int) -> bytes:
-        # The size in the frame's header decides what is allocated, so it has to be there and be small.
-        size = module.frame_content_size(data)
-        if not 0 <= size <= limit:
-            raise Oversize(f"a compressed payload of {size} bytes, where {limit} are allowed")
+        _declared(module.frame_content_size(data), limit)
         reader = module.ZstdDecompressor(max_window_size=1 << _window_log(limit))
         return bytes(reader.decompress(data, allow_extra_data=False))
 
@@ -282,9 +314,17 @@ def _lz4() -> _Compression:
     module: Any = import_module("lz4.frame")
 
     def inflate(data: bytes, limit: int) -> bytes:
-        return _inflate_stream(module.LZ4FrameDecompressor(), data, limit)
+        size = _declared(module.get_frame_info(data)["content_size"], limit)
+        return _inflate_stream(module.LZ4FrameDecompressor(), data, size)
 
     return _Compression(3, module.compress, inflate)
+
+
+def _declared(size: int | None, limit: int) -> int:
+    """What a frame's header says it holds decides what is allocated, so it has to be there and be small."""
+    if size is None or not 0 < size <= limit:
+        raise Oversize(f"a compressed payload of {size} bytes, where {limit} are allowed")
+    return size
 
 
 def _inflate_stream(stream: Any, data: bytes, limit: int) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .faults import Fault, fault_of
+
 
 class CacheGuardError(Exception):
     """Base of everything cacheguard raises on its own behalf."""
@@ -40,7 +42,11 @@ class CodecError(CacheGuardError):
 
 
 class Unreachable(CacheGuardError):
-    """Redis did not answer, or refused to."""
+    """Redis did not answer, or refused to; ``fault`` says why."""
+
+    def __init__(self, message: str, fault: Fault | None = None) -> None:
+        super().__init__(message)
+        self.fault: Fault = fault_of(self) if fault is None else fault
 
 
 class Refused(Unreachable):

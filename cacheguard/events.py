@@ -5,13 +5,33 @@ from __future__ import annotations
 import logging
 import math
 from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from time import monotonic
+from typing import Any, Literal
+
+from .errors import Refused
 
 log = logging.getLogger("cacheguard")
 
 AGES = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0, math.inf)
 """Upper bounds, in seconds, of the buckets in `Stats.age_at_serve`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateChange:
+    """Something has changed its state: what ``on_state_change`` is called with."""
+
+    of: Literal["redis", "bus", "breaker"]
+    """``"redis"``: whether its last answer came. ``"bus"``: whether invalidations are proven to arrive. ``"breaker"``:
+    whether a server is asked at all."""
+    name: str
+    """Of the server, where there are several; otherwise as ``of``."""
+    before: str
+    after: str
+    """``"up"`` or ``"down"``; of a breaker: ``"closed"``, ``"open"`` or ``"half-open"``."""
+    why: str
+    """In words, for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +112,18 @@ class Stats:
     """Entries in the in-process tier (now)."""
     l1_bytes: int
     """Their size in bytes (now); 0 unless ``l1_max_bytes`` is set."""
+    l2_skips: int
+    """Round trips not made because Redis was left alone: its breaker was open."""
+    breaker_opens: int
+    """Times the breaker of a Redis server opened."""
+    breaker_rejects: int
+    """Loads not begun because the breaker of what they load from was open."""
+    fallbacks: int
+    """Reads answered with the caller's ``fallback``."""
+    breaker: str
+    """Of Redis, now: ``"closed"``, ``"open"`` or ``"half-open"``; of several servers, the worst."""
     l2_up: bool
-    """Whether the last round trip to Redis succeeded."""
+    """Whether the last round trip to Redis succeeded; where there are several nodes, to each of them."""
     bus_up: bool
     """Whether it is proven that other processes' invalidations arrive; while not, L1 is off unless Redis is away."""
     age_at_serve: tuple[tuple[float, int], ...]
@@ -102,15 +132,36 @@ class Stats:
 
 
 class Events:
-    """The guard's counters; plain ints, exported when asked."""
+    """The guard's counters; plain ints, exported when asked.
 
-    __slots__ = (*(field.name for field in fields(Stats) if field.name != "age_at_serve"), "_ages", "_said")
+    Args:
+        node: what this Redis is called, where there are several and each has counters of its own.
+        above: the counters of the guard, in that case.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        *(field.name for field in fields(Stats) if field.name != "age_at_serve"),
+        "_ages",
+        "_said",
+        "_above",
+        "_node",
+        "_where",
+        "failed_at",
+        "failures",
+        "on_state_change",
+    )
+
+    def __init__(self, node: str = "", above: Events | None = None) -> None:
         for name in self.__slots__:
             setattr(self, name, 0)
+        self._node, self._above = node, above
+        self._where = f" ({node})" if node else ""
         self.l2_up: bool = True
+        self.breaker: str = "closed"
+        self.on_state_change: Callable[[StateChange], object] | None = None
         self.bus_up: bool = False
+        self.failures = 0  # round trips in a row that Redis did not answer
+        self.failed_at = -math.inf  # monotonic: the last of them
         self._ages = [0] * len(AGES)
         self._said: set[str] = set()
 
@@ -151,13 +202,21 @@ class Events:
     evictions: int
     l1_entries: int
     l1_bytes: int
+    l2_skips: int
+    breaker_opens: int
+    breaker_rejects: int
+    fallbacks: int
 
     def redis_failed(self, error: BaseException) -> None:
         """Count a failed round trip; the first of a row is logged."""
         self.redis_errors += 1
+        if not isinstance(error, Refused):
+            self.failures += 1
+            self.failed_at = monotonic()
         if self.l2_up:
             self.l2_up = False
-            log.warning("Redis is out of reach, going on without it: %s", error)
+            log.warning("Redis%s is out of reach, going on without it: %s", self._where, error)
+            self._tell("redis", "redis", "up", "down", str(error))
 
     def redis_partly_failed(self, error: BaseException) -> None:
         """Count a round trip in which one of several servers could not be asked; the first is logged."""
@@ -167,27 +226,64 @@ class Events:
     def redis_refused(self, error: BaseException) -> None:
         """Count a call that Redis answered with an error; each kind of error is logged once."""
         self.redis_errors += 1
-        self.once(f"refused {str(error).partition(' ')[0]}", "Redis refuses calls: %s", error)
+        self.once(f"refused {str(error).partition(' ')[0]}", "Redis%s refuses calls: %s", self._where, error)
 
     def redis_answered(self) -> None:
         """Note that Redis is back, if it was away."""
         if not self.l2_up:
             self.l2_up = True
-            log.warning("Redis answers again")
+            self.failures = 0
+            log.warning("Redis%s answers again", self._where)
+            self._tell("redis", "redis", "down", "up", "it answers again")
+
+    def breaker_changed(self, name: str, before: str, after: str, why: str) -> None:
+        """The breaker of the server *name* has changed its state."""
+        self.breaker_opens += before == "closed"
+        log.info("the breaker of %s is %s: %s", self._node or name, after, why)
+        self._tell("breaker", name, before, after, why)
+
+    def bus_changed(self, *, up: bool, why: str) -> None:
+        """It is proven that invalidations arrive, or it is no longer."""
+        self.bus_up = up
+        log.info("the invalidation bus%s is %s", self._where, why)
+        self._tell("bus", "bus", "down" if up else "up", "up" if up else "down", why)
+
+    def _tell(self, of: Literal["redis", "bus", "breaker"], name: str, before: str, after: str, why: str) -> None:
+        told = self.on_state_change if self._above is None else self._above.on_state_change
+        if told is None:
+            return
+        try:
+            told(StateChange(of=of, name=self._node or name, before=before, after=after, why=why))
+        except Exception:
+            if self.first("on_state_change"):
+                log.exception("on_state_change failed")
+
+    def first(self, about: str) -> bool:
+        """Whether this is said for the first time."""
+        if about in self._said or len(self._said) >= 1000:  # noqa: PLR2004 - a bound on memory, not a meaning
+            return False
+        self._said.add(about)
+        return True
 
     def once(self, about: str, message: str, *args: object) -> None:
         """Warn about one thing once."""
-        if about not in self._said and len(self._said) < 1000:  # noqa: PLR2004 - a bound on memory, not a meaning
-            self._said.add(about)
+        if self.first(about):
             log.warning(message, *args)
 
     def served(self, age: float, count: int = 1) -> None:
         """Note how old something was when it was served, in seconds."""
         self._ages[bisect_left(AGES, age)] += count
 
-    def snapshot(self, entries: int, size: int) -> Stats:
-        """The counters as they stand, with what the in-process tier holds."""
+    def snapshot(self, entries: int, size: int, nodes: Sequence[Events] = ()) -> Stats:
+        """The counters as they stand, with what the in-process tier holds, and what was counted at each of *nodes*."""
         names = [field.name for field in fields(Stats) if field.name != "age_at_serve"]
-        counts: dict[str, Any] = {name: getattr(self, name) for name in names}
+        everywhere = nodes or (self,)
+        states = {each.breaker for each in everywhere}
+        counts: dict[str, Any] = {
+            "l2_up": all(each.l2_up for each in everywhere),
+            "bus_up": all(each.bus_up for each in everywhere),
+            "breaker": next((state for state in ("open", "half-open") if state in states), "closed"),
+        }
+        counts |= {name: sum(getattr(each, name) for each in (self, *nodes)) for name in names if name not in counts}
         counts |= {"l1_entries": entries, "l1_bytes": size}
         return Stats(**counts, age_at_serve=tuple(zip(AGES, self._ages, strict=True)))

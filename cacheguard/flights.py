@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .tiers.bus import Bus
     from .tiers.local import Local
     from .tiers.remote import Stored
+    from .tiers.ring import Buses
 
 MOST_FAILURES = 10_000
 FORGOTTEN_AFTER = 60.0
@@ -218,7 +219,7 @@ class Shared:
         events: Events,
         bulkhead: Bulkhead,
         budget: AbsenceBudget,
-        bus: Bus,
+        bus: Bus | Buses,
         alone: Callable[[], object] = bool,
     ) -> None:
         self.local, self.events, self.bulkhead, self.budget, self.bus = local, events, bulkhead, budget, bus

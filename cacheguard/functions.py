@@ -296,6 +296,7 @@ class Function:
             self._index,
             self.aread if self.is_async else self.read,
             is_async=self.is_async,
+            now=self.hub.now,
             touch=self.hub.local.touch if self.hub.local.touches else None,
             copy=self._copy,
         )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from inspect import Parameter, Signature
-from time import monotonic
 from typing import Any
 
 from .tiers.local import Entry, Index
@@ -84,6 +83,7 @@ def wrapper(
     slow: Callable[[tuple[Any, ...]], Any],
     *,
     is_async: bool,
+    now: Callable[[], float],
     touch: Callable[[Entry], None] | None,
     copy: Callable[[Any], Any] | None,
 ) -> Callable[..., Any]:
@@ -100,7 +100,7 @@ def wrapper(
     scope: dict[str, Any] = {}
     exec(_WRAPPER.format(hit=hit, **pieces), scope)  # noqa: S102 - made of parameter names, which are identifiers
     defaults = {name: each.default for name, each in signature.parameters.items()}
-    built: Callable[..., Any] = scope["_cg_build"](index, monotonic, slow, touch, copy, defaults, (KeyError, TypeError))
+    built: Callable[..., Any] = scope["_cg_build"](index, now, slow, touch, copy, defaults, (KeyError, TypeError))
     return built
 
 

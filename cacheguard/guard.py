@@ -7,20 +7,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import isawaitable
 from os import PathLike
-from time import monotonic
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from .batch import Batch
 from .bloom import BloomFilter
 from .cached import CachedCoroutineFunction, CachedFunction, Decorator
-from .codec import CustomCodec
+from .codec import CustomCodec, runs_code
 from .defenses.consistency import Version, version_text
 from .durations import Duration, seconds
 from .engine import Engine
 from .envelope import Kind, Sealer
 from .errors import ConfigurationError, Unreachable
-from .events import Stats
+from .events import StateChange, Stats, log
 from .feed import Change, invalidations
 from .functions import Function
 from .hub import Hub
@@ -35,6 +34,7 @@ from .options import (
     check_usable,
     count,
     flag,
+    listener,
     path_of,
     question,
     share,
@@ -84,7 +84,8 @@ class CacheGuard:
     """A two-tier cache that keeps the database up.
 
     Args:
-        url: ``memory://`` (this process alone), ``redis://``, ``rediss://`` or ``unix://``; the environment's
+        url: ``memory://`` (this process alone), ``redis://``, ``unix://``, ``redis+sentinel://`` or
+            ``redis+cluster://``, with TLS ``rediss…``, and redis-py's options behind a ``?``; the environment's
             ``CACHEGUARD_URL`` if left out, else ``memory://``.
         client: a `redis.Redis` of yours instead; its settings are used, it is never closed.
         aclient: a `redis.asyncio.Redis` of yours, for coroutines.
@@ -95,8 +96,8 @@ class CacheGuard:
         l1_eviction: which entry leaves when there is no room: ``"lru"`` (with second chance), ``"lfu"``, ``"fifo"``,
             ``"random"``.
         l1_copy: give every caller a copy of its own; costs a deep copy for each hit on a mutable value.
-        serializer: an object with ``dumps`` and ``loads`` (such as `pickle`, if you trust whoever writes to Redis)
-            instead of the typed, safe encoding.
+        serializer: an object with ``dumps`` and ``loads`` instead of the typed, safe encoding. One that runs what it
+            reads, such as `pickle`, should have a `secret` beside it; without one, that is warned about.
         secret: 16 bytes or more, or several of them (the first signs); entries are signed with HMAC-SHA256, and
             unsigned ones are misses.
         max_value_bytes: largest encoded value that is stored, and to which one may be inflated.
@@ -105,6 +106,7 @@ class CacheGuard:
         operation_timeout: seconds for one round trip to Redis; nothing is retried behind it.
         max_loads: loads at once in this process; more wait in line.
         load_wait: how long they wait before `Overloaded`.
+        load_queue: how many may wait; who comes when there are so many gets `Overloaded` at once.
         max_absences: absences that this process may have in Redis at a time; beyond, an absence is answered and not
             stored, so random ids cannot fill Redis.
         on_unreachable: ``"queue"``: an invalidation that Redis does not acknowledge is queued and delivered before
@@ -120,6 +122,8 @@ class CacheGuard:
             who may see what nobody else may. Hits are served as ever. None: never.
         audit: the share of hits, from 0 to 1, that are compared with what the loader says, behind the caller;
             `Stats.audits` and `Stats.audits_different` count them. Each costs a load, two if they differ.
+        on_state_change: called with a `StateChange` when Redis, the invalidation bus or a breaker of Redis changes its
+            state, in whichever thread notices it: it must be quick, and what it raises is logged once. None: nobody.
 
     Raises:
         ConfigurationError: an option that cannot work, by its name.
@@ -145,12 +149,14 @@ class CacheGuard:
         operation_timeout: Duration = 0.2,
         max_loads: int = 64,
         load_wait: Duration = "1s",
+        load_queue: int = 1000,
         max_absences: int = DEFAULT_MAX_ABSENCES,
         on_unreachable: Literal["queue", "raise"] = "queue",
         read_from: Literal["master", "replica"] = "master",
         outbox: str | PathLike[str] | None = None,
         alone: Callable[[], object] | None = None,
         audit: float = 0.0,
+        on_state_change: Callable[[StateChange], object] | None = None,
     ) -> None:
         check(l1_size, l1_max_bytes, l1_eviction)
         if on_unreachable not in ("queue", "raise"):
@@ -172,12 +178,14 @@ class CacheGuard:
             operation_timeout=seconds(operation_timeout, "operation_timeout"),
             max_loads=count("max_loads", max_loads),
             load_wait=seconds(load_wait, "load_wait"),
+            load_queue=count("load_queue", load_queue),
             max_absences=count("max_absences", max_absences),
             raise_unreachable=on_unreachable == "raise",
             from_replicas=read_from == "replica",
             outbox=path_of("outbox", outbox),
             audit=share("audit", audit),
             alone=question("alone", alone),
+            on_state_change=listener("on_state_change", on_state_change),
         )
         self._names: tuple[str, ...] = (namespace,)
         self._scope = namespace_scope(self._names)
@@ -191,12 +199,18 @@ class CacheGuard:
                 "read_from='replica' needs replicas that can be found: redis+sentinel://, redis+cluster://, or a "
                 f"client of either; got {'memory://' if memory else 'a single server'}"
             )
+        if secret is None and not memory and runs_code(serializer):
+            log.warning(
+                "serializer=%s runs what it reads, and whoever can write to Redis can run code here: give a secret as "
+                "well, so that only what is signed is read",
+                getattr(serializer, "__name__", type(serializer).__name__),
+            )
         self._hub = Hub(options, namespace, pool, apool, memory=memory)
         if options.codec is not None:
             self._hub.registry.register(options.codec)
 
     def __repr__(self) -> str:
-        return f"<CacheGuard {'/'.join(self._names)!r}>"
+        return f"<CacheGuard {'/'.join(self._names)!r} at {self._hub.where}>"
 
     def namespace(self, name: str, policy: Policy | None = None) -> Self:
         """A guard for keys of its own on the same tiers; *policy* goes over this guard's."""
@@ -531,7 +545,7 @@ class CacheGuard:
 
     async def _inspect(self, engine: Engine, key: str) -> Inspection:
         redis_name = self._scope.key(key)
-        entry, now = self._hub.local.peek(redis_name), monotonic()
+        entry, now = self._hub.local.peek(redis_name), self._hub.now()
         if self._rules.l1 and entry is not None:
             state: Literal["fresh", "null"] = "null" if entry.kind else "fresh"
             return Inspection(state, "l1", max(0.0, now - entry.born), entry.fresh_until - now, entry.tags)
@@ -998,15 +1012,19 @@ class CacheGuard:
         finally:
             self._hub.switch(off=False)
 
-    def new_client(self, *, is_async: bool = False) -> Any:
+    def new_client(self, *, is_async: bool = False, key: str | None = None) -> Any:
         """A `redis.Redis` for the same servers, or a `redis.asyncio.Redis`, of redis-py's own; yours to close.
 
         For what is no cache: locks, counters, queues. A `redis.RedisCluster` where the guard is on a cluster. What it
         does to the guard's own keys goes past every promise. Nothing is connected yet.
 
-        Raises `ConfigurationError` if there is no Redis: ``memory://``.
+        Args:
+            key: where the guard is on several nodes (``redis+ring://``), the Redis key whose node is meant; it has no
+                meaning elsewhere.
+
+        Raises `ConfigurationError` if there is no Redis (``memory://``), or several and no *key*.
         """
-        return self._hub.new_client(is_async=is_async)
+        return self._hub.new_client(is_async=is_async, key=key)
 
     @property
     def closed(self) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from .auditing import Auditor
 from .codec import Codec, Registry
@@ -20,14 +20,16 @@ from .events import Events, Stats
 from .flights import Shared
 from .keys import Scope, bus_channel, namespace_scope
 from .missing import MISSING
+from .nodes import Bundle, Node, Nodes
 from .options import Options
 from .policy import Rules
-from .ports import Commands, Replicas
 from .runtime import run_now
 from .runtime.aio import AsyncRuntime
 from .runtime.blocking import BlockingRuntime
 from .runtime.bulkhead import FairBulkhead
-from .runtime.servers import Identity, Place, Steady, client_of
+from .runtime.clocks import CLOCK
+from .runtime.places import Place
+from .runtime.servers import client_of
 from .tiers.bloom import BloomTier
 from .tiers.bus import Bus
 from .tiers.line import Line
@@ -36,12 +38,6 @@ from .tiers.memory import MemoryCommands
 from .tiers.outbox import Invalidation, Outbox
 from .tiers.packing import ObjectPacking, SealedPacking, weigh_stored
 from .tiers.remote import Remote
-
-if TYPE_CHECKING:
-    from .runtime.cluster import Wires
-    from .runtime.listener import Listener
-
-MOST_CONNECTIONS = 64
 
 
 class Hub:
@@ -52,9 +48,11 @@ class Hub:
     ) -> None:
         self.options = options
         self.events = Events()
+        self.events.on_state_change = options.on_state_change
         self.registry = Registry()
         self.off = 0
-        self.now = time.monotonic
+        self._clock = CLOCK.get()
+        self.now = self._clock.now
         self.closed = False
         self.local = Local(
             options.l1_size,
@@ -62,47 +60,32 @@ class Hub:
             options.l1_eviction,
             threading.RLock(),
             self.events,
-            time.monotonic,
+            self.now,
         )
         self.memory = memory
         self.filters: dict[tuple[object, ...], BloomTier] = {}
         budget = max(1, options.l1_size // ABSENCE_SHARE) if memory else options.max_absences
-        self.bulkhead = FairBulkhead(options.max_loads, options.load_wait)
-        channel = bus_channel(namespace)
+        self.bulkhead = FairBulkhead(options.max_loads, options.load_wait, options.load_queue)
         self.auditor = Auditor(options.audit) if options.audit else None
-        self.bus = Bus(channel, os.urandom(8).hex(), self._forget, self.local, self.events, now=time.monotonic)
-        self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone)
         self._pool, self._apool = pool, apool
         self._store = MemoryCommands(
-            options.l1_size, threading.RLock(), time.monotonic, max_bytes=options.l1_max_bytes, weigh=weigh_stored
+            options.l1_size, threading.RLock(), self.now, max_bytes=options.l1_max_bytes, weigh=weigh_stored
         )
         root = namespace_scope(namespace).epochs[0]
-        ledger = None
-        if options.outbox is not None and not memory:
-            from .tiers.ledger import FileLedger
-
-            ledger = FileLedger(options.outbox, root, threading.RLock())
-        self._outbox = Outbox(root, self.events, time.monotonic, ledger, threading.RLock())
         # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be owed.
         self._here = (
-            Bus("", "", _ignore, self.local, self.events, now=time.monotonic),
-            Outbox(root, self.events, time.monotonic),
+            Bus("", "", _ignore, self.local, self.events, now=self.now),
+            Outbox(root, self.events, self.now),
         )
-        self._listener: Listener | None = None
-        self._wires: Wires | None = None
+        self._nodes: Nodes | None = None
         if not memory:
-            from .runtime.cluster import Wires
-            from .runtime.listener import Listener
-
             self.local.trust(DEAD)
-            identity = Identity(self._outbox.replay)
-            self._wires = Wires(pool, apool, MOST_CONNECTIONS, options.operation_timeout, identity)
-            line = Line(self._wires.blocking, self.events, self._outbox, self.bus)
-            follow = self._wires.follow(namespace, MOST_CONNECTIONS).beat if options.from_replicas else None
-            self._listener = Listener(
-                self.bus, self._wires.blocking, line, self.events, self._outbox.owes, on_beat=follow
+            make = partial(
+                Node, options=options, channel=bus_channel(namespace), root=root, forget=self._forget, now=self.now
             )
-            self.bus.start = _starting(weakref.ref(self._listener))
+            self._nodes = Nodes(pool, apool, self.local, self.events, make, self.now)
+        self.bus = self._here[0] if self._nodes is None else self._nodes.bus
+        self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone)
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.RLock()
         _hubs.add(self)
@@ -116,13 +99,15 @@ class Hub:
         with self._lock:
             engine = self._engines.get((0, l2))
             if engine is None:
-                wires = self._wires if l2 else None
-                if wires is not None and self._pool is None:
-                    raise ConfigurationError("this guard was given no blocking Redis client: pass client= or a URL")
-                commands = self._store if wires is None else wires.blocking
-                runtime = BlockingRuntime(self._store if wires is None else Steady(commands))
-                replicas = None if wires is None else wires.replicas
-                engine = self._engines[0, l2] = self._engine(runtime, commands, replicas, remote=wires is not None)
+                nodes = self._nodes if l2 else None
+                if nodes is None:
+                    engine = self._engine(self._clock.threads(self._store))
+                else:
+                    if self._pool is None:
+                        raise ConfigurationError("this guard was given no blocking Redis client: pass client= or a URL")
+                    ways = nodes.blocking()
+                    engine = self._engine(self._clock.threads(nodes.commands(ways)), ways)
+                self._engines[0, l2] = engine
             return engine
 
     def running(self, *, l2: bool = True) -> Engine:
@@ -137,28 +122,28 @@ class Hub:
         self._check_open()
         with self._lock:
             self._leave_closed_loops(loop)
-            wires = self._wires if l2 else None
-            if wires is None:
-                engine = self._engine(AsyncRuntime(self._store), self._store, None, remote=False)
+            nodes = self._nodes if l2 else None
+            if nodes is None:
+                engine = self._engine(self._clock.tasks(self._store))
             else:
                 if self._apool is None:
                     raise ConfigurationError("this guard was given no asyncio Redis client: pass aclient= or a URL")
-                wire = wires.running()
-                replicas = wires.running_replicas()
-                runtime = AsyncRuntime(Steady(wire), wire, *(() if replicas is None else (replicas,)))
-                engine = self._engine(runtime, wire, replicas, remote=True)
+                ways = nodes.running()
+                engine = self._engine(self._clock.tasks(nodes.commands(ways), Bundle(ways.values())), ways)
             self._engines[id(loop), l2] = engine
             return engine
 
-    def _engine(self, runtime: Any, commands: Commands, replicas: Replicas | None, *, remote: bool) -> Engine:
-        packing = (
-            SealedPacking(self.options.sealer, self.registry) if remote else ObjectPacking(copies=self.options.l1_copy)
-        )
-        bus, outbox = (self.bus, self._outbox) if remote else self._here
-        if outbox.owes() and self.bus.start is not None:  # an earlier process has left it
-            self.bus.start()
-        line = Line(commands, self.events, outbox, bus, replicas)
-        engine = Engine(runtime, Remote(line, packing, self.events, runtime.token), self.shared)
+    def _engine(self, runtime: Any, ways: Mapping[str, Any] | None = None) -> Engine:
+        """An engine that goes to Redis these *ways*; without any, it works on what this process keeps instead."""
+        if self._nodes is None or ways is None:
+            bus, outbox = self._here
+            line = Line(self._store, self.events, outbox, bus)
+            packing = ObjectPacking(copies=self.options.l1_copy)
+            engine = Engine(runtime, Remote(line, packing, self.events, runtime.token), self.shared)
+        else:
+            sealed = SealedPacking(self.options.sealer, self.registry)
+            abreast = isinstance(runtime, AsyncRuntime)
+            engine = Engine(runtime, self._nodes.remote(ways, runtime, sealed, abreast=abreast), self.shared)
         if self.auditor is not None:
             engine.audit = self.auditor.consider
         return engine
@@ -201,8 +186,7 @@ class Hub:
         """Invalidate or expire; if Redis has not acknowledged it, it is owed, and said if the guard wants to know."""
         if not what or await engine_call(what):
             return
-        if self.bus.start is not None:  # who listens delivers it, even if nobody here asks for anything any more
-            self.bus.start()
+        self.bus.listen()  # who listens delivers it, even if nobody here asks for anything any more
         if self.options.raise_unreachable and not quietly:
             raise Unreachable("Redis cannot be reached: the invalidation is queued and delivered when it is back")
 
@@ -221,12 +205,22 @@ class Hub:
         if self.off:
             await self.tell(engine.invalidate, list(values))
             return
-        try:
-            await engine.store(values, rules, codecs, tags, scope, version)
-        except Unreachable as error:
-            await engine.invalidate(list(values))
-            if self.options.raise_unreachable:
-                raise Unreachable("Redis cannot be reached: nothing is stored, older values are invalidated") from error
+        failures: list[Unreachable] = []
+
+        async def store(keys: list[str]) -> None:
+            try:
+                await engine.store({key: values[key] for key in keys}, rules, codecs, tags, scope, version)
+            except Unreachable as error:
+                failures.append(error)
+                await engine.invalidate(keys)
+
+        works = [partial(store, keys) for keys in engine.remote.groups(values)]
+        await engine.runtime.each(works, engine.remote.abreast)
+        if failures and self.options.raise_unreachable:
+            raise Unreachable(
+                f"Redis cannot be reached: {'nothing' if len(failures) == len(works) else 'not everything'} is stored, "
+                "older values are invalidated"
+            ) from failures[0]
 
     async def add(
         self,
@@ -270,13 +264,25 @@ class Hub:
         except Unreachable:
             return False
 
-    def new_client(self, *, is_async: bool) -> Any:
-        """A client of redis-py's own for the same servers."""
+    @property
+    def where(self) -> str:
+        """How the servers are reached, without anybody's name or password."""
+        return "memory://" if self.memory else repr(self._pool or self._apool)
+
+    def new_client(self, *, is_async: bool, key: str | None) -> Any:
+        """A client of redis-py's own for the same servers; of several nodes, for the one that *key* belongs to."""
         place = self._apool if is_async else self._pool
         if place is None:
             raise ConfigurationError(
                 "there is no Redis to make a client for: memory://, or a guard with clients of the other kind only"
             )
+        if place.ring is not None and self._nodes is not None:
+            if key is None:
+                raise ConfigurationError(
+                    "key must say for which of the nodes of redis+ring:// the client is: new_client(key=...) makes one "
+                    "for the node that this Redis key belongs to"
+                )
+            place = place.of(self._nodes.home_of(key))
         return client_of(place, is_async=is_async)
 
     def new_lock(self) -> AbstractContextManager[Any]:
@@ -292,14 +298,14 @@ class Hub:
     def stats(self) -> Stats:
         """The counters as they stand."""
         self.events.bloom_losses = sum(tier.losses for tier in self.filters.values())
-        return self.events.snapshot(*self.local.census())
+        return self.events.snapshot(*self.local.census(), [] if self._nodes is None else self._nodes.events)
 
     def close(self) -> None:
         """End the threads and the connections that threads use; the event loops' engines go with `aclose`."""
         self.closed = True
         self.local.drop_all()
-        if self._listener is not None:
-            self._listener.close()
+        if self._nodes is not None:
+            self._nodes.close()
         for name, engine in list(self._engines.items()):
             runtime = engine.runtime
             if isinstance(runtime, BlockingRuntime):
@@ -308,8 +314,8 @@ class Hub:
             elif isinstance(runtime, AsyncRuntime):
                 self._remove(name, engine)
                 self._close_from_outside(runtime)
-        if self._wires is not None:
-            self._wires.close()
+        if self._nodes is not None:
+            self._nodes.disconnect()
         _hubs.discard(self)
 
     def _close_from_outside(self, runtime: AsyncRuntime) -> None:
@@ -328,7 +334,7 @@ class Hub:
                 self._remove(name, engine)
                 await engine.runtime.aclose()
         blocking = [engine.runtime for engine in self._engines.values() if isinstance(engine.runtime, BlockingRuntime)]
-        if any(runtime.busy for runtime in blocking) or (self._listener is not None and self._listener.busy):
+        if any(runtime.busy for runtime in blocking) or (self._nodes is not None and self._nodes.busy):
             await asyncio.to_thread(self.close)
         else:
             self.close()
@@ -342,15 +348,9 @@ class Hub:
         for tier in self.filters.values():
             tier.after_fork(threading.RLock())
         self.shared.after_fork()
-        if not self.memory:
+        if self._nodes is not None:
             self.local.trust(DEAD)
-            self.events.bus_up = False
-            self.bus.rename(os.urandom(8).hex())
-        self._outbox.lock = threading.RLock()
-        if self._listener is not None:
-            self._listener.after_fork()
-        if self._wires is not None:
-            self._wires.after_fork()
+            self._nodes.after_fork()
         for name, engine in list(self._engines.items()):
             if isinstance(engine.runtime, BlockingRuntime):
                 engine.runtime.after_fork()
@@ -358,15 +358,6 @@ class Hub:
                 # Held for ever: to let go would make asyncio deregister sockets in an epoll that is the parent's, too.
                 self._remove(name, engine)
                 _left_behind.append(engine)
-
-
-def _starting(listener: weakref.ref[Listener]) -> Callable[[], None]:
-    def start() -> None:
-        found = listener()
-        if found is not None:
-            found.start()
-
-    return start
 
 
 def _ignore(_name: str) -> None:

@@ -15,7 +15,8 @@ from .errors import CodecError, LoadTimeout, Overloaded, Unreachable
 from .flights import CHAIN, Chain, Failure, Flight, Place, Shared
 from .keys import Scope
 from .tiers.exceptions import describe
-from .tiers.remote import LEASE_MS, Found, Remote, Stored
+from .tiers.remote import LEASE_MS, Found, Stored
+from .tiers.ring import Remotes
 
 if TYPE_CHECKING:
     from .codec import Codec
@@ -61,6 +62,7 @@ class Job:
     stale: dict[str, Found]  # what may be served instead
     primary: bool = False  # the answer before was older than what is known
     bounded: bool = True
+    turn: int | None = None  # to be given back to the breaker of what it loads from
 
     @property
     def landed(self) -> bool:
@@ -81,7 +83,7 @@ class Loaded:
 class Loading:
     """Runs loaders under one runtime and says what may be made of their outcome."""
 
-    def __init__(self, runtime: Runtime, remote: Remote, shared: Shared, flights: dict[str, Flight]) -> None:
+    def __init__(self, runtime: Runtime, remote: Remotes, shared: Shared, flights: dict[str, Flight]) -> None:
         self._runtime, self._remote, self._shared = runtime, remote, shared
         self._flights = flights
         self._events = shared.events
@@ -89,13 +91,16 @@ class Loading:
     async def run(self, job: Job) -> Loaded | None:
         """Run the loader of *job*; None if its flights have been told already how it ended."""
         try:
+            self._enter_breaker(job)
             place = (self._entered() or await self._stand_in_line(job)) if job.bounded else None
         except Overloaded as error:
             self._events.overloads += 1
+            self._leave_breaker(job, error, 0.0)
             await self.release(job, None)
             self._end_badly(job, error)
             return None
-        except BaseException:
+        except BaseException as error:
+            self._leave_breaker(job, error, 0.0)
             await self.release(job, None)
             raise
         chain, load = Chain(job.flights, place, CHAIN.get()), Load(primary=job.primary)
@@ -108,13 +113,16 @@ class Loading:
         try:
             value = await self._runtime.call(job.load)
         except Exception as error:  # noqa: BLE001 - the loader's own, for all who wait
+            known = isinstance(error, job.rules.not_found)
+            self._leave_breaker(job, None if known else error, self._runtime.now() - began)
             if isinstance(error, job.rules.not_found) and len(job.flights) == 1:
                 return self._succeeded(job, Loaded(None, error, self._runtime.now() - began, load))
             watch.stop()
             await self.give_up(job, error)
             return None
-        except BaseException:
+        except BaseException as error:
             watch.stop()
+            self._leave_breaker(job, error, 0.0)
             await self.release(job, None)
             raise
         finally:
@@ -124,7 +132,24 @@ class Loading:
             chain.over = True
             if place is not None:
                 place.end()
-        return self._succeeded(job, Loaded(value, None, self._runtime.now() - began, load))
+        loaded = Loaded(value, None, self._runtime.now() - began, load)
+        self._leave_breaker(job, None, loaded.seconds)
+        return self._succeeded(job, loaded)
+
+    def _enter_breaker(self, job: Job) -> None:
+        """Ask whether what is loaded from is well; `Overloaded` if it is left alone."""
+        if job.rules.breaker is not None:
+            try:
+                job.turn = job.rules.breaker.enter()
+            except Overloaded:
+                self._events.breaker_rejects += 1
+                raise
+
+    def _leave_breaker(self, job: Job, error: BaseException | None, seconds: float) -> None:
+        """Say how the load went, once."""
+        turn, job.turn = job.turn, None
+        if turn is not None and job.rules.breaker is not None:
+            job.rules.breaker.leave(turn, error, seconds)
 
     def _entered(self) -> Place | None:
         """A place in the bulkhead, if one is free. A load inside another one may use that one's, which waits for it."""
@@ -175,6 +200,7 @@ class Loading:
         """The loader has used up its time: nobody waits for it any longer."""
         self._events.load_timeouts += 1
         error = LoadTimeout(f"the load of {_names(job.flights)} took longer than {job.rules.hard_timeout:g} s")
+        self._leave_breaker(job, error, job.rules.hard_timeout or 0.0)
         for key, flight in job.flights.items():
             self.retire(key, flight)
         self._remember(job, error)

@@ -102,7 +102,7 @@ class Operations:
         answers: dict[str, Answer] = {key: partial(opened, stored, self._rules) for key, stored in survey.there.items()}
 
         def load(key: str, found: Found | None) -> Coroutine[Any, Any, Any]:
-            return engine.rebuilding.rebuild(wanted[key], found, cut_off=survey.cut_off)
+            return engine.rebuilding.rebuild(wanted[key], found, cut_off=key in survey.cut_off)
 
         works = [partial(load, key, found) for key, found in survey.missing.items()]
         loaded = await engine.runtime.each(works, most)

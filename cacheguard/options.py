@@ -12,6 +12,7 @@ from .codec import Codec
 from .current_load import check_tag
 from .envelope import Sealer
 from .errors import ConfigurationError
+from .events import StateChange
 from .tiers.local import Eviction
 
 
@@ -28,12 +29,14 @@ class Options:
     operation_timeout: float
     max_loads: int
     load_wait: float
+    load_queue: int
     max_absences: int
     raise_unreachable: bool
     from_replicas: bool
     outbox: str | None
     audit: float
     alone: Callable[[], object]
+    on_state_change: Callable[[StateChange], object] | None
 
 
 def flag(name: str, value: object) -> bool:
@@ -105,6 +108,14 @@ def check_change(change: object) -> None:
     """`TypeError` if *change* makes no new value of an old one."""
     if not callable(change) or iscoroutinefunction(change):
         raise TypeError(f"change must be a plain function of the value, got {change!r}")
+
+
+def listener(name: str, value: Any) -> Callable[[StateChange], object] | None:
+    """*value* if it is a plain function of one parameter, or None."""
+    if value is not None and (not callable(value) or iscoroutinefunction(value)):
+        raise ConfigurationError(f"{name} must be a plain function of a StateChange or None, got {value!r}")
+    told: Callable[[StateChange], object] | None = value
+    return told
 
 
 def question(name: str, value: Any) -> Callable[[], object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict
 
 from .durations import DAY, FOREVER, Duration, seconds
 from .errors import ConfigurationError
@@ -25,6 +25,18 @@ class Unset(Enum):
 UNSET = Unset.UNSET
 
 _REBUILDS = ("mutex", "logical", "early")
+
+
+class LoadBreaker(Protocol):
+    """Says whether a load may begin, and is told how it went; a `Breaker`, or anything like it."""
+
+    def enter(self) -> int:
+        """Ask for a load; `Overloaded` if there must be none."""
+        ...
+
+    def leave(self, turn: int, error: BaseException | None, took: float) -> None:
+        """The load has ended, after so many seconds; *turn* is what `enter` has returned."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +74,13 @@ class Policy:
     """First and longest pause after a failed load, doubling in between. Default 100 ms and 5 s."""
     l1_ttl: Duration | Unset | None = UNSET
     """How long the in-process tier may hold an entry. Default 1 minute; never beyond the entry's own end."""
+    breaker: LoadBreaker | Unset | None = UNSET
+    """A `Breaker`: while it is open, nothing is loaded, and who has nothing stale gets `Overloaded`. Share one among
+    all that depend on the same database. Default none."""
+    fallback: Any | Unset = UNSET
+    """What a caller gets in place of `Overloaded` or `LoadTimeout`: a value, or a function of that error, which may be
+    a coroutine function for ``async def``. It is not cached. The loader's own exceptions are not replaced. Default
+    None: the error is raised; for the value None give ``lambda error: None``."""
     l1: bool | Unset = UNSET
     """Use the in-process tier. Default True."""
     l2: bool | Unset = UNSET
@@ -102,6 +121,8 @@ class PolicyOptions(TypedDict, total=False):
     hard_timeout: Duration | None
     wait_timeout: Duration | None
     error_backoff: tuple[Duration, Duration] | None
+    breaker: LoadBreaker | None
+    fallback: Any
     l1_ttl: Duration | None
     l1: bool
     l2: bool
@@ -160,6 +181,16 @@ def _backoff(value: Any, name: str) -> None:
         raise ConfigurationError(msg)
 
 
+def _breaker(value: Any, name: str) -> None:
+    if value is not None and not (callable(getattr(value, "enter", None)) and callable(getattr(value, "leave", None))):
+        msg = f"{name} must be a Breaker or None, got {value!r}"
+        raise ConfigurationError(msg)
+
+
+def _anything(value: object, name: str) -> None:
+    """Whatever the caller likes."""
+
+
 _CHECKS: dict[str, Callable[[object, str], None]] = {
     "ttl": _ttl,
     "jitter": _jitter,
@@ -172,6 +203,8 @@ _CHECKS: dict[str, Callable[[object, str], None]] = {
     "hard_timeout": _duration,
     "wait_timeout": _duration,
     "error_backoff": _backoff,
+    "breaker": _breaker,
+    "fallback": _anything,
     "l1_ttl": _duration,
     "l1": _flag,
     "l2": _flag,
@@ -189,6 +222,8 @@ DEFAULTS = Policy(
     hard_timeout="30s",
     wait_timeout=None,
     error_backoff=("100ms", "5s"),
+    breaker=None,
+    fallback=None,
     l1_ttl="60s",
     l1=True,
     l2=True,
@@ -210,6 +245,8 @@ class Rules:
     hard_timeout: float | None
     wait_timeout: float | None
     error_backoff: tuple[float, float] | None
+    breaker: LoadBreaker | None
+    fallback: Any
     l1_ttl: float
     l1: bool
     l2: bool
@@ -253,6 +290,8 @@ def resolve(policy: Policy) -> Rules:
         hard_timeout=_maybe(p.hard_timeout, "hard_timeout"),
         wait_timeout=_maybe(p.wait_timeout, "wait_timeout"),
         error_backoff=p.error_backoff and (seconds(p.error_backoff[0], ""), seconds(p.error_backoff[1], "")),
+        breaker=p.breaker,
+        fallback=p.fallback,
         l1_ttl=_optional(p.l1_ttl, "l1_ttl", FOREVER),
         l1=p.l1,
         l2=p.l2,

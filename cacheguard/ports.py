@@ -59,11 +59,17 @@ class PartlyUnreachable(Unreachable):
 
     def __init__(self, replies: list[Reply], cause: Unreachable) -> None:
         super().__init__(str(cause))
+        self.fault = cause.fault
         self.replies = replies
 
 
 class Commands(Protocol):
     """A way to Redis. One ``send`` is one round trip, whatever the number of calls."""
+
+    @property
+    def away(self) -> bool:
+        """Whether it is known that nothing would be asked now: whoever asks is told so at once."""
+        ...
 
     async def send_each(self, *calls: Call) -> list[Reply]:
         """Run *calls* in order and return their replies; an error that the server answered stands as a `Refused`.

@@ -8,11 +8,11 @@ from .defenses.breakdown import early_by, poll_delay
 from .envelope import Kind
 from .errors import LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
 from .flights import CHAIN, NO_CHAIN, Flight, Shared
-from .keys import Scope
 from .loading import Ask, Job, Loaded, Loading
 from .tiers.exceptions import absence, rebuilt
 from .tiers.local import Entry
-from .tiers.remote import ALWAYS, Bypass, Failed, Fill, Filled, Found, Granted, Remote, Stored, Wait, ms
+from .tiers.remote import ALWAYS, Bypass, Failed, Fill, Filled, Found, Granted, Stored, Wait, ms
+from .tiers.ring import Remotes
 
 if TYPE_CHECKING:
     from .policy import Rules
@@ -29,7 +29,7 @@ class Rebuilding:
     `rebuild` → `_one_flight` → `_lead` → `Remote.lease` → `Loading.run` → `Remote.fill`.
     """
 
-    def __init__(self, runtime: Runtime, remote: Remote, shared: Shared, flights: dict[str, Flight]) -> None:
+    def __init__(self, runtime: Runtime, remote: Remotes, shared: Shared, flights: dict[str, Flight]) -> None:
         self._runtime, self._remote, self.flights = runtime, remote, flights
         self.loading = Loading(runtime, remote, shared, flights)
         self._local, self._events, self._alone = shared.local, shared.events, shared.alone
@@ -332,7 +332,7 @@ class Rebuilding:
     ) -> Filled:
         """Fill with *stored*, or give the lease back if it shall not, or cannot, be cached."""
         ttl, version, seconds = terms
-        marks = await self.marks_of(ask.scope, stored.tags, lease, ask.rules)
+        marks = await self.marks_of(ask, stored.tags, lease)
         if marks is None:
             await self.loading.release(job, None)
             return self.counted(Filled.REFUSED)
@@ -351,15 +351,14 @@ class Rebuilding:
         outcome = self.counted(await self._remote.fill(fill))
         return Filled.BRIEFLY if settles is not None and outcome is Filled.STORED else outcome
 
-    async def marks_of(
-        self, scope: Scope, tags: tuple[str, ...], lease: Granted, rules: Rules
-    ) -> dict[str, bytes] | None:
+    async def marks_of(self, ask: Ask, tags: tuple[str, ...], lease: Granted) -> dict[str, bytes] | None:
         """What the markers of an entry with *tags* said when its load began; None if it cannot be known any more."""
+        scope = ask.scope
         markers = scope.markers(tags)
         late = [tag for tag in tags if lease.marks.get(scope.tag(tag)) is None]
         marks = dict(lease.marks)
         if late:
-            claimed = await self._remote.claim(scope, late, lease.at_ms, marker_ms(rules))
+            claimed = await self._remote.of(ask.key).claim(scope, late, lease.at_ms, marker_ms(ask.rules))
             if claimed is None:
                 return None
             marks |= dict(zip(map(scope.tag, late), claimed, strict=True))
@@ -370,6 +369,7 @@ class Rebuilding:
         self._events.fills += outcome in STORED
         self._events.fills_refused += outcome is Filled.REFUSED
         self._events.fills_old += outcome is Filled.OLD
+        self._events.fills_failed += outcome is Filled.FAILED
         return outcome
 
     def land(self, flight: Flight, stored: Stored, loaded: Loaded, *, proven: bool) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from cacheguard.testing import FaultProxy, RedisServer, find_binaries
 from tests.support.clusters import RedisCluster
-from tests.support.faults import FaultProxy
-from tests.support.redis_server import RedisServer, find_binaries
 from tests.support.sentinels import Sentinels
 
 if TYPE_CHECKING:
@@ -42,8 +41,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for group in GROUPS:
         if group in metafunc.fixturenames:
             first, *others = list(find_binaries()) or ["missing"]
-            versions: list[Any] = [first, *(pytest.param(each, marks=pytest.mark.chaos) for each in others)]
-            metafunc.parametrize(group, versions, indirect=True, ids=lambda v: f"redis-{v}", scope="session")
+            each_version: list[Any] = [first, *(pytest.param(each, marks=pytest.mark.chaos) for each in others)]
+            metafunc.parametrize(group, each_version, indirect=True, ids=lambda v: f"redis-{v}", scope="session")
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .form import Codec
-from .registry import CustomCodec, Registry, return_codec
+from .registry import CustomCodec, Registry, return_codec, runs_code
 from .tagged import TAGGED
 from .typed import codec_for
 
-__all__ = ["TAGGED", "Codec", "CustomCodec", "Registry", "codec_for", "return_codec"]
+__all__ = ["TAGGED", "Codec", "CustomCodec", "Registry", "codec_for", "return_codec", "runs_code"]

@@ -18,6 +18,19 @@ _BYTES: tuple[type[Any], ...] = (bytes, bytearray, memoryview)
 _AWAITED = (collections.abc.Awaitable, collections.abc.Coroutine)
 
 
+# Modules whose loads() does whatever the bytes say.
+_RUN_CODE = frozenset(
+    {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "yaml"}
+)
+
+
+def runs_code(serializer: Any) -> bool:
+    """Whether *serializer* is known to run what is in the bytes that it reads; those of one's own cannot be known."""
+    makers: list[Any] = [serializer, getattr(serializer, "loads", None), type(serializer)]
+    names = [str(getattr(maker, name, "")) for maker in makers for name in ("__name__", "__module__")]
+    return any(name.partition(".")[0] in _RUN_CODE for name in names)
+
+
 class CustomCodec:
     """The user's own serializer: an object or module with ``dumps`` and ``loads``, such as `pickle`.
 

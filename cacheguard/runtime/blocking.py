@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import CacheGuardError
 from ..events import log
-from ..ports import Commands
+from ..ports import Commands, Signal, Watch
 from . import run_now
 
 MOST_DETACHED = 32
@@ -129,7 +129,7 @@ class BlockingRuntime:
 
     def __init__(self, commands: Commands) -> None:
         self.commands = commands
-        self.now = time.monotonic
+        self.now: Callable[[], float] = time.monotonic
         self.random = random.Random(os.urandom(16)).random
         self.closed = False
         self._reset()
@@ -144,7 +144,7 @@ class BlockingRuntime:
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
-    def signal(self) -> ThreadSignal:
+    def signal(self) -> Signal:
         return ThreadSignal()
 
     async def start(self, work: Coroutine[Any, Any, None], *, detached: bool) -> bool:
@@ -190,7 +190,7 @@ class BlockingRuntime:
         every: float,
         late: Callable[[], Coroutine[Any, Any, None]],
         deadline: float | None,
-    ) -> _Job:
+    ) -> Watch:
         job = _Job(self._keeper.jobs, beat, every, late, deadline)
         self._keeper.add(job)
         return job

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import redis.exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ..errors import ConfigurationError
+from ..breaker import Outcome
+from ..errors import ConfigurationError, Unreachable
+from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
-from . import resp
-from .sentinel import BlockingFinder
+from . import deadline, resp
+from .circuits import Circuit
+from .finders import BlockingFinder
 from .servers import Identity, facts_of, is_wrong
 
 
@@ -29,7 +33,7 @@ class BlockingCommands:
         most: connections at once; a thread that finds none free waits for one, at most `timeout` seconds.
         timeout: seconds for connecting and for each reply.
         identity: is told whom each connection has reached.
-        name: what this server is called there.
+        circuit: says whether the server is to be left alone, and is told how each call went.
         finder: knows whether it still is the master.
     """
 
@@ -39,14 +43,18 @@ class BlockingCommands:
         most: int,
         timeout: float,
         identity: Identity,
-        name: str = "",
+        circuit: Circuit,
         finder: BlockingFinder | None = None,
     ) -> None:
         self._connect, self._most, self._timeout = connect, most, timeout
-        self._identity, self._name = identity, name
         self._finder = finder
         self._reached: Any = None
+        self._identity, self._circuit, self._name = identity, circuit, circuit.name
         self._reset()
+
+    @property
+    def away(self) -> bool:
+        return self._circuit.away
 
     def _reset(self) -> None:
         self._idle: deque[tuple[Any, int]] = deque()  # connections, and the generation of each
@@ -68,6 +76,25 @@ class BlockingCommands:
         return replies
 
     def _exchange(self, payload: bytes, count: int, since: int) -> list[Reply]:
+        circuit = self._circuit
+        turn = circuit.ask()
+        try:
+            replies, took = self._asked(payload, count, since)
+        except Unreachable as error:
+            circuit.failed(turn, error.fault)
+            raise
+        except BaseException:
+            circuit.leave(turn, Outcome.NONE)
+            raise
+        worst = resp.worst_of(resp.faults_of(replies))
+        if worst is None:
+            circuit.leave(turn, Outcome.OK, took)
+        else:
+            circuit.failed(turn, worst)
+        return replies
+
+    def _asked(self, payload: bytes, count: int, since: int) -> tuple[list[Reply], float]:
+        """What the server has answered, and the seconds that it took for it."""
         connection, generation = self._take()
         used = generation == self._identity.generation
         try:
@@ -75,6 +102,7 @@ class BlockingCommands:
                 if not used:
                     generation = self._greet(connection)
                 self._check(since)
+                began = time.monotonic()
                 replies = _ask(connection, payload, count)
             except redis.exceptions.TimeoutError:
                 raise
@@ -85,6 +113,7 @@ class BlockingCommands:
                 self._drop_idle()
                 generation = self._greet(connection)
                 self._check(since)
+                began = time.monotonic()
                 replies = _ask(connection, payload, count)
         except AnotherServer:
             self._give_back(connection, generation)
@@ -92,29 +121,43 @@ class BlockingCommands:
         except Exception as error:  # the client's own, a credential provider's, a resolver's: all mean no answer
             connection.disconnect()
             self._discard()
-            raise resp.unreachable(error) from error
+            if isinstance(error, Unreachable):
+                raise
+            raise resp.unreachable(error, "" if used else resp.hint_of(connection, error)) from error
         except BaseException:
             connection.disconnect()
             self._discard()
             raise
-        if resp.is_readonly(replies):  # a master that is none any more; a new connection may find the one that is
+        took = time.monotonic() - began
+        if Fault.READONLY in resp.faults_of(replies):  # a master no more; a new connection may find the one that is
             self._drop_idle()
             connection.disconnect()
             self._discard()
         else:
             self._give_back(connection, generation)
-        return replies
+        return replies, took
 
     def _greet(self, connection: Any) -> int:
         """Connect anew, and find out whom that has reached; the generation of the connection."""
         connection.disconnect()
-        connection.connect()
+        self._open(connection)
         facts = facts_of(*_ask(connection, Identity.QUESTION, Identity.ANSWERS))
         if is_wrong(connection, facts):
             connection.connection_pool.doubt()
             raise redis.exceptions.ConnectionError("the server that Sentinel named is no master")
         self._reached = getattr(connection, "host", None), getattr(connection, "port", None)
         return self._identity.tell(self._name, facts)
+
+    def _open(self, connection: Any) -> None:
+        """Connect, unless that was refused a moment ago for something that will not change soon."""
+        self._circuit.admit()
+        try:
+            connection.connect()
+            deadline.end(connection)
+        except Exception as error:
+            self._circuit.connected(resp.unreachable(error))
+            raise
+        self._circuit.connected(None)
 
     def _check(self, since: int) -> None:
         if self._identity.generation != since:
@@ -133,7 +176,7 @@ class BlockingCommands:
     def _take(self) -> tuple[Any, int]:
         """A connection, and its generation, -1 for a new one; waits in line while all are in use.
 
-        Whoever holds one gives it back within its timeout, so nobody waits for ever, and a full pool is no outage.
+        Whoever holds one gives it back within its timeout, so the line moves, and a full pool is no outage.
         """
         if not self._waiting:
             try:
@@ -151,7 +194,13 @@ class BlockingCommands:
                     if self._made < self._most:
                         self._made += 1
                         break
-                    self._free.wait(self._timeout)
+                    if not self._free.wait(self._timeout):
+                        self._full()
+                    if self._circuit.away:
+                        self._circuit.ask_now()
+            except Unreachable:
+                self._free.notify()  # what woke this one is for the next
+                raise
             finally:
                 self._waiting -= 1
         try:
@@ -159,6 +208,9 @@ class BlockingCommands:
         except BaseException:
             self._discard()
             raise
+
+    def _full(self) -> NoReturn:
+        raise Unreachable(f"no connection of {self._most} came free within {self._timeout:g} s", Fault.POOL)
 
     def _discard(self) -> None:
         with self._free:
@@ -190,8 +242,18 @@ class BlockingCommands:
         return [("", self)]
 
     def subscriber(self) -> Any:
-        """A new connection to the same server, not connected yet."""
-        return self._connect()
+        """A new connection to the same server, for a subscription."""
+        connection = self._connect()
+        try:
+            self._open(connection)
+        except BaseException:
+            connection.disconnect()
+            raise
+        return connection
+
+    def server(self, _name: str) -> Commands:
+        """The server of that name: there is but one."""
+        return self
 
     def close(self) -> None:
         """Close every connection; one that is in use, when it is given back."""
@@ -205,6 +267,7 @@ class BlockingCommands:
 
 
 def _ask(connection: Any, payload: bytes, count: int) -> list[Reply]:
+    deadline.begin(connection)
     connection.send_packed_command([payload], check_health=False)
     if count == 1:
         return [_reply(connection)]
@@ -218,9 +281,11 @@ def _reply(connection: Any) -> Reply:
         return resp.refused(error)
 
 
-def redis_commands(pool: Any, most: int, timeout: float, identity: Identity, name: str = "") -> BlockingCommands:
+def redis_commands(pool: Any, most: int, timeout: float, identity: Identity, circuit: Circuit) -> BlockingCommands:
     """Commands that reach the server *pool* reaches; `ConfigurationError` if its settings make no connection."""
-    connect = resp.connector(pool, lambda: Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=timeout)
+    connect = deadline.dressed(
+        resp.connector(pool, lambda: Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=timeout)
+    )
     try:
         connect()
     except TypeError as error:
@@ -228,4 +293,4 @@ def redis_commands(pool: Any, most: int, timeout: float, identity: Identity, nam
         raise ConfigurationError(msg) from error
     finder = pool.connection_kwargs.get("connection_pool")
     mine = finder.within(timeout) if isinstance(finder, BlockingFinder) else None
-    return BlockingCommands(connect, most, timeout, identity, name, mine)
+    return BlockingCommands(connect, most, timeout, identity, circuit, mine)

@@ -10,20 +10,26 @@ from ..ports import Runtime, Signal
 
 
 class FairBulkhead:
-    """At most *limit* loads at once; more wait in line, first come first served, at most *wait* seconds."""
+    """At most *limit* loads at once; more wait in line, first come first served, at most *wait* seconds.
 
-    def __init__(self, limit: int, wait: float) -> None:
-        self._limit, self.patience = limit, wait
+    The line is no longer than *room*.
+    """
+
+    def __init__(self, limit: int, wait: float, room: int) -> None:
+        self._limit, self.patience, self._room = limit, wait, room
         self._lock = threading.Lock()
         self._active = 0
         self._line: deque[Signal] = deque()
 
     async def enter(self, runtime: Runtime) -> None:
-        """Take a place; `Overloaded` if none comes free in time."""
+        """Take a place; `Overloaded` if none comes free in time, or there is no room in the line."""
         with self._lock:
             if self._active < self._limit:
                 self._active += 1
                 return
+            if len(self._line) >= self._room:
+                msg = f"{self._limit} loads are running and {self._room} wait in line already"
+                raise Overloaded(msg)
             turn = runtime.signal()
             self._line.append(turn)
         try:

@@ -13,12 +13,15 @@ import redis.exceptions
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from ..errors import Refused, Unreachable
+from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Reply, ScriptCall
 from . import resp, run_now
 from .aio_redis import AsyncCommands, redis_connector
 from .blocking_redis import BlockingCommands, redis_commands
+from .circuits import Circuits
+from .places import Address, Place
 from .replicas import AsyncReplicas, BlockingReplicas, Following, following_of
-from .servers import Address, Identity, Place
+from .servers import Identity
 
 MOST_TRIES = 5  # of a call that is sent from one node to the next while slots move
 AGAIN_AFTER = 0.1  # seconds, before the nodes are asked once more who is in the place of one that is silent
@@ -205,7 +208,7 @@ class _Batch:
                 self.asked.append((self._map.address(*_target(cause), node), index))
             elif NOT_HERE in str(reply):
                 self.again.append(index)
-            elif isinstance(cause, redis.exceptions.ClusterDownError) or resp.is_readonly([reply]):
+            elif reply.fault in (Fault.CLUSTER_DOWN, Fault.READONLY):
                 self._named.pop(index, None)
                 if index in self._repeated:
                     self._lost[index] = Unreachable(str(reply))
@@ -240,8 +243,11 @@ class BlockingCluster:
         timeout: seconds for connecting and for each reply.
     """
 
-    def __init__(self, place: Place, owners: Map, most: int, timeout: float, identity: Identity) -> None:
+    def __init__(
+        self, place: Place, owners: Map, most: int, timeout: float, identity: Identity, circuits: Circuits
+    ) -> None:
         self._place, self._map, self._most, self._timeout, self._identity = place, owners, most, timeout, identity
+        self._circuits = circuits
         self._nodes: dict[Address, BlockingCommands] = {}
         self._closed = False
         self._lock = threading.RLock()
@@ -255,7 +261,11 @@ class BlockingCluster:
             node = self._nodes.get(address)
             if node is None:
                 node = redis_commands(
-                    self._place.at(address), self._most, self._timeout, self._identity, _name(address)
+                    self._place.at(address),
+                    self._most,
+                    self._timeout,
+                    self._identity,
+                    self._circuits.of(_name(address)),
                 )
                 if self._closed:
                     node.close()
@@ -328,6 +338,7 @@ class BlockingCluster:
     def _forget_nodes(self) -> None:
         for address in set(self._nodes) - {*self._map.masters, *self._place.nodes}:
             self._nodes.pop(address).close()
+            self._circuits.drop(_name(address))
 
     async def masters(self) -> list[Commands]:
         if time.monotonic() >= self._map.heard_at + REFRESH_EVERY:
@@ -347,8 +358,20 @@ class BlockingCluster:
             run_now(self._refresh(self._map.version))
         return [(_name(address), _Master(self, self._node(address))) for address in self._map.masters]
 
+    def server(self, name: str) -> Commands:
+        """The node of that name; `Unreachable` if there is none any more."""
+        for address, node in list(self._nodes.items()):
+            if _name(address) == name:
+                return _Master(self, node)
+        raise Unreachable(f"{name} has left the cluster")
+
+    @property
+    def away(self) -> bool:
+        nodes = [self._nodes.get(address) for address in self._map.masters]
+        return bool(nodes) and all(node is not None and node.away for node in nodes)
+
     def subscriber(self) -> Any:
-        """A new connection to one of them, not connected yet: what is published anywhere is heard everywhere."""
+        """A new connection to one of them: what is published anywhere is heard everywhere."""
         if not self._map.masters:
             run_now(self._refresh(0))
         return self._node(random.choice(self._map.masters)).subscriber()
@@ -388,6 +411,10 @@ class _Master:
     async def masters(self) -> list[Commands]:
         return [self]
 
+    @property
+    def away(self) -> bool:
+        return self._node.away
+
 
 class AsyncCluster:
     """A cluster, from one event loop; nodes are asked at the same time.
@@ -398,10 +425,12 @@ class AsyncCluster:
         timeout: seconds for a batch to be answered by one node.
     """
 
-    def __init__(self, place: Place, owners: Map, timeout: float, identity: Identity) -> None:
+    def __init__(self, place: Place, owners: Map, timeout: float, identity: Identity, circuits: Circuits) -> None:
         self._place, self._map, self._timeout, self._identity = place, owners, timeout, identity
+        self._circuits = circuits
         self._nodes: dict[Address, AsyncCommands] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        self.beside: list[Any] = []  # what else belongs to this event loop, and ends with it
         self._refreshing = asyncio.Lock()
         self._closed = False
 
@@ -411,7 +440,8 @@ class AsyncCluster:
         node = self._nodes.get(address)
         if node is None:
             connect = redis_connector(self._place.at(address), self._timeout)
-            node = self._nodes[address] = AsyncCommands(connect, self._timeout, self._identity, _name(address))
+            circuit = self._circuits.of(_name(address))
+            node = self._nodes[address] = AsyncCommands(connect, self._timeout, self._identity, circuit)
         return node
 
     async def send(self, *calls: Call) -> list[Reply]:
@@ -441,6 +471,11 @@ class AsyncCluster:
         if time.monotonic() >= self._map.heard_at + REFRESH_EVERY:
             await self._refresh(self._map.version)
         return [self._node(address) for address in self._map.masters]
+
+    @property
+    def away(self) -> bool:
+        nodes = [self._nodes.get(address) for address in self._map.masters]
+        return bool(nodes) and all(node is not None and node.away for node in nodes)
 
     async def _try(self, batch: _Batch, routes: dict[Address, list[int]]) -> None:
         if len(routes) == 1:
@@ -499,10 +534,12 @@ class AsyncCluster:
         """End the tasks and the connections."""
         self._closed = True
         await asyncio.gather(*(node.aclose() for node in self._nodes.values()), *self._leaving)
+        for each in self.beside:
+            await each.aclose()
 
     def abandon(self) -> None:
         """Let go of connections whose event loop is gone."""
-        for node in self._nodes.values():
+        for node in (*self._nodes.values(), *self.beside):
             node.abandon()
 
 
@@ -517,9 +554,15 @@ class Wires:
     """
 
     def __init__(
-        self, place: Place | None, aplace: Place | None, most: int, timeout: float, identity: Identity
+        self,
+        place: Place | None,
+        aplace: Place | None,
+        most: int,
+        timeout: float,
+        identity: Identity,
+        circuits: Circuits,
     ) -> None:
-        self._aplace, self._timeout, self._identity = aplace, timeout, identity
+        self._aplace, self._timeout, self._identity, self.circuits = aplace, timeout, identity, circuits
         threads = place
         if threads is None and aplace is not None:
             threads = aplace.twin()
@@ -529,9 +572,9 @@ class Wires:
         self._map = Map(threads, identity) if threads.nodes else None
         self.blocking: BlockingCommands | BlockingCluster
         if self._map is not None:
-            self.blocking = BlockingCluster(threads, self._map, most, timeout, identity)
+            self.blocking = BlockingCluster(threads, self._map, most, timeout, identity, circuits)
         else:
-            self.blocking = redis_commands(threads, most, timeout, identity)
+            self.blocking = redis_commands(threads, most, timeout, identity, circuits.of(""))
         self._following: Following | None = None
         self.replicas: BlockingReplicas | None = None
         self._connect = None
@@ -543,21 +586,32 @@ class Wires:
         if self._aplace is None or self._connect is None:
             raise ValueError("there is no place for event loops")
         if self._map is not None:
-            return AsyncCluster(self._aplace, self._map, self._timeout, self._identity)
-        return AsyncCommands(self._connect, self._timeout, self._identity)
+            return AsyncCluster(self._aplace, self._map, self._timeout, self._identity, self.circuits)
+        return AsyncCommands(self._connect, self._timeout, self._identity, self.circuits.of(""))
 
-    def follow(self, namespace: str, most: int) -> Following:
-        """Read from replicas, too; who listens keeps watch over them."""
-        self._following = following_of(self._threads, self._map, namespace, most, self._timeout)
+    def ask(self, name: str) -> float:
+        """Ask one server whether it is well; the seconds that its answer took."""
+        server, began = self.blocking.server(name), time.monotonic()
+        try:
+            run_now(server.send(("PING",)))
+        except AnotherServer:
+            run_now(server.send(("PING",)))
+        return time.monotonic() - began
+
+    def follow(self, prefix: str, most: int) -> Following:
+        """Read from replicas, too; who listens keeps watch over them, by keys that begin with *prefix*."""
+        self._following = following_of(self._threads, self._map, prefix, most, self._timeout, self.circuits)
         self.replicas = BlockingReplicas(self._following)
         return self._following
 
-    def running_replicas(self) -> AsyncReplicas | None:
-        """Replicas for the event loop that runs here; None if they are not to be read from."""
+    def replicas_beside(self, way: AsyncCommands | AsyncCluster) -> AsyncReplicas | None:
+        """Replicas for the event loop that goes this *way*, ended with it; None if they are not to be read from."""
         if self._following is None or self._aplace is None:
             return None
         place = self._aplace if self._aplace.nodes else self._aplace.of_replicas()
-        return AsyncReplicas(self._following, place, self._timeout)
+        found = AsyncReplicas(self._following, place, self._timeout)
+        way.beside.append(found)
+        return found
 
     def close(self) -> None:
         """Close every connection of the threads."""

@@ -14,10 +14,12 @@ import redis.exceptions
 
 from ..errors import Refused, Unreachable
 from ..events import Events, log
+from ..faults import Fault, fault_of
 from ..ports import AnotherServer, Commands
 from ..tiers.bus import BEAT_EVERY, HORIZON, Bus
 from ..tiers.line import Line
 from . import run_now
+from .circuits import wait_freely
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # between attempts to subscribe
 PATIENCE_AT_CLOSE = 2.0
@@ -31,7 +33,7 @@ class Post(Protocol):
         ...
 
     def subscriber(self) -> Any:
-        """A new connection for a subscription, not connected yet."""
+        """A new connection for a subscription."""
         ...
 
 
@@ -116,7 +118,7 @@ class Listener:
 
     def turn(self, connection: Any) -> tuple[Any, float]:
         """Do what is due; the connection to wait for, if there is one, and how long."""
-        now = time.monotonic()
+        now = self._bus.now()
         if connection is not None and (self._bus.silent(now) or self._line.changes != self._changes):
             if self._line.changes == self._changes:
                 log.warning("no heartbeat came back over the invalidation bus for %g s", HORIZON)
@@ -133,7 +135,7 @@ class Listener:
         now = time.monotonic()
         if now >= self._next_beat:
             self._next_beat = now + BEAT_EVERY
-            self._beat(now)
+            self._beat(self._bus.now())
             self._pay()
         return connection, max(0.0, self._next_beat - time.monotonic())
 
@@ -144,23 +146,22 @@ class Listener:
         self._changes = self._line.changes
         try:
             connection = self._post.subscriber()
-            connection.connect()
             connection.send_command("SUBSCRIBE", bus.channel, bus.own_channel, check_health=False)
             for _ in range(2):
                 heard(connection)
         except Exception as error:  # noqa: BLE001 - a resolver's, a credential provider's: all mean no subscription
             if connection is not None:
                 drop(connection)
-            if isinstance(error, redis.exceptions.ResponseError | redis.exceptions.AuthenticationError):
+            if isinstance(error, redis.exceptions.ResponseError) or fault_of(error) is Fault.AUTHENTICATION:
                 bus.mute(f"SUBSCRIBE was refused ({error})")
             self._look_around()
             return None
-        bus.joined(time.monotonic())
+        bus.joined(bus.now())
         return connection
 
     def _look_around(self) -> None:
         """Whether Redis can be reached at all: where not, nobody can have told us anything."""
-        if self._publish_to_all(time.monotonic(), lambda posts: [(post, "hello") for post in posts]):
+        if self._publish_to_all(self._bus.now(), lambda posts: [(post, "hello") for post in posts]):
             self._pay()
 
     def _beat(self, now: float) -> None:
@@ -199,9 +200,9 @@ class Listener:
         return reached
 
     def _unreachable(self, errors: list[Unreachable], now: float) -> None:
-        if all(not isinstance(error, Refused) or "LOADING" in _words(error) for error in errors):
+        if all(not isinstance(error, Refused) or error.fault is Fault.LOADING for error in errors):
             self._bus.alone(now)
-        elif any("NOPERM" in _words(error) for error in errors):
+        elif any(error.fault is Fault.PERMISSION for error in errors):
             self._bus.mute(f"PUBLISH was refused ({errors[0]})")
 
     def _pay(self) -> None:
@@ -231,6 +232,7 @@ class Listener:
 
 def _run(me: weakref.ref[Listener], wake: threading.Event) -> None:
     connection: Any = None
+    wait_freely()
     try:
         while True:
             listener = me()
@@ -270,7 +272,3 @@ def drop(connection: Any) -> None:
 
 def _text(raw: Any) -> str:
     return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
-
-
-def _words(error: Refused | Unreachable) -> str:
-    return f"{type(error.__cause__).__name__} {error}".upper()

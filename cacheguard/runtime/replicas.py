@@ -18,12 +18,16 @@ from typing import Any, Protocol
 
 from redis.crc import key_slot
 
+from ..breaker import Terms
 from ..errors import Refused, Unreachable
+from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
 from . import run_now
 from .aio_redis import AsyncCommands, redis_connector
 from .blocking_redis import BlockingCommands, redis_commands
-from .servers import Address, Identity, Place
+from .circuits import Circuit, Circuits
+from .places import Address, Place
+from .servers import Identity
 
 BEAT_KEPT_MS = 10_000
 MOST_BEATS = 64  # of one master; older ones prove nothing that would still be of use
@@ -49,6 +53,24 @@ class Topology(Protocol):
         ...
 
 
+class _Unbroken(Circuit):
+    """No breaker: who listens finds out which replicas can be asked, and they say nothing of the masters."""
+
+    away = False
+
+    def ask(self) -> int:
+        return -1
+
+    def admit(self) -> None:
+        pass
+
+    def connected(self, error: Unreachable | None) -> None:
+        pass
+
+    def failed(self, turn: int, fault: Fault) -> None:
+        pass
+
+
 class Following:
     """Which replicas may be read from; shared by the threads and the event loops of one guard.
 
@@ -58,9 +80,13 @@ class Following:
         place: what connections to a replica are made with, for threads.
         most: connections to each replica at once, of all threads.
         timeout: seconds for connecting and for each reply.
+        circuits: the breakers, of replicas too.
     """
 
-    def __init__(self, prefix: str, topology: Topology, place: Place, most: int, timeout: float) -> None:
+    def __init__(
+        self, prefix: str, topology: Topology, place: Place, most: int, timeout: float, circuits: Circuits
+    ) -> None:
+        self._circuits = circuits
         self._prefix, self._topology = prefix, topology
         self._place, self._most, self._timeout = place, most, timeout
         self.first = topology.first
@@ -137,11 +163,15 @@ class Following:
                 node = self._nodes.get(address)
                 if node is None:
                     at = self._place.at(address)
-                    node = redis_commands(at, self._most, self._timeout, Identity(_nothing))
+                    node = redis_commands(at, self._most, self._timeout, Identity(_nothing), self.circuit(address))
                     if self._closed:
                         node.close()
                     self._nodes[address] = node
         return node
+
+    def circuit(self, address: Address) -> Circuit:
+        """What stands in the place of a replica's breaker."""
+        return _Unbroken(self._circuits, f"replica {address[0]}:{address[1]}", Terms())
 
     def close(self) -> None:
         with self._lock:
@@ -204,7 +234,9 @@ class AsyncReplicas(BlockingReplicas):
         node = self._mine.get(address)
         if node is None:
             connect = redis_connector(self._place.at(address), self._timeout)
-            node = self._mine[address] = AsyncCommands(connect, self._timeout, Identity(_nothing))
+            node = self._mine[address] = AsyncCommands(
+                connect, self._timeout, Identity(_nothing), self._following.circuit(address)
+            )
         return node
 
     async def aclose(self) -> None:
@@ -260,13 +292,12 @@ class Shards:
         return f"{{{tag}}}"
 
 
-def following_of(place: Place, owners: Any, namespace: str, most: int, timeout: float) -> Following:
+def following_of(place: Place, owners: Any, prefix: str, most: int, timeout: float, circuits: Circuits) -> Following:
     """The replicas of a Sentinel group or a cluster."""
-    prefix = f"cg:{namespace}:b:"
     if owners is not None:
-        return Following(prefix, Shards(owners), place, most, timeout)
+        return Following(prefix, Shards(owners), place, most, timeout, circuits)
     finder = place.connection_kwargs["connection_pool"].within(timeout)
-    return Following(prefix, Group(finder), place.of_replicas(), most, timeout)
+    return Following(prefix, Group(finder), place.of_replicas(), most, timeout, circuits)
 
 
 def _nothing() -> None:

@@ -751,8 +751,7 @@ class _Keys:
 
     def __init__(self, namespace: str, name: str) -> None:
         self.name = name
-        owner = f"{len(namespace)}:{namespace}{name}".encode("utf-8", "surrogatepass")
-        self._prefix = f"cg:{{b:{blake2b(owner, digest_size=10).hexdigest()}}}"
+        self._prefix = filter_prefix(namespace, name)
         self.meta, self.log, self.side = f"{self._prefix}:m", f"{self._prefix}:l", f"{self._prefix}:s"
 
     def chunk(self, epoch: str, layer: int, number: int) -> str:
@@ -763,6 +762,12 @@ class _Keys:
         for layer, shape in enumerate(shapes):
             for number in range(shape.chunks):
                 yield layer, number, self.chunk(epoch, layer, number)
+
+
+def filter_prefix(namespace: str, name: str) -> str:
+    """What the keys of a filter begin with; *namespace* has the names from the root down, with slashes between."""
+    owner = f"{len(namespace)}:{namespace}{name}".encode("utf-8", "surrogatepass")
+    return f"cg:{{b:{blake2b(owner, digest_size=10).hexdigest()}}}"
 
 
 class _UnusableError(Exception):

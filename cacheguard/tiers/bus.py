@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..events import Events, log
+from ..events import Events
 
 if TYPE_CHECKING:
     from ..ports import Runtime, Signal
@@ -29,9 +29,6 @@ DIRTY_FOR = 60.0  # seconds after the last word about it; whoever owes an invali
 
 class Kept(Protocol):
     """The in-process tier, as the bus needs it."""
-
-    lock: AbstractContextManager[Any]
-    trusted_until: float
 
     def pause(self) -> None: ...
 
@@ -61,8 +58,9 @@ class Bus:
         *,
         now: Callable[[], float],
     ) -> None:
-        self.channel, self._forget, self._local, self._events, self._now = channel, forget, local, events, now
+        self.channel, self._forget, self._local, self._events, self.now = channel, forget, local, events, now
         self.start: Callable[[], None] | None = None  # begins to listen; None: nobody has to
+        self._noting: AbstractContextManager[Any] | None = None  # guards the notes; None: none are kept
         self._dirty: dict[str, float] = {}  # invalidated, although Redis could not be told; until when
         self.rename(me)
 
@@ -77,16 +75,24 @@ class Bus:
         self._round = 0
         self._rounds: dict[int, tuple[float, set[str]]] = {}
         self._since = 0.0
+        self.proven_at = float("-inf")  # when the last heartbeat was sent that came back
         self.joined_in = False
+        self._trusted_until = float("-inf")
         self._noted: tuple[dict[str, float], dict[str, float]] = {}, {}  # names heard of in this horizon, in the last
-        self._turned = self._floor = self._now()
+        self._turned = self._floor = self.now()
 
     # What this process knows
 
+    def keep_notes(self, lock: AbstractContextManager[Any]) -> None:
+        """Remember for a while what was heard of: without that, `vouches` never does."""
+        self._noting = lock
+
     def note(self, name: str) -> None:
         """Something about *name* has changed, by us or by another: older copies of it count no more."""
-        now = self._now()
-        with self._local.lock:
+        if self._noting is None:
+            return
+        now = self.now()
+        with self._noting:
             noted, _ = self._noted
             if now >= self._turned + HORIZON:
                 self._noted, self._turned = ({}, noted if now < self._turned + 2 * HORIZON else {}), now
@@ -99,11 +105,11 @@ class Bus:
     @property
     def hears(self) -> bool:
         """Whether it is proven that this process hears what others invalidate."""
-        return self.joined_in and self._now() < self._local.trusted_until
+        return self.joined_in and self.now() < self._trusted_until
 
     def vouches(self, since: float, names: Iterable[str]) -> bool:
         """Whether something that may be old from *since* on contains all that this process has heard about *names*."""
-        if not self.hears or since <= max(self._floor, self._now() - HORIZON):
+        if not self.hears or since <= max(self._floor, self.now() - HORIZON) or self._noting is None:
             return False
         noted, before = self._noted
         return all(noted.get(name, 0.0) < since and before.get(name, 0.0) < since for name in names)
@@ -148,13 +154,13 @@ class Bus:
         self._dirty.pop(key, None)
         while len(self._dirty) >= MOST_DIRTY:
             self._dirty.pop(next(iter(self._dirty)), None)
-        self._dirty[key] = self._now() + DIRTY_FOR
+        self._dirty[key] = self.now() + DIRTY_FOR
 
     def is_dirty(self, key: str, markers: Iterable[str]) -> bool:
         """Whether somebody could not invalidate this in Redis: what is stored there must not be used."""
         if not self._dirty:
             return False
-        now = self._now()
+        now = self.now()
         return any(self._dirty.get(name, 0.0) > now for name in (key, *markers))
 
     def joined(self, now: float) -> None:
@@ -162,7 +168,7 @@ class Bus:
         self._local.pause()
         self._local.drop_shared()
         self._rounds.clear()
-        self._floor = self._now()
+        self._floor, self._trusted_until = self.now(), float("-inf")
         self._since, self.joined_in = now, True
 
     def beat(self, now: float, posts: Sequence[str]) -> list[tuple[str, str]]:
@@ -184,7 +190,7 @@ class Bus:
             return False
         for earlier in [each for each in self._rounds if each <= int(number)]:
             del self._rounds[earlier]
-        self._since = sent_at
+        self._since = self.proven_at = sent_at
         self._trust(sent_at + HORIZON, up=True)
         return True
 
@@ -197,8 +203,7 @@ class Bus:
         if self.joined_in or self._events.bus_up:
             self._events.bus_gaps += 1
         if self._events.bus_up:
-            self._events.bus_up = False
-            log.info("the invalidation bus is interrupted: the in-process tier is off until it is proven again")
+            self._events.bus_changed(up=False, why="interrupted: the in-process tier is off until it is proven again")
         self.joined_in = False
         self._rounds.clear()
         self._local.pause()
@@ -215,9 +220,9 @@ class Bus:
 
     def _trust(self, until: float, *, up: bool) -> None:
         self._local.trust(until)
+        self._trusted_until = until
         if up and not self._events.bus_up:
-            self._events.bus_up = True
-            log.info("the invalidation bus is proven: the in-process tier is on")
+            self._events.bus_changed(up=True, why="proven: the in-process tier is on")
         if up:
             self._settle()
 
@@ -234,13 +239,18 @@ class Bus:
         """Whether it is known if L1 can be used."""
         return self._settled or self.start is None
 
-    async def begin_listening(self, runtime: Runtime) -> None:
-        """Begin to listen, and wait until it is known whether that works, but not for long."""
-        if not self._begun and self.start is not None:
-            self._begun = True
+    def listen(self) -> None:
+        """Begin to listen, unless nobody has to."""
+        if self.start is not None:
             self.start()
+
+    async def begin_listening(self, runtime: Runtime, patience: float = PATIENCE) -> None:
+        """Begin to listen, and wait until it is known whether that works, but not for long."""
+        if not self._begun:
+            self._begun = True
+            self.listen()
         signal = runtime.signal()
         self._waiting.append(signal)
         if not self._settled:
-            await signal.wait(PATIENCE)
+            await signal.wait(patience)
         self._settled = True  # whoever comes later does not wait

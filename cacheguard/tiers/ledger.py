@@ -28,13 +28,15 @@ class FileLedger:
         path: the file; made if it does not exist, its directory is not.
         root: the marker of the guard's namespace; guards of several namespaces may share a file.
         lock: guards what is known of the rows.
+        node: to which of several nodes it is owed; what is owed to the others is none of this ledger's business.
 
     Raises:
         ConfigurationError: the file cannot be opened.
     """
 
-    def __init__(self, path: str | Path, root: str, lock: AbstractContextManager[Any]) -> None:
+    def __init__(self, path: str | Path, root: str, lock: AbstractContextManager[Any], node: str = "") -> None:
         self._path, self._root, self._lock = Path(path), root, lock
+        self._owner = f"{root} {node}" if node else root  # no name of a namespace has a space in it, nor has a node's
         self._rows: dict[Invalidation, list[int]] = {}
         try:
             with closing(self._opened()) as file, file:
@@ -53,7 +55,7 @@ class FileLedger:
     def load(self) -> list[Invalidation]:
         """What an earlier process has left, or another one owes just now."""
         with closing(self._opened()) as file, file:
-            rows = file.execute("SELECT id, item FROM owed WHERE root = ? ORDER BY id", (self._root,)).fetchall()
+            rows = file.execute("SELECT id, item FROM owed WHERE root = ? ORDER BY id", (self._owner,)).fetchall()
         items: list[Invalidation] = []
         for number, text in rows:
             try:
@@ -70,7 +72,7 @@ class FileLedger:
     def add(self, items: Iterable[Invalidation]) -> None:
         """Write *items* down. What cannot be written is said, and kept in memory all the same."""
         # A write that had begun when its process died is over: what is left of it is an invalidation.
-        lines = [(self._root, json.dumps(asdict(replace(item, begins="", intent_ms=0)))) for item in items]
+        lines = [(self._owner, json.dumps(asdict(replace(item, begins="", intent_ms=0)))) for item in items]
         try:
             with self._lock, closing(self._opened()) as file, file:
                 for item, line in zip(items, lines, strict=True):

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from ..errors import Refused, Unreachable
 from ..events import Events
+from ..faults import Fault
 from ..lua import load
 from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Replicas, Reply, ScriptCall
 from .bus import Bus
@@ -14,7 +15,6 @@ from .outbox import Invalidation, Outbox
 
 RELEASE = load("release")
 
-MOST_ORPHANS = 10_000
 FAILURE_KEPT_MS = 2_000  # several of a waiter's longest polls
 PART = 1000  # of what is owed, in one round trip
 MOST_ANNOUNCED = 10_000  # dirty keys, every second
@@ -29,8 +29,6 @@ class Line:
     ) -> None:
         self.replicas = replicas
         self._commands, self._events, self._outbox, self.bus = commands, events, outbox, bus
-        self._orphans: dict[str, str] = {}  # leases of which nobody knows whether they were granted
-        self._orphans_aside: dict[str, str] = {}  # those whose server cannot be asked
 
     async def send(self, *calls: Call) -> list[Reply]:
         """`Commands.send_each`, counted, after whatever invalidation is still owed.
@@ -45,12 +43,12 @@ class Line:
             replies = await self._sent(calls, reading=reading)
         except PartlyUnreachable as error:
             if error.replies and all(map(_is_away, error.replies)):
-                events.redis_failed(error)
-            else:
+                self._failed(error)
+            elif error.fault is not Fault.LEFT_ALONE:
                 events.redis_partly_failed(error)
             raise
         except Unreachable as error:
-            events.redis_failed(error)
+            self._failed(error)
             raise
         if not events.l2_up:
             events.redis_answered()
@@ -63,7 +61,7 @@ class Line:
         hears of invalidations, and only if it contains all that it has heard of. One round trip.
         """
         replicas, outbox, bus = self.replicas, self._outbox, self.bus
-        if replicas is None or outbox.owed or outbox.parked or self._orphans or not bus.hears:
+        if replicas is None or outbox.owes or not bus.hears:
             return None
         changes = outbox.changes
         answer = await replicas.ask(*calls)
@@ -90,17 +88,22 @@ class Line:
         try:
             names, following = await self._scanned(at, cursor, pattern, count)
         except Unreachable as error:
-            events.redis_failed(error)
+            self._failed(error)
             raise
         if not events.l2_up:
             events.redis_answered()
         return names, following
 
+    def _failed(self, error: Unreachable) -> None:
+        if error.fault is not Fault.LEFT_ALONE:  # that is counted where it is decided
+            self._events.redis_failed(error)
+
     async def _scanned(
         self, at: int, cursor: str, pattern: str, count: int
     ) -> tuple[list[str], tuple[int, str] | None]:
         for _ in range(CHANGES):
-            await self._settle(())
+            if self._outbox.owes:
+                await self._settle(())
             masters = await self._commands.masters()
             if at >= len(masters):
                 return [], None
@@ -117,7 +120,8 @@ class Line:
         outbox = self._outbox
         for _ in range(CHANGES):
             changes = outbox.changes
-            if outbox.owed or outbox.parked or self._orphans or self._orphans_aside:
+            # Where Redis is left alone, saying so must not cost the making of a thousand calls.
+            if outbox.owes and not self._commands.away:
                 await self._settle(set(map(_key, calls)) if reading else frozenset())
             try:
                 replies = await self._commands.send_each(*calls)
@@ -152,16 +156,14 @@ class Line:
         raise Unreachable(f"the server was another one {CHANGES} times in a row")
 
     async def _release_orphans(self, keys: Collection[str]) -> None:
-        for key in self._orphans_aside.keys() & keys:
-            self._orphans[key] = self._orphans_aside.pop(key)
-        while self._orphans:
-            orphans = list(self._orphans.items())[:PART]
+        outbox = self._outbox
+        if outbox.orphans_aside:
+            outbox.orphans_back(keys)
+        while outbox.orphans:
+            orphans = outbox.some_orphans(PART)
             replies = await self._answers([RELEASE(key)(token, b"", FAILURE_KEPT_MS) for key, token in orphans])
-            for (key, token), reply in zip(orphans, replies, strict=True):
-                if _is_away(reply):
-                    self._orphans_aside[key] = token
-                self._orphans.pop(key, None)
-            _bound(self._orphans_aside)
+            outbox.orphans_away(orphan for orphan, reply in zip(orphans, replies, strict=True) if _is_away(reply))
+            outbox.released(orphans)
 
     async def _deliver(self) -> None:
         await self._deliver_these(self._outbox.part(PART))
@@ -200,7 +202,7 @@ class Line:
         """
         outbox = self._outbox
         try:
-            if outbox.owed:
+            if outbox.owes:
                 await self._settle(())
             parked = list(outbox.all_parked().items())
             for at in range(0, len(parked), PART):
@@ -277,9 +279,15 @@ class Line:
         if refusal is not None or away:
             try:
                 await self.announce_dirty(left)
-            except (Unreachable, AnotherServer) as error:
+            except AnotherServer as error:
                 self._events.redis_failed(error)
+            except Unreachable as error:
+                self._failed(error)
         return False, replies
+
+    def owe(self, items: Sequence[Invalidation]) -> None:
+        """Deliver *items* before anything else is asked."""
+        self._outbox.owe(items)
 
     def acknowledged(self, items: Sequence[Invalidation]) -> None:
         """Remember that Redis has taken a write which, if a failover loses it, leaves something old behind."""
@@ -287,13 +295,7 @@ class Line:
 
     def orphaned(self, tokens: dict[str, str]) -> None:
         """Nobody knows whether these leases were granted: give them back before anything else is asked."""
-        self._orphans.update(tokens)
-        _bound(self._orphans)
-
-
-def _bound(orphans: dict[str, str]) -> None:
-    while len(orphans) > MOST_ORPHANS:  # the oldest have ended by themselves, or soon will
-        orphans.pop(next(iter(orphans)), None)
+        self._outbox.orphaned(tokens)
 
 
 def _key(call: Call) -> str:
@@ -327,4 +329,4 @@ def _missed(
 
 def is_foreign(reply: Refused) -> bool:
     """Whether something of another type lives under our key: nothing of ours can be stale there."""
-    return "WRONGTYPE" in str(reply)
+    return reply.fault is Fault.WRONG_TYPE

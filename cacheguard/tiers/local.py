@@ -270,12 +270,17 @@ class Local:
             for entry in list(self._index.values()):
                 self._drop(entry.key)
 
-    def drop_shared(self) -> None:
-        """Forget what other processes may have changed, and refuse what was asked for before this moment."""
+    def drop_shared(self, concerns: Callable[[str], bool] | None = None) -> None:
+        """Forget what other processes may have changed, and refuse what was asked for before this moment.
+
+        Args:
+            concerns: whether it is about an entry of this key; None: it is about all.
+        """
         with self.lock:
             self.tickets.void_all()
             for entry in [entry for entry in self._index.values() if entry.shared]:
-                self._drop(entry.key)
+                if concerns is None or concerns(entry.key):
+                    self._drop(entry.key)
 
     def switch(self, *, off: bool) -> None:
         """Empty the tier and keep it empty; calls nest."""

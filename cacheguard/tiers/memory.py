@@ -55,6 +55,8 @@ class MemoryCommands:
         """Go on with another *lock*: a forked child may have inherited one that is held by nobody."""
         self._lock = lock
 
+    away = False
+
     async def send(self, *calls: Call) -> list[Reply]:
         replies = await self.send_each(*calls)
         for reply in replies:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Protocol
 
 from ..events import Events, log
@@ -17,6 +18,7 @@ INVALIDATE = load("invalidate")
 TAGGED = load("tagged")
 
 MOST_OWED = 100_000
+MOST_ORPHANS = 10_000
 MOST_JOURNALED = 100_000
 PARKED_FOR = 3.0  # seconds; who listens tries once a second, others only where nobody does
 JOURNALED_FOR = 60.0  # seconds; longer than a failover takes
@@ -96,6 +98,8 @@ class Outbox:
     ) -> None:
         self.lock = lock or nullcontext()
         self.owed: dict[Invalidation, object] = {}
+        self.orphans: dict[str, str] = {}  # leases of which nobody knows whether they were granted, by key
+        self.orphans_aside: dict[str, str] = {}  # those whose server is away
         self.parked: dict[str, dict[Invalidation, object]] = {}  # by key; owed, too, but their server is away
         self.parked_at = 0.0  # when they were tried last
         self._aside = 0  # how many of them there are
@@ -106,6 +110,11 @@ class Outbox:
         if ledger is not None:
             self.owed.update({item: object() for item in ledger.load()})
             self._count()
+
+    @property
+    def owes(self) -> bool:
+        """Whether something has to be said before anything is asked, or before something is."""
+        return bool(self.owed or self.parked or self.orphans or self.orphans_aside)
 
     def owe(self, items: Sequence[Invalidation], *, aside: bool = False) -> None:
         """Keep *items* until Redis acknowledges them; *aside*, as `park` does."""
@@ -140,13 +149,9 @@ class Outbox:
         """Some of what is owed, each with a mark that changes when it is owed once more."""
         while True:
             try:
-                return dict(list(self.owed.items())[:most])
+                return dict(islice(self.owed.items(), most))
             except RuntimeError:  # another thread has owed something in the middle of it
                 continue
-
-    def owes(self) -> bool:
-        """Whether anything is owed."""
-        return bool(self.owed or self.parked)
 
     @property
     def count(self) -> int:
@@ -185,6 +190,37 @@ class Outbox:
         """Everything that is parked."""
         with self.lock:
             return {item: mark for aside in self.parked.values() for item, mark in aside.items()}
+
+    def orphaned(self, tokens: dict[str, str]) -> None:
+        """Keep leases, by key, that have to be given back."""
+        self.orphans.update(tokens)
+        _bound(self.orphans)
+
+    def orphans_away(self, orphans: Iterable[tuple[str, str]]) -> None:
+        """Set aside leases, by key, that cannot be given back: their server is away."""
+        self.orphans_aside.update(orphans)
+        _bound(self.orphans_aside)
+
+    def orphans_back(self, keys: Iterable[str]) -> None:
+        """Somebody is about to ask for *keys*: leases of theirs have to be given back now."""
+        for key in keys:
+            token = self.orphans_aside.pop(key, None)
+            if token is not None:
+                self.orphans[key] = token
+
+    def some_orphans(self, most: int) -> list[tuple[str, str]]:
+        """Some of the leases to be given back."""
+        while True:
+            try:
+                return list(islice(self.orphans.items(), most))
+            except RuntimeError:  # another thread has lost one in the middle of it
+                continue
+
+    def released(self, orphans: Iterable[tuple[str, str]]) -> None:
+        """Strike off leases that were given back, unless another one of the same key was lost meanwhile."""
+        for key, token in orphans:
+            if self.orphans.get(key) == token:
+                self.orphans.pop(key, None)
 
     def settled(self, part: dict[Invalidation, object]) -> None:
         """Strike off what Redis has acknowledged, unless it is owed once more by another thread meanwhile."""
@@ -239,3 +275,8 @@ class Outbox:
 
     def _count(self) -> None:
         self._events.invalidations_queued = self.count
+
+
+def _bound(orphans: dict[str, str]) -> None:
+    while len(orphans) > MOST_ORPHANS:  # the oldest have ended by themselves, or soon will
+        orphans.pop(next(iter(orphans)), None)

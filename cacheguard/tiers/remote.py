@@ -113,6 +113,7 @@ class Filled(Enum):
     BRIEFLY = auto()  # stored, but not for as long as asked: a replica may lag behind
     REFUSED = auto()  # its lease is gone, or a tag or a namespace was invalidated since
     OLD = auto()  # a newer version is known
+    FAILED = auto()  # where it belongs could not be asked, or took nothing; only among several of `fill_many`
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,15 @@ class Wait:
 @dataclass(frozen=True, slots=True)
 class Bypass:
     """A write is under way: load, but do not fill."""
+
+
+class CutOff:
+    """Where the entry belongs cannot be asked, while others among several could be."""
+
+    stored = None
+
+
+CUT_OFF = CutOff()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,13 +178,34 @@ class Remote:
     """The calls of the cache protocol. Each method is one round trip, unless it says otherwise.
 
     Whatever cannot be asked raises `Unreachable`; whatever cannot be read is a miss and counted.
+
+    This is one place in which entries live; `Ring` has the same methods for several of them.
     """
+
+    abreast = 1  # groups of keys to be asked for at the same time
 
     def __init__(self, line: Line, packing: Packing, events: Events, nonce: Callable[[], str]) -> None:
         self.line, self._packing, self._events = line, packing, events
         self._nonce = nonce
         self._hints: dict[str, tuple[str, ...]] = {}  # by key, tags that its loader gave it
         self._known: dict[str, bytes] = {}  # what markers said last; for writers by hand, who check it
+
+    # Places
+
+    def of(self, _key: str) -> Remote:
+        """The place in which *key* lives: markers have a nonce in each."""
+        return self
+
+    def groups(self, keys: Iterable[str]) -> list[list[str]]:
+        """*keys*, put together by the places in which they live."""
+        return [list(keys)]
+
+    async def elsewhere(self, items: Sequence[Invalidation], _stored_in: Remote) -> None:
+        """Invalidate what other places may hold of entries that were changed in one of them: there are none."""
+
+    def owe(self, items: Sequence[Invalidation]) -> None:
+        """Invalidate *items* before anything else is asked. No round trip."""
+        self.line.owe(items)
 
     # Reading
 
@@ -317,7 +348,7 @@ class Remote:
         tags: Sequence[tuple[str, ...]],
         *,
         near: bool = False,
-    ) -> list[Found | None]:
+    ) -> Sequence[Found | CutOff | None]:
         """The entries of *keys*, in one round trip; one more for tags that could not be known.
 
         From replicas, as in `read`: those that are not found there cost one more.
@@ -325,7 +356,7 @@ class Remote:
         if near and self.line.replicas is not None:
             every = [tags[at] if tags else () for at in range(len(keys))]
             markers = tuple(dict.fromkeys(marker for each in every for marker in scope.markers(each)))
-            found = await self._read_near(keys, codec, scope, every, markers)
+            found: list[Found | CutOff | None] = [*await self._read_near(keys, codec, scope, every, markers)]
             left = [at for at, each in enumerate(found) if each is None]
             if left:
                 more = await self.read_many([keys[at] for at in left], codec, scope, [every[at] for at in left])
@@ -339,13 +370,13 @@ class Remote:
             calls += [("HMGET", key, "v", "g"), ("PTTL", key)]
         replies = await self.line.send(*calls, *_questions(markers))
         seen = dict(zip(markers, replies[2 * len(keys) :], strict=True))
-        found = [self._found(key, replies[2 * at], replies[2 * at + 1], codec) for at, key in enumerate(keys)]
-        await self._ask_for_more(scope, [each.stored for each in found if each is not None and each.stored], seen)
+        there = [self._found(key, replies[2 * at], replies[2 * at + 1], codec) for at, key in enumerate(keys)]
+        await self._ask_for_more(scope, [each.stored for each in there if each is not None and each.stored], seen)
         return [
             await self._standing(key, each, scope, seen, replies[2 * at][0])
             if each is not None and each.stored is not None
             else each
-            for at, (key, each) in enumerate(zip(keys, found, strict=True))
+            for at, (key, each) in enumerate(zip(keys, there, strict=True))
         ]
 
     def _markers(self, key: str, scope: Scope, tags: tuple[str, ...]) -> tuple[str, ...]:
@@ -478,7 +509,7 @@ class Remote:
         *,
         voids: Mapping[str, Any],
         keep_ms: int,
-    ) -> dict[str, Found | Granted | Wait | Bypass | Failed]:
+    ) -> Mapping[str, Found | Granted | Wait | Bypass | Failed | CutOff]:
         """Leases for several keys, in one round trip."""
         markers = tuple(dict.fromkeys(m for key in tokens for m in self._markers(key, scope, tags.get(key, ()))))
         calls: list[Call] = self._marks(markers, keep_ms)
@@ -589,6 +620,7 @@ class Remote:
         """Give leases back, with a word on what the load died of.
 
         True if all of them were still held, and *marks* still say what they said: nothing was invalidated meanwhile.
+        With *marks*, all of them must live in the same place.
         """
         calls: list[Call] = [
             RELEASE(key)(token, self._word(key, failure), FAILURE_KEPT_MS) for key, token in tokens.items()
@@ -617,7 +649,10 @@ class Remote:
         return await self.line.tell(items)
 
     async def remove(self, keys: Sequence[str], scope: Scope) -> tuple[bool, int]:
-        """Invalidate entries; whether Redis acknowledged it, and how many of them it held fresh."""
+        """Invalidate entries; whether Redis acknowledged it, and how many of them it held fresh.
+
+        0 if it goes away before it has said what their tags say now: then nobody knows.
+        """
         channel = self.line.bus.channel
         markers = tuple(dict.fromkeys(marker for key in keys for marker in self._markers(key, scope, ())))
 
@@ -630,7 +665,11 @@ class Remote:
         if not replies:
             return done, 0
         seen = dict(zip(markers, replies, strict=False))
-        return done, len(await self._glanced(scope, dict(zip(keys, replies[len(markers) :], strict=True)), seen))
+        heads = dict(zip(keys, replies[len(markers) :], strict=True))
+        try:
+            return done, len(await self._glanced(scope, heads, seen))
+        except Unreachable:
+            return done, 0
 
     async def expire(self, keys: Sequence[str]) -> bool:
         """Make entries stale; false if Redis did not acknowledge it, and they will be invalidated instead."""

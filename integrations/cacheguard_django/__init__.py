@@ -1,4 +1,7 @@
-"""Django cache backend, and invalidation bound to transactions."""
+"""Django cache backend, and invalidation bound to transactions.
+
+PYTEST_DONT_REWRITE: beside a pytest plugin, pytest would warn whoever imports this before it.
+"""
 
 from .backend import CacheGuardCache
 from .guards import close_guards, guard

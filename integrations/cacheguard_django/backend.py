@@ -35,7 +35,7 @@ class CacheGuardCache(BaseCache):
     cost two. Without Redis, reads are misses, writes are dropped and deletions are queued until it is back.
 
     Args:
-        server: ``LOCATION``: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``, ``redis+cluster://``,
+        server: ``LOCATION``: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``, ``redis+cluster://``, ``redis+ring://``,
             ``memory://``; empty: the environment's ``CACHEGUARD_URL``.
         params: the rest of the entry in ``CACHES``; ``OPTIONS`` may hold every option of `CacheGuard`, every field of
             `Policy`, ``fill_in_atomic`` and ``reverse_key_function``.

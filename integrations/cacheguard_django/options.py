@@ -106,8 +106,8 @@ def _url(location: Any, options: Mapping[str, Any]) -> str | None:
     if type(location) in (list, tuple):
         if len(location) != 1:
             raise InvalidCacheBackendError(
-                "CACHES: LOCATION must be one URL (redis+sentinel:// and redis+cluster:// name several servers), "
-                f"got {len(location)} of them"
+                "CACHES: LOCATION must be one URL (redis+sentinel://, redis+cluster:// and redis+ring:// name several "
+                f"servers), got {len(location)} of them"
             )
         (location,) = location
     if not location:

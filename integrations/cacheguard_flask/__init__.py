@@ -1,4 +1,7 @@
-"""Flask extension, and a backend for Flask-Caching."""
+"""Flask extension, and a backend for Flask-Caching.
+
+PYTEST_DONT_REWRITE: beside a pytest plugin, pytest would warn whoever imports this before it.
+"""
 
 from __future__ import annotations
 

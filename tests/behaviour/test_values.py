@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import marshal
 import pickle
 import threading
 import uuid
@@ -11,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from types import SimpleNamespace
 from typing import Any, NamedTuple, TypedDict
 
 import attrs
@@ -171,13 +174,29 @@ async def test_another_version_of_a_class_is_a_miss(redis_url: str) -> None:
             assert guard.stats().loads == 1
 
 
+SECRET = b"sixteen or more!"
+
+
 async def test_pickle_is_used_only_when_asked_for(open_door: OpenDoor, redis_url: str) -> None:
-    plain, pickling = open_door(CacheGuard(redis_url)), open_door(CacheGuard(redis_url, serializer=pickle))
+    plain = open_door(CacheGuard(redis_url))
+    pickling = open_door(CacheGuard(redis_url, serializer=pickle, secret=SECRET))
     await pickling.set("k", {"x": range(3)})
-    with CacheGuard(redis_url, serializer=pickle) as other:
+    with CacheGuard(redis_url, serializer=pickle, secret=SECRET) as other:
         assert other.get("k") == {"x": range(3)}
     assert await plain.get("k") is None
     assert plain.guard.stats().undecodable == 1
+
+
+@pytest.mark.parametrize("serializer", [pickle, marshal, SimpleNamespace(dumps=pickle.dumps, loads=pickle.loads)])
+def test_what_runs_its_bytes_without_a_signature_is_warned_about(
+    redis_url: str, serializer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    CacheGuard(redis_url, serializer=serializer, secret=SECRET).close()
+    CacheGuard("memory://", serializer=serializer).close()
+    CacheGuard(redis_url, serializer=json).close()
+    assert not caplog.records
+    CacheGuard(redis_url, serializer=serializer).close()
+    assert "give a secret" in caplog.text
 
 
 async def test_a_serializer_that_fails_costs_the_cache_not_the_value(open_door: OpenDoor, redis_url: str) -> None:

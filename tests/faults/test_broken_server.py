@@ -11,7 +11,7 @@ import pytest
 
 from cacheguard import CacheGuard, Policy
 from tests.conftest import OpenDoor
-from tests.support.doors import Cached, Door
+from tests.support.doors import Cached, Door, well_again
 from tests.support.loader import Loader
 from tests.support.redis_server import RedisServer
 
@@ -48,6 +48,7 @@ async def test_readers_go_on_while_redis_is_down_and_use_it_when_it_is_back(
     assert (await door.inspect("row:9")).state == "missing"
     assert not door.guard.stats().l2_up
     redis_server.start()
+    await well_again(door.guard)
     assert await row(5) == 4
     assert door.guard.stats().l2_up
     assert elsewhere.get("row:5") == 4
@@ -75,6 +76,7 @@ async def test_a_frozen_server_costs_one_timeout_each_and_no_answer(
     assert time.monotonic() - begin < 1
     await row.invalidate(1)
     redis_server.thaw()
+    await well_again(door.guard)
     assert await row(1) == 3
     assert await asyncio.to_thread(elsewhere.get, "row:1") == 3
 
@@ -239,6 +241,7 @@ async def test_one_line_is_logged_for_each_change_of_state(
     for number in range(1, 6):
         await row(number)
     redis_server.start()
+    await well_again(door.guard)
     for number in range(6, 9):
         await row(number)
     assert [record.levelname for record in caplog.records if record.name == "cacheguard"] == ["WARNING", "WARNING"]

@@ -15,7 +15,7 @@ from cacheguard.errors import Unreachable
 from cacheguard.tiers.outbox import INVALIDATE
 from cacheguard.tiers.remote import FILL, LEASE
 from tests.conftest import OpenDoor
-from tests.support.doors import Cached, Door
+from tests.support.doors import Cached, Door, well_again
 from tests.support.faults import Fault, FaultProxy
 from tests.support.loader import Loader
 
@@ -142,6 +142,7 @@ async def test_an_invalidation_without_redis_is_delivered_before_anything_is_rea
     assert not door.guard.stats().l2_up
     assert await row(1) == 3
     proxy.heal()
+    await well_again(door.guard)
     assert await row(2) == 4
     assert door.guard.stats().invalidations_queued == 0
     assert elsewhere.get("row:1") is None
@@ -206,6 +207,7 @@ async def test_on_unreachable_raise_says_so_and_queues_all_the_same(
         await door.set("row:3", 3)
     assert await row(4) == 2  # reads never raise
     proxy.heal()
+    await well_again(door.guard)
     assert await row(1) == 3
     assert elsewhere.get("row:1") == 3
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cacheguard import CacheGuard
+from cacheguard import CacheGuard, Policy
 from cacheguard.errors import Unreachable
+from tests.conftest import OpenDoor
 from tests.faults.test_bus import tier, until
 from tests.support.doors import Door
 from tests.support.faults import Fault, FaultProxy
@@ -53,6 +54,7 @@ async def test_who_wants_to_know_is_told_and_the_write_went_on(
         with pytest.raises(Unreachable, match="queued"):
             guard.invalidate_tags("red")
         redis_server.thaw()
+        until(lambda: guard.stats().breaker == "closed")
         assert written == [1]
         assert guard.get("row") is None
         assert other.inspect("row").state == "missing"
@@ -169,6 +171,19 @@ async def test_where_redis_takes_no_writes_all_processes_go_past_what_was_invali
     assert other.get_or_set("row", lambda: "newer") in {"new", "newer"}
     await asyncio.sleep(0.1)
     assert other.get_or_set("row", lambda: "newest") == other.get_or_set("row", lambda: "newest")  # clean again
+
+
+async def test_what_was_removed_is_removed_even_if_redis_goes_away_before_it_was_counted(
+    proxy: FaultProxy, open_door: OpenDoor, other: CacheGuard
+) -> None:
+    other.set("row", "old", tags=["red"])
+    door = open_door(CacheGuard(proxy.url, policy=Policy(l1=False)))
+    await door.get("warm")
+    proxy.inject(Fault.LOSE_REPLY, times=2, only=b"m:red")  # its tags are asked for in a second round trip
+    assert await door.ask(door.guard, "remove", "row") == 0
+    assert door.guard.stats().redis_errors == 1
+    assert door.guard.stats().invalidations_queued == 0
+    assert other.inspect("row").state == "missing"
 
 
 @pytest.mark.parametrize("fault", [Fault.LOSE_REPLY, Fault.HALF_REPLY, Fault.GARBAGE])

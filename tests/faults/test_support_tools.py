@@ -9,14 +9,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.support.faults import Fault, FaultProxy
-from tests.support.redis_server import RedisServer
+from cacheguard import CacheGuard
+from cacheguard.testing import CountingLoader, Fault, FaultProxy, NoRedisError, RedisServer, find_binaries
 
 
 @pytest.fixture
@@ -42,6 +43,107 @@ def test_a_broken_reply_is_an_error_and_the_command_happened(
     assert proxy.struck == 1
     assert redis_server.command("GET", "n") == "1"
     assert client.incr("n") == 2
+
+
+@pytest.mark.parametrize(("fault", "told"), [(Fault.CUT, b""), (Fault.RESET, ConnectionResetError)])
+@pytest.mark.parametrize("at", [0, 3, 70_000, 200_000])
+def test_a_reply_ends_at_the_byte_that_was_named(
+    redis_server: RedisServer, redis_url: str, proxy: FaultProxy, fault: Fault, told: object, at: int
+) -> None:
+    redis_server.command("SET", "k", "x" * 300_000)
+    proxy.inject(fault, at=at, times=1, only=b"GET")
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # and it reads slowly: the last bytes take their time
+        raw.settimeout(5)
+        raw.connect(("127.0.0.1", proxy.port))
+        raw.sendall(b"GET k\r\n")
+        time.sleep(0.05)
+        got = b""
+        try:
+            while piece := raw.recv(65536):
+                got += piece
+            end: object = b""
+        except ConnectionResetError:
+            end = ConnectionResetError
+    assert (len(got), end, proxy.struck) == (at, told, 1)
+
+
+def test_a_reply_shorter_than_the_cut_passes(client: redis.Redis, proxy: FaultProxy) -> None:
+    proxy.inject(Fault.CUT, at=100)
+    for _ in range(50):
+        assert client.ping()
+    assert proxy.struck == 50
+    with pytest.raises(redis.ConnectionError):
+        client.echo(b"x" * 100)
+
+
+def test_a_dribbling_reply_comes_byte_by_byte_until_healed(proxy: FaultProxy) -> None:
+    proxy.inject(Fault.DRIBBLE, seconds=0.01)
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as raw:
+        raw.sendall(b"PING\r\n")
+        assert [raw.recv(100) for _ in range(7)] == [b"+", b"P", b"O", b"N", b"G", b"\r", b"\n"]
+        proxy.inject(Fault.DRIBBLE, seconds=60)
+        raw.sendall(b"ECHO abc\r\n")
+        assert raw.recv(100) == b"$"
+        proxy.heal()
+        got = b""
+        while len(got) < 8:
+            got += raw.recv(100)
+        assert got == b"3\r\nabc\r\n"
+
+
+def test_a_throttled_wire_keeps_its_rate_whatever_the_size(
+    redis_server: RedisServer, redis_url: str, proxy: FaultProxy
+) -> None:
+    redis_server.command("SET", "k", "x" * 200_000)
+    proxy.inject(Fault.THROTTLE, rate=1_000_000, only=b"GET", times=1)
+    with redis.Redis(port=proxy.port, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
+        client.ping()
+        begin = time.monotonic()
+        assert len(client.get("k") or b"") == 200_000
+        assert time.monotonic() - begin >= 0.15
+        assert len(client.get("k") or b"") == 200_000
+        assert proxy.struck == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "terms"),
+    [
+        (Fault.LOSE_REPLY, {}),
+        (Fault.HALF_REPLY, {}),
+        (Fault.CUT, {"at": 1}),
+        (Fault.RESET, {"at": 5}),
+        (Fault.GARBAGE, {"data": b"*2\r\n$-7\r\n"}),
+        (Fault.DRIBBLE, {"seconds": 0.05}),
+        (Fault.THROTTLE, {"rate": 20}),
+        (Fault.DELAY, {"seconds": 1}),
+    ],
+    ids=lambda each: each.name if isinstance(each, Fault) else "",
+)
+def test_a_guard_survives_every_fault_of_a_reply(proxy: FaultProxy, fault: Fault, terms: dict[str, Any]) -> None:
+    loader = CountingLoader("value")
+    with CacheGuard(proxy.url) as guard:
+        guard.get("warm")
+        proxy.inject(fault, only=b"HMGET", **terms)
+        assert guard.get_or_set("k", loader) == "value"
+        assert proxy.struck > 0
+        proxy.heal()
+    loader.assert_ran(1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "terms", "named"),
+    [
+        (Fault.BLACKHOLE, {"only": b"GET"}, "BLACKHOLE"),
+        (Fault.THROTTLE, {}, "rate="),
+        (Fault.THROTTLE, {"rate": 0}, "rate="),
+        (Fault.CUT, {"at": -1}, "at=-1"),
+        (Fault.DELAY, {"seconds": -1}, "seconds=-1"),
+    ],
+)
+def test_a_fault_that_cannot_be_is_refused(proxy: FaultProxy, fault: Fault, terms: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        proxy.inject(fault, **terms)
 
 
 def test_only_the_named_request_is_struck(client: redis.Redis, proxy: FaultProxy) -> None:
@@ -174,6 +276,44 @@ def test_a_reset_brings_back_the_frozen_and_the_dead(redis_server: RedisServer) 
     redis_server.kill()
     redis_server.reset()
     assert redis_server.command("DBSIZE") == 0
+
+
+def test_a_server_with_a_socket_has_no_port_and_takes_its_directory_along() -> None:
+    if not find_binaries():
+        pytest.skip("there is no redis-server")
+    with RedisServer() as server:
+        directory = server.directory
+        assert server.url.startswith("redis://")
+        server.command("SET", "k", "v")
+        socketed = RedisServer(unixsocket=str(directory / "s"), maxmemory="10mb")
+        with socketed:
+            assert socketed.url == f"unix://{directory / 's'}"
+            assert socketed.command("DBSIZE") == 0
+            assert socketed.command("CONFIG", "GET", "maxmemory")["maxmemory"] == str(10 * 1024 * 1024)
+        assert not socketed.running
+    assert not directory.exists()
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    if not find_binaries():
+        pytest.skip("there is no redis-server")
+    server = RedisServer(None, tmp_path, maxmemory_policy="nonsense")
+    with pytest.raises(NoRedisError, match="maxmemory-policy"):
+        server.start()
+    with pytest.raises(RuntimeError, match="start"):
+        _ = server.pid
+
+
+def test_a_port_that_another_one_got_is_not_taken_for_ours(redis_server: RedisServer, tmp_path: Path) -> None:
+    class Late(RedisServer):
+        def _command_line(self, port: int) -> list[str]:
+            return ["/bin/sleep", "60"]  # ours is not there yet, and somebody else answers
+
+    late = Late(redis_server.binary, tmp_path)
+    late.port = redis_server.port
+    assert late._start_on(redis_server.port) is False  # noqa: SLF001
+    assert not late.running
+    late.stop()
 
 
 ORPHAN = """

@@ -30,8 +30,8 @@ def markers_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
 
 
 def nonces_are_read_after_the_load(patch: pytest.MonkeyPatch) -> None:
-    async def broken(self: Any, scope: Any, tags: Any, lease: Any, rules: Any) -> dict[str, bytes]:
-        markers = scope.markers(tags)
+    async def broken(self: Any, ask: Any, tags: Any, lease: Any) -> dict[str, bytes]:
+        markers = ask.scope.markers(tags)
         return dict(zip(markers, await self._remote.nonces(markers, 1000), strict=True))
 
     patch.setattr(Rebuilding, "marks_of", broken)

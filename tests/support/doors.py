@@ -23,6 +23,13 @@ CALLERS = 500  # threads at once, well above the number of callers in any test
 Plain = Callable[..., Any]
 
 
+async def well_again(guard: CacheGuard) -> None:
+    """Wait until Redis is asked again: after a failure, a probe finds that out."""
+    with anyio.fail_after(10):
+        while guard.stats().breaker != "closed":
+            await anyio.sleep(0.002)
+
+
 class Door(ABC):
     """Either door of a guard, under the names of the blocking one; everything is awaited."""
 

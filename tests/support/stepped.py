@@ -127,6 +127,8 @@ class SteppedCommands:
     def __init__(self, process: Process) -> None:
         self._process = process
 
+    away = False
+
     async def send(self, *calls: Call) -> list[Reply]:
         replies = await self.send_each(*calls)
         for reply in replies:

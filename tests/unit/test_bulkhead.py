@@ -46,7 +46,7 @@ def interrupted() -> None:
 
 
 def test_as_many_enter_as_there_are_places() -> None:
-    bulkhead = FairBulkhead(2, 1.0)
+    bulkhead = FairBulkhead(2, 1.0, 1000)
     run_now(bulkhead.enter(runtime()))
     assert bulkhead.try_enter()
     assert not bulkhead.try_enter()
@@ -55,7 +55,7 @@ def test_as_many_enter_as_there_are_places() -> None:
 
 
 def test_who_waits_in_line_gets_the_place_that_comes_free() -> None:
-    bulkhead = FairBulkhead(1, 1.0)
+    bulkhead = FairBulkhead(1, 1.0, 1000)
     run_now(bulkhead.enter(runtime()))
     run_now(bulkhead.enter(runtime(Turn(bulkhead.leave))))
     assert not bulkhead.try_enter()
@@ -64,7 +64,7 @@ def test_who_waits_in_line_gets_the_place_that_comes_free() -> None:
 
 
 def test_who_waits_too_long_is_told_so() -> None:
-    bulkhead = FairBulkhead(1, 0.5)
+    bulkhead = FairBulkhead(1, 0.5, 1000)
     run_now(bulkhead.enter(runtime()))
     with pytest.raises(Overloaded, match=r"1 loads are running and no place came free within 0\.5 s"):
         run_now(bulkhead.enter(runtime(Turn(lambda: None))))
@@ -73,14 +73,14 @@ def test_who_waits_too_long_is_told_so() -> None:
 
 
 def test_a_place_that_came_free_in_the_last_moment_is_kept() -> None:
-    bulkhead = FairBulkhead(1, 0.5)
+    bulkhead = FairBulkhead(1, 0.5, 1000)
     run_now(bulkhead.enter(runtime()))
     run_now(bulkhead.enter(runtime(Late(bulkhead.leave))))
     assert not bulkhead.try_enter()
 
 
 def test_a_place_given_to_one_who_has_gone_is_passed_on() -> None:
-    bulkhead = FairBulkhead(1, 0.5)
+    bulkhead = FairBulkhead(1, 0.5, 1000)
     run_now(bulkhead.enter(runtime()))
 
     def leave_and_go() -> None:
@@ -97,7 +97,7 @@ def test_a_place_given_to_one_who_has_gone_is_passed_on() -> None:
 
 
 def test_a_forked_child_starts_with_all_places() -> None:
-    bulkhead = FairBulkhead(1, 0.5)
+    bulkhead = FairBulkhead(1, 0.5, 1000)
     run_now(bulkhead.enter(runtime()))
     bulkhead.reset()
     assert bulkhead.try_enter()

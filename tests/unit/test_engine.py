@@ -12,7 +12,7 @@ from cacheguard.flights import Flight
 from cacheguard.loading import NO_SCOPE
 from cacheguard.ports import Call, Reply
 from cacheguard.tiers.outbox import INVALIDATE
-from cacheguard.tiers.remote import FILL, LEASE, STORE, Fill, Stored
+from cacheguard.tiers.remote import FILL, LEASE, STORE, Fill, Remote, Stored
 from tests.support.desk import KEY, Desk
 from tests.support.stepped import Fault
 
@@ -623,8 +623,9 @@ def test_a_server_that_refuses_everything_is_as_good_as_none() -> None:
     assert desk.read(desk.loader(1)) == 1
     with pytest.raises(Refused):
         desk.run(desk.engine.remote.fill(Fill(KEY, "token", b"v", 1.0, 0.0)))
+    assert isinstance(desk.engine.remote, Remote)
     with pytest.raises(Refused):
-        desk.run(desk.engine.remote.store({KEY: (b"v", 1.0, 0.0)}, "", (), 0))
+        desk.run(desk.engine.remote.of(KEY).store({KEY: (b"v", 1.0, 0.0)}, "", (), 0))
 
 
 # Peeking and looking

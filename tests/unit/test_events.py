@@ -11,7 +11,11 @@ from cacheguard.events import Events, Stats
 def test_every_counter_begins_at_nothing_and_redis_is_taken_to_be_up() -> None:
     stats = Events().snapshot(0, 0)
     names = {field.name for field in fields(Stats)} - {"age_at_serve"}
-    assert {name: getattr(stats, name) for name in names} == {name: name == "l2_up" for name in names}
+    assert {name: getattr(stats, name) for name in names} == {
+        **dict.fromkeys(names, 0),
+        "l2_up": True,
+        "breaker": "closed",
+    }
     assert {count for _, count in stats.age_at_serve} == {0}
 
 

@@ -37,7 +37,7 @@ def shared() -> Shared:
     events = Events()
     local = Local(10, None, "lru", nullcontext(), events, lambda: 1.0)
     bus = Bus("bus", "me", lambda name: None, local, events, now=lambda: 1.0)
-    return Shared(local, events, FairBulkhead(1, 0.0), AbsenceBudget(10), bus)
+    return Shared(local, events, FairBulkhead(1, 0.0, 1000), AbsenceBudget(10), bus)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from decimal import Decimal
-from inspect import signature
-from typing import Any
+from inspect import getclosurevars, signature
+from time import monotonic
+from typing import Any, cast
 
 import pytest
 
+from cacheguard import CacheGuard
 from cacheguard.generated import IndexKey, caller, wrapper
 from cacheguard.tiers.local import DEAD, Entry
 
@@ -34,6 +36,7 @@ class Made:
             self.key,
             options.pop("index", self.index),
             options.pop("slow", self._slow),
+            now=monotonic,
             **({"is_async": False, "touch": None, "copy": None} | options),
         )
 
@@ -153,3 +156,14 @@ def test_a_coroutine_function_stays_one() -> None:
         return [await made.call(1, 2), await made.call(3, 4)]
 
     assert asyncio.run(both()) == ["hit", "slow"]
+
+
+def test_an_ordinary_guard_reads_the_clock_of_the_system_and_no_other() -> None:
+    with CacheGuard("memory://") as guard:
+        read = guard.cached("k:{n}")(_itself)
+        assert read(1) == 1
+        assert getclosurevars(cast("Any", read)).nonlocals["_cg_now"] is monotonic
+
+
+def _itself(n: int) -> int:
+    return n

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -26,11 +27,11 @@ def test_the_core_has_four_dependencies(settings: dict[str, Any]) -> None:
     assert names(settings["project"]["dependencies"]) == {"redis", "cachetools", "pybloom-live", "msgspec"}
 
 
-def test_the_extra_all_is_every_extra_for_users(settings: dict[str, Any]) -> None:
+def test_the_extra_all_is_every_extra_for_what_runs(settings: dict[str, Any]) -> None:
     extras = settings["project"]["optional-dependencies"]
     chosen = re.fullmatch(r"cacheguard\[(.*)\]", extras["all"][0])
     assert chosen is not None
-    assert set(chosen[1].split(",")) == extras.keys() - {"all", "dev"}
+    assert set(chosen[1].split(",")) == extras.keys() - {"all", "dev", "testing"}
 
 
 def test_every_integration_is_shipped_and_shipped_packages_are_typed(settings: dict[str, Any]) -> None:
@@ -38,6 +39,12 @@ def test_every_integration_is_shipped_and_shipped_packages_are_typed(settings: d
     present = {f"integrations/{marker.parent.name}" for marker in (ROOT / "integrations").glob("*/__init__.py")}
     assert shipped == present | {"cacheguard"}
     assert all((ROOT / package / "py.typed").exists() for package in shipped)
+
+
+def test_pytest_warns_nobody_who_imports_a_shipped_package_before_it(settings: dict[str, Any]) -> None:
+    for package in settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
+        module = ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8"))
+        assert "PYTEST_DONT_REWRITE" in (ast.get_docstring(module) or ""), package
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

@@ -8,7 +8,9 @@ import pytest
 
 from cacheguard.errors import Unreachable
 from cacheguard.ports import Call, PartlyUnreachable, Reply, ScriptCall
+from cacheguard.tiers.line import Line
 from cacheguard.tiers.outbox import Invalidation
+from cacheguard.tiers.remote import Remote
 from tests.support.desk import KEY, Desk
 from tests.support.stepped import SteppedCommands
 
@@ -36,6 +38,12 @@ class Apart(Desk):
             return replies
 
         patch.setattr(SteppedCommands, "send_each", send_each)
+
+    @property
+    def line(self) -> Line:
+        remote = self.engine.remote
+        assert isinstance(remote, Remote)
+        return remote.line
 
     def lose(self, *keys: str) -> None:
         """Somebody invalidates *keys* while their servers are away."""
@@ -109,10 +117,10 @@ def test_who_listens_delivers_what_was_set_aside_and_tells_the_others_meanwhile(
     monkeypatch.setattr(apart.server, "publish", lambda _channel, message: heard.append(message))
     apart.lose(KEY)
     assert heard == [f"dirty {KEY}"]
-    apart.run(apart.engine.remote.line.settle())
+    apart.run(apart.line.settle())
     assert heard == [f"dirty {KEY}"] * 2
     apart.away.clear()
-    apart.run(apart.engine.remote.line.settle())
+    apart.run(apart.line.settle())
     assert heard[2:] == [f"drop - {KEY}"]
     assert apart.events.invalidations_queued == 0
 
@@ -132,7 +140,7 @@ def test_different_things_owed_under_one_key_are_all_delivered(apart: Apart) -> 
         assert not apart.run(apart.engine.write([Invalidation(KEY, settle_ms=settle_ms)]))
     assert apart.events.invalidations_queued == 2
     apart.away.clear()
-    apart.run(apart.engine.remote.line.settle())
+    apart.run(apart.line.settle())
     assert apart.events.invalidations_queued == 0
 
 
@@ -147,7 +155,7 @@ def test_more_than_can_be_set_aside_becomes_one_of_the_whole_namespace(
 
 
 def test_a_lease_that_may_have_been_granted_is_given_back_when_its_server_is_back(apart: Apart) -> None:
-    line = apart.engine.remote.line
+    line = apart.line
     apart.away = {KEY}
     line.orphaned({KEY: "token"})
     assert apart.read(apart.loader("new"), ELSEWHERE) == "old"

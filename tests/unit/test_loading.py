@@ -17,7 +17,7 @@ from tests.support.stepper import Cancelled
 
 def narrow(desk: Desk, places: int = 1, patience: float = 2.0) -> FairBulkhead:
     """Leave room for few loads."""
-    bulkhead = desk.process.shared.bulkhead = FairBulkhead(places, patience)
+    bulkhead = desk.process.shared.bulkhead = FairBulkhead(places, patience, 1000)
     return bulkhead
 
 
@@ -171,7 +171,7 @@ def test_a_value_that_is_too_large_is_returned_and_counted(monkeypatch: pytest.M
 
 def test_a_failure_that_cannot_be_described_is_found_out_by_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk()
-    packing: Any = desk.engine.remote._packing  # noqa: SLF001 - the seam has no other name
+    packing: Any = desk.engine.remote.of("")._packing  # noqa: SLF001 - the seam has no other name
 
     def refuse(*_: object) -> None:
         raise CodecError("no bytes for that")
@@ -185,7 +185,7 @@ def test_a_failure_that_cannot_be_described_is_found_out_by_each_for_itself(monk
 def test_leases_whose_reply_was_lost_are_given_back_and_not_too_many_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("cacheguard.tiers.line.MOST_ORPHANS", 2)
+    monkeypatch.setattr("cacheguard.tiers.outbox.MOST_ORPHANS", 2)
     desk = Desk()
     desk.faults["lease"] = Fault.UNANSWERED
     desk.run(desk.batch(desk.loader(dict), "a", "b", "c"))

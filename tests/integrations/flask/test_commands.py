@@ -81,7 +81,7 @@ def test_without_redis_nobody_is_told_that_it_was_done(app: Flask, redis_server:
 
 
 def test_doctor_tries_the_cache_and_looks_at_the_settings(make_app: MakeApp, redis_url: str) -> None:
-    import pickle
+    import json
 
     good = make_app(url=redis_url)
     good.config["TRUSTED_HOSTS"] = ["localhost"]
@@ -89,7 +89,7 @@ def test_doctor_tries_the_cache_and_looks_at_the_settings(make_app: MakeApp, red
     assert said.exit_code == 0
     assert "stored, read and invalidated" in said.output
     assert "error" not in said.output
-    bad = run(make_app(jitter=0, serializer=pickle, url=redis_url, ttl="10s"), "doctor").output
+    bad = run(make_app(jitter=0, serializer=json, url=redis_url, ttl="10s"), "doctor").output
     for word in ("CACHEGUARD_JITTER", "CACHEGUARD_SECRET", "TRUSTED_HOSTS", "CACHEGUARD_L1_TTL"):
         assert word in bad
     assert "memory://" in run(make_app(), "doctor").output

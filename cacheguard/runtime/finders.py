@@ -1,4 +1,4 @@
-"""Who the master is, as sentinels say it."""
+"""Who the master is: Sentinel says so."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Self, cast
 from redis.exceptions import ResponseError
 from redis.sentinel import MasterNotFoundError
 
-from .servers import Address, Place
+from .places import Address, Place
 
 
 class Newest:

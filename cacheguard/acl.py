@@ -1,0 +1,92 @@
+"""What a user of Redis must be allowed to do for a guard to work, and no more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from importlib.resources import files
+
+from . import lua
+from .keys import bus_channel, namespace_scope
+from .tiers.bloom import filter_prefix
+
+# What is sent beside the scripts; what the scripts do is read from them.
+ENTRIES = frozenset({"evalsha", "eval", "hmget", "hget", "pttl", "info", "ping", "scan", "publish", "subscribe"})
+BLOOM = frozenset({"get", "set", "setbit", "persist", "unlink", "hdel"})
+CLUSTER = frozenset({"asking", "cluster|slots"})
+SENTINEL = frozenset({"sentinel|get-master-addr-by-name"})
+
+_CALL = re.compile(r"redis\.p?call\(\s*'([A-Za-z]+)'")
+_PATTERN = re.compile(r"[*?\[\]\\]")
+_BLOOM_SCRIPTS = "bloom_"
+
+
+def commands_of(*, bloom: bool, cluster: bool = False, database: bool = False, client_name: bool = False) -> list[str]:
+    """The commands a guard uses, in lower case, a subcommand behind ``|``.
+
+    Args:
+        bloom: whether it has Bloom filters.
+        cluster: whether it is on a cluster.
+        database: whether it is on another database than number 0.
+        client_name: whether its connections have a name.
+    """
+    found = ENTRIES | _scripted(bloom=False)
+    if bloom:
+        found |= BLOOM | _scripted(bloom=True)
+    if cluster:
+        found |= CLUSTER
+    if database:
+        found |= {"select"}
+    if client_name:
+        found |= {"client|setname"}
+    return sorted(found)
+
+
+def keys_of(namespace: str, filters: Iterable[str] = ()) -> list[str]:
+    """Patterns of the keys of a guard and of its namespaces, as rules; with those of Bloom filters, ``*``: of any.
+
+    `ConfigurationError` for a namespace that no guard can have.
+    """
+    prefix = namespace_scope(namespace).epochs[0].removesuffix("m")
+    children = f"{prefix.removesuffix(':')}/"
+    bits = [_globbed("cg:{b:") if name == "*" else _globbed(filter_prefix(namespace, name)) for name in filters]
+    return [f"~{_globbed(each)}*" for each in (prefix, children)] + [f"~{each}*" for each in dict.fromkeys(bits)]
+
+
+def channels_of(namespace: str) -> list[str]:
+    """Patterns of the channels of a guard, as rules: one for all processes, one for each of them."""
+    return [f"&{_globbed(bus_channel(namespace))}*"]
+
+
+def user_rules(
+    user: str, password: str, keys: Iterable[str], channels: Iterable[str], commands: Iterable[str]
+) -> list[str]:
+    """The words of a command that makes *user*, or makes it anew; Redis 6.2 and later take them."""
+    return [
+        *("ACL", "SETUSER", user, "reset", "on", f">{password}"),
+        *("resetkeys", *keys, "resetchannels", *channels),
+        *("-@all", *(f"+{command}" for command in commands)),
+    ]
+
+
+def line_of(words: Iterable[str]) -> str:
+    """*words* as redis-cli reads them."""
+    return " ".join(word if re.fullmatch(r"[^\s\"'\\]+", word) else _quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _scripted(*, bloom: bool) -> frozenset[str]:
+    """What the scripts call."""
+    found: set[str] = set()
+    for script in files(lua.__name__).iterdir():
+        if script.name.endswith(".lua") and script.name.startswith(_BLOOM_SCRIPTS) is bloom:
+            found.update(word.lower() for word in _CALL.findall(script.read_text(encoding="utf-8")))
+    return frozenset(found)
+
+
+def _globbed(text: str) -> str:
+    """*text* as a pattern that matches it; a rule cannot hold a space, so any character may stand there."""
+    return _PATTERN.sub(r"\\\g<0>", text).replace(" ", "?")

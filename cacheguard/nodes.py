@@ -1,0 +1,254 @@
+"""One Redis as a guard in this process knows it: the ways to it, what is owed to it, and what is heard from it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from .errors import Unreachable
+from .events import Events
+from .keys.ring import HashRing
+from .options import Options
+from .ports import Commands, Replicas
+from .runtime import run_now
+from .runtime.places import Place
+from .runtime.servers import Identity, Steady
+from .tiers.bus import Bus, Kept
+from .tiers.line import Line
+from .tiers.outbox import Outbox
+from .tiers.remote import Packing, Remote
+from .tiers.ring import Buses, Members, Remotes, Ring, RingCommands, Trust
+
+if TYPE_CHECKING:
+    from .ports import Runtime
+    from .runtime.aio_redis import AsyncCommands
+    from .runtime.cluster import AsyncCluster, Wires
+    from .runtime.listener import Listener
+    from .tiers.local import Local
+
+MOST_CONNECTIONS = 64
+NOWHERE = Place(None, {})
+
+Way = TypeVar("Way")
+Ways: TypeAlias = Mapping[str, Way]  # by the names of the nodes
+AsyncWay: TypeAlias = "AsyncCommands | AsyncCluster"
+
+
+class Node:
+    """One server, or the servers behind one Sentinel service, or one cluster.
+
+    Args:
+        place: for threads; None if only event loops use the guard.
+        aplace: for event loops.
+        channel: of the guard's bus.
+        root: the marker of the guard's namespace.
+        local: the in-process tier, as this node's bus may treat it.
+        forget: drops one name from everything that this process keeps.
+        events: where it is counted.
+        now: monotonic seconds.
+        name: what it is called among several; ``""`` for the only one.
+    """
+
+    def __init__(
+        self,
+        place: Place | None,
+        aplace: Place | None,
+        options: Options,
+        *,
+        channel: str,
+        root: str,
+        local: Kept,
+        forget: Callable[[str], None],
+        events: Events,
+        now: Callable[[], float],
+        name: str = "",
+    ) -> None:
+        from .runtime.circuits import Circuits
+        from .runtime.cluster import Wires
+        from .runtime.listener import Listener
+
+        ledger = None
+        if options.outbox is not None:
+            from .tiers.ledger import FileLedger
+
+            ledger = FileLedger(options.outbox, root, threading.RLock(), name)
+        self.name, self.events, self.options = name, events, options
+        self.outbox = Outbox(root, events, now, ledger, threading.RLock())
+        self.bus = Bus(channel, os.urandom(8).hex(), forget, local, events, now=now)
+        self.circuits = Circuits(options.operation_timeout, events)
+        identity = Identity(self.outbox.replay)
+        self.wires = Wires(place, aplace, MOST_CONNECTIONS, options.operation_timeout, identity, self.circuits)
+        line, outbox = self.line(self.wires.blocking), self.outbox
+        self.circuits.probe_with(partial(_found_out, self.wires, line))
+        on_beat = None
+        if options.from_replicas:
+            self.bus.keep_notes(threading.RLock())
+            on_beat = self.wires.follow(f"{channel}:beat:", MOST_CONNECTIONS).beat
+        self.listener = Listener(self.bus, self.wires.blocking, line, events, lambda: outbox.owes, on_beat=on_beat)
+        self.bus.start = _starting(weakref.ref(self.listener))
+
+    def line(self, commands: Commands, replicas: Replicas | None = None) -> Line:
+        """The way to it through *commands*, on which nothing is asked before what is owed."""
+        if self.outbox.owed:  # an earlier process has left it
+            self.bus.listen()
+        return Line(commands, self.events, self.outbox, self.bus, replicas)
+
+    def replicas(self, way: Any) -> Replicas | None:
+        """Its replicas, for who goes this *way* to the masters; None if they are not to be read from."""
+        return self.wires.replicas if way is self.wires.blocking else self.wires.replicas_beside(way)
+
+    def after_fork(self) -> None:
+        """Leave the parent's threads and connections to the parent."""
+        self.events.bus_up = False
+        self.bus.rename(os.urandom(8).hex())
+        self.outbox.lock = threading.RLock()
+        self.listener.after_fork()
+        self.circuits.after_fork()
+        if self.options.from_replicas:
+            self.bus.keep_notes(threading.RLock())
+        self.wires.after_fork()
+
+
+def _found_out(wires: Wires, line: Line, name: str) -> float:
+    """Ask a server whether it is well; what is owed is delivered before anybody reads there again."""
+    took = wires.ask(name)
+    with suppress(Unreachable):  # refused, or owed to another server: whoever reads will meet it
+        run_now(line.settle())
+    return took
+
+
+def _starting(listener: weakref.ref[Listener]) -> Callable[[], None]:
+    def start() -> None:
+        found = listener()
+        if found is not None:
+            found.start()
+
+    return start
+
+
+class Nodes:
+    """All the Redis of a guard: one node, or the several of a ring.
+
+    Args:
+        make: makes a node of a place for threads and one for event loops.
+        now: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        place: Place | None,
+        aplace: Place | None,
+        local: Local,
+        events: Events,
+        make: Callable[..., Node],
+        now: Callable[[], float],
+    ) -> None:
+        plan = (place or aplace or NOWHERE).ring
+        self._members: Members | None = None
+        self._trust: Trust | None = None
+        self.bus: Bus | Buses
+        if plan is None:
+            self._nodes = {"": make(place, aplace, local=local, events=events)}
+            self.bus = self._nodes[""].bus
+            return
+        self._trust = Trust(local, plan.addresses)
+        self._nodes = {
+            name: make(
+                place and place.of(name),
+                aplace and aplace.of(name),
+                local=self._trust.of(name),
+                events=Events(name, events),
+                name=name,
+            )
+            for name in plan.addresses
+        }
+        buses = {name: node.bus for name, node in self._nodes.items()}
+        seen = {name: node.events for name, node in self._nodes.items()}
+        also = HashRing(plan.also) if plan.also else None
+        self._members = Members(HashRing(plan.weights), buses, seen, now, moves=plan.moves, also=also)
+        self._trust.concerns = self._members.concerns
+        self.bus = Buses(buses.values())
+
+    @property
+    def events(self) -> list[Events]:
+        """The counters of each of several nodes."""
+        return [] if self._members is None else [node.events for node in self._nodes.values()]
+
+    @property
+    def busy(self) -> bool:
+        """Whether `close` would have to wait."""
+        return any(node.listener.busy for node in self._nodes.values())
+
+    def home_of(self, key: str) -> str:
+        """The node that *key* belongs to, ``""`` where there is only one."""
+        return "" if self._members is None else self._members.home_of(key)
+
+    def blocking(self) -> Ways[Commands]:
+        """The ways of threads."""
+        return {name: node.wires.blocking for name, node in self._nodes.items()}
+
+    def running(self) -> Ways[AsyncWay]:
+        """Ways for the event loop that runs here."""
+        return {name: node.wires.running() for name, node in self._nodes.items()}
+
+    def commands(self, ways: Ways[Any]) -> Commands:
+        """*ways* as one, for what is no entry."""
+        steady = {name: Steady(way) for name, way in ways.items()}
+        return steady[""] if self._members is None else RingCommands(steady, self._members)
+
+    def remote(self, ways: Ways[Any], runtime: Runtime, packing: Packing, *, abreast: bool) -> Remotes:
+        """*ways* as one, for entries.
+
+        Args:
+            abreast: whether several nodes can be asked at the same time.
+        """
+        remotes = {
+            name: Remote(
+                self._nodes[name].line(way, self._nodes[name].replicas(way)),
+                packing,
+                self._nodes[name].events,
+                runtime.token,
+            )
+            for name, way in ways.items()
+        }
+        if self._members is None:
+            return remotes[""]
+        return Ring(runtime, remotes, self._members, len(remotes) if abreast else 1)
+
+    def close(self) -> None:
+        """End the threads."""
+        for node in self._nodes.values():
+            node.listener.close()
+            node.circuits.close()
+
+    def disconnect(self) -> None:
+        """Close the connections that threads use."""
+        for node in self._nodes.values():
+            node.wires.close()
+
+    def after_fork(self) -> None:
+        """Leave the parent's threads and connections to the parent."""
+        if self._trust is not None:
+            self._trust.reset()
+        for node in self._nodes.values():
+            node.after_fork()
+
+
+class Bundle:
+    """The connections of one event loop to several nodes, ended together."""
+
+    def __init__(self, ways: Iterable[AsyncWay]) -> None:
+        self._ways = list(ways)
+
+    async def aclose(self) -> None:
+        for way in self._ways:
+            await way.aclose()
+
+    def abandon(self) -> None:
+        for way in self._ways:
+            way.abandon()

