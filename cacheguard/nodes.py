@@ -27,8 +27,9 @@ from .tiers.ring import Buses, Members, Remotes, Ring, RingCommands, Trust
 if TYPE_CHECKING:
     from .ports import Runtime
     from .runtime.aio_redis import AsyncCommands
-    from .runtime.cluster import AsyncCluster, Wires
+    from .runtime.cluster import AsyncCluster
     from .runtime.listener import Listener
+    from .runtime.wires import Wires
     from .tiers.local import Local
 
 MOST_CONNECTIONS = 64
@@ -69,8 +70,8 @@ class Node:
         name: str = "",
     ) -> None:
         from .runtime.circuits import Circuits
-        from .runtime.cluster import Wires
         from .runtime.listener import Listener
+        from .runtime.wires import Wires
 
         ledger = None
         if options.outbox is not None:

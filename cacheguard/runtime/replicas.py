@@ -56,7 +56,9 @@ class Topology(Protocol):
 class _Unbroken(Circuit):
     """No breaker: who listens finds out which replicas can be asked, and they say nothing of the masters."""
 
-    away = False
+    @property
+    def away(self) -> bool:
+        return False
 
     def ask(self) -> int:
         return -1
