@@ -7,9 +7,9 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from time import monotonic
 from typing import Any, Literal
 
+from .durations import NOW
 from .errors import Refused
 
 log = logging.getLogger("cacheguard")
@@ -145,6 +145,7 @@ class Events:
         "_said",
         "_above",
         "_node",
+        "_now",
         "_where",
         "failed_at",
         "failures",
@@ -162,6 +163,7 @@ class Events:
         self.bus_up: bool = False
         self.failures = 0  # round trips in a row that Redis did not answer
         self.failed_at = -math.inf  # monotonic: the last of them
+        self._now = NOW.get()
         self._ages = [0] * len(AGES)
         self._said: set[str] = set()
 
@@ -212,7 +214,7 @@ class Events:
         self.redis_errors += 1
         if not isinstance(error, Refused):
             self.failures += 1
-            self.failed_at = monotonic()
+            self.failed_at = self._now()
         if self.l2_up:
             self.l2_up = False
             log.warning("Redis%s is out of reach, going on without it: %s", self._where, error)

@@ -223,6 +223,8 @@ class Nodes:
 
     def close(self) -> None:
         """End the threads."""
+        for node in self._nodes.values():  # all at once: where nobody answers, each looks up by itself
+            node.listener.stop()
         for node in self._nodes.values():
             node.listener.close()
             node.circuits.close()

@@ -18,7 +18,7 @@ from ..faults import Fault, fault_of
 from ..ports import AnotherServer, Commands
 from ..tiers.bus import BEAT_EVERY, HORIZON, Bus
 from ..tiers.line import Line
-from . import run_now
+from . import deadline, run_now
 from .circuits import wait_freely
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # between attempts to subscribe
@@ -91,13 +91,17 @@ class Listener:
         """Whether `close` would have to wait."""
         return self._thread is not None and not (self._bus.joined_in and self._events.l2_up)
 
-    def close(self) -> None:
-        """End the thread."""
+    def stop(self) -> None:
+        """Let the thread end when it looks up next, within a second or so."""
         with self._lock:
             self._closed = True
-            thread = self._thread
         self._wake.set()
-        if thread is None or thread is threading.current_thread():
+
+    def close(self) -> None:
+        """End the thread."""
+        self.stop()
+        thread = self._thread
+        if thread is None or thread is threading.current_thread() or not thread.is_alive():
             return
         if self._bus.joined_in:
             # A message to ourselves wakes it at once; where none gets through, it looks up by itself soon.
@@ -146,9 +150,11 @@ class Listener:
         self._changes = self._line.changes
         try:
             connection = self._post.subscriber()
+            deadline.begin(connection)
             connection.send_command("SUBSCRIBE", bus.channel, bus.own_channel, check_health=False)
             for _ in range(2):
                 heard(connection)
+            deadline.end(connection)
         except Exception as error:  # noqa: BLE001 - a resolver's, a credential provider's: all mean no subscription
             if connection is not None:
                 drop(connection)
