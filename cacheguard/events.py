@@ -42,6 +42,8 @@ class Stats:
     """Answers from the in-process tier."""
     l2_hits: int
     """Answers from Redis (one round trip)."""
+    replica_hits: int
+    """Of these, answers from a replica (``read_from="replica"``)."""
     misses: int
     """Reads that found no usable entry in either tier."""
     stale_hits: int
@@ -169,6 +171,7 @@ class Events:
 
     l1_hits: int
     l2_hits: int
+    replica_hits: int
     misses: int
     stale_hits: int
     null_hits: int
@@ -218,6 +221,11 @@ class Events:
             self.l2_up = False
             log.warning("Redis%s is out of reach, going on without it: %s", self._where, error)
             self._tell("redis", "redis", "up", "down", str(error))
+
+    def redis_partly_failed(self, error: BaseException) -> None:
+        """Count a round trip in which one of several servers could not be asked; the first is logged."""
+        self.redis_errors += 1
+        self.once("partly", "a server of Redis is out of reach, going on with the others: %s", error)
 
     def redis_refused(self, error: BaseException) -> None:
         """Count a call that Redis answered with an error; each kind of error is logged once."""

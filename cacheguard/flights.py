@@ -273,6 +273,7 @@ class Shared:
     def drop(self, names: Iterable[str]) -> None:
         """Take *names* (keys, markers) out of this process: L1, flights, and the memory of failures."""
         for name in names:
+            self.bus.note(name)
             self.local.drop(name)
             prefixes = beneath(name)
             with self.local.lock:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..events import log
-from .finders import AsyncFinder, BlockingFinder
+from .finders import AsyncFinder, BlockingFinder, Newest
 from .places import Address, Place
 from .url_options import options_of, unquoted
 
@@ -178,8 +178,9 @@ def _sentinel_places(parts: Url, settings: dict[str, Any]) -> tuple[Place, Place
     amanaged: Any = running_sentinel.SentinelManagedSSLConnection
     if not parts.tls:
         managed, amanaged = blocking_sentinel.SentinelManagedConnection, running_sentinel.SentinelManagedConnection
-    finder = BlockingFinder([Place(kind, one) for one in each], service)
-    afinder = AsyncFinder([Place(akind, dict(one)) for one in each], service)
+    newest = Newest()
+    finder = BlockingFinder([Place(kind, one) for one in each], service, newest=newest)
+    afinder = AsyncFinder([Place(akind, dict(one)) for one in each], service, newest=newest)
     return (
         Place(managed, {**settings, "connection_pool": finder}),
         Place(amanaged, {**settings, "connection_pool": afinder}),
