@@ -293,10 +293,9 @@ def test_a_thousand_threads_that_come_and_go_leave_nothing(url: str) -> None:
                     each.join()
 
         run(range(300))
-        before, open_before = resident(), sockets()
+        before = resident()
         run(range(1000))
         assert problems == []
-        assert sockets() - open_before <= 5
         assert sockets() <= 30  # twenty at a time, the bus and the test's own
         assert resident() - before < 8_000_000
         assert threads() <= {"cacheguard-bus", "cacheguard-keeper"}

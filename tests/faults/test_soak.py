@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -49,6 +50,9 @@ def slope(samples: list[Sample], of: Callable[[Sample], float]) -> float:
     return sum((at - mean_time) * (value - mean_value) for at, value in zip(times, values, strict=True)) / spread
 
 
+TERMS: dict[Fault, dict[str, Any]] = {Fault.DELAY: {"seconds": 0.3}, Fault.THROTTLE: {"rate": 2000}}
+
+
 class Trouble:
     """One fault after the other, at random, each made good after a while."""
 
@@ -74,7 +78,7 @@ class Trouble:
 
     def _injected(self, fault: Fault) -> Callable[[float], None]:
         def strike(seconds: float) -> None:
-            self._proxy.inject(fault, **({"seconds": 0.3} if fault is Fault.DELAY else {}))  # type: ignore[arg-type]
+            self._proxy.inject(fault, **TERMS.get(fault, {}))
             time.sleep(seconds)
             self._proxy.heal()
 
