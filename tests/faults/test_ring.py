@@ -354,7 +354,7 @@ def test_a_node_that_dies_between_read_and_lease_costs_no_second_call_of_the_loa
     victim, honest = ring.home_of(ROWS[0]), Ring.read_many
     loads: list[int] = []
 
-    async def read_many(self: Ring, *args: Any, **near: bool) -> Any:
+    async def read_many(self: Ring, *args: Any, **near: Any) -> Any:
         found = await honest(self, *args, **near)
         victim.kill()
         return found
