@@ -164,13 +164,13 @@ class Switch:
             self._on_change("open", "half-open", "the pause is over")
         return turn
 
-    def leave(self, turn: int, outcome: Outcome, took: float = 0.0) -> None:
-        """A call that was let pass has ended, after so many seconds."""
+    def leave(self, turn: int, outcome: Outcome, took: float = 0.0, now: float | None = None) -> None:
+        """A call that was let pass has ended, after so many seconds; *now*, if the caller knows what time it is."""
         if turn != self._turn or (outcome is Outcome.NONE and self.closed):
             return
         if outcome is Outcome.OK and took >= self.terms.slow_after and (self._slowed or not self.undecided):
             outcome = Outcome.SLOW
-        now = self._now()
+        now = self._now() if now is None else now
         if self.closed:
             self._calls.append((now, outcome))
             if outcome is not Outcome.OK:

@@ -121,7 +121,8 @@ class AsyncCommands:
         faults = {fault for each in replies for fault in resp.faults_of(each)}
         worst = resp.worst_of(faults)
         if worst is None:
-            circuit.leave(turn, Outcome.OK, time.monotonic() - self._began)
+            ended = time.monotonic()
+            circuit.leave(turn, Outcome.OK, ended - self._began, ended)
         else:
             circuit.failed(turn, worst)
         if Fault.READONLY in faults:  # a master that is none any more; a new connection may find the one that is

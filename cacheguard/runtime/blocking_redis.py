@@ -79,22 +79,22 @@ class BlockingCommands:
         circuit = self._circuit
         turn = circuit.ask()
         try:
-            replies, took = self._asked(payload, count, since)
+            replies, took, ended = self._asked(payload, count, since)
         except Unreachable as error:
             circuit.failed(turn, error.fault)
             raise
         except BaseException:
             circuit.leave(turn, Outcome.NONE)
             raise
-        worst = resp.worst_of(resp.faults_of(replies))
-        if worst is None:
-            circuit.leave(turn, Outcome.OK, took)
-        else:
+        faults = resp.faults_of(replies)
+        if faults and (worst := resp.worst_of(faults)) is not None:
             circuit.failed(turn, worst)
+        else:
+            circuit.leave(turn, Outcome.OK, took, ended)
         return replies
 
-    def _asked(self, payload: bytes, count: int, since: int) -> tuple[list[Reply], float]:
-        """What the server has answered, and the seconds that it took for it."""
+    def _asked(self, payload: bytes, count: int, since: int) -> tuple[list[Reply], float, float]:
+        """What the server has answered, the seconds that it took for it, and when that was."""
         connection, generation = self._take()
         used = generation == self._identity.generation
         try:
@@ -128,14 +128,14 @@ class BlockingCommands:
             connection.disconnect()
             self._discard()
             raise
-        took = time.monotonic() - began
+        ended = time.monotonic()
         if Fault.READONLY in resp.faults_of(replies):  # a master no more; a new connection may find the one that is
             self._drop_idle()
             connection.disconnect()
             self._discard()
         else:
             self._give_back(connection, generation)
-        return replies, took
+        return replies, ended - began, ended
 
     def _greet(self, connection: Any) -> int:
         """Connect anew, and find out whom that has reached; the generation of the connection."""

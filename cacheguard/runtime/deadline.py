@@ -19,23 +19,24 @@ class Deadline:
 
     Args:
         plain: the socket, connected.
+        seconds: for one answer; None: as long as it takes.
     """
 
-    __slots__ = ("_first", "_plain", "_recv", "_recv_into", "_until", "sendall")
+    __slots__ = ("_first", "_limited", "_plain", "_recv", "_recv_into", "_seconds", "_until", "sendall")
 
-    def __init__(self, plain: Any) -> None:
-        self._plain = plain
+    def __init__(self, plain: Any, seconds: float | None) -> None:
+        self._plain, self._seconds = plain, seconds or 0.0
         self._recv, self._recv_into, self.sendall = plain.recv, plain.recv_into, plain.sendall
-        self._until = 0.0  # 0: none
-        self._first = True  # the next piece has the whole time, as the socket itself has it
+        self._until = 0.0
+        self.begin()
 
-    def begin(self, seconds: float) -> None:
-        """All that is read from now on is one answer."""
-        self._until, self._first = monotonic() + seconds, True
+    def begin(self) -> None:
+        """All that is read from now on is one answer; its first piece has the whole time."""
+        self._first, self._limited = True, self._seconds > 0
 
     def end(self) -> None:
         """What comes now comes unasked: each piece has the socket's own time."""
-        self._until = 0.0
+        self._limited = False
 
     def recv(self, *args: Any) -> Any:
         return self._within(self._recv, args)
@@ -43,12 +44,16 @@ class Deadline:
     def recv_into(self, *args: Any) -> Any:
         if self._first:
             self._first = False
+            self._until = monotonic() + self._seconds
             return self._recv_into(*args)
         return self._within(self._recv_into, args)
 
     def _within(self, read: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        if self._first or not self._until:
+        if self._first:
             self._first = False
+            self._until = monotonic() + self._seconds
+            return read(*args)
+        if not self._limited:
             return read(*args)
         usual = self._plain.gettimeout()
         self._plain.settimeout(max(LEAST, self._until - monotonic()))
@@ -66,10 +71,8 @@ def _with_deadline(kind: Any) -> Any:
     """*kind*, a class of connections, with sockets that have a deadline."""
 
     def connect(self: Any) -> Deadline:
-        socket = Deadline(kind._connect(self))  # noqa: SLF001 - the client has no other place to put a socket in
-        if self.socket_timeout:
-            socket.begin(self.socket_timeout)  # for all of the greeting
-        return socket
+        # One for all of the greeting, to begin with.
+        return Deadline(kind._connect(self), self.socket_timeout)  # noqa: SLF001 - the client has no other place for it
 
     return type(kind.__name__, (kind,), {"_connect": connect})
 
@@ -89,8 +92,8 @@ def dressed(connect: Callable[[], Any]) -> Callable[[], Any]:
 def begin(connection: Any) -> None:
     """What is read over *connection* from now on is the answer to what is asked now, and has one timeout for all."""
     socket = getattr(connection, "_sock", None)
-    if type(socket) is Deadline and connection.socket_timeout:
-        socket.begin(connection.socket_timeout)
+    if type(socket) is Deadline:
+        socket.begin()
 
 
 def end(connection: Any) -> None:

@@ -30,14 +30,13 @@ class Line:
         self.replicas = replicas
         self._commands, self._events, self._outbox, self.bus = commands, events, outbox, bus
 
-    async def send(self, *calls: Call) -> list[Reply]:
+    async def send(self, *calls: Call, reading: bool = True) -> list[Reply]:
         """`Commands.send_each`, counted, after whatever invalidation is still owed.
+
+        Not *reading*, it asks for nothing that could be old.
 
         Raises `Unreachable` if the server could not be asked.
         """
-        return await self._counted(calls)
-
-    async def _counted(self, calls: Sequence[Call], *, reading: bool = True) -> list[Reply]:
         events = self._events
         try:
             replies = await self._sent(calls, reading=reading)
@@ -254,7 +253,7 @@ class Line:
         away: list[Invalidation] = []
         replies: list[Reply] = []
         try:
-            replies = await self._counted([*first, *(call for each in calls for call in each)], reading=False)
+            replies = await self.send(*first, *(call for each in calls for call in each), reading=False)
             missed, away, refusal = _missed(items, calls, replies[len(first) :])
         except PartlyUnreachable as error:
             missed, away, refusal = _missed(items, calls, error.replies[len(first) :])
