@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_the_in_process_tier_is_off_within_the_horizon(patient_cluster: RedisClu
         while not listening:  # until one of ours has subscribed there
             guard = guards.enter_context(CacheGuard(patient_cluster.url))
             guard.get("begins to listen")
-            until(lambda guard=guard: guard.stats().bus_up)
+            until(partial(is_up, guard))
             if is_subscribed_at(deaf):
                 listening.append(guard)
         (guard,) = listening
@@ -58,6 +59,10 @@ def test_the_in_process_tier_is_off_within_the_horizon(patient_cluster: RedisClu
         assert took <= HORIZON + 0.3
         link.heal()
         until(lambda: guard.stats().bus_up, 40)
+
+
+def is_up(guard: CacheGuard) -> bool:
+    return guard.stats().bus_up
 
 
 def is_subscribed_at(node: RedisServer) -> bool:
