@@ -100,7 +100,13 @@ async def test_an_invalidation_is_honoured_although_the_replicas_have_not_heard_
         assert await near.read("k") is None
     assert await near.door.get_or_set("k", lambda: "new") == "new"
     assert await near.read("k") == "new"
-    # Nothing that is older than the horizon is believed, whether anything was heard of it or not.
+
+
+@pytest.mark.chaos
+async def test_nothing_older_than_the_horizon_is_believed_whether_anything_was_heard_of_it_or_not(
+    near: Near, sentinels: Sentinels
+) -> None:
+    sentinels.cut_off()
     await asyncio.sleep(3.2)
     hits = near.hits
     assert await near.read("probe") == "there"
@@ -137,6 +143,7 @@ async def test_a_key_behind_a_fence_or_in_quarantine_is_read_from_the_master(nea
     await near.comes_from_a_replica("probe", "there")
 
 
+@pytest.mark.chaos
 async def test_frozen_replicas_cost_one_timeout_and_nothing_else(near: Near, sentinels: Sentinels) -> None:
     await asyncio.to_thread(near.elsewhere.set, "k", "v")
     await near.comes_from_a_replica("k", "v")
