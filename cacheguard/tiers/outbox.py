@@ -97,9 +97,7 @@ class Outbox:
     ) -> None:
         self.lock = lock or nullcontext()
         self.owed: dict[Invalidation, object] = {}
-        self.orphans: OrderedDict[str, str] = (
-            OrderedDict()
-        )  # leases that may have been granted, by key
+        self.orphans: OrderedDict[str, str] = OrderedDict()  # leases that may have been granted, by key
         self._root, self._events, self._now, self._ledger = root, events, now, ledger
         self._journal: deque[tuple[float, Invalidation]] = deque()
         self.changes = 0  # of the server, so far

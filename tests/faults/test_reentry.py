@@ -179,7 +179,7 @@ def test_threads_that_write_at_the_same_time_do_not_stumble_over_each_other(redi
     problems: list[BaseException] = []
     interval = sys.getswitchinterval()
     with CacheGuard(redis_url) as guard:
-        bus = guard._hub.bus  # noqa: SLF001 - to write so often takes too long
+        bus: Any = guard._hub.bus  # noqa: SLF001 - to write so often takes too long
 
         def write() -> None:
             try:
