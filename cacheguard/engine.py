@@ -75,7 +75,7 @@ class Engine:
             await self._bus.begin_listening(self.runtime)
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
         try:
-            found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags, ask.usable)
+            found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags, ask.usable, near=ask.rules.l1)
         except Unreachable:
             return await self._read_without_redis(ask)
         stored = await self._usable(ask, found, ticket, asked_at)
@@ -113,7 +113,8 @@ class Engine:
             await self._bus.begin_listening(self.runtime)
         keys, first = list(asks), next(iter(asks.values()))
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
-        found = await self._found_of(keys, first.codec, first.scope, [ask.tags for ask in asks.values()])
+        tags = [ask.tags for ask in asks.values()]
+        found = await self._found_of(keys, first.codec, first.scope, tags, near=first.rules.l1)
         there: dict[str, Stored] = {}
         missing: dict[str, Found | None] = {}
         for key, each in zip(keys, found, strict=True):
@@ -129,11 +130,11 @@ class Engine:
         return Survey(there, missing, cut_off)
 
     async def _found_of(
-        self, keys: Sequence[str], codec: Codec | None, scope: Scope, tags: Sequence[tuple[str, ...]]
+        self, keys: Sequence[str], codec: Codec | None, scope: Scope, tags: Sequence[tuple[str, ...]], *, near: bool
     ) -> Sequence[Found | CutOff | None]:
         """What Redis holds of *keys*, as far as it can be asked."""
         try:
-            return await self.remote.read_many(keys, codec, scope, tags)
+            return await self.remote.read_many(keys, codec, scope, tags, near=near)
         except Unreachable:
             return [CUT_OFF] * len(keys)
 
@@ -163,7 +164,7 @@ class Engine:
         if not self._bus.ready and rules.l2:
             await self._bus.begin_listening(self.runtime)
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
-        found = await self._found_of(keys, codec, scope, ())
+        found = await self._found_of(keys, codec, scope, (), near=rules.l1)
         answers: dict[str, tuple[Stored, bool]] = {}
         for key, each in zip(keys, found, strict=True):
             if isinstance(each, CutOff):

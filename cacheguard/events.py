@@ -7,9 +7,9 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from time import monotonic
 from typing import Any, Literal
 
+from .durations import NOW
 from .errors import Refused
 
 log = logging.getLogger("cacheguard")
@@ -42,6 +42,8 @@ class Stats:
     """Answers from the in-process tier."""
     l2_hits: int
     """Answers from Redis (one round trip)."""
+    replica_hits: int
+    """Of these, answers from a replica (``read_from="replica"``)."""
     misses: int
     """Reads that found no usable entry in either tier."""
     stale_hits: int
@@ -143,6 +145,7 @@ class Events:
         "_said",
         "_above",
         "_node",
+        "_now",
         "_where",
         "failed_at",
         "failures",
@@ -162,11 +165,13 @@ class Events:
         self.over: bool = False  # the guard is closed: what breaks from now on is no news
         self.failures = 0  # round trips in a row that Redis did not answer
         self.failed_at = -math.inf  # monotonic: the last of them
+        self._now = NOW.get()
         self._ages = [0] * len(AGES)
         self._said: set[str] = set()
 
     l1_hits: int
     l2_hits: int
+    replica_hits: int
     misses: int
     stale_hits: int
     null_hits: int
@@ -211,11 +216,16 @@ class Events:
         self.redis_errors += 1
         if not isinstance(error, Refused):
             self.failures += 1
-            self.failed_at = monotonic()
+            self.failed_at = self._now()
         if self.l2_up and not self.over:
             self.l2_up = False
             log.warning("Redis%s is out of reach, going on without it: %s", self._where, error)
             self._tell("redis", "redis", "up", "down", str(error))
+
+    def redis_partly_failed(self, error: BaseException) -> None:
+        """Count a round trip in which one of several servers could not be asked; the first is logged."""
+        self.redis_errors += 1
+        self.once("partly", "a server of Redis is out of reach, going on with the others: %s", error)
 
     def redis_refused(self, error: BaseException) -> None:
         """Count a call that Redis answered with an error; each kind of error is logged once."""

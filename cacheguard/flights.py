@@ -157,6 +157,7 @@ class Flight:
         "leases",
         "loaded",
         "marks",
+        "others",
         "private",
         "proven",
         "signal",
@@ -178,24 +179,36 @@ class Flight:
         self.error: Exception | None = None
         self.traceback: TracebackType | None = None
         self.loaded: Stored | None = None  # what the loader returned after everybody had stopped waiting
+        self.others: list[Signal] = []  # of those who wait under another runtime
         self.private = False  # `loaded` is for who leads it alone
 
     def land(self, answer: Stored, *, proven: bool) -> None:
         """Everybody gets *answer*."""
         if not self.landed:
             self.answer, self.proven, self.landed = answer, proven, True
-        self.signal.set()
+        self._tell()
 
     def fail(self, error: Exception) -> None:
         """Everybody gets *error*."""
         if not self.landed:
             self.error, self.traceback, self.proven, self.landed = error, error.__traceback__, True, True
-        self.signal.set()
+        self._tell()
 
     def abandon(self) -> None:
         """Nobody gets anything: who waits must ask again."""
         self.landed = True
+        self._tell()
+
+    def _tell(self) -> None:
         self.signal.set()
+        for signal in self.others:
+            signal.set()
+
+    def also(self, signal: Signal) -> None:
+        """Let somebody wait for the landing who is under another runtime: a thread, another event loop."""
+        self.others.append(signal)
+        if self.landed:
+            signal.set()
 
     def keep_private(self, loaded: Stored) -> None:
         """Who leads gets *loaded*; who waits must load for himself."""
@@ -250,6 +263,7 @@ class Shared:
         self.local, self.events, self.bulkhead, self.budget, self.bus = local, events, bulkhead, budget, bus
         self.questions: tuple[Callable[[], object], ...] = (alone,)
         self.failures: dict[str, Failure] = {}
+        self.cut_off: dict[str, Flight] = {}  # by key, the one load of it in this process while Redis gives no leases
         self.flights: list[dict[str, Flight]] = []
 
     def alone(self) -> bool:
@@ -259,6 +273,7 @@ class Shared:
     def drop(self, names: Iterable[str]) -> None:
         """Take *names* (keys, markers) out of this process: L1, flights, and the memory of failures."""
         for name in names:
+            self.bus.note(name)
             self.local.drop(name)
             prefixes = beneath(name)
             with self.local.lock:
@@ -268,11 +283,11 @@ class Shared:
                     self._forget(partial(_is_marked, name))
                 else:
                     self.failures.pop(name, None)
-                    for flights in self.flights:
+                    for flights in (self.cut_off, *self.flights):
                         flights.pop(name, None)
 
     def _forget(self, concerned: Callable[[str, Flight | None], bool]) -> None:
-        for flights in self.flights:
+        for flights in (self.cut_off, *self.flights):
             for key, flight in list(flights.items()):
                 if concerned(key, flight):
                     flights.pop(key, None)
@@ -299,7 +314,7 @@ class Shared:
 
     def after_fork(self) -> None:
         """Leave the parent's flights to the parent."""
-        for flights in self.flights:
+        for flights in (self.cut_off, *self.flights):
             flights.clear()
         self.local.drop_all()
 

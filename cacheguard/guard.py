@@ -111,6 +111,10 @@ class CacheGuard:
             stored, so random ids cannot fill Redis.
         on_unreachable: ``"queue"``: an invalidation that Redis does not acknowledge is queued and delivered before
             anything else is asked; ``"raise"``: that, and `Unreachable` is raised.
+        read_from: ``"replica"``: what may be in L1 (``l1=True``) is read from the replicas of a Sentinel group or a
+            cluster, where their answer is fresh beyond doubt and contains all that this process has heard of: the
+            guarantee is that of another process's L1. What they do not have costs one round trip more. Leases, fills,
+            invalidations and functions with ``l1=False`` go to the master. One small write a second for each master.
         outbox: an SQLite file for that queue, so that it outlives the process; written only while Redis does not
             acknowledge. Processes may share it. None: the queue lives in memory.
         alone: asked before every load, without parameters: where it says yes, the load is its caller's own. It takes no
@@ -148,6 +152,7 @@ class CacheGuard:
         load_queue: int = 1000,
         max_absences: int = DEFAULT_MAX_ABSENCES,
         on_unreachable: Literal["queue", "raise"] = "queue",
+        read_from: Literal["master", "replica"] = "master",
         outbox: str | PathLike[str] | None = None,
         alone: Callable[[], object] | None = None,
         audit: float = 0.0,
@@ -156,6 +161,8 @@ class CacheGuard:
         check(l1_size, l1_max_bytes, l1_eviction)
         if on_unreachable not in ("queue", "raise"):
             raise ConfigurationError(f"on_unreachable must be 'queue' or 'raise', got {on_unreachable!r}")
+        if read_from not in ("master", "replica"):
+            raise ConfigurationError(f"read_from must be 'master' or 'replica', got {read_from!r}")
         options = Options(
             l1_size=l1_size,
             l1_max_bytes=l1_max_bytes,
@@ -174,6 +181,7 @@ class CacheGuard:
             load_queue=count("load_queue", load_queue),
             max_absences=count("max_absences", max_absences),
             raise_unreachable=on_unreachable == "raise",
+            from_replicas=read_from == "replica",
             outbox=path_of("outbox", outbox),
             audit=share("audit", audit),
             alone=question("alone", alone),
@@ -185,6 +193,12 @@ class CacheGuard:
         self._rules = resolve(self._policy)
         self._calls: dict[tuple[tuple[str, Any], ...], Rules] = {}
         pool, apool, memory = pools(url, client, aclient)
+        known = pool or apool
+        if options.from_replicas and not (known is not None and known.has_replicas):
+            raise ConfigurationError(
+                "read_from='replica' needs replicas that can be found: redis+sentinel://, redis+cluster://, or a "
+                f"client of either; got {'memory://' if memory else 'a single server'}"
+            )
         if secret is None and not memory and runs_code(serializer):
             log.warning(
                 "serializer=%s runs what it reads, and whoever can write to Redis can run code here: give a secret as "

@@ -14,7 +14,7 @@ from .errors import Unreachable
 from .events import Events
 from .keys.ring import HashRing
 from .options import Options
-from .ports import Commands
+from .ports import Commands, Replicas
 from .runtime import run_now
 from .runtime.places import Place
 from .runtime.servers import Identity, Steady
@@ -27,8 +27,9 @@ from .tiers.ring import Buses, Members, Remotes, Ring, RingCommands, Trust
 if TYPE_CHECKING:
     from .ports import Runtime
     from .runtime.aio_redis import AsyncCommands
-    from .runtime.cluster import AsyncCluster, Wires
+    from .runtime.cluster import AsyncCluster
     from .runtime.listener import Listener
+    from .runtime.wires import Wires
     from .tiers.ledger import FileLedger
     from .tiers.local import Local
 
@@ -71,8 +72,8 @@ class Node:
         name: str = "",
     ) -> None:
         from .runtime.circuits import Circuits
-        from .runtime.cluster import Wires
         from .runtime.listener import Listener
+        from .runtime.wires import Wires
 
         self._ledger: FileLedger | None = None
         self._at_the_file = threading.RLock()
@@ -80,7 +81,7 @@ class Node:
             from .tiers.ledger import FileLedger
 
             self._ledger = FileLedger(options.outbox, root, self._at_the_file, name)
-        self.name, self.events = name, events
+        self.name, self.events, self.options = name, events, options
         self.outbox = Outbox(root, events, now, self._ledger, threading.RLock())
         self.bus = Bus(channel, os.urandom(8).hex(), forget, local, events, now=now)
         self.circuits = Circuits(options.operation_timeout, events)
@@ -88,14 +89,22 @@ class Node:
         self.wires = Wires(place, aplace, MOST_CONNECTIONS, options.operation_timeout, identity, self.circuits)
         line, outbox = self.line(self.wires.blocking), self.outbox
         self.circuits.probe_with(partial(_found_out, self.wires, line))
-        self.listener = Listener(self.bus, self.wires.blocking, line, events, lambda: outbox.owes)
+        on_beat = None
+        if options.from_replicas:
+            self.bus.keep_notes(threading.RLock())
+            on_beat = self.wires.follow(f"{channel}:beat:", MOST_CONNECTIONS).beat
+        self.listener = Listener(self.bus, self.wires.blocking, line, events, lambda: outbox.owes, on_beat=on_beat)
         self.bus.start = _starting(weakref.ref(self.listener))
 
-    def line(self, commands: Commands) -> Line:
+    def line(self, commands: Commands, replicas: Replicas | None = None) -> Line:
         """The way to it through *commands*, on which nothing is asked before what is owed."""
         if self.outbox.owed:  # an earlier process has left it
             self.bus.listen()
-        return Line(commands, self.events, self.outbox, self.bus)
+        return Line(commands, self.events, self.outbox, self.bus, replicas)
+
+    def replicas(self, way: Any) -> Replicas | None:
+        """Its replicas, for who goes this *way* to the masters; None if they are not to be read from."""
+        return self.wires.replicas if way is self.wires.blocking else self.wires.replicas_beside(way)
 
     def before_fork(self) -> Callable[[], None] | None:
         """Let no other thread be at the outbox file, whose library has locks that a child could not open.
@@ -116,7 +125,9 @@ class Node:
             self._ledger.after_fork(self._at_the_file)
         self.listener.after_fork()
         self.circuits.after_fork()
-        self.wires.blocking.after_fork()
+        if self.options.from_replicas:
+            self.bus.keep_notes(threading.RLock())
+        self.wires.after_fork()
 
 
 def _found_out(wires: Wires, line: Line, name: str) -> float:
@@ -213,7 +224,12 @@ class Nodes:
             abreast: whether several nodes can be asked at the same time.
         """
         remotes = {
-            name: Remote(self._nodes[name].line(way), packing, self._nodes[name].events, runtime.token)
+            name: Remote(
+                self._nodes[name].line(way, self._nodes[name].replicas(way)),
+                packing,
+                self._nodes[name].events,
+                runtime.token,
+            )
             for name, way in ways.items()
         }
         if self._members is None:
@@ -222,6 +238,8 @@ class Nodes:
 
     def close(self) -> None:
         """End the threads."""
+        for node in self._nodes.values():  # all at once: where nobody answers, each looks up by itself
+            node.listener.stop()
         for node in self._nodes.values():
             node.listener.close()
             node.circuits.close()
@@ -229,7 +247,7 @@ class Nodes:
     def disconnect(self) -> None:
         """Close the connections that threads use."""
         for node in self._nodes.values():
-            node.wires.blocking.close()
+            node.wires.close()
 
     def before_fork(self) -> list[Callable[[], None]]:
         """Get ready for a fork; what to call in the parent afterwards."""

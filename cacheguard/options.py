@@ -32,6 +32,7 @@ class Options:
     load_queue: int
     max_absences: int
     raise_unreachable: bool
+    from_replicas: bool
     outbox: str | None
     audit: float
     alone: Callable[[], object]

@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from .errors import Unreachable
+
 Arg = str | bytes | int
 Reply = Any  # what a Redis server may answer: bytes, int, None, or a list of these
 Command = tuple[Arg, ...]
@@ -48,6 +50,19 @@ class AnotherServer(Exception):  # noqa: N818 - an event, not a fault
     """
 
 
+class PartlyUnreachable(Unreachable):
+    """Some of several servers could not be asked.
+
+    Args:
+        replies: what was answered; an `Unreachable` stands for what was not.
+    """
+
+    def __init__(self, replies: list[Reply], cause: Unreachable) -> None:
+        super().__init__(str(cause))
+        self.fault = cause.fault
+        self.replies = replies
+
+
 class Commands(Protocol):
     """A way to Redis. One ``send`` is one round trip, whatever the number of calls."""
 
@@ -59,8 +74,8 @@ class Commands(Protocol):
     async def send_each(self, *calls: Call) -> list[Reply]:
         """Run *calls* in order and return their replies; an error that the server answered stands as a `Refused`.
 
-        Raises `Unreachable` if the server could not be asked. Calls are safe to repeat, so an implementation may send
-        them again after a lost connection or an unknown script.
+        Raises `Unreachable` if the server could not be asked, `PartlyUnreachable` if that is true of some of several.
+        Calls are safe to repeat, so an implementation may send them again after a lost connection or an unknown script.
         """
         ...
 
@@ -70,6 +85,17 @@ class Commands(Protocol):
 
     async def masters(self) -> Sequence[Commands]:
         """The servers that share the entries among them, each asked directly; one, unless it is a cluster."""
+        ...
+
+
+class Replicas(Protocol):
+    """A way to copies of what the masters have."""
+
+    async def ask(self, *calls: Call) -> tuple[list[Reply], float] | None:
+        """What replicas answer, and a moment (monotonic seconds): whatever a master did before it is in the answers.
+
+        None if they cannot be asked, or there is no such moment. Commands only, no scripts.
+        """
         ...
 
 

@@ -34,7 +34,7 @@ class Rebuilding:
     def __init__(self, runtime: Runtime, remote: Remotes, shared: Shared, flights: dict[str, Flight]) -> None:
         self._runtime, self._remote, self.flights = runtime, remote, flights
         self.loading = Loading(runtime, remote, shared, flights)
-        self._local, self._events, self._alone = shared.local, shared.events, shared.alone
+        self._shared, self._local, self._events, self._alone = shared, shared.local, shared.events, shared.alone
         self._asked_for: dict[str, int] = {}  # leases, and the threads that are about to use them
 
     async def behind(self, ask: Ask, *, floor: int) -> None:
@@ -185,8 +185,10 @@ class Rebuilding:
         reset = CHAIN.set(NO_CHAIN) if behind else None
         flight.here = self._runtime.here()
         try:
-            if alone or cut_off:
-                await self._load_unleased(flight, ask, self._local.tickets.take(), keep=cut_off)
+            if cut_off:
+                await self._load_cut_off(flight, ask, self._local.tickets.take())
+            elif alone:
+                await self._load_unleased(flight, ask, self._local.tickets.take(), keep=False)
             else:
                 await self._lead(flight, ask, stale, floor, void)
         except Exception as error:  # noqa: BLE001 - it is handed to everybody who waits
@@ -241,7 +243,7 @@ class Rebuilding:
                     keep_ms=marker_ms(ask.rules),
                 )
             except Unreachable:
-                await self._load_unleased(flight, ask, ticket, keep=True)
+                await self._load_cut_off(flight, ask, ticket)
                 return False
             if isinstance(lease, Found) and lease.stored is None:
                 void = lease.void
@@ -319,6 +321,31 @@ class Rebuilding:
             flight.fail(error)
         else:
             await self._load_unleased(flight, ask, ticket, keep=False)
+
+    async def _load_cut_off(self, flight: Flight, ask: Ask, ticket: int) -> None:
+        """Load although Redis gives no lease: once in this process, whoever asks, threads and event loops alike."""
+        cut_off = self._shared.cut_off
+        for _ in range(RETRIES):
+            current = cut_off.setdefault(ask.key, flight)
+            if current is flight or current.waits_for_me(self._runtime.here()):
+                break
+            landed = self._runtime.signal()
+            current.also(landed)
+            await landed.wait(None)
+            if current.proven and current.error is None:  # nothing about the key was invalidated meanwhile
+                flight.absence = current.absence
+                if current.answer is not None:
+                    flight.land(current.answer, proven=True)
+                    return
+            elif current.error is not None:
+                flight.fail(current.error)
+                return
+        try:
+            await self._load_unleased(flight, ask, ticket, keep=True)
+        finally:
+            with self._local.lock:
+                if cut_off.get(ask.key) is flight:
+                    del cut_off[ask.key]
 
     async def _load_unleased(self, flight: Flight, ask: Ask, ticket: int, *, keep: bool) -> None:
         """Load without the right to fill; with *keep*, L1 takes the value, since Redis cannot be asked."""

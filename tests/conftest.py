@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,6 +28,9 @@ settings.load_profile(os.environ.get("CACHEGUARD_HYPOTHESIS_PROFILE", "dev"))
 # Rooms whose word must hold on every version of Redis at hand.
 EVERY_REDIS = ("behaviour", "conformance")
 
+# Several servers; other versions of Redis than the newest are met by `make chaos`.
+GROUPS = ("redis_cluster", "sentinels")
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "redis_server" in metafunc.fixturenames:
@@ -35,6 +38,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if metafunc.definition.path.parent.name not in EVERY_REDIS:
             del versions[1:]
         metafunc.parametrize("redis_server", versions, indirect=True, ids=lambda v: f"redis-{v}", scope="session")
+    for group in GROUPS:
+        if group in metafunc.fixturenames:
+            first, *others = list(find_binaries()) or ["missing"]
+            each_version: list[Any] = [first, *(pytest.param(each, marks=pytest.mark.chaos) for each in others)]
+            metafunc.parametrize(group, each_version, indirect=True, ids=lambda v: f"redis-{v}", scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -54,10 +62,11 @@ def redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="session")
-def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
-    """Three masters, each with a replica."""
-    binaries = list(find_binaries().values()) or _no_redis()
-    cluster = RedisCluster(binaries[0], tmp_path_factory.mktemp("cluster"), replicas=3).start()
+def redis_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """Three masters, each with a replica, of one version."""
+    cluster = RedisCluster(
+        find_binaries().get(request.param) or _no_redis(), tmp_path_factory.mktemp("cluster"), replicas=3
+    ).start()
     yield cluster
     cluster.stop()
 
@@ -70,10 +79,9 @@ def cluster_url(redis_cluster: RedisCluster) -> str:
 
 
 @pytest.fixture(scope="session")
-def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sentinels]:
-    """A master, two replicas, three sentinels."""
-    binaries = list(find_binaries().values()) or _no_redis()
-    group = Sentinels(binaries[0], tmp_path_factory.mktemp("sentinels")).start()
+def sentinels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sentinels]:
+    """A master, two replicas, three sentinels, of one version."""
+    group = Sentinels(find_binaries().get(request.param) or _no_redis(), tmp_path_factory.mktemp("sentinels")).start()
     yield group
     group.stop()
 

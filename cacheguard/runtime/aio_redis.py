@@ -48,6 +48,7 @@ class AsyncCommands:
         self._queue: Batch = []
         self._queued_in = 0  # the oldest generation in which something of the queue was decided
         self._pump: asyncio.Task[None] | None = None
+        self.beside: list[Any] = []  # what else belongs to this event loop, and ends with it
         self._closed = False
 
     @property
@@ -202,12 +203,16 @@ class AsyncCommands:
         # A task that was cancelled before its first step has told nobody.
         self._fail([], Unreachable("the guard is closed"))
         await self._disconnect()
+        for each in self.beside:
+            await each.aclose()
 
     def abandon(self) -> None:
         """Let go of a connection whose event loop is gone."""
         connection, self._connection = self._connection, None
         if connection is not None:
             _let_go(connection)
+        for each in self.beside:
+            each.abandon()
 
 
 def _let_go(connection: Any) -> None:

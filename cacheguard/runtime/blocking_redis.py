@@ -18,6 +18,7 @@ from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
 from . import deadline, resp
 from .circuits import Circuit
+from .finders import BlockingFinder
 from .servers import Identity, facts_of, is_wrong
 
 
@@ -33,12 +34,21 @@ class BlockingCommands:
         timeout: seconds for connecting and for each reply.
         identity: is told whom each connection has reached.
         circuit: says whether the server is to be left alone, and is told how each call went.
+        finder: knows whether it still is the master.
     """
 
     def __init__(
-        self, connect: Callable[[], Any], most: int, timeout: float, identity: Identity, circuit: Circuit
+        self,
+        connect: Callable[[], Any],
+        most: int,
+        timeout: float,
+        identity: Identity,
+        circuit: Circuit,
+        finder: BlockingFinder | None = None,
     ) -> None:
         self._connect, self._most, self._timeout = connect, most, timeout
+        self._finder = finder
+        self._reached: Any = None
         self._identity, self._circuit, self._name = identity, circuit, circuit.name
         self._reset()
 
@@ -135,6 +145,7 @@ class BlockingCommands:
         if is_wrong(connection, facts):
             connection.connection_pool.doubt()
             raise redis.exceptions.ConnectionError("the server that Sentinel named is no master")
+        self._reached = getattr(connection, "host", None), getattr(connection, "port", None)
         return self._identity.tell(self._name, facts)
 
     def _open(self, connection: Any) -> None:
@@ -219,7 +230,15 @@ class BlockingCommands:
         return [self]
 
     def every_master(self) -> list[tuple[str, Commands]]:
-        """The servers that take writes: this one."""
+        """The servers that take writes: this one.
+
+        Who asks, once a second, finds out on the way whether Sentinel has another master meanwhile: the old one may
+        have come back in the belief that it still is, and would answer for seconds.
+        """
+        if self._finder is not None and self._reached is not None:
+            latest = self._finder.latest()
+            if latest not in {None, self._reached}:
+                self._drop_idle()  # a new connection meets the other one, and tells all the rest
         return [("", self)]
 
     def subscriber(self) -> Any:
@@ -272,4 +291,6 @@ def redis_commands(pool: Any, most: int, timeout: float, identity: Identity, cir
     except TypeError as error:
         msg = f"the Redis client does not take these settings: {error}"
         raise ConfigurationError(msg) from error
-    return BlockingCommands(connect, most, timeout, identity, circuit)
+    finder = pool.connection_kwargs.get("connection_pool")
+    mine = finder.within(timeout) if isinstance(finder, BlockingFinder) else None
+    return BlockingCommands(connect, most, timeout, identity, circuit, mine)

@@ -1,4 +1,4 @@
-"""Redis Cluster: each call goes to the node that owns its slot; and the ways to Redis of one guard."""
+"""Redis Cluster: each call goes to the node that owns its slot."""
 
 from __future__ import annotations
 
@@ -9,169 +9,21 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import redis.exceptions
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-
 from ..errors import Refused, Unreachable
-from ..faults import Fault
-from ..ports import AnotherServer, Call, Commands, Reply, ScriptCall
+from ..ports import AnotherServer, Call, Commands, Reply
 from . import resp, run_now
 from .aio_redis import AsyncCommands, redis_connector
 from .blocking_redis import BlockingCommands, redis_commands
 from .circuits import Circuits
 from .places import Address, Place
 from .servers import Identity
+from .slots import Batch, Map
 from .together import together
 
+MOST_TRIES = 5  # of a call that is sent from one node to the next while slots move
 REFRESH_EVERY = 10.0  # seconds; a change that nobody runs into is noticed nevertheless
 PATIENCE = 2  # timeouts, in which several nodes are asked who owns what
-FIRST = "tagged"  # the script that makes a note of what follows
-WORDS_OF_A_NODE = 2  # host and port; its id and more may follow
 SLOTS = ("CLUSTER", "SLOTS")
-
-
-class Map:
-    """Who owns which slot, as it was heard last; shared by the threads and the event loops of one guard.
-
-    Args:
-        place: its nodes are asked while no others are known.
-        identity: is told when a slot has another owner.
-    """
-
-    def __init__(self, place: Place, identity: Identity) -> None:
-        self._place, self._identity = place, identity
-        self.owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
-        self.masters: tuple[Address, ...] = ()
-        self.version = 0
-        self.heard_at = float("-inf")
-        self._ids: dict[Address, bytes] = {}
-        self._lock = threading.RLock()
-
-    def after_fork(self) -> None:
-        self._lock = threading.RLock()
-
-    def candidates(self, first: Address | None) -> list[Address]:
-        """Those that may know, the likeliest first."""
-        known = random.sample(self.masters, len(self.masters))
-        return list(dict.fromkeys([*([first] if first else []), *known, *self._place.nodes]))
-
-    def learn(self, asked: Address, reply: Reply) -> None:
-        """Take in what *asked* has answered to CLUSTER SLOTS."""
-        owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
-        ids: dict[Address, bytes] = {}
-        for begin, end, master, *_ in reply:
-            address = self.address(master[0], master[1], asked)
-            ids[address] = bytes(master[2]) if len(master) > WORDS_OF_A_NODE else str(address).encode()
-            owners[begin : end + 1] = [address] * (end + 1 - begin)
-        if not ids:
-            raise Refused(f"{asked[0]}:{asked[1]} knows of no slots: the cluster is not set up")
-        with self._lock:
-            # By the ids of the nodes: one that has only moved house is the same.
-            before, self._ids = self._ids, ids
-            pairs = {(old, new) for old, new in zip(self.owners, owners, strict=True) if old and new and old != new}
-            moved = any(before.get(old) != ids.get(new) for old, new in pairs)
-            self.owners = [new or old for old, new in zip(self.owners, owners, strict=True)]
-            self.masters = tuple(dict.fromkeys(owner for owner in self.owners if owner is not None))
-            self._ids = {address: ids.get(address) or before.get(address, b"") for address in self.masters}
-            self.version += 1
-            self.heard_at = time.monotonic()
-            if moved:
-                self._identity.changed()
-
-    def address(self, host: Any, port: Any, asked: Address) -> Address:
-        """Where a node is that *asked* has named; without a host, it is where *asked* is."""
-        name = host.decode() if isinstance(host, bytes) else host
-        found = (name if name and name != "?" else asked[0], int(port))
-        return self._place.remap(found) if self._place.remap is not None else found
-
-
-class _Batch:
-    """Calls on their way, and what became of them.
-
-    A node gets its calls in their order. Between nodes there is none, except where the protocol rests on it: notes
-    come before the rest, and questions that stand behind scripts are asked when these are through.
-    """
-
-    def __init__(self, calls: Sequence[Call], owners: Map) -> None:
-        self.calls, self._map = calls, owners
-        self.replies: list[Reply] = [None] * len(calls)
-        self._anywhere: Address | None = None
-        self.again: list[int] = []  # calls that have to be repeated
-        self.failure: Unreachable | None = None
-        self.hint: Address | None = None  # a node that may know more
-        self.asked: list[tuple[Address, int]] = []  # calls that another node has to be asked for, this once
-
-    def stages(self) -> list[list[int]]:
-        """The indices of the calls, stage after stage."""
-        stages: tuple[list[int], list[int], list[int]] = ([], [], [])
-        scripts = False
-        for index, call in enumerate(self.calls):
-            if isinstance(call, ScriptCall):
-                scripts = True
-                stages[call.script.name != FIRST].append(index)
-            else:
-                stages[2 if scripts else 1].append(index)
-        used = [stage for stage in stages if stage]
-        if len(used) > 1 and len(self.routes(range(len(self.calls)))) == 1:
-            return [list(range(len(self.calls)))]
-        return used
-
-    def routes(self, indices: Sequence[int]) -> dict[Address, list[int]]:
-        """Which node gets which calls."""
-        routes: dict[Address, list[int]] = {}
-        for index in indices:
-            routes.setdefault(self._owner(self.calls[index]), []).append(index)
-        return routes
-
-    def _owner(self, call: Call) -> Address:
-        if isinstance(call, ScriptCall):
-            key: Any = call.keys[0]
-        elif call[0] == "PUBLISH":
-            if self._anywhere is None:
-                self._anywhere = random.choice(self._map.masters)
-            return self._anywhere
-        else:
-            key = call[1]
-        slot = key_slot(key.encode() if isinstance(key, str) else bytes(key))
-        owner = self._map.owners[slot]
-        if owner is None:
-            raise Unreachable(f"no node of the cluster owns slot {slot}")
-        return owner
-
-    def of(self, indices: Sequence[int]) -> list[Call]:
-        return [self.calls[index] for index in indices]
-
-    def begin(self) -> list[int]:
-        """Forget what went wrong; the calls to be repeated."""
-        again, self.again, self.asked, self.failure = sorted(self.again), [], [], None
-        return again
-
-    def failed(self, indices: Sequence[int], error: Unreachable) -> None:
-        """A node did not answer."""
-        self.again += indices
-        self.failure = error
-
-    def answered(self, node: Address, indices: Sequence[int], replies: Sequence[Reply]) -> None:
-        """A node has answered, perhaps with the name of another."""
-        for index, reply in zip(indices, replies, strict=True):
-            self.replies[index] = reply
-            if not isinstance(reply, Refused):
-                continue
-            cause = reply.__cause__
-            if isinstance(cause, redis.exceptions.MovedError):
-                self.hint = self._map.address(*_target(cause), node)
-                self.again.append(index)
-            elif isinstance(cause, redis.exceptions.AskError):
-                self.asked.append((self._map.address(*_target(cause), node), index))
-            elif reply.fault in (Fault.CLUSTER_DOWN, Fault.READONLY):
-                self.again.append(index)
-
-    def asking(self, index: int) -> list[Call]:
-        """A call to a node that is about to take over its slot."""
-        call = self.calls[index]
-        if isinstance(call, ScriptCall):  # with its text: a second try would have to ask once more
-            call = ("EVAL", call.script.source, len(call.keys), *call.keys, *call.args)
-        return [("ASKING",), call]
 
 
 class BlockingCluster:
@@ -221,41 +73,44 @@ class BlockingCluster:
         if not self._map.masters:
             await self._refresh(0)
             _check(self._identity, since)
-        batch = _Batch(calls, self._map)
+        batch = Batch(calls, self._map)
         for stage in batch.stages():
-            version = self._map.version
-            await self._try(batch, stage, since)
-            if batch.again:
-                await self._refresh(version, batch.hint)
-                _check(self._identity, since)
-                await self._try(batch, batch.begin(), since)
-                if batch.failure is not None:
-                    raise batch.failure
-        return batch.replies
+            batch.again = stage
+            for _ in range(MOST_TRIES):
+                version, routes = self._map.version, batch.next_routes()
+                if not routes:
+                    break
+                await self._try(batch, routes, since)
+                if batch.again and self._map.worth_asking(batch):
+                    await self._refresh(version, batch)
+                    _check(self._identity, since)
+            batch.give_up()
+        return batch.result()
 
-    async def _try(self, batch: _Batch, indices: Sequence[int], since: int) -> None:
-        for address, mine in batch.routes(indices).items():
+    async def _try(self, batch: Batch, routes: dict[Address, list[int]], since: int) -> None:
+        for address, mine in routes.items():
             _check(self._identity, since)
             try:
                 batch.answered(address, mine, await self._node(address).send_each(*batch.of(mine)))
             except Refused:
                 raise
             except Unreachable as error:
-                batch.failed(mine, error)
-        for address, index in batch.asked:
+                batch.failed(address, mine, error)
+        for address, index in batch.detours():
             try:
                 _, reply = await self._node(address).send_each(*batch.asking(index))
-                batch.replies[index] = reply
+                batch.answered(address, [index], [reply])
             except Unreachable as error:
-                batch.failed([index], error)
+                batch.failed(address, [index], error)
+        batch.no_more_detours()
 
-    async def _refresh(self, version: int, first: Address | None = None) -> None:
+    async def _refresh(self, version: int, batch: Batch | None = None) -> None:
         """Ask who owns what, unless somebody else has done so since *version*."""
         with self._lock:
             if self._map.version != version:
                 return
             until, failure = time.monotonic() + PATIENCE * self._timeout, Unreachable("no node of the cluster answers")
-            for address in self._map.candidates(first):
+            for address in self._map.candidates(batch):
                 try:
                     self._map.learn(address, (await self._ask_slots(address))[0])
                 except Unreachable as error:
@@ -368,6 +223,7 @@ class AsyncCluster:
         self._circuits = circuits
         self._nodes: dict[Address, AsyncCommands] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        self.beside: list[Any] = []  # what else belongs to this event loop, and ends with it
         self._refreshing = asyncio.Lock()
         self._closed = False
 
@@ -389,18 +245,20 @@ class AsyncCluster:
         if not self._map.masters:
             await self._refresh(0)
             _check(self._identity, since)
-        batch = _Batch(calls, self._map)
+        batch = Batch(calls, self._map)
         for stage in batch.stages():
-            version = self._map.version
-            _check(self._identity, since)
-            await self._try(batch, stage)
-            if batch.again:
-                await self._refresh(version, batch.hint)
+            batch.again = stage
+            for _ in range(MOST_TRIES):
+                version, routes = self._map.version, batch.next_routes()
+                if not routes:
+                    break
                 _check(self._identity, since)
-                await self._try(batch, batch.begin())
-                if batch.failure is not None:
-                    raise batch.failure
-        return batch.replies
+                await self._try(batch, routes)
+                if batch.again and self._map.worth_asking(batch):
+                    await self._refresh(version, batch)
+                    _check(self._identity, since)
+            batch.give_up()
+        return batch.result()
 
     async def masters(self) -> list[Commands]:
         if time.monotonic() >= self._map.heard_at + REFRESH_EVERY:
@@ -412,8 +270,7 @@ class AsyncCluster:
         nodes = [self._nodes.get(address) for address in self._map.masters]
         return bool(nodes) and all(node is not None and node.away for node in nodes)
 
-    async def _try(self, batch: _Batch, indices: Sequence[int]) -> None:
-        routes = batch.routes(indices)
+    async def _try(self, batch: Batch, routes: dict[Address, list[int]]) -> None:
         if len(routes) == 1:
             for address, mine in routes.items():
                 await self._ask(batch, address, mine)
@@ -422,26 +279,27 @@ class AsyncCluster:
             for outcome in await together(every):
                 if isinstance(outcome, BaseException):
                     raise outcome
-        for address, index in batch.asked:
+        for address, index in batch.detours():
             try:
                 _, reply = await self._node(address).send_each(*batch.asking(index))
-                batch.replies[index] = reply
+                batch.answered(address, [index], [reply])
             except Unreachable as error:
-                batch.failed([index], error)
+                batch.failed(address, [index], error)
+        batch.no_more_detours()
 
-    async def _ask(self, batch: _Batch, address: Address, indices: Sequence[int]) -> None:
+    async def _ask(self, batch: Batch, address: Address, indices: Sequence[int]) -> None:
         try:
             batch.answered(address, indices, await self._node(address).send_each(*batch.of(indices)))
         except Unreachable as error:
-            batch.failed(indices, error)
+            batch.failed(address, indices, error)
 
-    async def _refresh(self, version: int, first: Address | None = None) -> None:
+    async def _refresh(self, version: int, batch: Batch | None = None) -> None:
         """Ask who owns what, unless somebody else has done so since *version*."""
         async with self._refreshing:
             if self._map.version != version:
                 return
             until, failure = time.monotonic() + PATIENCE * self._timeout, Unreachable("no node of the cluster answers")
-            for address in self._map.candidates(first):
+            for address in self._map.candidates(batch):
                 try:
                     self._map.learn(address, (await self._ask_slots(address))[0])
                 except Unreachable as error:
@@ -469,68 +327,13 @@ class AsyncCluster:
         """End the tasks and the connections."""
         self._closed = True
         await asyncio.gather(*(node.aclose() for node in self._nodes.values()), *self._leaving)
+        for each in self.beside:
+            await each.aclose()
 
     def abandon(self) -> None:
         """Let go of connections whose event loop is gone."""
-        for node in self._nodes.values():
+        for node in (*self._nodes.values(), *self.beside):
             node.abandon()
-
-
-class Wires:
-    """The ways to Redis of one guard.
-
-    Args:
-        place: for threads; None if only event loops use the guard. The bus has a thread in any case.
-        aplace: for event loops.
-        most: connections at once, of all threads.
-        timeout: seconds for each round trip.
-    """
-
-    def __init__(
-        self,
-        place: Place | None,
-        aplace: Place | None,
-        most: int,
-        timeout: float,
-        identity: Identity,
-        circuits: Circuits,
-    ) -> None:
-        self._aplace, self._timeout, self._identity, self.circuits = aplace, timeout, identity, circuits
-        threads = place
-        if threads is None and aplace is not None:
-            threads = aplace.twin()
-        if threads is None:
-            raise ValueError("neither a place for threads nor one for event loops")
-        self._map = Map(threads, identity) if threads.nodes else None
-        self.blocking: BlockingCommands | BlockingCluster
-        if self._map is not None:
-            self.blocking = BlockingCluster(threads, self._map, most, timeout, identity, circuits)
-        else:
-            self.blocking = redis_commands(threads, most, timeout, identity, circuits.of(""))
-        self._connect = None
-        if aplace is not None:
-            self._connect = redis_connector(aplace.at(aplace.nodes[0]) if aplace.nodes else aplace, timeout)
-
-    def running(self) -> AsyncCommands | AsyncCluster:
-        """A way for the event loop that runs here."""
-        if self._aplace is None or self._connect is None:
-            raise ValueError("there is no place for event loops")
-        if self._map is not None:
-            return AsyncCluster(self._aplace, self._map, self._timeout, self._identity, self.circuits)
-        return AsyncCommands(self._connect, self._timeout, self._identity, self.circuits.of(""))
-
-    def ask(self, name: str) -> float:
-        """Ask one server whether it is well; the seconds that its answer took."""
-        server, began = self.blocking.server(name), time.monotonic()
-        try:
-            run_now(server.send(("PING",)))
-        except AnotherServer:
-            run_now(server.send(("PING",)))
-        return time.monotonic() - began
-
-
-def _target(redirection: Any) -> tuple[str, int]:
-    return redirection.host, redirection.port
 
 
 def _name(address: Address) -> str:

@@ -18,7 +18,7 @@ from ..faults import Fault, fault_of
 from ..ports import AnotherServer, Commands
 from ..tiers.bus import BEAT_EVERY, HORIZON, Bus
 from ..tiers.line import Line
-from . import run_now
+from . import deadline, run_now
 from .bell import Bell
 from .circuits import wait_freely
 
@@ -47,10 +47,21 @@ class Listener:
         bus: what is heard goes there.
         post: a way to the servers, for heartbeats and for subscribing.
         line: the same way, for what is owed; delivered as soon as Redis is back, even if nobody asks for anything.
+        on_beat: called with those servers, once a second.
     """
 
-    def __init__(self, bus: Bus, post: Post, line: Line, events: Events, owes: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        post: Post,
+        line: Line,
+        events: Events,
+        owes: Callable[[], bool],
+        *,
+        on_beat: Callable[[list[tuple[str, Commands]]], None] | None = None,
+    ) -> None:
         self._bus, self._post, self._line, self._events, self._owes = bus, post, line, events, owes
+        self._on_beat = on_beat
         self._reset()
 
     def _reset(self) -> None:
@@ -60,6 +71,8 @@ class Listener:
         self._closed = False
         self._next_beat = 0.0
         self._pause = 0.0
+        self._posts: list[tuple[str, Commands]] = []
+        self._changes = 0  # of the server, when the subscription was begun
 
     def start(self) -> None:
         """Begin to listen, unless that has begun."""
@@ -79,13 +92,17 @@ class Listener:
         """Whether `close` would have to wait."""
         return self._thread is not None and not (self._bus.joined_in and self._events.l2_up)
 
-    def close(self) -> None:
-        """End the thread."""
+    def stop(self) -> None:
+        """Let the thread end when it looks up next, within a second or so."""
         with self._lock:
             self._closed = True
-            thread = self._thread
         self._wake.set()
-        if thread is None or thread is threading.current_thread():
+
+    def close(self) -> None:
+        """End the thread."""
+        self.stop()
+        thread = self._thread
+        if thread is None or thread is threading.current_thread() or not thread.is_alive():
             return
         if self._bus.joined_in:
             # A message to ourselves wakes it at once; where none gets through, it looks up by itself soon.
@@ -106,9 +123,11 @@ class Listener:
 
     def turn(self, connection: Any) -> tuple[Any, float]:
         """Do what is due; the connection to wait for, if there is one, and how long."""
-        if connection is not None and self._bus.silent(self._bus.now()):
-            log.warning("no heartbeat came back over the invalidation bus for %g s", HORIZON)
-            drop(connection)
+        now = self._bus.now()
+        if connection is not None and (self._bus.silent(now) or self._line.changes != self._changes):
+            if self._line.changes == self._changes:
+                log.warning("no heartbeat came back over the invalidation bus for %g s", HORIZON)
+            drop(connection)  # where another server answers now, what others say is not said here any more
             connection = None
             self._bus.lost()
         if connection is None:
@@ -129,11 +148,14 @@ class Listener:
         """A connection on which the subscription stands; None if that cannot be had now."""
         bus = self._bus
         connection = None
+        self._changes = self._line.changes
         try:
             connection = self._post.subscriber()
+            deadline.begin(connection)
             connection.send_command("SUBSCRIBE", bus.channel, bus.own_channel, check_health=False)
             for _ in range(2):
                 heard(connection)
+            deadline.end(connection)
         except Exception as error:  # noqa: BLE001 - a resolver's, a credential provider's: all mean no subscription
             if connection is not None:
                 drop(connection)
@@ -156,6 +178,8 @@ class Listener:
             return [(post, f"beat {text}") for post, text in self._bus.beat(now, posts)]
 
         self._publish_to_all(now, beats)
+        if self._on_beat is not None and self._posts:
+            self._on_beat(self._posts)
 
     def _publish_to_all(self, now: float, texts: Callable[[list[str]], list[tuple[str, str]]]) -> bool:
         """Say something to ourselves through every server that takes writes; whether one of them could be reached.
@@ -165,7 +189,8 @@ class Listener:
         errors: list[Unreachable] = []
         reached = False
         try:
-            posts = dict(self._post.every_master())
+            self._posts = self._post.every_master()
+            posts = dict(self._posts)
             for post, text in texts(list(posts)):
                 try:
                     run_now(posts[post].send(("PUBLISH", self._bus.own_channel, text)))

@@ -81,6 +81,18 @@ class Place:
         """One node of a cluster."""
         return Place(self.connection_class, {**self.connection_kwargs, "host": address[0], "port": address[1]})
 
+    @property
+    def has_replicas(self) -> bool:
+        """Whether it can be found out which replicas there are."""
+        return bool(self.nodes) or "connection_pool" in self.connection_kwargs
+
+    def of_replicas(self) -> Place:
+        """What connections to a replica are made with, where this one asks sentinels for the master."""
+        kinds = ("redis.connection", "redis.asyncio.connection")
+        plain = next(each for each in self.connection_class.__mro__ if each.__module__ in kinds)
+        settings = {name: value for name, value in self.connection_kwargs.items() if name != "connection_pool"}
+        return Place(plain, settings)
+
     def twin(self) -> Place:
         """The same for threads, if this is for event loops."""
         kind, settings = _blocking(self.connection_class, self.connection_kwargs)

@@ -11,10 +11,11 @@ from typing import Any
 
 from ..errors import ConfigurationError, Unreachable
 from ..ports import AnotherServer, Call, Commands, Reply
-from .finders import AsyncFinder, BlockingFinder
+from .finders import AsyncFinder, BlockingFinder, Finder
 from .places import Place
 from .urls import places_of
 
+LONGEST_ASK = 1.0  # seconds in which a sentinel tells a client that is made for its user
 CHANGES = 3  # servers in a row that turn out to be others
 
 _QUESTION = b"*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n"
@@ -123,7 +124,7 @@ def pools(url: str | None, client: Any, aclient: Any) -> tuple[Place | None, Pla
         return *lent, False
     address: Any = url or os.environ.get("CACHEGUARD_URL") or "memory://"
     if not isinstance(address, str):
-        raise ConfigurationError(f"url must be a text like 'redis://localhost:6379/0', got {address!r}")
+        raise ConfigurationError(f"url must be a text like 'redis://localhost:6379/0', got {type(address).__name__}")
     if address.partition("://")[0].lower() == "memory":
         return None, None, True
     return *places_of(address), False
@@ -137,6 +138,8 @@ def client_of(place: Place, *, is_async: bool) -> Any:
     import redis.cluster
 
     settings = {"protocol": 2, **place.connection_kwargs}
+    if isinstance(finder := settings.get("connection_pool"), Finder):
+        settings["connection_pool"] = finder.within(2 * LONGEST_ASK)
     if place.nodes:
         kind: Any = redis.asyncio.RedisCluster if is_async else redis.RedisCluster
         node: Any = redis.asyncio.cluster.ClusterNode if is_async else redis.cluster.ClusterNode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -164,7 +165,7 @@ def _read(option: _Option, text: str) -> Any:
 
 
 def _refusal(name: str, *, tls: bool, found: dict[str, Any], quotable: bool) -> str:
-    if not quotable:
+    if not (quotable and re.fullmatch(r"[a-zA-Z_]+", name)):  # what looks like no option at all may be a password
         return "url has an option that is not known; in a password, '&' is written %26"
     if name in found:
         return f"url option {name} must be given once"

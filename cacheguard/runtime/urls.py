@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..events import log
-from .finders import AsyncFinder, BlockingFinder
+from .finders import AsyncFinder, BlockingFinder, Newest
 from .places import Address, Place
 from .url_options import options_of, unquoted
 
@@ -29,17 +29,19 @@ SHAPES = {
     "": "redis://[user:pass@]host:port/db[?option=value]",
     "unix": "unix://[user:pass@]/path/of.sock[?db=0]",
     "sentinel": "redis+sentinel://[user:pass@]host:port,host:port/service/db[?option=value]",
+    "ring": "redis+ring://[user:pass@]host:port,host:port*2[/db][?on_dead=move][&also=host:port,host:port]",
     "cluster": "redis+cluster://[user:pass@]host:port,host:port[?option=value]",
 }
 
 _URL = re.compile(r"(?s)([A-Za-z][A-Za-z0-9+.-]*)://(?:([^/?#]*)@)?([^@/?#]*)([^?#]*)(?:\?([^#]*))?")
 _HOST = r"(\[[0-9A-Fa-f:.%]+\]|[\w.-]+)(?::(\d{0,5}))?"
-_HOSTS = re.compile(rf"(?:{_HOST}(?:,{_HOST})*)?")
+_WEIGHT = r"(?:\*[0-9.]+)?"  # in a ring
+_HOSTS = re.compile(rf"(?:{_HOST}{_WEIGHT}(?:,{_HOST}{_WEIGHT})*)?")
 _UNENCODED = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, repr=False)
-class _Url:
+class Url:
     """A URL in its parts, none of them decoded yet."""
 
     scheme: str
@@ -74,12 +76,12 @@ def public(url: str) -> str:
     return "***" if scheme is None else f"{scheme[0].lower()}***"
 
 
-def _split(url: str) -> _Url | None:
+def _split(url: str) -> Url | None:
     """The parts of *url*; None if it is not certain which are which."""
     match = _URL.fullmatch(url)
     if match is None or _UNENCODED.search(url):
         return None
-    parts = _Url(match[1].lower(), match[2], match[3], match[4], match[5] or "")
+    parts = Url(match[1].lower(), match[2], match[3], match[4], match[5] or "")
     # A '/' or a '?' of a password that is not percent-encoded has its '@' behind it. Paths of sockets may have one.
     behind = parts.query if parts.scheme == "unix" and not parts.hosts else parts.path + parts.query
     return None if "@" in behind or not _HOSTS.fullmatch(parts.hosts) else parts
@@ -92,10 +94,6 @@ def places_of(url: str) -> tuple[Place, Place]:
         raise ConfigurationError(
             f"url must begin with one of {', '.join(f'{each}://' for each in SCHEMES)}, got {public(url)!r}"
         )
-    if scheme.endswith("+ring"):
-        from .ring_url import ring_places
-
-        return ring_places(url)
     parts = _split(url)
     if parts is None:
         kind = "unix" if scheme == "unix" else scheme.partition("+")[2]
@@ -103,7 +101,21 @@ def places_of(url: str) -> tuple[Place, Place]:
             f"url must look like {SHAPES[kind]}, with whatever is special in a name or a password percent-encoded "
             f"('@' %40, ':' %3A, '/' %2F, '?' %3F, '#' %23, '%' %25, space %20), got {scheme}://***"
         )
-    options = options_of(parts.query, tls=parts.tls, sentinel=parts.kind == "sentinel")
+    if parts.kind == "ring":
+        from .ring_url import ring_places
+
+        return ring_places(parts)
+    settings = settings_of(parts, parts.query)
+    if parts.kind == "sentinel":
+        return _sentinel_places(parts, settings)
+    if parts.kind == "cluster":
+        return _cluster_places(parts, settings)
+    return _single_places(parts, settings)
+
+
+def settings_of(parts: Url, query: str) -> dict[str, Any]:
+    """What every connection of a URL is made with, by its options and by who one is there."""
+    options = options_of(query, tls=parts.tls, sentinel=parts.kind == "sentinel")
     settings = {"protocol": 2, **options, **_login(parts)}
     off = [
         name
@@ -116,45 +128,41 @@ def places_of(url: str) -> tuple[Place, Place]:
             parts.shown(),
             ", ".join(off),
         )
-    if parts.kind == "sentinel":
-        return _sentinel_places(parts, settings)
-    if parts.kind == "cluster":
-        return _cluster_places(parts, settings)
-    return _single_places(parts, settings)
+    return settings
 
 
-def _single_places(parts: _Url, settings: dict[str, Any]) -> tuple[Place, Place]:
+def _single_places(parts: Url, settings: dict[str, Any]) -> tuple[Place, Place]:
     import redis.asyncio.connection as running
     import redis.connection as blocking
 
     if parts.kind == "unix":
         if parts.hosts or not parts.path:
-            raise _wrong(parts)
-        settings["path"] = _decoded(parts.path)
+            raise wrong(parts)
+        settings["path"] = decoded(parts.path)
         return (
             Place(blocking.UnixDomainSocketConnection, settings),
             Place(running.UnixDomainSocketConnection, dict(settings)),
         )
     if "," in parts.hosts:
-        raise _wrong(parts)
+        raise wrong(parts)
     for host, port in _addresses(parts, REDIS_PORT):
         settings |= {"host": host, "port": port}
-    settings.setdefault("db", _database(parts, _decoded(parts.path).strip("/")))
+    settings.setdefault("db", database_of(parts, decoded(parts.path).strip("/")))
     if parts.tls:
         return Place(blocking.SSLConnection, settings), Place(running.SSLConnection, dict(settings))
     return Place(blocking.Connection, settings), Place(running.Connection, dict(settings))
 
 
-def _sentinel_places(parts: _Url, settings: dict[str, Any]) -> tuple[Place, Place]:
+def _sentinel_places(parts: Url, settings: dict[str, Any]) -> tuple[Place, Place]:
     import redis.asyncio.connection as running
     import redis.asyncio.sentinel as running_sentinel
     import redis.connection as blocking
     import redis.sentinel as blocking_sentinel
 
-    service, _, database = _decoded(parts.path).strip("/").partition("/")
+    service, _, database = decoded(parts.path).strip("/").partition("/")
     if not service or not parts.hosts:
-        raise _wrong(parts)
-    settings.setdefault("db", _database(parts, database))
+        raise wrong(parts)
+    settings.setdefault("db", database_of(parts, database))
     own = {"username": settings.pop("sentinel_username", None), "password": settings.pop("sentinel_password", None)}
     # Who one is there is a matter of its own; how they are reached is the same.
     asked: dict[str, Any] = {
@@ -170,15 +178,16 @@ def _sentinel_places(parts: _Url, settings: dict[str, Any]) -> tuple[Place, Plac
     amanaged: Any = running_sentinel.SentinelManagedSSLConnection
     if not parts.tls:
         managed, amanaged = blocking_sentinel.SentinelManagedConnection, running_sentinel.SentinelManagedConnection
-    finder = BlockingFinder([Place(kind, one) for one in each], service)
-    afinder = AsyncFinder([Place(akind, dict(one)) for one in each], service)
+    newest = Newest()
+    finder = BlockingFinder([Place(kind, one) for one in each], service, newest=newest)
+    afinder = AsyncFinder([Place(akind, dict(one)) for one in each], service, newest=newest)
     return (
         Place(managed, {**settings, "connection_pool": finder}),
         Place(amanaged, {**settings, "connection_pool": afinder}),
     )
 
 
-def _cluster_places(parts: _Url, settings: dict[str, Any]) -> tuple[Place, Place]:
+def _cluster_places(parts: Url, settings: dict[str, Any]) -> tuple[Place, Place]:
     import redis.asyncio.connection as running
     import redis.connection as blocking
 
@@ -187,28 +196,30 @@ def _cluster_places(parts: _Url, settings: dict[str, Any]) -> tuple[Place, Place
             f"url must look like {SHAPES['cluster']}: a cluster has no numbered databases, got {parts.shown()!r}"
         )
     if not parts.hosts:
-        raise _wrong(parts)
+        raise wrong(parts)
     nodes = tuple(_addresses(parts, REDIS_PORT))
     if parts.tls:
         return Place(blocking.SSLConnection, settings, nodes), Place(running.SSLConnection, dict(settings), nodes)
     return Place(blocking.Connection, settings, nodes), Place(running.Connection, dict(settings), nodes)
 
 
-def _wrong(parts: _Url) -> ConfigurationError:
+def wrong(parts: Url) -> ConfigurationError:
+    """What is raised where the parts are clear, but do not fit together."""
     return ConfigurationError(f"url must look like {SHAPES[parts.kind]}, got {parts.shown()!r}")
 
 
-def _addresses(parts: _Url, port: int) -> list[Address]:
+def _addresses(parts: Url, port: int) -> list[Address]:
     found: list[Address] = []
     for each in filter(None, parts.hosts.split(",")):
         match = re.fullmatch(_HOST, each)
         if match is None or int(match[2] or port) not in range(1, 65_536):
-            raise _wrong(parts)
+            raise wrong(parts)
         found.append((match[1].strip("[]"), int(match[2] or port)))
     return found
 
 
-def _database(parts: _Url, text: str) -> int:
+def database_of(parts: Url, text: str) -> int:
+    """The number of a database; 0 for nothing."""
     if text and not (text.isascii() and text.isdecimal()):
         raise ConfigurationError(
             f"url must look like {SHAPES[parts.kind]}, with the number of a database or nothing at the end, "
@@ -217,13 +228,14 @@ def _database(parts: _Url, text: str) -> int:
     return int(text or 0)
 
 
-def _login(parts: _Url) -> dict[str, str]:
+def _login(parts: Url) -> dict[str, str]:
     user, _, password = (parts.login or "").partition(":")
-    known = {"username": _decoded(user), "password": _decoded(password)}
+    known = {"username": decoded(user), "password": decoded(password)}
     return {name: value for name, value in known.items() if value}
 
 
-def _decoded(text: str) -> str:
+def decoded(text: str) -> str:
+    """*text* without its percent-encoding; `ConfigurationError` if that is no UTF-8."""
     found = unquoted(text)
     if found is None:
         raise ConfigurationError("url must have names, passwords and paths that are UTF-8, percent-encoded")

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from contextlib import AbstractContextManager, suppress
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..events import Events
 
@@ -24,6 +24,7 @@ BEAT_EVERY = 1.0
 PATIENCE = 0.2  # seconds that a first read waits; without the bus, L1 stays empty for a moment
 MOST_ECHOES = 4096
 MOST_DIRTY = 100_000
+MOST_NOTED = 100_000  # names heard of within one horizon
 DIRTY_FOR = 60.0  # seconds after the last word about it; whoever owes an invalidation repeats it every second
 
 
@@ -60,6 +61,7 @@ class Bus:
     ) -> None:
         self.channel, self._forget, self._local, self._events, self.now = channel, forget, local, events, now
         self.start: Callable[[], None] | None = None  # begins to listen; None: nobody has to
+        self._noting: AbstractContextManager[Any] | None = None  # guards the notes; None: none are kept
         self._dirty: dict[str, float] = {}  # invalidated, although Redis could not be told; until when
         self.rename(me)
 
@@ -76,6 +78,42 @@ class Bus:
         self._since = 0.0
         self.proven_at = float("-inf")  # when the last heartbeat was sent that came back
         self.joined_in = False
+        self._trusted_until = float("-inf")
+        self._noted: tuple[dict[str, float], dict[str, float]] = {}, {}  # names heard of in this horizon, in the last
+        self._turned = self._floor = self.now()
+
+    # What this process knows
+
+    def keep_notes(self, lock: AbstractContextManager[Any]) -> None:
+        """Remember for a while what was heard of: without that, `vouches` never does."""
+        self._noting = lock
+
+    def note(self, name: str) -> None:
+        """Something about *name* has changed, by us or by another: older copies of it count no more."""
+        if self._noting is None:
+            return
+        now = self.now()
+        with self._noting:
+            noted, _ = self._noted
+            if now >= self._turned + HORIZON:
+                self._noted, self._turned = ({}, noted if now < self._turned + 2 * HORIZON else {}), now
+                noted = self._noted[0]
+            if len(noted) >= MOST_NOTED:
+                self._floor = now
+                noted.clear()
+            noted[name] = now
+
+    @property
+    def hears(self) -> bool:
+        """Whether it is proven that this process hears what others invalidate."""
+        return self.joined_in and self.now() < self._trusted_until
+
+    def vouches(self, since: float, names: Iterable[str]) -> bool:
+        """Whether something that may be old from *since* on contains all that this process has heard about *names*."""
+        if not self.hears or since <= max(self._floor, self.now() - HORIZON) or self._noting is None:
+            return False
+        noted, before = self._noted
+        return all(noted.get(name, 0.0) < since and before.get(name, 0.0) < since for name in names)
 
     # What this process says
 
@@ -104,12 +142,14 @@ class Bus:
         if what == "drop":
             echo, _, key = rest.partition(" ")
             self._dirty.pop(key, None)
+            self.note(key)
             if echo not in self._echoes:
                 self._events.bus_messages += 1
                 self._forget(key)
         elif what == "dirty":
             self._events.bus_messages += 1
             self._mark_dirty(rest)
+            self.note(rest)
             self._forget(rest)
 
     def _mark_dirty(self, key: str) -> None:
@@ -130,6 +170,7 @@ class Bus:
         self._local.pause()
         self._local.drop_shared()
         self._rounds.clear()
+        self._floor, self._trusted_until = self.now(), float("-inf")
         self._since, self.joined_in = now, True
 
     def beat(self, now: float, posts: Sequence[str]) -> list[tuple[str, str]]:
@@ -181,6 +222,7 @@ class Bus:
 
     def _trust(self, until: float, *, up: bool) -> None:
         self._local.trust(until)
+        self._trusted_until = until
         if up and not self._events.bus_up:
             self._events.bus_changed(up=True, why="proven: the in-process tier is on")
         if up:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 from ..errors import Refused, Unreachable
 from ..events import Events
 from ..faults import Fault
 from ..lua import load
-from ..ports import AnotherServer, Call, Commands, Reply
+from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Replicas, Reply, ScriptCall
 from .bus import Bus
 from .outbox import Invalidation, Outbox
 
@@ -24,7 +24,10 @@ CHANGES = 3  # servers in a row that turn out to be others
 class Line:
     """One way to Redis, under one runtime; the outbox is shared by all ways of a guard."""
 
-    def __init__(self, commands: Commands, events: Events, outbox: Outbox, bus: Bus) -> None:
+    def __init__(
+        self, commands: Commands, events: Events, outbox: Outbox, bus: Bus, replicas: Replicas | None = None
+    ) -> None:
+        self.replicas = replicas
         self._commands, self._events, self._outbox, self.bus = commands, events, outbox, bus
 
     async def send(self, *calls: Call) -> list[Reply]:
@@ -32,15 +35,45 @@ class Line:
 
         Raises `Unreachable` if the server could not be asked.
         """
+        return await self._counted(calls)
+
+    async def _counted(self, calls: Sequence[Call], *, reading: bool = True) -> list[Reply]:
         events = self._events
         try:
-            replies = await self._sent(calls)
+            replies = await self._sent(calls, reading=reading)
+        except PartlyUnreachable as error:
+            if error.replies and all(map(_is_away, error.replies)):
+                self._failed(error)
+            elif error.fault is not Fault.LEFT_ALONE:
+                events.redis_partly_failed(error)
+            raise
         except Unreachable as error:
             self._failed(error)
             raise
         if not events.l2_up:
             events.redis_answered()
         return replies
+
+    async def ask_replicas(self, *calls: Call) -> list[Reply] | None:
+        """What replicas answer; None where that may be older than what this process has heard of, or owes.
+
+        An answer counts for as much as a copy in the process does: it is used only while it is proven that this process
+        hears of invalidations, and only if it contains all that it has heard of. One round trip.
+        """
+        replicas, outbox, bus = self.replicas, self._outbox, self.bus
+        if replicas is None or outbox.owes or not bus.hears:
+            return None
+        changes = outbox.changes
+        answer = await replicas.ask(*calls)
+        if answer is None or changes != outbox.changes:
+            return None
+        replies, since = answer
+        return replies if bus.vouches(since, map(_key, calls)) else None
+
+    @property
+    def changes(self) -> int:
+        """How often another server has answered than before."""
+        return self._outbox.changes
 
     async def scan(self, at: int, cursor: str, pattern: str, count: int) -> tuple[list[str], tuple[int, str] | None]:
         """The names that match *pattern* in one page of one server, and where to go on; None at the end.
@@ -70,7 +103,7 @@ class Line:
     ) -> tuple[list[str], tuple[int, str] | None]:
         for _ in range(CHANGES):
             if self._outbox.owes:
-                await self._settle()
+                await self._settle(())
             masters = await self._commands.masters()
             if at >= len(masters):
                 return [], None
@@ -83,69 +116,110 @@ class Line:
             return texts, following if following[0] < len(masters) else None
         raise Unreachable(f"the server was another one {CHANGES} times in a row")
 
-    async def _sent(self, calls: Sequence[Call]) -> list[Reply]:
+    async def _sent(self, calls: Sequence[Call], *, reading: bool = True) -> list[Reply]:
+        outbox = self._outbox
         for _ in range(CHANGES):
-            changes = self._outbox.changes
+            changes = outbox.changes
             # Where Redis is left alone, saying so must not cost the making of a thousand calls.
-            if self._outbox.owes and not self._commands.away:
-                await self._settle()
+            if outbox.owes and not self._commands.away:
+                await self._settle(set(map(_key, calls)) if reading else frozenset())
             try:
                 replies = await self._commands.send_each(*calls)
             except AnotherServer:  # the outbox has been told what the old one may have lost
                 continue
-            if changes == self._outbox.changes:
+            if changes == outbox.changes:
                 return replies
             # Another thread has noticed a change meanwhile; this one may have asked before anything was repeated.
         raise Unreachable(f"the server was another one {CHANGES} times in a row")
 
-    async def _settle(self) -> None:
-        """Deliver the invalidations that Redis has not acknowledged; nothing is read before that."""
+    async def _settle(self, keys: Collection[str]) -> None:
+        """Deliver the invalidations that Redis has not acknowledged; nothing that they concern is read before that.
+
+        Where one of several servers cannot be asked, what is owed to it is set aside, and whoever asks for something
+        else goes on. An answer can be made old by what is owed under its own key, or under a marker of its tags or its
+        namespaces, by nothing else; and it is used only after all of these were asked for. So it is enough to look at
+        *keys*, which are about to be asked for.
+        """
         for _ in range(CHANGES):
             try:
-                await self._release_orphans()
+                await self._release_orphans(keys)
                 while self._outbox.owed:
                     await self._deliver()
+                if self._outbox.parked:
+                    await self._deliver_these(self._outbox.parked_part(keys))
+                    if any(key in self._outbox.parked for key in keys):
+                        away = Unreachable("an invalidation was not acknowledged: its server cannot be asked")
+                        raise PartlyUnreachable([], away)
                 return
             except AnotherServer:
                 continue
         raise Unreachable(f"the server was another one {CHANGES} times in a row")
 
-    async def _release_orphans(self) -> None:
-        while self._outbox.orphans:
-            orphans = self._outbox.some_orphans(PART)
-            await self._commands.send_each(*(RELEASE(key)(token, b"", FAILURE_KEPT_MS) for key, token in orphans))
-            self._outbox.released(orphans)
+    async def _release_orphans(self, keys: Collection[str]) -> None:
+        outbox = self._outbox
+        if outbox.orphans_aside:
+            outbox.orphans_back(keys)
+        while outbox.orphans:
+            orphans = outbox.some_orphans(PART)
+            replies = await self._answers([RELEASE(key)(token, b"", FAILURE_KEPT_MS) for key, token in orphans])
+            outbox.orphans_away(orphan for orphan, reply in zip(orphans, replies, strict=True) if _is_away(reply))
+            outbox.released(orphans)
 
     async def _deliver(self) -> None:
-        part = self._outbox.part(PART)
-        missed, refusal = await self._told(list(part))
+        await self._deliver_these(self._outbox.part(PART))
+
+    async def _deliver_these(self, part: dict[Invalidation, object]) -> None:
+        if not part:
+            return
+        missed, away, refusal = await self._told(list(part))
+        left = {*missed, *away}
+        self._outbox.settled({item: mark for item, mark in part.items() if item not in left})
+        self._outbox.park(away)
         if missed:
             raise refusal or Unreachable("an invalidation was not acknowledged")
-        self._outbox.settled(part)
 
-    async def _told(self, items: Sequence[Invalidation]) -> tuple[list[Invalidation], Refused | None]:
-        """Say *items*; those that were not taken, and what the server said to one of them.
+    async def _told(
+        self, items: Sequence[Invalidation]
+    ) -> tuple[list[Invalidation], list[Invalidation], Refused | None]:
+        """Say *items*; what `_missed` says of the answers.
 
         Nothing of it counts as said by ourselves: the copies of this process are dropped when it is heard.
         """
         calls = [item.calls(self.bus.channel, "-") for item in items]
-        replies = await self._commands.send_each(*(call for each in calls for call in each))
-        return _missed(items, calls, replies)
+        return _missed(items, calls, await self._answers([call for each in calls for call in each]))
+
+    async def _answers(self, calls: Sequence[Call]) -> list[Reply]:
+        """What those servers answer that can be asked; `Unreachable` if none can."""
+        try:
+            return await self._commands.send_each(*calls)
+        except PartlyUnreachable as error:
+            return error.replies
 
     async def settle(self) -> None:
         """Deliver what is owed, and say which keys are dirty where Redis takes no writes; for whoever has time.
 
         Raises `Unreachable` if Redis cannot be asked.
         """
-        if self._outbox.owes:
-            try:
-                await self._settle()
-            except Refused:
-                items = list(self._outbox.part(MOST_ANNOUNCED))
+        outbox = self._outbox
+        try:
+            if outbox.owes:
+                await self._settle(())
+            parked = list(outbox.all_parked().items())
+            for at in range(0, len(parked), PART):
                 with suppress(AnotherServer):
-                    for at in range(0, len(items), PART):
-                        await self.announce_dirty(items[at : at + PART])
-                raise
+                    await self._deliver_these(dict(parked[at : at + PART]))
+        except Refused:
+            await self._announce_owed()
+            raise
+        if outbox.parked:
+            await self._announce_owed()
+
+    async def _announce_owed(self) -> None:
+        outbox = self._outbox
+        items = [*outbox.part(MOST_ANNOUNCED), *outbox.all_parked()][:MOST_ANNOUNCED]
+        with suppress(AnotherServer):
+            for at in range(0, len(items), PART):
+                await self.announce_dirty(items[at : at + PART])
 
     async def announce_dirty(self, items: Sequence[Invalidation]) -> None:
         """Tell all processes to go past what Redis does not let go of: a full or failing server still publishes."""
@@ -177,10 +251,13 @@ class Line:
         echo = bus.begin()
         calls = [item.calls(bus.channel, echo) for item in items] if calls_of is None else calls_of(echo)
         missed, refusal = list(items), None
+        away: list[Invalidation] = []
         replies: list[Reply] = []
         try:
-            replies = await self.send(*first, *(call for each in calls for call in each))
-            missed, refusal = _missed(items, calls, replies[len(first) :])
+            replies = await self._counted([*first, *(call for each in calls for call in each)], reading=False)
+            missed, away, refusal = _missed(items, calls, replies[len(first) :])
+        except PartlyUnreachable as error:
+            missed, away, refusal = _missed(items, calls, error.replies[len(first) :])
         except Refused as error:  # something that was owed before is refused: so would this be
             refusal = error
         except Unreachable:
@@ -189,16 +266,19 @@ class Line:
             bus.void(echo)
             outbox.owe(items)
             raise
-        if not missed:
+        if not missed and not away:
             outbox.acknowledged(items)
             return True, replies
         bus.void(echo)
-        outbox.acknowledged([item for item in items if item not in missed])
+        left = [*missed, *away]
+        outbox.acknowledged([item for item in items if item not in left])
         outbox.owe(missed)
+        outbox.owe(away, aside=True)
         if refusal is not None:
             self._events.redis_refused(refusal)
+        if refusal is not None or away:
             try:
-                await self.announce_dirty(missed)
+                await self.announce_dirty(left)
             except AnotherServer as error:
                 self._events.redis_failed(error)
             except Unreachable as error:
@@ -218,21 +298,33 @@ class Line:
         self._outbox.orphaned(tokens)
 
 
+def _key(call: Call) -> str:
+    return call.keys[0] if isinstance(call, ScriptCall) else str(call[1])
+
+
+def _is_away(reply: Reply) -> bool:
+    """Whether the server for this call could not be asked."""
+    return isinstance(reply, Unreachable) and not isinstance(reply, Refused)
+
+
 def _missed(
     items: Sequence[Invalidation], calls: Sequence[Sequence[Call]], replies: Sequence[Reply]
-) -> tuple[list[Invalidation], Refused | None]:
+) -> tuple[list[Invalidation], list[Invalidation], Refused | None]:
+    """Which items were refused, for which a server could not be asked, and what was said to one of those refused."""
     missed: list[Invalidation] = []
+    away: list[Invalidation] = []
     refusal: Refused | None = None
     at = 0
     for item, each in zip(items, calls, strict=True):
-        refusals = [
-            reply for reply in replies[at : at + len(each)] if isinstance(reply, Refused) and not is_foreign(reply)
-        ]
+        mine = replies[at : at + len(each)]
+        refusals = [reply for reply in mine if isinstance(reply, Refused) and not is_foreign(reply)]
         at += len(each)
         if refusals:
             missed.append(item)
             refusal = refusals[0]
-    return missed, refusal
+        elif any(map(_is_away, mine)):
+            away.append(item)
+    return missed, away, refusal
 
 
 def is_foreign(reply: Refused) -> bool:

@@ -20,6 +20,7 @@ TAGGED = load("tagged")
 MOST_OWED = 100_000
 MOST_ORPHANS = 10_000
 MOST_JOURNALED = 100_000
+PARKED_FOR = 3.0  # seconds; who listens tries once a second, others only where nobody does
 JOURNALED_FOR = 60.0  # seconds; longer than a failover takes
 FLOOR_MS = 300_000  # a version floor outlives what a replica usually lags behind
 
@@ -98,6 +99,10 @@ class Outbox:
         self.lock = lock or nullcontext()
         self.owed: dict[Invalidation, object] = {}
         self.orphans: OrderedDict[str, str] = OrderedDict()  # leases that may have been granted, by key
+        self.orphans_aside: OrderedDict[str, str] = OrderedDict()  # those whose server is away
+        self.parked: dict[str, dict[Invalidation, object]] = {}  # by key; owed, too, but their server is away
+        self.parked_at = 0.0  # when they were tried last
+        self._aside = 0  # how many of them there are
         self._root, self._events, self._now, self._ledger = root, events, now, ledger
         self._journal: deque[tuple[float, Invalidation]] = deque()
         self.changes = 0  # of the server, so far
@@ -108,24 +113,34 @@ class Outbox:
 
     @property
     def owes(self) -> bool:
-        """Whether something has to be said before anything is asked."""
-        return bool(self.owed or self.orphans)
+        """Whether something has to be said before anything is asked, or before something is."""
+        return bool(self.owed or self.parked or self.orphans or self.orphans_aside)
 
-    def owe(self, items: Sequence[Invalidation]) -> None:
-        """Keep *items* until Redis acknowledges them."""
-        if len(self.owed) + len(items) > MOST_OWED:
-            log.error("%d invalidations are owed to Redis: the whole namespace is invalidated instead", len(self.owed))
+    def owe(self, items: Sequence[Invalidation], *, aside: bool = False) -> None:
+        """Keep *items* until Redis acknowledges them; *aside*, as `park` does."""
+        if self.count + len(items) > MOST_OWED:
+            log.error("%d invalidations are owed to Redis: the whole namespace is invalidated instead", self.count)
             self._events.outbox_overflows += 1
             items = [Invalidation(self._root)]
-            instead = [item for item in self.part(len(self.owed)) if item not in items]
-            self.owed.clear()
+            instead = [item for item in (*self.part(len(self.owed)), *self.all_parked()) if item not in items]
             self.owed.update({item: object() for item in items})
+            with self.lock:
+                self.parked.clear()
+                self._aside = 0
+            for item in instead:
+                self.owed.pop(item, None)
             if self._ledger is not None:  # written before the others are struck: a process may die in between
                 self._ledger.add(items)
                 self._ledger.strike(instead)
             self._count()
             return
-        self.owed.update({item: object() for item in items})
+        if aside:
+            with self.lock:
+                for item in items:
+                    self._put_aside(item, object())
+                self.parked_at = self._now()
+        else:
+            self.owed.update({item: object() for item in items})
         if self._ledger is not None:
             self._ledger.add(items)
         self._count()
@@ -138,12 +153,60 @@ class Outbox:
             except RuntimeError:  # another thread has owed something in the middle of it
                 continue
 
+    @property
+    def count(self) -> int:
+        """How many are owed."""
+        return len(self.owed) + self._aside
+
+    def park(self, items: Iterable[Invalidation]) -> None:
+        """Of what is owed, set aside *items*: their server cannot be asked, others can.
+
+        Only who asks for one of their keys has to wait for them.
+        """
+        with self.lock:
+            for item in items:
+                mark = self.owed.get(item)
+                if mark is not None:
+                    self._put_aside(item, mark)
+                    self.owed.pop(item, None)  # last: at no moment is it in neither place
+            self.parked_at = self._now()
+        self._count()
+
+    def _put_aside(self, item: Invalidation, mark: object) -> None:
+        aside = self.parked.get(item.key, {})
+        self._aside += item not in aside
+        self.parked[item.key] = {**aside, item: mark}
+
+    def parked_part(self, keys: Iterable[str]) -> dict[Invalidation, object]:
+        """What is parked under *keys*; all of it if nobody has tried for a while."""
+        now = self._now()
+        with self.lock:
+            names = keys
+            if now >= self.parked_at + PARKED_FOR:
+                names, self.parked_at = list(self.parked), now  # one who tries is enough
+            return {item: mark for key in names for item, mark in self.parked.get(key, {}).items()}
+
+    def all_parked(self) -> dict[Invalidation, object]:
+        """Everything that is parked."""
+        with self.lock:
+            return {item: mark for aside in self.parked.values() for item, mark in aside.items()}
+
     def orphaned(self, tokens: dict[str, str]) -> None:
         """Keep leases, by key, that have to be given back."""
         self.orphans.update(tokens)
-        while len(self.orphans) > MOST_ORPHANS:  # the oldest have ended by themselves, or soon will
-            with suppress(KeyError):  # another thread may do the same
-                self.orphans.popitem(last=False)
+        _bound(self.orphans)
+
+    def orphans_away(self, orphans: Iterable[tuple[str, str]]) -> None:
+        """Set aside leases, by key, that cannot be given back: their server is away."""
+        self.orphans_aside.update(orphans)
+        _bound(self.orphans_aside)
+
+    def orphans_back(self, keys: Iterable[str]) -> None:
+        """Somebody is about to ask for *keys*: leases of theirs have to be given back now."""
+        for key in keys:
+            token = self.orphans_aside.pop(key, None)
+            if token is not None:
+                self.orphans[key] = token
 
     def some_orphans(self, most: int) -> list[tuple[str, str]]:
         """Some of the leases to be given back."""
@@ -161,13 +224,27 @@ class Outbox:
 
     def settled(self, part: dict[Invalidation, object]) -> None:
         """Strike off what Redis has acknowledged, unless it is owed once more by another thread meanwhile."""
-        done = [item for item, mark in part.items() if self.owed.get(item) is mark]
-        for item in done:
-            self.owed.pop(item, None)
+        with self.lock:
+            done = [item for item, mark in part.items() if self._strike(item, mark)]
         if self._ledger is not None:
             self._ledger.strike(done)
         self._count()
         self.acknowledged(part)
+
+    def _strike(self, item: Invalidation, mark: object) -> bool:
+        if self.owed.get(item) is mark:
+            self.owed.pop(item, None)
+            return True
+        aside = self.parked.get(item.key, {})
+        if aside.get(item) is not mark:
+            return False
+        self._aside -= 1
+        left = {other: its for other, its in aside.items() if other != item}
+        if left:
+            self.parked[item.key] = left
+        else:
+            self.parked.pop(item.key, None)
+        return item not in self.owed
 
     def acknowledged(self, items: Iterable[Invalidation]) -> None:
         """Remember for a while that Redis knows of *items*: a failover may make it forget."""
@@ -197,4 +274,10 @@ class Outbox:
             self.owe(list(dict.fromkeys(items)))
 
     def _count(self) -> None:
-        self._events.invalidations_queued = len(self.owed)
+        self._events.invalidations_queued = self.count
+
+
+def _bound(orphans: OrderedDict[str, str]) -> None:
+    while len(orphans) > MOST_ORPHANS:  # the oldest have ended by themselves, or soon will
+        with suppress(KeyError):  # another thread may do the same
+            orphans.popitem(last=False)

@@ -213,13 +213,25 @@ class Remote:
     # Reading
 
     async def read(
-        self, key: str, codec: Codec | None, scope: Scope, tags: tuple[str, ...], usable: Usable | None = None
+        self,
+        key: str,
+        codec: Codec | None,
+        scope: Scope,
+        tags: tuple[str, ...],
+        usable: Usable | None = None,
+        *,
+        near: bool = False,
     ) -> Found | None:
         """The entry of *key*; one round trip more if it has tags that could not be known.
 
-        A value for which *usable* says no is void, as if it had been invalidated.
+        A value for which *usable* says no is void, as if it had been invalidated. What may be as old as a copy in the
+        process may be (*near*) is read from a replica, where there is one; what that does not have costs one more.
         """
         markers = self._markers(key, scope, tags)
+        if near and self.line.replicas is not None:
+            (found,) = await self._read_near([key], codec, scope, [tags], markers, usable)
+            if found is not None:
+                return found
         fields, pttl, *nonces = await self.line.send(("HMGET", key, "v", "g"), ("PTTL", key), *_questions(markers))
         found = self._found(key, fields, pttl, codec)
         if found is None or found.stored is None:
@@ -288,10 +300,72 @@ class Remote:
             and not self.line.bus.is_dirty(key, markers)
         ]
 
+    async def _read_near(
+        self,
+        keys: Sequence[str],
+        codec: Codec | None,
+        scope: Scope,
+        tags: Sequence[tuple[str, ...]],
+        markers: Sequence[str],
+        usable: Usable | None = None,
+    ) -> list[Found | None]:
+        """What replicas have for *keys*: entries that are fresh beyond doubt, None for everything else."""
+        calls: list[Call] = []
+        for key in keys:
+            calls += [("HGETALL", key), ("PTTL", key)]
+        replies = await self.line.ask_replicas(*calls, *_questions(markers))
+        if replies is None:
+            return [None] * len(keys)
+        seen = dict(zip(markers, replies[2 * len(keys) :], strict=True))
+        answers: list[Found | None] = []
+        for at, key in enumerate(keys):
+            names = scope.markers(tags[at])
+            found = self._near(key, replies[2 * at], replies[2 * at + 1], codec, tags[at], tuple(map(seen.get, names)))
+            if found is not None and (
+                self.line.bus.is_dirty(key, names) or self._wanted(found, usable, b"").stored is None
+            ):
+                found = None
+            self._events.replica_hits += found is not None
+            answers.append(found)
+        return answers
+
+    def _near(
+        self, key: str, words: Any, pttl: Any, codec: Codec | None, tags: tuple[str, ...], nonces: tuple[Any, ...]
+    ) -> Found | None:
+        """An entry as a replica has it, if there is no more to be asked about it."""
+        fields = dict(zip(map(bytes, words[::2]), words[1::2], strict=True))
+        # Behind a fence, or while a replica of the database may lag: the master decides.
+        if b"v" not in fields or b"q" in fields or any(name.startswith(b"w:") for name in fields):
+            return None
+        found = self._entry(key, fields[b"v"], fields.get(b"g"), pttl, codec)
+        stored = found.stored
+        if stored is None or found.fresh_left <= 0 or stored.tags != tags or stored.nonces != nonces:
+            return None
+        return found
+
     async def read_many(
-        self, keys: Sequence[str], codec: Codec | None, scope: Scope, tags: Sequence[tuple[str, ...]]
+        self,
+        keys: Sequence[str],
+        codec: Codec | None,
+        scope: Scope,
+        tags: Sequence[tuple[str, ...]],
+        *,
+        near: bool = False,
     ) -> Sequence[Found | CutOff | None]:
-        """The entries of *keys*, in one round trip; one more for tags that could not be known."""
+        """The entries of *keys*, in one round trip; one more for tags that could not be known.
+
+        From replicas, as in `read`: those that are not found there cost one more.
+        """
+        if near and self.line.replicas is not None:
+            every = [tags[at] if tags else () for at in range(len(keys))]
+            markers = tuple(dict.fromkeys(marker for each in every for marker in scope.markers(each)))
+            found: list[Found | CutOff | None] = [*await self._read_near(keys, codec, scope, every, markers)]
+            left = [at for at, each in enumerate(found) if each is None]
+            if left:
+                more = await self.read_many([keys[at] for at in left], codec, scope, [every[at] for at in left])
+                for at, each in zip(left, more, strict=True):
+                    found[at] = each
+            return found
         per_key = [self._markers(key, scope, tags[at] if tags else ()) for at, key in enumerate(keys)]
         markers = tuple(dict.fromkeys(marker for each in per_key for marker in each))
         calls: list[Call] = []
@@ -299,13 +373,13 @@ class Remote:
             calls += [("HMGET", key, "v", "g"), ("PTTL", key)]
         replies = await self.line.send(*calls, *_questions(markers))
         seen = dict(zip(markers, replies[2 * len(keys) :], strict=True))
-        found = [self._found(key, replies[2 * at], replies[2 * at + 1], codec) for at, key in enumerate(keys)]
-        await self._ask_for_more(scope, [each.stored for each in found if each is not None and each.stored], seen)
+        there = [self._found(key, replies[2 * at], replies[2 * at + 1], codec) for at, key in enumerate(keys)]
+        await self._ask_for_more(scope, [each.stored for each in there if each is not None and each.stored], seen)
         return [
             await self._standing(key, each, scope, seen, replies[2 * at][0])
             if each is not None and each.stored is not None
             else each
-            for at, (key, each) in enumerate(zip(keys, found, strict=True))
+            for at, (key, each) in enumerate(zip(keys, there, strict=True))
         ]
 
     def _markers(self, key: str, scope: Scope, tags: tuple[str, ...]) -> tuple[str, ...]:

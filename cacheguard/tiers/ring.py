@@ -189,9 +189,16 @@ class Ring:
         return await ask(self._remotes[standby])
 
     async def read(
-        self, key: str, codec: Codec | None, scope: Scope, tags: tuple[str, ...], usable: Usable | None = None
+        self,
+        key: str,
+        codec: Codec | None,
+        scope: Scope,
+        tags: tuple[str, ...],
+        usable: Usable | None = None,
+        *,
+        near: bool = False,
     ) -> Found | None:
-        return await self._ask(key, lambda remote: remote.read(key, codec, scope, tags, usable))
+        return await self._ask(key, lambda remote: remote.read(key, codec, scope, tags, usable, near=near))
 
     async def look(self, key: str, scope: Scope) -> Found | None:
         return await self._ask(key, lambda remote: remote.look(key, scope))
@@ -278,13 +285,20 @@ class Ring:
         return found
 
     async def read_many(
-        self, keys: Sequence[str], codec: Codec | None, scope: Scope, tags: Sequence[tuple[str, ...]]
+        self,
+        keys: Sequence[str],
+        codec: Codec | None,
+        scope: Scope,
+        tags: Sequence[tuple[str, ...]],
+        *,
+        near: bool = False,
     ) -> Sequence[Found | CutOff | None]:
         """The entries of *keys*; one round trip to each of their nodes."""
         tags_of = dict(zip(keys, tags, strict=True)) if tags else {}
 
         async def ask(remote: Remote, mine: list[str]) -> Mapping[str, Found | CutOff | None]:
-            found = await remote.read_many(mine, codec, scope, [tags_of[key] for key in mine] if tags else ())
+            tags_of_mine = [tags_of[key] for key in mine] if tags else ()
+            found = await remote.read_many(mine, codec, scope, tags_of_mine, near=near)
             return dict(zip(mine, found, strict=True))
 
         found = await self._gathered(dict.fromkeys(keys), ask)
@@ -517,6 +531,11 @@ class Buses:
     def ready(self) -> bool:
         """Whether that is known of each."""
         return all(bus.ready for bus in self._buses)
+
+    def note(self, name: str) -> None:
+        """As `Bus.note`, whichever node it lies on."""
+        for bus in self._buses:
+            bus.note(name)
 
     def listen(self) -> None:
         """Begin to listen to all of them, unless that has begun."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from inspect import signature
 from typing import Any, cast
@@ -52,8 +52,8 @@ class Settings:
         reverse_key_function: gives the key that ``KEY_FUNCTION`` has made another of.
     """
 
-    url: str | None
-    guard: dict[str, Any]
+    url: str | None = field(repr=False)  # with a password
+    guard: dict[str, Any] = field(repr=False)  # with a secret
     policy: dict[str, Any]
     timeout: int | None
     fill_in_atomic: bool
@@ -114,7 +114,7 @@ def _url(location: Any, options: Mapping[str, Any]) -> str | None:
         return None
     if not isinstance(location, str):
         raise InvalidCacheBackendError(
-            f"CACHES: LOCATION must be a URL like 'redis://localhost:6379/0', got {location!r}"
+            f"CACHES: LOCATION must be a URL like 'redis://localhost:6379/0', got {type(location).__name__}"
         )
     if "client" in options or "aclient" in options:
         raise InvalidCacheBackendError("CACHES: give a LOCATION or OPTIONS with a client, not both")

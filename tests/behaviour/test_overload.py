@@ -14,6 +14,7 @@ from cacheguard.errors import ConfigurationError, LoadTimeout, Overloaded
 from tests.conftest import OpenDoor
 from tests.support.doors import Cached, Door
 from tests.support.loader import Loader
+from tests.support.redis_server import RedisServer
 
 
 def of(door: Door, loader: Loader, **policy: Any) -> Cached:
@@ -187,3 +188,31 @@ def test_what_is_no_breaker_is_refused_when_decorating(options: dict[str, Any]) 
 def test_options_that_cannot_work_are_refused_by_name(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         CacheGuard(**options)
+
+
+async def test_without_redis_threads_and_event_loops_share_one_load(redis_server: RedisServer, redis_url: str) -> None:
+    loader = Loader("value", seconds=0.2)
+    async with CacheGuard(redis_url) as guard:
+        redis_server.kill()
+        asked: list[Any] = [anyio.to_thread.run_sync(guard.get_or_set, "k", loader) for _ in range(4)]
+        asked += [guard.aget_or_set("k", lambda: anyio.to_thread.run_sync(loader)) for _ in range(4)]
+        asked += [anyio.to_thread.run_sync(_in_a_loop_of_its_own, guard, loader) for _ in range(2)]
+        assert await asyncio.gather(*asked) == ["value"] * 10
+    assert loader.runs == 1
+
+
+def _in_a_loop_of_its_own(guard: CacheGuard, loader: Loader) -> Any:
+    return asyncio.run(guard.aget_or_set("k", lambda: asyncio.to_thread(loader)))
+
+
+async def test_without_redis_a_failing_load_fails_for_threads_and_event_loops_alike(
+    redis_server: RedisServer, redis_url: str
+) -> None:
+    loader = Loader(error=ValueError("no such table"), seconds=0.2)
+    async with CacheGuard(redis_url) as guard:
+        redis_server.kill()
+        asked: list[Any] = [anyio.to_thread.run_sync(guard.get_or_set, "k", loader)]
+        asked += [guard.aget_or_set("k", lambda: anyio.to_thread.run_sync(loader))]
+        for outcome in await asyncio.gather(*asked, return_exceptions=True):
+            assert str(outcome) == "no such table"
+    assert loader.runs == 1

@@ -163,6 +163,8 @@ URLS = [
     "redis+cluster://user:{}@{}",
     "redis+cluster://{}?password={}",
     "rediss+cluster://user:{}@{}",
+    "redis+ring://user:{}@{}",
+    "redis+ring://{}?on_dead=move&password={}",
     # Those that cannot work.
     "redis://user:{}@{}/x",
     "redis://user:{}@{}:99999",
@@ -171,6 +173,9 @@ URLS = [
     "redis://user:{}{}",
     "redis+sentinel://user:{}@{}",
     "redis+cluster://user:{}@{}/1",
+    "redis+ring://user:{}@{}/x",
+    "redis+ring://{}?password={}&on_dead={}",
+    "redis+ring://user:{}",
     "http://user:{}@{}/0",
     "user:{}@{}",
     "redis:/user:{}@{}",
@@ -190,7 +195,7 @@ def fill_in(form: str, password: str, host: str) -> str:
 def test_a_form_has_both(form: str) -> None:
     url = fill_in(form, "PW", "HOST")
     assert "PW" in url
-    assert "HOST" in url or "unix" in url or url == "redis://user:PWPW"
+    assert "HOST" in url or "unix" in url or url in ("redis://user:PWPW", "redis+ring://user:PW")
 
 
 def places(server: RedisServer) -> dict[str, str]:
@@ -215,7 +220,8 @@ def test_no_password_of_a_url_is_ever_said(
     locked: RedisServer, form: str, password: str, where: str, *, encoded: bool
 ) -> None:
     # Without a host, what stands behind an '@' is one, whatever it was meant to be.
-    assume(encoded or form != "redis://user:{}{}" or "@" not in password)
+    hostless = form in ("redis://user:{}{}", "redis+ring://user:{}")
+    assume(encoded or not hostless or "@" not in password)
     in_query = form.index("{}") > form.find("?") > 0
     written = password
     if encoded:
@@ -225,7 +231,7 @@ def test_no_password_of_a_url_is_ever_said(
     url = fill_in(form, written, places(locked)[where])
     texts, outcome = everything_said(lambda: CacheGuard(url, operation_timeout=SHORT))
     assert_unsaid(texts, password)
-    if encoded and URLS.index(form) < 14 and "\ud800" not in password and "ssl_password" not in form:
+    if encoded and URLS.index(form) < 16 and "\ud800" not in password and "ssl_password" not in form:
         assert outcome == "served", texts
 
 

@@ -228,8 +228,8 @@ async def test_a_reader_that_asked_before_a_refresh_leaves_nothing_old_behind(
         go_on, remote = asyncio.Event(), guard._hub.running().remote  # noqa: SLF001 - the moment in question lies inside
         read = remote.read
 
-        async def slow(*args: Any) -> Any:
-            found = await read(*args)
+        async def slow(*args: Any, **near: Any) -> Any:
+            found = await read(*args, **near)
             await go_on.wait()
             return found
 

@@ -19,7 +19,9 @@ NODE_TIMEOUT_MS = 1000
 class RedisCluster:
     """Masters that share the slots evenly, and as many replicas as wanted, each of the master in its place."""
 
-    def __init__(self, binary: Path, directory: Path, masters: int = 3, replicas: int = 0) -> None:
+    def __init__(
+        self, binary: Path, directory: Path, masters: int = 3, replicas: int = 0, **settings: str | int
+    ) -> None:
         self._masters, self._replicas = masters, replicas
         self.nodes: list[RedisServer] = []
         for number in range(masters + replicas):
@@ -31,8 +33,7 @@ class RedisCluster:
                     home,
                     cluster_enabled="yes",
                     cluster_config_file="nodes.conf",
-                    cluster_node_timeout=NODE_TIMEOUT_MS,
-                    repl_diskless_sync_delay=0,
+                    **{"cluster_node_timeout": NODE_TIMEOUT_MS, "repl_diskless_sync_delay": 0, **settings},
                 )
             )
 
@@ -79,21 +80,46 @@ class RedisCluster:
 
     def owner_of(self, key: str) -> RedisServer:
         """The node that takes writes for *key*."""
-        slot = key_slot(key.encode())
-        port = next(each[2][1] for each in self._slots() if each[0] <= slot <= each[1])
-        return next(node for node in self.nodes if node.port == port)
+        return self.owner_of_slot(key_slot(key.encode()))
 
     def move(self, key: str, target: RedisServer, *, finish: bool = True) -> None:
         """Give the slot of *key* to another master, with what is in it; unfinished, both answer with redirections."""
-        source, slot = self.owner_of(key), key_slot(key.encode())
+        self.move_slot(key_slot(key.encode()), target, finish=finish)
+
+    def owner_of_slot(self, slot: int) -> RedisServer:
+        """The node that takes writes for what lies in *slot*."""
+        port = next(each[2][1] for each in self._slots() if each[0] <= slot <= each[1])
+        return next(node for node in self.nodes if node.port == port)
+
+    def move_slot(self, slot: int, target: RedisServer, *, finish: bool = True, linger: float = 0.0) -> None:
+        """`move`, by number; *linger* seconds before each key goes, so that both sides are asked meanwhile."""
+        source = self.owner_of_slot(slot)
         source_id, target_id = source.command("CLUSTER", "MYID"), target.command("CLUSTER", "MYID")
         target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
         source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
-        for each in source.command("CLUSTER", "GETKEYSINSLOT", slot, 1000):
-            source.command("MIGRATE", "127.0.0.1", target.port, each, 0, 1000)
+        while True:
+            keys = source.command("CLUSTER", "GETKEYSINSLOT", slot, 100)
+            for each in keys:
+                time.sleep(linger)
+                source.command("MIGRATE", "127.0.0.1", target.port, each, 0, 1000)
+            if not keys or not finish:
+                break
         if finish:
             for node in (target, source, *(each for each in self.masters() if each not in {source, target})):
                 node.command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+
+    def replica_of(self, master: RedisServer) -> RedisServer:
+        """A replica of *master*."""
+        for each in self._slots():
+            if each[2][1] == master.port and len(each) > 3:
+                return next(node for node in self.nodes if node.port == each[3][1])
+        raise RuntimeError("it has no replica")
+
+    def is_whole(self) -> bool:
+        """Whether every slot is served, and every master has its replicas."""
+        with contextlib.suppress(redis.RedisError, RuntimeError):
+            return self._whole()
+        return False
 
     def _slots(self) -> Any:
         for node in self.nodes:
@@ -105,17 +131,17 @@ class RedisCluster:
         return sum("handshake" not in line for line in node.command("CLUSTER", "NODES").splitlines())
 
     def _until_whole(self) -> None:
-        def whole() -> bool:
-            return all(
-                "cluster_state:ok" in node.command("CLUSTER", "INFO")
-                and sum(each[1] - each[0] + 1 for each in node.command("CLUSTER", "SLOTS")) == REDIS_CLUSTER_HASH_SLOTS
-                and sum(len(each) - 3 for each in _by_master(node)) == self._replicas
-                and (node in masters or node.command("ROLE")[3] == "connected")
-                for node in self.nodes
-            )
+        _until("the cluster is whole", self._whole)
 
+    def _whole(self) -> bool:
         masters = self.masters()
-        _until("the cluster is whole", whole)
+        return all(
+            "cluster_state:ok" in node.command("CLUSTER", "INFO")
+            and sum(each[1] - each[0] + 1 for each in node.command("CLUSTER", "SLOTS")) == REDIS_CLUSTER_HASH_SLOTS
+            and sum(len(each) - 3 for each in _by_master(node)) == self._replicas
+            and (node in masters or node.command("ROLE")[3] == "connected")
+            for node in self.nodes
+        )
 
 
 def _by_master(node: RedisServer) -> list[Any]:

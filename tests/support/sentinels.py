@@ -15,14 +15,15 @@ from tests.support.redis_server import RedisServer
 SERVICE = "mymaster"
 READY_WITHIN = 40.0  # seconds
 DOWN_AFTER_MS = 400
+CALM_MS = 1200  # where the machine is busy and a failover more would be one too many
 
 
 class SentinelServer(RedisServer):
     """One sentinel. It writes into its file of settings, so that it remembers over restarts."""
 
-    def __init__(self, binary: Path, directory: Path, master: RedisServer, quorum: int) -> None:
+    def __init__(self, binary: Path, directory: Path, master: RedisServer, quorum: int, down_after_ms: int) -> None:
         super().__init__(binary, directory)
-        self._master, self._quorum = master, quorum
+        self._master, self._quorum, self._down_after_ms = master, quorum, down_after_ms
 
     def address(self) -> tuple[str, int]:
         """Where it says the master is."""
@@ -37,7 +38,7 @@ class SentinelServer(RedisServer):
                 "bind 127.0.0.1",
                 f"dir {self.directory}",
                 f"sentinel monitor {SERVICE} 127.0.0.1 {self._master.port} {self._quorum}",
-                f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}",
+                f"sentinel down-after-milliseconds {SERVICE} {self._down_after_ms}",
                 f"sentinel failover-timeout {SERVICE} 3000",
             ]
             settings.write_text("\n".join(lines) + "\n")
@@ -50,7 +51,9 @@ class SentinelServer(RedisServer):
 class Sentinels:
     """One master, two replicas, three sentinels, two of which have to agree."""
 
-    def __init__(self, binary: Path, directory: Path, replicas: int = 2, sentinels: int = 3) -> None:
+    def __init__(
+        self, binary: Path, directory: Path, replicas: int = 2, sentinels: int = 3, down_after_ms: int = DOWN_AFTER_MS
+    ) -> None:
         def home(name: str) -> Path:
             path = directory / name
             path.mkdir()
@@ -60,7 +63,7 @@ class Sentinels:
             RedisServer(binary, home(f"server{number}"), repl_diskless_sync_delay=0) for number in range(1 + replicas)
         ]
         self.sentinels = [
-            SentinelServer(binary, home(f"sentinel{number}"), self.servers[0], sentinels // 2 + 1)
+            SentinelServer(binary, home(f"sentinel{number}"), self.servers[0], sentinels // 2 + 1, down_after_ms)
             for number in range(sentinels)
         ]
 
@@ -88,11 +91,22 @@ class Sentinels:
         for each in (*self.sentinels, *self.servers):
             each.stop()
 
+    def cut_off(self) -> list[RedisServer]:
+        """Let the replicas answer, and follow nobody: they cannot log in to their master any more. Those replicas."""
+        master = self.master
+        replicas = [server for server in self.servers if server is not master]
+        for server in replicas:
+            server.commands(("CONFIG", "SET", "masteruser", "nobody"), ("CONFIG", "SET", "masterauth", "x"))
+        master.command("CLIENT", "KILL", "TYPE", "replica")
+        return replicas
+
     def reset(self) -> None:
         """Undo what a test did: everybody is alive and in their place, no keys."""
         for each in (*self.sentinels, *self.servers):
             each.start()
             each.thaw()
+        for server in self.servers:
+            server.commands(("CONFIG", "SET", "masteruser", ""), ("CONFIG", "SET", "masterauth", ""))
         _until("everybody is in their place", self._put_in_place)
 
     def wait_for_another(self, old: RedisServer) -> RedisServer:
@@ -105,6 +119,12 @@ class Sentinels:
             ),
         )
         return self.master
+
+    def is_settled(self) -> bool:
+        """Whether the sentinels are of one mind, and everybody is in their place, by themselves."""
+        with contextlib.suppress(redis.RedisError, StopIteration):
+            return self._is_whole()
+        return False
 
     def _put_in_place(self) -> bool:
         master = self.master

@@ -64,6 +64,9 @@ def test_it_names_the_list_that_others_use_meanwhile() -> None:
         ("redis+ring://:s3cr3t@a,b?on_dead=miss&on_dead=move", "must look like"),
         ("redis+ring://:s3cr3t@a,b?dbb=1", "an option that is not known: 'dbb'"),
         ("redis+ring://:s3cr3t@a,b#1", "must look like"),
+        ("redis+ring://u:12?on_dead=s3cr3t@a,b", "must look like"),
+        ("redis+ring://u:12/s3cr3t@a,b", "must look like"),
+        ("redis+ring://u:x@s3cr3t#s3cr3t@a", "must look like"),
         ("redis+ring://:s3cr3t@a,b?also=", "must look like"),
         ("redis+ring://:s3cr3t@a,b?also=c,c", "name each node once, got c:6379 twice"),
         ("redis+ring://:s3cr3t@a,b?also=c*0", "weight above 0"),
@@ -74,3 +77,10 @@ def test_a_ring_that_cannot_work_is_named_without_its_password(url: str, says: s
         CacheGuard(url)
     assert "s3cr3t" not in str(error.value)
     assert error.value.__cause__ is None
+
+
+def test_tls_that_checks_nobody_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    place, _ = plan_of("rediss+ring://:s3cr3t@a,b?ssl_cert_reqs=none")
+    assert place.of("a:6379").connection_class.__name__ == "SSLConnection"
+    assert [record for record in caplog.records if "does not check who answers" in record.message]
+    assert "s3cr3t" not in caplog.text

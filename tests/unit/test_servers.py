@@ -64,6 +64,13 @@ def test_a_url_that_cannot_work_is_named_without_its_password(url: str) -> None:
     assert error.value.__cause__ is None
 
 
+@pytest.mark.parametrize("url", [b"redis://u:s3cr3t@a", ["redis://u:s3cr3t@a"], {"redis://u:s3cr3t@a": 1}])
+def test_what_is_no_text_is_named_without_what_is_in_it(url: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"^url ") as error:
+        pools(url, None, None)
+    assert "s3cr3t" not in str(error.value)
+
+
 def test_a_sentinel_url_says_who_is_asked_and_for_what() -> None:
     place, aplace, memory = pools("redis+sentinel://us%40er:p%3Ass@one:1,[::1]:2,three/main/4", None, None)
     assert not memory

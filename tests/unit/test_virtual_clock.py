@@ -181,6 +181,21 @@ def test_a_breaker_that_is_built_under_the_clock_goes_by_it(clock: VirtualClock)
     assert states == ["open", "closed", "open"]
 
 
+def test_the_breaker_of_a_function_goes_by_the_clock(clock: VirtualClock, loader: CountingLoader) -> None:
+    with clock:
+        breaker = Breaker(minimum=2, pause="10s")
+    with clock.guard(policy=Policy(breaker=breaker, error_backoff=None)) as guard:
+        loader.error = DatabaseDownError()
+        for _ in range(2):
+            with pytest.raises(DatabaseDownError):
+                guard.get_or_set("k", loader)
+        with pytest.raises(Overloaded):
+            guard.get_or_set("k", loader)
+        loader.error = None
+        clock.advance("10s")
+        assert guard.get_or_set("k", loader) == 3
+
+
 def test_an_absence_and_a_put_age_too(clock: VirtualClock, guard: CacheGuard) -> None:
     guard.set("there", 1, ttl="5s", jitter=None)
     guard.get_or_set("absent", lambda: None, null_ttl="3s", jitter=None)

@@ -495,3 +495,12 @@ def test_a_forked_child_goes_on_with_connections_of_its_own(cache: CacheGuardCac
     with os.fdopen(reader, "rb") as answers:
         assert answers.read() == b"right"
     assert cache.get("k") == 2
+
+
+def test_settings_do_not_show_what_is_secret(configure: Configure) -> None:
+    cache = configure(LOCATION="redis://user:s3cr3t@localhost/0", OPTIONS={"secret": "hush hush hush hush"})
+    assert "s3cr3t" not in repr(cache.settings)
+    assert "hush" not in repr(cache.settings)
+    with pytest.raises(InvalidCacheBackendError, match="LOCATION") as error:
+        configure(LOCATION=b"redis://user:s3cr3t@localhost/0")
+    assert "s3cr3t" not in str(error.value)

@@ -1,0 +1,227 @@
+"""Who owns which slot of a cluster, and which call goes to whom."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import redis.exceptions
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+
+from ..errors import Refused, Unreachable
+from ..faults import Fault
+from ..ports import Call, PartlyUnreachable, Reply, ScriptCall
+from .places import Address, Place
+from .servers import Identity
+
+AGAIN_AFTER = 0.1  # seconds, before the nodes are asked once more who is in the place of one that is silent
+# What a script meets that has removed a key whose slot is being moved away: begun again, it is sent on.
+NOT_HERE = "non local key"
+FIRST = "tagged"  # the script that makes a note of what follows
+WORDS_OF_A_NODE = 2  # host and port; its id and more may follow
+
+
+class Map:
+    """Who owns which slot, as it was heard last; shared by the threads and the event loops of one guard.
+
+    Args:
+        place: its nodes are asked while no others are known.
+        identity: is told when a slot has another owner.
+    """
+
+    def __init__(self, place: Place, identity: Identity) -> None:
+        self._place, self._identity = place, identity
+        self.owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        self.masters: tuple[Address, ...] = ()
+        self.replicas: dict[Address, tuple[Address, ...]] = {}
+        self.version = 0
+        self.heard_at = float("-inf")
+        self._ids: dict[Address, bytes] = {}
+        self._lock = threading.RLock()
+
+    def after_fork(self) -> None:
+        self._lock = threading.RLock()
+
+    def candidates(self, batch: Batch | None) -> list[Address]:
+        """Those that may know, the likeliest first; at the end those that did not answer just now."""
+        known = [*random.sample(self.masters, len(self.masters)), *self._place.nodes]
+        if batch is not None:
+            known.sort(key=lambda address: address in batch.silent)
+            if batch.hint is not None:
+                known.insert(0, batch.hint)
+        return list(dict.fromkeys(known))
+
+    def worth_asking(self, batch: Batch) -> bool:
+        """Whether the nodes may say something else now than they did a moment ago."""
+        return batch.hint is not None or time.monotonic() >= self.heard_at + AGAIN_AFTER
+
+    def learn(self, asked: Address, reply: Reply) -> None:
+        """Take in what *asked* has answered to CLUSTER SLOTS."""
+        owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        ids: dict[Address, bytes] = {}
+        replicas: dict[Address, tuple[Address, ...]] = {}
+        for begin, end, master, *others in reply:
+            address = self.address(master[0], master[1], asked)
+            ids[address] = bytes(master[2]) if len(master) > WORDS_OF_A_NODE else str(address).encode()
+            replicas[address] = tuple(self.address(each[0], each[1], asked) for each in others)
+            owners[begin : end + 1] = [address] * (end + 1 - begin)
+        if not ids:
+            raise Refused(f"{asked[0]}:{asked[1]} knows of no slots: the cluster is not set up")
+        with self._lock:
+            # By the ids of the nodes: one that has only moved house is the same.
+            before, self._ids = self._ids, ids
+            pairs = {(old, new) for old, new in zip(self.owners, owners, strict=True) if old and new and old != new}
+            moves = {(before.get(old), ids.get(new)) for old, new in pairs}
+            # A master that hands a slot to another one hands over what is in it: nothing that it has acknowledged is
+            # lost. Where one has gone, or one is new, it may have been a failover.
+            stay = set(before.values()) & set(ids.values())
+            moved = any(old != new and not (old in stay and new in stay) for old, new in moves)
+            self.owners = [new or old for old, new in zip(self.owners, owners, strict=True)]
+            self.masters = tuple(dict.fromkeys(owner for owner in self.owners if owner is not None))
+            self._ids = {address: ids.get(address) or before.get(address, b"") for address in self.masters}
+            self.replicas = replicas
+            self.version += 1
+            self.heard_at = time.monotonic()
+            if moved:
+                self._identity.changed()
+
+    def address(self, host: Any, port: Any, asked: Address) -> Address:
+        """Where a node is that *asked* has named; without a host, it is where *asked* is."""
+        name = host.decode() if isinstance(host, bytes) else host
+        found = (name if name and name != "?" else asked[0], int(port))
+        return self._place.remap(found) if self._place.remap is not None else found
+
+
+class Batch:
+    """Calls on their way, and what became of them.
+
+    A node gets its calls in their order. Between nodes there is none, except where the protocol rests on it: notes
+    come before the rest, and questions that stand behind scripts are asked when these are through.
+    """
+
+    def __init__(self, calls: Sequence[Call], owners: Map) -> None:
+        self.calls, self._map = calls, owners
+        self.replies: list[Reply] = [None] * len(calls)
+        self._anywhere: Address | None = None
+        self.again: list[int] = []  # calls that have to be repeated
+        self.silent: dict[Address, Unreachable] = {}  # nodes that did not answer
+        self.hint: Address | None = None  # a node that may know more
+        self.asked: list[tuple[Address, int]] = []  # calls that another node has to be asked for, this once
+        self._named: dict[int, Address] = {}  # calls for which a node has named another
+        self._repeated: set[int] = set()  # calls that were refused by the cluster once
+        self._lost: dict[int, Unreachable] = {}  # calls for which nobody could be asked
+
+    def stages(self) -> list[list[int]]:
+        """The indices of the calls, stage after stage."""
+        stages: tuple[list[int], list[int], list[int]] = ([], [], [])
+        scripts = False
+        for index, call in enumerate(self.calls):
+            if isinstance(call, ScriptCall):
+                scripts = True
+                stages[call.script.name != FIRST].append(index)
+            else:
+                stages[2 if scripts else 1].append(index)
+        used = [stage for stage in stages if stage]
+        if len(used) > 1 and len(self.routes(range(len(self.calls)))) == 1:
+            return [list(range(len(self.calls)))]
+        return used
+
+    def routes(self, indices: Sequence[int]) -> dict[Address, list[int]]:
+        """Which node gets which calls; those that no node takes are given up."""
+        routes: dict[Address, list[int]] = {}
+        for index in indices:
+            owner = self._named.get(index) or self._owner(self.calls[index])
+            if owner is None:
+                self._lost[index] = Unreachable("no node of the cluster owns this slot")
+            elif owner in self.silent:
+                self._lost[index] = self.silent[owner]
+            else:
+                routes.setdefault(owner, []).append(index)
+        return routes
+
+    def _owner(self, call: Call) -> Address | None:
+        if isinstance(call, ScriptCall):
+            key: Any = call.keys[0]
+        elif call[0] == "PUBLISH":
+            if self._anywhere is None:
+                able = [address for address in self._map.masters if address not in self.silent]
+                self._anywhere = random.choice(able or self._map.masters)
+            return self._anywhere
+        else:
+            key = call[1]
+        return self._map.owners[key_slot(key.encode() if isinstance(key, str) else bytes(key))]
+
+    def of(self, indices: Sequence[int]) -> list[Call]:
+        return [self.calls[index] for index in indices]
+
+    def next_routes(self) -> dict[Address, list[int]]:
+        """Which node gets which of the calls that are to be made now; a node that was silent once gets no more."""
+        again, self.again = sorted(self.again), []
+        return self.routes(again)
+
+    def failed(self, node: Address, indices: Sequence[int], error: Unreachable) -> None:
+        """A node did not answer."""
+        self.again += indices
+        self.silent[node] = error
+        for index in indices:
+            self._named.pop(index, None)
+        if self._anywhere == node:
+            self._anywhere = None
+
+    def give_up(self) -> None:
+        """Nothing more is tried for what is still to be repeated; what else there is goes on."""
+        for index in self.again:
+            self._lost[index] = Unreachable(f"the nodes of the cluster send us on and on: {self.replies[index]}")
+        self.again = []
+
+    def result(self) -> list[Reply]:
+        """The answers; `PartlyUnreachable` if there is not one for each call."""
+        if self._lost:
+            replies = [self._lost.get(index, reply) for index, reply in enumerate(self.replies)]
+            raise PartlyUnreachable(replies, next(iter(self._lost.values())))
+        return self.replies
+
+    def answered(self, node: Address, indices: Sequence[int], replies: Sequence[Reply]) -> None:
+        """A node has answered, perhaps with the name of another."""
+        for index, reply in zip(indices, replies, strict=True):
+            self.replies[index] = reply
+            if not isinstance(reply, Refused):
+                continue
+            cause = reply.__cause__
+            if isinstance(cause, redis.exceptions.MovedError):
+                self.hint = self._named[index] = self._map.address(*_target(cause), node)
+                self.again.append(index)
+            elif isinstance(cause, redis.exceptions.AskError):
+                self.asked.append((self._map.address(*_target(cause), node), index))
+            elif NOT_HERE in str(reply):
+                self.again.append(index)
+            elif reply.fault in (Fault.CLUSTER_DOWN, Fault.READONLY):
+                self._named.pop(index, None)
+                if index in self._repeated:
+                    self._lost[index] = Unreachable(str(reply))
+                else:
+                    self._repeated.add(index)
+                    self.again.append(index)
+
+    def detours(self) -> list[tuple[Address, int]]:
+        """The calls that a node has sent on to the one which is about to take over."""
+        asked, self.asked = self.asked, []
+        return asked
+
+    def no_more_detours(self) -> None:
+        """Whoever was sent on once more begins at the beginning."""
+        self.again += [index for _, index in self.detours()]
+
+    def asking(self, index: int) -> list[Call]:
+        """A call to a node that is about to take over its slot."""
+        call = self.calls[index]
+        if isinstance(call, ScriptCall):  # with its text: a second try would have to ask once more
+            call = ("EVAL", call.script.source, len(call.keys), *call.keys, *call.args)
+        return [("ASKING",), call]
+
+
+def _target(redirection: Any) -> tuple[str, int]:
+    return redirection.host, redirection.port
