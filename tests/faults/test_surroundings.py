@@ -87,7 +87,7 @@ def test_a_client_whose_clock_is_an_hour_off_lives_like_the_others(
         process.tell()
         until(lambda: honest.get("row") is None, 3)
         assert process.outcome() == "well"
-        assert honest.get("theirs") == "new"
+        until(lambda: honest.get("theirs") is None, 1)  # what was loaded in the quarantine dies with it, on time
 
 
 def test_a_lease_that_is_evicted_refuses_its_fill_and_costs_no_answer(own_server: Server) -> None:
