@@ -53,6 +53,7 @@ print(time.time(), flush=True)
 for _ in range(50):
     assert read(ttl="1s") == "value"
 assert loads == 1, loads
+assert guard.stats().l1_hits >= 40, guard.stats()
 sys.stdin.readline()          # the other one has read it, from Redis
 assert guard.get("theirs") == "their value"
 select.select([], [], [], 1.05)  # libfaketime breaks the sleep of Python 3.11
