@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ..breaker import Outcome, State, Switch, Terms
 from ..errors import CacheGuardError, Unreachable
-from ..events import Events
+from ..events import Events, log
 from ..faults import TREATMENTS, Fault, Remedy
 from .bell import Bell
 
@@ -232,9 +232,9 @@ class Circuits:
             circuit.leave(turn, Outcome.FAILED if TREATMENTS[error.fault].counts else Outcome.OK)
         except CacheGuardError:
             circuit.leave(turn, Outcome.FAILED)
-        except BaseException:
+        except Exception:  # noqa: BLE001 - whatever it is, nobody else finds out: without this thread it stays open
+            log.exception("a probe of %s failed", circuit.name or "Redis")
             circuit.leave(turn, Outcome.FAILED)
-            raise
         else:
             # Where this process gets no time itself, the server is not to blame.
             circuit.leave(turn, Outcome.OK, max(0.0, took - WAKES * max(late, _lateness())))

@@ -17,6 +17,7 @@ import pytest
 
 from cacheguard import CacheGuard
 from cacheguard.errors import ReentrantLoad
+from tests.support.forking import locks_of
 
 
 class Interruptions:
@@ -198,3 +199,23 @@ def test_threads_that_write_at_the_same_time_do_not_stumble_over_each_other(redi
         finally:
             sys.setswitchinterval(interval)
     assert problems == []
+
+
+def test_whoever_holds_every_lock_there_is_may_go_on_in_the_same_thread(interruptions: Interruptions) -> None:
+    """A handler comes in while its thread holds any of them."""
+    for _ in range(50):
+        interruptions.use()
+    done = threading.Event()
+
+    def hold_and_use() -> None:
+        held = [lock for lock in locks_of((interruptions.guard, interruptions.row)) if lock.acquire(timeout=0.05)]
+        assert len(held) >= 5
+        for _ in range(50):
+            interruptions.use()
+        for lock in held:
+            lock.release()
+        done.set()
+
+    threading.Thread(target=hold_and_use, daemon=True).start()
+    assert done.wait(10), "it waits for itself"
+    assert interruptions.wrong == []
