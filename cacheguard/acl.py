@@ -14,14 +14,25 @@ from .tiers.bloom import filter_prefix
 ENTRIES = frozenset({"evalsha", "eval", "hmget", "hget", "pttl", "info", "ping", "scan", "publish", "subscribe"})
 BLOOM = frozenset({"get", "set", "setbit", "persist", "unlink", "hdel"})
 CLUSTER = frozenset({"asking", "cluster|slots"})
-SENTINEL = frozenset({"sentinel|get-master-addr-by-name"})
+SENTINEL = frozenset({"sentinel|get-master-addr-by-name", "sentinel|master"})
+# Beside these, where replicas are read from.
+REPLICAS = frozenset({"hgetall"})
+REPLICAS_OF_A_CLUSTER = frozenset({"readonly"})
+REPLICAS_BEHIND_SENTINELS = frozenset({"sentinel|replicas"})
 
 _CALL = re.compile(r"redis\.p?call\(\s*'([A-Za-z]+)'")
 _PATTERN = re.compile(r"[*?\[\]\\]")
 _BLOOM_SCRIPTS = "bloom_"
 
 
-def commands_of(*, bloom: bool, cluster: bool = False, database: bool = False, client_name: bool = False) -> list[str]:
+def commands_of(
+    *,
+    bloom: bool,
+    cluster: bool = False,
+    database: bool = False,
+    client_name: bool = False,
+    replicas: bool = False,
+) -> list[str]:
     """The commands a guard uses, in lower case, a subcommand behind ``|``.
 
     Args:
@@ -29,6 +40,7 @@ def commands_of(*, bloom: bool, cluster: bool = False, database: bool = False, c
         cluster: whether it is on a cluster.
         database: whether it is on another database than number 0.
         client_name: whether its connections have a name.
+        replicas: whether it reads from replicas, as ``read_from="replica"`` says.
     """
     found = ENTRIES | _scripted(bloom=False)
     if bloom:
@@ -39,6 +51,8 @@ def commands_of(*, bloom: bool, cluster: bool = False, database: bool = False, c
         found |= {"select"}
     if client_name:
         found |= {"client|setname"}
+    if replicas:
+        found |= REPLICAS | (REPLICAS_OF_A_CLUSTER if cluster else frozenset[str]())
     return sorted(found)
 
 

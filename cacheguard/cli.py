@@ -173,13 +173,14 @@ def inspect(key: str, url: str, namespace: str) -> None:
 @click.option("--user", help="What the user is called; the one in the URL if left out, else cacheguard.")
 @click.option("--url", default="redis://localhost", help="How the guard is reached; nothing is connected.")
 @click.option("--bloom", multiple=True, metavar="NAME", help="A Bloom filter of the namespace; '*': all there are.")
-def acl(namespace: str, user: str | None, url: str, bloom: tuple[str, ...]) -> None:
+@click.option("--replicas", is_flag=True, help="The guard was made with read_from='replica'.")
+def acl(namespace: str, user: str | None, url: str, bloom: tuple[str, ...], *, replicas: bool) -> None:
     """Print the command that makes a Redis user who may do what a guard does, and no more.
 
     Put a password in the place of PASSWORD. For Redis 6.2 and later. In a cluster every node must be told; behind
     sentinels every server, and each sentinel what is printed for it.
     """
-    from .acl import SENTINEL, channels_of, commands_of, keys_of, line_of, user_rules
+    from .acl import REPLICAS_BEHIND_SENTINELS, SENTINEL, channels_of, commands_of, keys_of, line_of, user_rules
     from .runtime.servers import pools
 
     try:
@@ -196,13 +197,15 @@ def acl(namespace: str, user: str | None, url: str, bloom: tuple[str, ...]) -> N
         cluster=bool(place.nodes),
         database=bool(settings.get("db")),
         client_name="client_name" in settings,
+        replicas=replicas,
     )
     click.echo(line_of(user_rules(name, PLACEHOLDER, keys, channels, granted)))
     finder = settings.get("connection_pool")
     if finder is not None:
         own = finder.places[0].connection_kwargs
         watcher = own.get("username") or f"{name}-sentinel"
-        asked = [*SENTINEL, *(["client|setname"] if "client_name" in own else [])]
+        asked = [*SENTINEL, *(REPLICAS_BEHIND_SENTINELS if replicas else [])]
+        asked += ["client|setname"] if "client_name" in own else []
         click.echo("# On each sentinel, for sentinel_username and sentinel_password:")
         click.echo(line_of(user_rules(watcher, PLACEHOLDER, [], [], sorted(asked))))
 

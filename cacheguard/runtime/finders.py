@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
-from redis.exceptions import ResponseError
-from redis.sentinel import MasterNotFoundError
-
 from .places import Address, Place
 
 
@@ -95,6 +92,8 @@ class Finder:
 
     def _lost(self, causes: Sequence[Exception]) -> Exception:
         said = ", ".join(f"{type(cause).__name__}: {cause}" for cause in causes)
+        from redis.sentinel import MasterNotFoundError
+
         return MasterNotFoundError(f"no sentinel names a master for {self.service!r}{said and f' ({said})'}")
 
     def doubt(self) -> None:
@@ -170,7 +169,7 @@ class BlockingFinder(Finder):
         connection.send_command(*words, check_health=False)
         try:
             return connection.read_response(disable_decoding=True)
-        except ResponseError as error:
+        except _refusal() as error:
             return error
 
 
@@ -205,7 +204,7 @@ class AsyncFinder(Finder):
         await connection.send_command(*words, check_health=False)
         try:
             return await connection.read_response(disable_decoding=True)
-        except ResponseError as error:
+        except _refusal() as error:
             return error
 
 
@@ -221,3 +220,10 @@ def _follower(details: Any) -> Address | None:
 
 def _text(word: Any) -> str:
     return word.decode() if isinstance(word, bytes) else str(word)
+
+
+def _refusal() -> type[Exception]:
+    """What the client raises where a server answers with an error."""
+    from redis.exceptions import ResponseError
+
+    return ResponseError

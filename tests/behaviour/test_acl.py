@@ -16,7 +16,20 @@ from click.testing import CliRunner
 
 import cacheguard
 from cacheguard import BloomFilter, CacheGuard, Change
-from cacheguard.acl import BLOOM, CLUSTER, ENTRIES, SENTINEL, channels_of, commands_of, keys_of, line_of, user_rules
+from cacheguard.acl import (
+    BLOOM,
+    CLUSTER,
+    ENTRIES,
+    REPLICAS,
+    REPLICAS_BEHIND_SENTINELS,
+    REPLICAS_OF_A_CLUSTER,
+    SENTINEL,
+    channels_of,
+    commands_of,
+    keys_of,
+    line_of,
+    user_rules,
+)
 from cacheguard.cli import commands
 from cacheguard.errors import CacheGuardError
 from cacheguard.keys import namespace_scope
@@ -312,7 +325,7 @@ def _command(words: list[ast.expr]) -> set[str]:
 
 
 def test_the_list_of_commands_is_that_of_the_code() -> None:
-    listed = ENTRIES | BLOOM | CLUSTER | SENTINEL
+    listed = ENTRIES | BLOOM | CLUSTER | SENTINEL | REPLICAS | REPLICAS_OF_A_CLUSTER | REPLICAS_BEHIND_SENTINELS
     # Replies of scripts are tuples of words in capitals, too; Redis knows no such commands.
     assert sent_by_python() - listed <= ANSWERS
     sent = sent_by_python() | {"info"}  # packed by hand, in runtime/servers.py
@@ -337,8 +350,15 @@ def test_a_sentinel_gets_a_user_of_its_own() -> None:
     url = "redis+sentinel://shop:s3cr3t@a/main?sentinel_username=watcher&sentinel_password=s3cr3t"
     said = CliRunner().invoke(commands, ["acl", "--url", url]).output.splitlines()
     assert said[0].startswith("ACL SETUSER shop reset on >PASSWORD ")
-    assert said[2] == f"ACL SETUSER watcher reset on >PASSWORD resetkeys resetchannels -@all +{next(iter(SENTINEL))}"
+    assert said[2] == f"ACL SETUSER watcher reset on >PASSWORD resetkeys resetchannels -@all {_granted(SENTINEL)}"
     assert "s3cr3t" not in "".join(said)
+    said = CliRunner().invoke(commands, ["acl", "--url", url, "--replicas"]).output.splitlines()
+    assert "+hgetall" in said[0]
+    assert said[2].endswith(f"-@all {_granted(SENTINEL | REPLICAS_BEHIND_SENTINELS)}")
+
+
+def _granted(names: frozenset[str]) -> str:
+    return " ".join(f"+{name}" for name in sorted(names))
 
 
 def test_what_the_command_cannot_do_is_said() -> None:

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import psutil
@@ -21,6 +22,11 @@ from tests.faults.test_bus import until
 from tests.support.loader import Loader
 
 __all__ = ["nothing_is_left", "url"]  # fixtures
+
+LOOPS = [
+    "asyncio",
+    pytest.param("uvloop", marks=pytest.mark.skipif(find_spec("uvloop") is None, reason="uvloop is not installed")),
+]
 
 PROMISE = 3.0  # seconds in which a reader hears that its guard is closed
 
@@ -318,7 +324,7 @@ async def use_everything(guard: CacheGuard, name: str) -> None:
     assert await guard.aget_many(keys) == {}
 
 
-@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("kind", LOOPS)
 def test_five_event_loops_in_a_row_and_four_at_once_work_without_an_error(url: str, kind: str) -> None:
     problems: list[BaseException] = []
     with CacheGuard(url) as guard:
@@ -341,7 +347,7 @@ def test_five_event_loops_in_a_row_and_four_at_once_work_without_an_error(url: s
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("kind", LOOPS)
 def test_loops_that_are_closed_without_a_word_leave_nothing(url: str, kind: str) -> None:
     def run(guard: CacheGuard) -> None:
         new = asyncio.new_event_loop if kind == "asyncio" else pytest.importorskip("uvloop").new_event_loop
