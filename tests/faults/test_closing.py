@@ -236,17 +236,18 @@ async def aread(guard: CacheGuard) -> None:
 
 # Who drops a guard without closing it is told so by the sockets, if he wants to hear it.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("number", [20, pytest.param(100, marks=pytest.mark.chaos)])
 @pytest.mark.parametrize("loops", [False, True])
-def test_a_hundred_guards_that_are_dropped_leave_nothing(
-    url: str, monkeypatch: pytest.MonkeyPatch, *, loops: bool
+def test_guards_that_are_dropped_leave_nothing(
+    url: str, monkeypatch: pytest.MonkeyPatch, number: int, *, loops: bool
 ) -> None:
     monkeypatch.setattr("cacheguard.runtime.blocking._Keeper.IDLE", 0.05)
-    for _ in range(20):
+    for _ in range(5):
         make_and_drop(url, loops=loops)
     gc.collect()
     until(lambda: threads() == set())
     before, open_before = resident(), sockets()
-    for _ in range(100):
+    for _ in range(number):
         make_and_drop(url, loops=loops)
     gc.collect()
     until(lambda: threads() == set())

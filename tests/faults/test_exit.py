@@ -183,18 +183,32 @@ def ended(script: str, url: str, tmp_path: Path, send: signal.Signals | None = N
     return process.returncode, errors, seconds
 
 
-@pytest.mark.parametrize("kind", ["redis", "memory"])
-@pytest.mark.parametrize("how", ENDS)
-def test_the_interpreter_ends_soon_and_says_nothing(redis_url: str, tmp_path: Path, kind: str, how: str) -> None:
+def check(url: str, tmp_path: Path, how: str) -> None:
     script, code, last_words = ENDS[how]
     send = signal.SIGINT if "SIGINT" in how else signal.SIGTERM if "SIGTERM" in how else None
-    ended_with, errors, seconds = ended(script, redis_url if kind == "redis" else "memory://", tmp_path, send)
+    ended_with, errors, seconds = ended(script, url, tmp_path, send)
     assert ended_with == code, errors
     assert errors.strip().splitlines()[-1:] == ([last_words] if last_words else [])
     assert errors.count("Traceback") <= 1 + errors.count("During handling")
     assert "ignored" not in errors
     assert "never" not in errors
     assert seconds <= PROMISE
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_the_interpreter_ends_soon_and_says_nothing(redis_url: str, tmp_path: Path, how: str) -> None:
+    check(redis_url, tmp_path, how)
+
+
+@pytest.mark.parametrize("how", ["after a load behind a stale answer", "by a handler of SIGTERM"])
+def test_it_ends_as_well_without_redis(tmp_path: Path, how: str) -> None:
+    check("memory://", tmp_path, how)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("how", ENDS)
+def test_it_ends_as_well_without_redis_in_every_way(tmp_path: Path, how: str) -> None:
+    check("memory://", tmp_path, how)
 
 
 @pytest.mark.parametrize("how", ["after a load behind a stale answer", "after the end of an event loop with a load"])

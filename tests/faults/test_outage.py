@@ -63,7 +63,7 @@ def uses_redis(guard: CacheGuard) -> bool:
     return guard.stats().l2_hits > hits and guard.stats().breaker == "closed"
 
 
-def warm(traffic: Traffic, seconds: float = 1.0) -> None:
+def warm(traffic: Traffic, seconds: float = 0.5) -> None:
     until(lambda: len(traffic.answers) > 100 and traffic.guard.stats().bus_up)
     time.sleep(seconds)
 
@@ -115,7 +115,7 @@ def killed(server: Server, seconds: float, owed: int) -> None:
 
 
 def test_redis_is_killed_under_load(own_server: Server) -> None:
-    killed(own_server, 2.0, 1000)
+    killed(own_server, 1.5, 1000)
 
 
 @pytest.mark.chaos
@@ -194,7 +194,7 @@ def broken(server: Server, how: str, seconds: float) -> None:
     assert back <= BACK_WITHIN
 
 
-@pytest.mark.parametrize("how", ["frozen", "slow", "garbage"])
+@pytest.mark.parametrize("how", ["frozen", "garbage"])
 def test_the_way_to_redis_breaks_under_load(own_server: Server, how: str) -> None:
     broken(own_server, how, 1.0)
 
@@ -249,7 +249,7 @@ def flap(server: Server, seconds: float) -> None:
 
 
 def test_redis_flaps(own_server: Server) -> None:
-    flap(own_server, 4)
+    flap(own_server, 2)
 
 
 @pytest.mark.chaos

@@ -185,8 +185,8 @@ def soak(server: Server, tmp_path: Path, seconds: float, every: float, warm: flo
     return samples
 
 
-def test_a_fault_every_second_for_a_while(own_server: Server, tmp_path: Path) -> None:
-    soak(own_server, tmp_path, 6, 0.75, 1)
+def test_a_fault_every_half_second_for_a_while(own_server: Server, tmp_path: Path) -> None:
+    soak(own_server, tmp_path, 4, 0.5, 1)
 
 
 @pytest.mark.chaos

@@ -68,8 +68,7 @@ print('"well"')
 """
 
 
-@pytest.mark.parametrize("hours", [-1, 1])
-@pytest.mark.parametrize("how", ["faketime", "patched"])
+@pytest.mark.parametrize(("how", "hours"), [("faketime", -1), ("faketime", 1), ("patched", -1)])
 def test_a_client_whose_clock_is_an_hour_off_lives_like_the_others(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, how: str, hours: int
 ) -> None:
@@ -150,20 +149,20 @@ def test_an_empty_restart_under_load_keeps_to_the_bulkhead(own_server: Server) -
     database = Database(seconds=0.02)
     with (
         CacheGuard(own_server.url, policy=Policy(ttl="1m", l1=False), max_loads=8, operation_timeout=0.5) as guard,
-        Traffic(guard, database, keys=200, rate=300) as traffic,
+        Traffic(guard, database, keys=100, rate=300) as traffic,
     ):
-        until(lambda: len(database.per_key(0, float("inf"))) >= 150, 20)
+        until(lambda: len(database.per_key(0, float("inf"))) >= 80, 20)
         own_server.restart()
         begin = time.monotonic()
         before = guard.stats()
-        time.sleep(3)
+        time.sleep(2)
         after = guard.stats()
         hits = after.l2_hits - before.l2_hits
         ratio = hits / max(1, hits + after.misses - before.misses)
-    print(f"peak {database.peak} of 8, {len(database.between(begin, begin + 3))} loads, hits {ratio:.0%}")  # noqa: T201
+    print(f"peak {database.peak} of 8, {len(database.between(begin, begin + 2))} loads, hits {ratio:.0%}")  # noqa: T201
     assert traffic.problems == []
     assert database.peak <= 8
-    assert max(database.per_key(begin + 0.5, begin + 3).values(), default=0) <= 2
+    assert max(database.per_key(begin + 0.5, begin + 2).values(), default=0) <= 2
     assert ratio >= 0.3
 
 
@@ -183,7 +182,7 @@ def row(number):
     return f"row:{number}"
 
 def use():
-    for _ in range(40):
+    for _ in range(25):
         number = random.randrange(30)
         try:
             with gevent.Timeout(random.choice([0.001, 0.01, 0.5])):
@@ -196,11 +195,11 @@ def use():
         except gevent.Timeout:
             counts["timed out"] += 1
 
-users = [gevent.spawn(use) for _ in range(30)]
+users = [gevent.spawn(use) for _ in range(20)]
 gevent.joinall(users, timeout=30, raise_error=True)
 assert all(user.ready() for user in users)
 assert wrong == [], wrong
-assert min(counts.values()) > 100, counts
+assert min(counts.values()) > 50, counts
 assert guard.stats().redis_errors == 0
 assert guard.get_or_set("heard", lambda: 1) == 1
 other = CacheGuard(sys.argv[1])
