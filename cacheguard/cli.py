@@ -204,8 +204,11 @@ def acl(namespace: str, user: str | None, url: str, bloom: tuple[str, ...], *, r
     if finder is not None:
         own = finder.places[0].connection_kwargs
         watcher = own.get("username") or f"{name}-sentinel"
-        asked = [*SENTINEL, *(REPLICAS_BEHIND_SENTINELS if replicas else [])]
-        asked += ["client|setname"] if "client_name" in own else []
+        asked = set(SENTINEL)
+        if replicas:
+            asked |= REPLICAS_BEHIND_SENTINELS
+        if "client_name" in own:
+            asked.add("client|setname")
         click.echo("# On each sentinel, for sentinel_username and sentinel_password:")
         click.echo(line_of(user_rules(watcher, PLACEHOLDER, [], [], sorted(asked))))
 

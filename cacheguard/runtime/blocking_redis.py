@@ -19,6 +19,7 @@ from ..ports import AnotherServer, Call, Commands, Reply
 from . import deadline, resp
 from .circuits import Circuit
 from .finders import BlockingFinder
+from .names import resolve_within
 from .servers import Identity, facts_of, is_wrong
 
 
@@ -152,6 +153,7 @@ class BlockingCommands:
         """Connect, unless that was refused a moment ago for something that will not change soon."""
         self._circuit.admit()
         try:
+            resolve_within(connection, self._timeout)
             connection.connect()
             deadline.end(connection)
         except Exception as error:

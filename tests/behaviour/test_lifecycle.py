@@ -39,6 +39,9 @@ def url(request: pytest.FixtureRequest, redis_url: str) -> str:
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     gc.collect()
+    deadline = time.monotonic() + 10
+    while threads() and time.monotonic() < deadline:  # what other tests have left behind ends by itself
+        time.sleep(0.05)
     before = sockets()
     yield
     with warnings.catch_warnings():

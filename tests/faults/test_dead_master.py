@@ -6,10 +6,12 @@ import asyncio
 import time
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from redis.crc import key_slot
 
 from cacheguard import CacheGuard, Policy
 from tests.conftest import OpenDoor
@@ -158,3 +160,76 @@ async def test_what_is_owed_to_two_masters_is_delivered_to_each_when_it_is_back(
     split.victim.thaw()
     await until(lambda: door.guard.stats().invalidations_queued == 0)
     assert await door.get_many([*split.lost, *split.kept]) == {}
+
+
+# What operators do
+
+
+@pytest.mark.chaos
+async def test_a_slot_that_nobody_owns_is_loaded_past_redis_and_comes_back(
+    split: Split, bare_cluster: RedisCluster
+) -> None:
+    door, node = split.door, split.third
+    text = next(text for text in split.kept if bare_cluster.owner_of(f"cg:cacheguard:1:{text}") is node)
+    slot = key_slot(f"cg:cacheguard:1:{text}".encode())
+    for each in bare_cluster.nodes:
+        each.command("CLUSTER", "DELSLOTS", slot)
+    try:
+        await door.invalidate(text)
+        assert await door.get_or_set(text, lambda: "loaded") == "loaded"
+        assert await door.get_or_set(split.lost[0], lambda: "never") == "old"
+        assert door.guard.stats().invalidations_queued == 1
+    finally:
+        node.command("CLUSTER", "ADDSLOTS", slot)
+    await until(lambda: door.guard.stats().invalidations_queued == 0)
+    await until(lambda: bare_cluster.owner_of(f"cg:cacheguard:1:{text}") is node)
+    assert await door.get_or_set(text, lambda: "new") == "new"
+
+
+@pytest.mark.chaos
+async def test_a_cluster_that_was_restarted_is_used_again(split: Split, bare_cluster: RedisCluster) -> None:
+    door = split.door
+    for node in bare_cluster.nodes:
+        node.kill()
+    await door.invalidate(*split.lost)
+    assert await door.get_or_set(split.lost[0], lambda: "loaded") == "loaded"
+    await asyncio.to_thread(bare_cluster.reset)
+    await until(lambda: door.guard.stats().invalidations_queued == 0)
+    for text in (*split.lost, *split.kept):
+        assert await door.get_or_set(text, lambda: "new") == "new"
+    await until(lambda: bool(bare_cluster.masters()[0].entries()))
+
+
+@pytest.mark.chaos
+async def test_a_master_that_joins_and_leaves_again_is_followed(
+    split: Split, bare_cluster: RedisCluster, tmp_path: Path
+) -> None:
+    door, text = split.door, split.kept[0]
+    slot = key_slot(f"cg:cacheguard:1:{text}".encode())
+    home = bare_cluster.owner_of_slot(slot)
+    node = RedisServer(home.binary, tmp_path, cluster_enabled="yes", cluster_config_file="nodes.conf")
+    node.config["cluster-allow-replica-migration"] = "no"  # else it becomes a replica when its only slot leaves
+    node.start()
+    bare_cluster.nodes.append(node)
+    try:
+        node.command("CLUSTER", "MEET", "127.0.0.1", home.port)
+        name = node.command("CLUSTER", "MYID")
+        await until(lambda: all(name in str(each.command("CLUSTER", "NODES")) for each in bare_cluster.nodes))
+        await until(lambda: "cluster_state:ok" in str(node.command("CLUSTER", "INFO")))
+        bare_cluster.move_slot(slot, node)
+        assert await door.get_or_set(text, lambda: "never") == "old"
+        await door.invalidate(text)
+        assert await door.get_or_set(text, lambda: "new") == "new"
+        assert node.entries()
+        bare_cluster.move_slot(slot, home)
+        # Who has no slot left might as well have died: what it had acknowledged is repeated.
+        assert await door.get_or_set(text, lambda: "loaded once more") == "loaded once more"
+        assert door.guard.stats().replayed == 1
+    finally:
+        bare_cluster.nodes.remove(node)
+        node.stop()
+        for each in bare_cluster.nodes:
+            each.command("CLUSTER", "FORGET", name)
+    await door.invalidate(text)
+    assert await door.get_or_set(text, lambda: "newer") == "newer"
+    assert door.guard.stats().invalidations_queued == 0
