@@ -241,3 +241,30 @@ def test_a_forked_child_goes_on_with_a_lock_of_its_own() -> None:
     memory.commands.after_fork(Lock())
     memory.put("v")
     assert held == [1]
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_server_clock_that_jumps_moves_deadlines_and_lets_no_late_fill_through(hours: int) -> None:
+    """A lease, an intent or a quarantine may end early or late; who fills still has to hold the lease."""
+    jump = hours * 3_600_000
+    memory = Memory()
+    memory.ms += 7_200_000
+    memory.lease("one")
+    memory.ms += jump
+    memory.invalidate()
+    assert memory.fill("one", "old") == 0
+    memory.lease("two")
+    memory.ms -= jump
+    if memory.lease("three")[0] == b"GRANTED":  # the deadline of the other one is over by this clock
+        assert memory.fill("two", "old") == 0
+        assert memory.fill("three", "new") == 1
+    else:
+        assert memory.fill("three", "new") == 0
+        assert memory.fill("two", "new") == 1
+    memory.invalidate(begin="write")
+    memory.ms += jump
+    lease = memory.lease("four")
+    memory.invalidate(end="write")
+    if lease[0] == b"GRANTED":  # the intent has ended early: the end of the write refuses what was begun meanwhile
+        assert memory.fill("four", "old") == 0
+    assert memory.value()[0][0] is None
