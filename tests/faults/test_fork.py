@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,8 @@ class Wiretap(threading.Thread):
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
-        self.senders: dict[str, set[str]] = {}  # by the kind of a key: the addresses that named one
+        self.senders: dict[str, set[str]] = {}  # by the kind of a key: the connections that named one
+        self._greeted: Counter[str] = Counter()  # by address, for a system gives a port to one process after another
         self._client = redis.Redis(port=port)
         self._monitor: Any = self._client.monitor()  # type: ignore[no-untyped-call]
         self._monitor.__enter__()
@@ -43,8 +45,10 @@ class Wiretap(threading.Thread):
                 address = f"{command['client_address']}:{command['client_port']}"
                 if command["client_type"] == "lua":
                     continue
+                if command["command"].upper().startswith("INFO SERVER"):  # the first word on every new connection
+                    self._greeted[address] += 1
                 for name in FAMILY.findall(command["command"]):
-                    self.senders.setdefault(name, set()).add(address)
+                    self.senders.setdefault(name, set()).add(f"{address} #{self._greeted[address]}")
         except (redis.RedisError, OSError, ValueError):
             return
 
