@@ -16,7 +16,7 @@ BLOOM = frozenset({"get", "set", "setbit", "persist", "unlink", "hdel"})
 CLUSTER = frozenset({"asking", "cluster|slots"})
 SENTINEL = frozenset({"sentinel|get-master-addr-by-name", "sentinel|master"})
 # Beside these, where replicas are read from.
-REPLICAS = frozenset({"hgetall"})
+REPLICAS = frozenset({"get", "hgetall", "set"})
 REPLICAS_OF_A_CLUSTER = frozenset({"readonly"})
 REPLICAS_BEHIND_SENTINELS = frozenset({"sentinel|replicas"})
 

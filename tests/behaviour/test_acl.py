@@ -8,14 +8,15 @@ import logging
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import anyio
 import pytest
 from click.testing import CliRunner
 
 import cacheguard
-from cacheguard import BloomFilter, CacheGuard, Change
+from cacheguard import BloomFilter, CacheGuard, Change, Policy
 from cacheguard.acl import (
     BLOOM,
     CLUSTER,
@@ -38,6 +39,7 @@ from tests.support.clusters import RedisCluster
 from tests.support.doors import BlockingDoor, Door
 from tests.support.loader import PATIENCE, Loader
 from tests.support.redis_server import RedisServer
+from tests.support.sentinels import Sentinels
 
 NAMESPACE = "shop of [all] *sorts*"
 USER, PASSWORD = "clerk", "s3cr3t"
@@ -277,6 +279,43 @@ async def test_a_cluster_asks_for_two_rights_more(
     finally:
         for node in redis_cluster.nodes:
             node.command("ACL", "DELUSER", USER)
+
+
+async def test_behind_sentinels_who_reads_from_replicas_needs_rights_on_them(
+    open_door: OpenDoor, sentinels: Sentinels, sentinel_url: str
+) -> None:
+    await reads_from_replicas(open_door, sentinel_url, sentinels.servers)
+
+
+async def test_in_a_cluster_who_reads_from_replicas_needs_rights_on_them(
+    open_door: OpenDoor, redis_cluster: RedisCluster, cluster_url: str
+) -> None:
+    await reads_from_replicas(open_door, cluster_url, redis_cluster.nodes)
+
+
+async def reads_from_replicas(open_door: OpenDoor, url: str, servers: Sequence[RedisServer]) -> None:
+    """Everything works for a user with the printed rights, and replicas answer."""
+    asked = ["acl", "--namespace", NAMESPACE, "--user", USER, "--url", url, "--replicas"]
+    printed = CliRunner().invoke(commands, asked).output.splitlines()
+    words = shlex.split(printed[0].replace(">PASSWORD", f">{PASSWORD}"))
+    url = url.replace("://", f"://{USER}:{PASSWORD}@")
+    policy = Policy(l1_ttl=0.001)  # so that what is read here has not been kept here
+    try:
+        for server in servers:
+            server.commands(tuple(words), ("ACL", "LOG", "RESET"))
+        door = open_door(CacheGuard(url, namespace=NAMESPACE, read_from="replica", policy=policy))
+        await do_everything(door)
+        await door.set("near", "v")
+        with anyio.fail_after(20):
+            while door.guard.stats().replica_hits == 0:
+                await anyio.sleep(0.05)
+                assert await door.get("near") == "v"
+        assert door.guard.stats().redis_errors == 0
+        for server in servers:
+            assert refusals(server) == []
+    finally:
+        for server in servers:
+            server.command("ACL", "DELUSER", USER)
 
 
 async def test_another_database_and_a_name_ask_for_a_right_each(
