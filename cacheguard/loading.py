@@ -21,10 +21,20 @@ from .tiers.ring import Remotes
 if TYPE_CHECKING:
     from .codec import Codec
     from .policy import Rules
-    from .ports import Runtime
+    from .ports import Runtime, Watch
 
 
 NO_SCOPE = Scope()
+
+
+class _NoWatch:
+    """Beside a load that is not watched yet."""
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
+
+
+NO_WATCH = _NoWatch()
 
 
 @dataclass(slots=True)
@@ -105,12 +115,14 @@ class Loading:
             raise
         chain, load = Chain(job.flights, place, CHAIN.get()), Load(primary=job.primary)
         reset, reset_load = CHAIN.set(chain), CURRENT.set(load)
-        watch = self._runtime.watch(
-            lambda: self._renew(job), LEASE_MS / 3000, lambda: self._late(job), job.rules.hard_timeout
-        )
-        self._events.loads += 1
+        watch: Watch = NO_WATCH
         began = self._runtime.now()
         try:
+            # In here: to begin to watch may be where the caller is interrupted (gevent's timeouts come at any wait).
+            watch = self._runtime.watch(
+                lambda: self._renew(job), LEASE_MS / 3000, lambda: self._late(job), job.rules.hard_timeout
+            )
+            self._events.loads += 1
             value = await self._runtime.call(job.load)
         except Exception as error:  # noqa: BLE001 - the loader's own, for all who wait
             known = isinstance(error, job.rules.not_found)

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from cacheguard.testing import FaultProxy, RedisServer, find_binaries
 from tests.support.clusters import RedisCluster
+from tests.support.rings import RingOfServers
 from tests.support.sentinels import Sentinels
 
 if TYPE_CHECKING:
@@ -69,6 +70,22 @@ def redis_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     ).start()
     yield cluster
     cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def ring_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RingOfServers]:
+    """Four plain servers that know nothing of one another."""
+    binaries = list(find_binaries().values()) or _no_redis()
+    servers = RingOfServers(binaries[0], tmp_path_factory.mktemp("ring"), 4).start()
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture
+def ring(ring_servers: RingOfServers) -> RingOfServers:
+    """They, whole and empty."""
+    ring_servers.reset()
+    return ring_servers
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 
 from ..breaker import Outcome, State, Switch, Terms
-from ..errors import CacheGuardError, Unreachable
+from ..errors import Unreachable
 from ..events import Events, log
 from ..faults import TREATMENTS, Fault, Remedy
 from .bell import Bell
@@ -230,8 +230,6 @@ class Circuits:
             took = self._probe(circuit.name)
         except Unreachable as error:
             circuit.leave(turn, Outcome.FAILED if TREATMENTS[error.fault].counts else Outcome.OK)
-        except CacheGuardError:
-            circuit.leave(turn, Outcome.FAILED)
         except Exception:  # noqa: BLE001 - whatever it is, nobody else finds out: without this thread it stays open
             log.exception("a probe of %s failed", circuit.name or "Redis")
             circuit.leave(turn, Outcome.FAILED)

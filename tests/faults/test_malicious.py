@@ -310,6 +310,7 @@ for name, path in zip(sys.argv[1::2], sys.argv[2::2]):
 """
 
 
+# Other systems give no peak of memory that can be set back.
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured by what Linux says of it")
 def test_a_megabyte_that_would_be_a_gigabyte_is_refused_at_once(tmp_path: Path) -> None:
     words: list[str] = []

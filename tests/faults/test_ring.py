@@ -18,27 +18,10 @@ from tests.conftest import OpenDoor
 from tests.support.doors import AsyncDoor, Door
 from tests.support.fleet import Process
 from tests.support.loader import Loader
-from tests.support.redis_server import RedisServer, find_binaries
+from tests.support.redis_server import RedisServer
 from tests.support.rings import RingOfServers, name_of
 
 ROWS = [f"row:{number}" for number in range(40)]
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RingOfServers]:
-    binaries = list(find_binaries().values())
-    if not binaries:
-        pytest.skip("no redis-server at hand")
-    ring = RingOfServers(binaries[0], tmp_path_factory.mktemp("ring"), 4).start()
-    yield ring
-    ring.stop()
-
-
-@pytest.fixture
-def ring(servers: RingOfServers) -> RingOfServers:
-    """Four servers, whole and empty."""
-    servers.reset()
-    return servers
 
 
 @pytest.fixture

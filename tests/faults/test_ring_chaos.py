@@ -5,28 +5,17 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from cacheguard import CacheGuard, Policy
-from tests.support.redis_server import RedisServer, find_binaries
+from tests.support.redis_server import RedisServer
 from tests.support.rings import RingOfServers
 
 pytestmark = pytest.mark.chaos
 
 SECONDS = 30.0
 WRITERS, KEYS_EACH = 6, 8
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RingOfServers]:
-    binaries = list(find_binaries().values())
-    if not binaries:
-        pytest.skip("no redis-server at hand")
-    ring = RingOfServers(binaries[0], tmp_path_factory.mktemp("ring"), 4).start()
-    yield ring
-    ring.stop()
 
 
 class Traffic:
@@ -121,8 +110,8 @@ def wait_until_all_is_said(guards: list[CacheGuard], rows: list[str]) -> None:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("on_dead", ["miss", "move"])
-def test_nobody_reads_older_than_what_it_has_written(servers: RingOfServers, on_dead: str) -> None:
-    servers.reset()
+def test_nobody_reads_older_than_what_it_has_written(ring: RingOfServers, on_dead: str) -> None:
+    servers = ring
     policy = Policy(ttl="10m", error_backoff=None)
     url = servers.url(query=f"?on_dead={on_dead}")
     guards = [CacheGuard(url, policy=policy, max_loads=500) for _ in range(2)]

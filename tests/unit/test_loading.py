@@ -213,3 +213,24 @@ def test_looking_at_something_foreign_says_that_it_cannot_be_read(monkeypatch: p
     desk = Desk()
     monkeypatch.setattr(desk.server, "answer", lambda call: Refused("WRONGTYPE not a hash"))
     assert desk.run(desk.engine.look(KEY, NO_SCOPE)).stored is None
+
+
+def test_a_load_that_is_interrupted_before_it_is_watched_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupted(BaseException):
+        """What a timeout of the caller's looks like, or a signal."""
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    desk = Desk()
+    bulkhead = narrow(desk)
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.engine.runtime, "watch", interrupt)
+        with pytest.raises(Interrupted):
+            desk.read(desk.loader(1))
+    assert desk.server.holders == {}
+    assert bulkhead.try_enter()
+    bulkhead.leave()
+    assert desk.read(desk.loader(2)) == 2

@@ -20,6 +20,7 @@ pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parents[3]
 # Nobody's plugins but ours: neither for coroutines nor anything else.
 ALONE = ("-p", "no:cacheprovider", "-p", "cacheguard_pytest", "-W", "error")
+# On a developer's machine a missing server is no failure; in CI it is one.
 needs_redis = pytest.mark.skipif(not find_binaries() and "CI" not in os.environ, reason="there is no redis-server")
 
 
