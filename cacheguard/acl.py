@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 from importlib.resources import files
 
-from . import lua
-from .keys import bus_channel, namespace_scope
+from .protocol import lua
+from .protocol.names import bus_channel, namespace_scope
 from .tiers.bloom import filter_prefix
 
 # What is sent beside the scripts; what the scripts do is read from them.

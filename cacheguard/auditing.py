@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .envelope import Kind
 from .errors import CodecError, Unreachable
+from .protocol.envelope import Kind
 from .tiers.remote import Stored
 
 if TYPE_CHECKING:

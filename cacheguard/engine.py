@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from .defenses.avalanche import jittered
 from .defenses.breakdown import Verdict, early_by, judge
-from .envelope import Kind
 from .errors import LoadTimeout, Overloaded, Unreachable
 from .flights import Flight, Shared
-from .keys import Scope
 from .loading import Ask
 from .missing import MISSING
+from .protocol.envelope import Kind
+from .protocol.names import Scope
 from .rebuilding import Rebuilding, marker_ms, opened, stale_window, stored_of
 from .tiers.outbox import Invalidation
 from .tiers.remote import CUT_OFF, CutOff, Found, Stored, ms

@@ -9,7 +9,7 @@ from typing import Any
 from .current_load import check_tag
 from .defenses.consistency import Version, version_text
 from .errors import ConfigurationError
-from .keys import Scope
+from .protocol.names import Scope
 from .tiers.outbox import Invalidation
 
 

@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .defenses.consistency import may_share
-from .envelope import Kind
-from .keys import beneath, is_marker
+from .protocol.envelope import Kind
+from .protocol.names import beneath, is_marker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from .codec import Codec, return_codec
 from .engine import Engine
-from .envelope import Kind
 from .errors import ConfigurationError, KeyTemplateError
 from .generated import IndexKey, caller, wrapper
 from .hub import Hub
-from .keys import KeyMaker, Scope, TextTemplate, compile_key
+from .keys import KeyMaker, TextTemplate, compile_key
 from .loading import Ask
 from .policy import Rules
+from .protocol.envelope import Kind
+from .protocol.exceptions import absence
+from .protocol.names import Scope
 from .rebuilding import opened, stored_of
 from .runtime import run_now
-from .tiers.exceptions import absence
 from .tiers.local import Index
 from .tiers.packing import copied
 

@@ -17,13 +17,11 @@ from .codec import CustomCodec, runs_code
 from .defenses.consistency import Version, version_text
 from .durations import Duration, seconds
 from .engine import Engine
-from .envelope import Kind, Sealer
 from .errors import ConfigurationError, Unreachable
 from .events import StateChange, Stats, log
 from .feed import Change, invalidations
 from .functions import Function
 from .hub import Hub
-from .keys import namespace_scope
 from .loading import Ask
 from .methods import decorated
 from .missing import MISSING
@@ -42,6 +40,8 @@ from .options import (
     texts,
 )
 from .policy import Policy, PolicyOptions, Rules, resolve
+from .protocol.envelope import Kind, Sealer
+from .protocol.names import namespace_scope
 from .rebuilding import opened, stored_of
 from .runtime import run_now
 from .runtime.servers import pools

@@ -16,11 +16,12 @@ from .engine import Engine
 from .errors import CacheGuardError, ConfigurationError, Unreachable
 from .events import Events, Stats
 from .flights import Shared
-from .keys import Scope, bus_channel, namespace_scope
 from .missing import MISSING
 from .nodes import Bundle, Node, Nodes
 from .options import Options
 from .policy import Rules
+from .protocol.model import MemoryCommands
+from .protocol.names import Scope, bus_channel, namespace_scope
 from .runtime import forks, run_now
 from .runtime.aio import AsyncRuntime
 from .runtime.blocking import BlockingRuntime
@@ -32,7 +33,6 @@ from .tiers.bloom import BloomTier
 from .tiers.bus import Bus
 from .tiers.line import Line
 from .tiers.local import ABSENCE_SHARE, DEAD, Local
-from .tiers.memory import MemoryCommands
 from .tiers.outbox import Invalidation, Outbox
 from .tiers.packing import ObjectPacking, SealedPacking, weigh_stored
 from .tiers.remote import Remote

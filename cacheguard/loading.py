@@ -10,11 +10,11 @@ from .current_load import CURRENT, Load
 from .defenses.avalanche import jittered
 from .defenses.breakdown import next_pause
 from .defenses.consistency import version_text
-from .envelope import Kind, Oversize
 from .errors import CodecError, LoadTimeout, Overloaded, Unreachable
 from .flights import CHAIN, Chain, Failure, Flight, Place, Shared
-from .keys import Scope
-from .tiers.exceptions import describe
+from .protocol.envelope import Kind, Oversize
+from .protocol.exceptions import describe
+from .protocol.names import Scope
 from .tiers.remote import LEASE_MS, Found, Stored
 from .tiers.ring import Remotes
 

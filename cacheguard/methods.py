@@ -8,10 +8,10 @@ from typing import Any
 
 from .defenses.consistency import version_text
 from .engine import Engine
-from .envelope import Kind
 from .functions import Function
 from .loading import Ask
 from .missing import MISSING
+from .protocol.envelope import Kind
 from .rebuilding import opened, stored_of
 from .runtime import run_now
 from .tiers.remote import Found, Stored

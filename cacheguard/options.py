@@ -10,9 +10,9 @@ from typing import Any, cast
 
 from .codec import Codec
 from .current_load import check_tag
-from .envelope import Sealer
 from .errors import ConfigurationError
 from .events import StateChange
+from .protocol.envelope import Sealer
 from .tiers.local import Eviction
 
 

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .defenses.breakdown import early_by, poll_delay
-from .envelope import Kind
 from .errors import LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
 from .flights import CHAIN, NO_CHAIN, Flight, Shared
 from .loading import Ask, Job, Loaded, Loading
-from .tiers.exceptions import absence, rebuilt
+from .protocol.envelope import Kind
+from .protocol.exceptions import absence, rebuilt
 from .tiers.local import Entry
 from .tiers.remote import ALWAYS, Bypass, Failed, Fill, Filled, Found, Granted, Stored, Wait, ms
 from .tiers.ring import Remotes

@@ -14,7 +14,8 @@ from .current_load import check_tag
 from .defenses.consistency import Version, version_text
 from .durations import Duration, seconds
 from .errors import ConfigurationError, KeyTemplateError
-from .keys import Scope, TextTemplate
+from .keys import TextTemplate
+from .protocol.names import Scope
 from .runtime import run_now
 from .tiers.outbox import Invalidation
 from .tiers.remote import ms

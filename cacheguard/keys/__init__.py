@@ -10,23 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 from .call import CallText
-from .names import Scope, beneath, bus_channel, epoch_of, escape, is_marker, namespace_scope, redis_key
 from .template import TextTemplate
 from .text import KeyMaker
 
 __all__ = [
     "CallText",
     "KeyMaker",
-    "Scope",
     "TextTemplate",
-    "beneath",
-    "bus_channel",
     "compile_key",
-    "epoch_of",
-    "escape",
-    "is_marker",
-    "namespace_scope",
-    "redis_key",
 ]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from ..errors import KeyTemplateError
-from .names import escape, quote
+from ..protocol.names import escape, quote
 from .text import function_name, has_default, parameters_of, stated_classes, whole_number, without_address
 
 

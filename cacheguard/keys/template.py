@@ -11,7 +11,7 @@ from string import Formatter
 from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import KeyTemplateError
-from .names import TO_ESCAPE, escape
+from ..protocol.names import TO_ESCAPE, escape
 from .text import function_name, has_default, parameters_of, stated_classes, whole_number, without_address
 
 _Render: TypeAlias = Callable[[Any], str]

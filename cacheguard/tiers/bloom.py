@@ -50,8 +50,8 @@ from ..defenses.penetration import (
     probe,
 )
 from ..errors import CacheGuardError, ConfigurationError, Unreachable
-from ..lua import load
 from ..ports import Command, Reply, Runtime, ScriptCall
+from ..protocol.lua import load
 
 ADD, SYNC, GROW, MARK = load("bloom_add"), load("bloom_sync"), load("bloom_grow"), load("bloom_mark")
 BEGIN, SWITCH, ABORT = load("bloom_begin"), load("bloom_switch"), load("bloom_abort")

@@ -8,8 +8,8 @@ from contextlib import suppress
 from ..errors import Refused, Unreachable
 from ..events import Events
 from ..faults import Fault
-from ..lua import load
 from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Replicas, Reply, ScriptCall
+from ..protocol.lua import load
 from .bus import Bus
 from .outbox import Invalidation, Outbox
 

@@ -13,7 +13,7 @@ from cachetools import Cache, FIFOCache, LFUCache, LRUCache, RRCache
 from ..defenses.consistency import Tickets
 from ..errors import ConfigurationError
 from ..events import Events
-from ..keys import beneath
+from ..protocol.names import beneath
 
 Eviction: TypeAlias = Literal["lru", "lfu", "fifo", "random"]
 Index: TypeAlias = dict[Any, "Entry"]

@@ -10,9 +10,9 @@ from itertools import islice
 from typing import Any, Protocol
 
 from ..events import Events, log
-from ..keys import epoch_of
-from ..lua import load
 from ..ports import Call
+from ..protocol.lua import load
+from ..protocol.names import epoch_of
 
 INVALIDATE = load("invalidate")
 TAGGED = load("tagged")

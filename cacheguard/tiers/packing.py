@@ -7,8 +7,8 @@ from hashlib import sha1
 from typing import Any
 
 from ..codec import TAGGED, Codec, Registry
-from ..envelope import Envelope, Kind, Sealer
 from ..errors import CodecError
+from ..protocol.envelope import Envelope, Kind, Sealer
 from .local import OVERHEAD, weigh
 from .remote import Stored
 

@@ -25,9 +25,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ..errors import Refused, Unreachable
-from ..keys import is_marker
 from ..keys.ring import HashRing
 from ..ports import Call, Commands, Reply, ScriptCall
+from ..protocol.names import is_marker
 from .bus import PATIENCE, Bus
 from .local import DEAD
 from .outbox import Invalidation
@@ -36,8 +36,8 @@ from .remote import CUT_OFF, CutOff, Fill, Filled, Remote
 if TYPE_CHECKING:
     from ..codec import Codec
     from ..events import Events
-    from ..keys import Scope
     from ..ports import Runtime
+    from ..protocol.names import Scope
     from .local import Local
     from .remote import Bypass, Failed, Found, Granted, Stored, Usable, Wait
 

@@ -14,9 +14,9 @@ from django.db.models import QuerySet
 
 from cacheguard import MISSING, CacheGuard
 from cacheguard.durations import FOREVER
-from cacheguard.envelope import Oversize
 from cacheguard.errors import CodecError
-from cacheguard.keys import bus_channel
+from cacheguard.protocol.envelope import Oversize
+from cacheguard.protocol.names import bus_channel
 
 from .guards import opened
 from .options import Settings, check_options

@@ -33,7 +33,7 @@ from cacheguard.acl import (
 )
 from cacheguard.cli import commands
 from cacheguard.errors import CacheGuardError
-from cacheguard.keys import namespace_scope
+from cacheguard.protocol.names import namespace_scope
 from tests.conftest import OpenDoor
 from tests.support.clusters import RedisCluster
 from tests.support.doors import BlockingDoor, Door
@@ -375,7 +375,7 @@ ANSWERS = {"behind", "switched", "none", "stale", "overtaken", "damaged", "chang
 
 
 def test_every_call_of_a_script_is_written_so_that_it_can_be_read() -> None:
-    for path in (PACKAGE / "lua").glob("*.lua"):
+    for path in (PACKAGE / "protocol" / "lua").glob("*.lua"):
         text = path.read_text(encoding="utf-8")
         assert len(re.findall(r"redis\.p?call", text)) == len(re.findall(r"redis\.p?call\(\s*'[A-Z]+'", text)), (
             path.name

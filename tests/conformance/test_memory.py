@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from cacheguard.errors import Refused
 from cacheguard.ports import Command, ScriptCall
+from cacheguard.protocol.model import MemoryCommands, glob
 from cacheguard.runtime import run_now
 from cacheguard.tiers.line import RELEASE
-from cacheguard.tiers.memory import MemoryCommands, glob
 from cacheguard.tiers.outbox import INVALIDATE, TAGGED
 from cacheguard.tiers.remote import ADD, ALWAYS, EXPIRE, FILL, HEAD, LEASE, MARK, RENEW, REPLACE, STORE, TOUCH
 from tests.support.redis_server import RedisServer

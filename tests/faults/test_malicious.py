@@ -18,8 +18,8 @@ import redis
 
 from cacheguard import CacheGuard, Policy
 from cacheguard.codec import TAGGED, CustomCodec
-from cacheguard.envelope import Envelope, Kind, Sealer
 from cacheguard.errors import CodecError
+from cacheguard.protocol.envelope import Envelope, Kind, Sealer
 from tests.conftest import OpenDoor
 from tests.support import malice
 from tests.support.doors import Door

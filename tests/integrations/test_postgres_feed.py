@@ -19,7 +19,7 @@ from psycopg import sql
 
 from cacheguard import MISSING, CacheGuard, Change
 from cacheguard.errors import ConfigurationError, KeyTemplateError, Unreachable
-from cacheguard.keys import escape
+from cacheguard.protocol.names import escape
 from cacheguard_postgres import FeedStats, PostgresFeed, trigger_sql
 from tests.support.faults import Fault, FaultProxy
 from tests.support.postgres_server import PostgresServer

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from cacheguard.engine import Engine
-from cacheguard.envelope import Kind
 from cacheguard.flights import Flight, Shared
 from cacheguard.loading import Ask, Job, Loaded, Loading
+from cacheguard.protocol.envelope import Kind
+from cacheguard.protocol.model import Hash, MemoryCommands
 from cacheguard.rebuilding import Rebuilding
 from cacheguard.tiers.line import Line
 from cacheguard.tiers.local import Entry, Local
-from cacheguard.tiers.memory import Hash, MemoryCommands
 from cacheguard.tiers.outbox import Invalidation
 from cacheguard.tiers.remote import Granted, Stored
 from tests.support.schedules import (

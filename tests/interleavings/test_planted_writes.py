@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from cacheguard.defenses.consistency import Tickets
+from cacheguard.protocol.model import Hash, MemoryCommands
 from cacheguard.rebuilding import Rebuilding
 from cacheguard.tiers.bus import Bus
 from cacheguard.tiers.local import Local
-from cacheguard.tiers.memory import Hash, MemoryCommands
 from cacheguard.tiers.remote import Filled, Found, Remote
 from cacheguard.writing import Write
 from tests.support.schedules import explored, following, violation

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from cacheguard import CacheGuard
-from cacheguard.lua import load
 from cacheguard.ports import Call
+from cacheguard.protocol.lua import load
 from cacheguard.runtime import run_now
 from tests.support.redis_server import RedisServer
 

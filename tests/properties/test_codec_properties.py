@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cacheguard.codec import TAGGED, codec_for
-from cacheguard.envelope import Envelope, Kind, Sealer
 from cacheguard.errors import CodecError
+from cacheguard.protocol.envelope import Envelope, Kind, Sealer
 
 _zones = (
     st.none()

@@ -14,7 +14,8 @@ from urllib.parse import unquote_to_bytes
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cacheguard.keys import compile_key, escape, namespace_scope, redis_key
+from cacheguard.keys import compile_key
+from cacheguard.protocol.names import escape, namespace_scope, redis_key
 
 # Texts of the characters that structure a key, so that a slip shows.
 _tricky = st.text("a1:{}%,()=s/#\x00\ud800é ", max_size=6)

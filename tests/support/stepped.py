@@ -14,10 +14,10 @@ from cacheguard.errors import Refused, Unreachable
 from cacheguard.events import Events
 from cacheguard.flights import Shared
 from cacheguard.ports import Call, Commands, Reply, Runtime, ScriptCall
+from cacheguard.protocol.model import MemoryCommands
 from cacheguard.tiers.bus import Bus
 from cacheguard.tiers.line import Line
 from cacheguard.tiers.local import Local
-from cacheguard.tiers.memory import MemoryCommands
 from cacheguard.tiers.outbox import Outbox
 from cacheguard.tiers.packing import ObjectPacking
 from cacheguard.tiers.remote import Remote

@@ -10,9 +10,9 @@ from cacheguard.batch import Batch
 from cacheguard.current_load import current_load
 from cacheguard.engine import Engine
 from cacheguard.errors import LoadTimeout, Unreachable
-from cacheguard.keys import Scope
 from cacheguard.loading import NO_SCOPE, Ask
 from cacheguard.policy import Policy, Rules, resolve
+from cacheguard.protocol.names import Scope
 from cacheguard.rebuilding import RETRIES, opened, stored_of
 from cacheguard.tiers.outbox import Invalidation
 from cacheguard.writing import Mode, Terms, Write

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from cacheguard.durations import FOREVER
-from cacheguard.envelope import Kind
 from cacheguard.errors import CodecError, LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
 from cacheguard.flights import Flight
 from cacheguard.loading import NO_SCOPE
 from cacheguard.ports import Call, Reply
+from cacheguard.protocol.envelope import Kind
 from cacheguard.tiers.outbox import INVALIDATE
 from cacheguard.tiers.remote import FILL, LEASE, STORE, Fill, Remote, Stored
 from tests.support.desk import KEY, Desk

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from cacheguard.envelope import Envelope, Kind, Oversize, Sealer
 from cacheguard.errors import CodecError, ConfigurationError
+from cacheguard.protocol.envelope import Envelope, Kind, Oversize, Sealer
 
 KEY = "cg:shop:1:user:42"
 SECRET = b"0123456789abcdef"

@@ -4,7 +4,7 @@ from typing import Self
 
 import pytest
 
-from cacheguard.tiers.exceptions import absence, describe, rebuilt
+from cacheguard.protocol.exceptions import absence, describe, rebuilt
 
 
 class Plain(Exception):  # noqa: N818 - as users name them

@@ -5,9 +5,9 @@ from contextlib import nullcontext
 import pytest
 
 from cacheguard.defenses.penetration import AbsenceBudget
-from cacheguard.envelope import Kind
 from cacheguard.events import Events
 from cacheguard.flights import Chain, Failure, Flight, Place, Shared
+from cacheguard.protocol.envelope import Kind
 from cacheguard.runtime import run_now
 from cacheguard.runtime.bulkhead import FairBulkhead
 from cacheguard.tiers.bus import Bus

@@ -24,7 +24,8 @@ import pydantic
 import pytest
 
 from cacheguard.errors import ConfigurationError, KeyTemplateError
-from cacheguard.keys import TextTemplate, compile_key, escape, namespace_scope, redis_key
+from cacheguard.keys import TextTemplate, compile_key
+from cacheguard.protocol.names import escape, namespace_scope, redis_key
 
 BERLIN = ZoneInfo("Europe/Berlin")
 

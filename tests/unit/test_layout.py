@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = sorted((ROOT / "cacheguard" / "lua").glob("*.lua"))
+SCRIPTS = sorted((ROOT / "cacheguard" / "protocol" / "lua").glob("*.lua"))
 
 
 @pytest.fixture(scope="module")

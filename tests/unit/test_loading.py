@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from cacheguard.envelope import Kind, Oversize
 from cacheguard.errors import CodecError, LoadTimeout, Overloaded, Refused
 from cacheguard.loading import NO_SCOPE
 from cacheguard.ports import Call, Reply
+from cacheguard.protocol.envelope import Kind, Oversize
 from cacheguard.runtime.bulkhead import FairBulkhead
 from cacheguard.tiers.remote import STORE, Stored
 from tests.support.desk import KEY, Desk

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from cacheguard.envelope import Kind
 from cacheguard.errors import CacheGuardError, CodecError, ReentrantLoad
+from cacheguard.protocol.envelope import Kind
 from cacheguard.tiers.remote import LEASE, STORE, Stored
 from tests.support.desk import Desk
 from tests.support.stepped import Fault

@@ -7,9 +7,9 @@ import pytest
 
 from cacheguard.errors import Refused
 from cacheguard.ports import ScriptCall
+from cacheguard.protocol.model import MemoryCommands
 from cacheguard.runtime import run_now
 from cacheguard.tiers.line import RELEASE
-from cacheguard.tiers.memory import MemoryCommands
 from cacheguard.tiers.outbox import INVALIDATE
 from cacheguard.tiers.remote import ALWAYS, EXPIRE, FILL, LEASE, RENEW, STORE, TOUCH
 

@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from ..errors import Refused
-from ..keys import is_marker
 from ..ports import Call, Command, Commands, Reply, ScriptCall
+from .names import is_marker
 
 Hash = dict[str, Any]
 

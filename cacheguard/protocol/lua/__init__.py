@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import sha1
 from importlib.resources import files
 
-from ..ports import Script
+from ...ports import Script
 
 
 def load(name: str) -> Script:

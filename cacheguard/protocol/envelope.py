@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .errors import CodecError, ConfigurationError
+from ..errors import CodecError, ConfigurationError
 
 DEFAULT_COMPRESS_ABOVE = 2048
 """Bytes of payload below which compressing saves less than it costs."""
