@@ -10,19 +10,20 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
-from .batch import Batch
 from .bloom import BloomFilter
 from .cached import CachedCoroutineFunction, CachedFunction, Decorator
 from .codec import CustomCodec, runs_code
 from .defenses.consistency import Version, version_text
 from .durations import Duration, seconds
-from .engine import Engine
+from .engine.batch import Batch
+from .engine.loading import Ask
+from .engine.reading import Engine
+from .engine.rebuilding import opened, stored_of
 from .errors import ConfigurationError, Unreachable
 from .events import StateChange, Stats, log
 from .feed import Change, invalidations
 from .functions import Function
 from .hub import Hub
-from .loading import Ask
 from .methods import decorated
 from .missing import MISSING
 from .options import (
@@ -42,7 +43,6 @@ from .options import (
 from .policy import Policy, PolicyOptions, Rules, resolve
 from .protocol.envelope import Kind, Sealer
 from .protocol.names import namespace_scope
-from .rebuilding import opened, stored_of
 from .runtime import run_now
 from .runtime.servers import pools
 from .tiers.bloom import BloomTier

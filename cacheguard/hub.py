@@ -9,13 +9,13 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from .auditing import Auditor
 from .codec import Codec, Registry
 from .defenses.penetration import AbsenceBudget
-from .engine import Engine
+from .engine.auditing import Auditor
+from .engine.flights import Shared
+from .engine.reading import Engine
 from .errors import CacheGuardError, ConfigurationError, Unreachable
 from .events import Events, Stats
-from .flights import Shared
 from .missing import MISSING
 from .nodes import Bundle, Node, Nodes
 from .options import Options

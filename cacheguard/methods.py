@@ -7,12 +7,12 @@ from functools import partial, update_wrapper
 from typing import Any
 
 from .defenses.consistency import version_text
-from .engine import Engine
+from .engine.loading import Ask
+from .engine.reading import Engine
+from .engine.rebuilding import opened, stored_of
 from .functions import Function
-from .loading import Ask
 from .missing import MISSING
 from .protocol.envelope import Kind
-from .rebuilding import opened, stored_of
 from .runtime import run_now
 from .tiers.remote import Found, Stored
 

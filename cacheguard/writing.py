@@ -21,7 +21,7 @@ from .tiers.outbox import Invalidation
 from .tiers.remote import ms
 
 if TYPE_CHECKING:
-    from .engine import Engine
+    from .engine.reading import Engine
     from .hub import Hub
     from .ports import Signal, Watch
 

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
-from .. import flights
+from ..engine import flights
 
 
 class Forked(Protocol):

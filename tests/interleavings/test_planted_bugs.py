@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from cacheguard.engine import Engine
-from cacheguard.flights import Flight, Shared
-from cacheguard.loading import Ask, Job, Loaded, Loading
+from cacheguard.engine.flights import Flight, Shared
+from cacheguard.engine.loading import Ask, Job, Loaded, Loading
+from cacheguard.engine.reading import Engine
+from cacheguard.engine.rebuilding import Rebuilding
 from cacheguard.protocol.envelope import Kind
 from cacheguard.protocol.model import Hash, MemoryCommands
-from cacheguard.rebuilding import Rebuilding
 from cacheguard.tiers.line import Line
 from cacheguard.tiers.local import Entry, Local
 from cacheguard.tiers.outbox import Invalidation

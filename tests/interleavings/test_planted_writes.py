@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cacheguard.defenses.consistency import Tickets
+from cacheguard.engine.rebuilding import Rebuilding
 from cacheguard.protocol.model import Hash, MemoryCommands
-from cacheguard.rebuilding import Rebuilding
 from cacheguard.tiers.bus import Bus
 from cacheguard.tiers.local import Local
 from cacheguard.tiers.remote import Filled, Found, Remote

@@ -6,10 +6,10 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cacheguard.batch import Batch
-from cacheguard.loading import Ask
+from cacheguard.engine.batch import Batch
+from cacheguard.engine.loading import Ask
+from cacheguard.engine.rebuilding import opened, stored_of
 from cacheguard.policy import Policy, Rules, resolve
-from cacheguard.rebuilding import opened, stored_of
 from tests.support.schedules import following
 from tests.support.stepped import Fault, ModelServer, Process
 from tests.support.stepper import Stepper

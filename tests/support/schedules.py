@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from hypothesis import strategies as st
 
-from cacheguard.engine import Engine
+from cacheguard.engine.reading import Engine
 from cacheguard.policy import Policy, resolve
 from tests.support.stepped import Fault, Process, Violation
 from tests.support.stepper import Choose, Exploration, Pause, Redundant

@@ -9,10 +9,10 @@ from enum import Enum
 from typing import Any
 
 from cacheguard.defenses.penetration import AbsenceBudget
-from cacheguard.engine import Engine
+from cacheguard.engine.flights import Shared
+from cacheguard.engine.reading import Engine
 from cacheguard.errors import Refused, Unreachable
 from cacheguard.events import Events
-from cacheguard.flights import Shared
 from cacheguard.ports import Call, Commands, Reply, Runtime, ScriptCall
 from cacheguard.protocol.model import MemoryCommands
 from cacheguard.tiers.bus import Bus

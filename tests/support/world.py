@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from cacheguard.batch import Batch
 from cacheguard.current_load import current_load
-from cacheguard.engine import Engine
+from cacheguard.engine.batch import Batch
+from cacheguard.engine.loading import NO_SCOPE, Ask
+from cacheguard.engine.reading import Engine
+from cacheguard.engine.rebuilding import RETRIES, opened, stored_of
 from cacheguard.errors import LoadTimeout, Unreachable
-from cacheguard.loading import NO_SCOPE, Ask
 from cacheguard.policy import Policy, Rules, resolve
 from cacheguard.protocol.names import Scope
-from cacheguard.rebuilding import RETRIES, opened, stored_of
 from cacheguard.tiers.outbox import Invalidation
 from cacheguard.writing import Mode, Terms, Write
 from tests.support.stepped import (

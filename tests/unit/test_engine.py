@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from cacheguard.durations import FOREVER
+from cacheguard.engine.flights import Flight
+from cacheguard.engine.loading import NO_SCOPE
 from cacheguard.errors import CodecError, LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
-from cacheguard.flights import Flight
-from cacheguard.loading import NO_SCOPE
 from cacheguard.ports import Call, Reply
 from cacheguard.protocol.envelope import Kind
 from cacheguard.tiers.outbox import INVALIDATE

@@ -5,8 +5,8 @@ from contextlib import nullcontext
 import pytest
 
 from cacheguard.defenses.penetration import AbsenceBudget
+from cacheguard.engine.flights import Chain, Failure, Flight, Place, Shared
 from cacheguard.events import Events
-from cacheguard.flights import Chain, Failure, Flight, Place, Shared
 from cacheguard.protocol.envelope import Kind
 from cacheguard.runtime import run_now
 from cacheguard.runtime.bulkhead import FairBulkhead
@@ -110,7 +110,7 @@ def test_dropping_a_marker_forgets_what_depends_on_it(name: str, left: list[str]
 
 
 def test_the_oldest_failure_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cacheguard.flights.MOST_FAILURES", 2)
+    monkeypatch.setattr("cacheguard.engine.flights.MOST_FAILURES", 2)
     all_of_it = shared()
     for key in ("a", "b", "a", "c"):
         all_of_it.remember(key, Failure(ValueError(), None, 0.1, 1.0))

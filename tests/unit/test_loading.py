@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from cacheguard.engine.loading import NO_SCOPE
 from cacheguard.errors import CodecError, LoadTimeout, Overloaded, Refused
-from cacheguard.loading import NO_SCOPE
 from cacheguard.ports import Call, Reply
 from cacheguard.protocol.envelope import Kind, Oversize
 from cacheguard.runtime.bulkhead import FairBulkhead

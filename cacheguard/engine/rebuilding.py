@@ -6,19 +6,19 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .defenses.breakdown import early_by, poll_delay
-from .errors import LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
+from ..defenses.breakdown import early_by, poll_delay
+from ..errors import LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
+from ..protocol.envelope import Kind
+from ..protocol.exceptions import absence, rebuilt
+from ..tiers.local import Entry
+from ..tiers.remote import ALWAYS, Bypass, Failed, Fill, Filled, Found, Granted, Stored, Wait, ms
+from ..tiers.ring import Remotes
 from .flights import CHAIN, NO_CHAIN, Flight, Shared
 from .loading import Ask, Job, Loaded, Loading
-from .protocol.envelope import Kind
-from .protocol.exceptions import absence, rebuilt
-from .tiers.local import Entry
-from .tiers.remote import ALWAYS, Bypass, Failed, Fill, Filled, Found, Granted, Stored, Wait, ms
-from .tiers.ring import Remotes
 
 if TYPE_CHECKING:
-    from .policy import Rules
-    from .ports import Runtime
+    from ..policy import Rules
+    from ..ports import Runtime
 
 RETRIES = 3  # flights that prove nothing to a follower, before it loads for itself
 STORED = (Filled.STORED, Filled.BRIEFLY)

@@ -7,13 +7,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from .engine import Engine
-from .errors import CacheGuardError, ReentrantLoad, Refused, Unreachable
+from ..errors import CacheGuardError, ReentrantLoad, Refused, Unreachable
+from ..policy import Rules
+from ..tiers.remote import CutOff, Fill, Filled, Found, Granted, Stored
 from .flights import CHAIN, Flight
 from .loading import Ask, Job, Loaded
-from .policy import Rules
+from .reading import Engine
 from .rebuilding import STORED, marker_ms, opened, stale_window, tags_of
-from .tiers.remote import CutOff, Fill, Filled, Found, Granted, Stored
 
 LoadMany = Callable[[list[str]], Any]
 

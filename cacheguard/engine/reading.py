@@ -7,23 +7,23 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from .defenses.avalanche import jittered
-from .defenses.breakdown import Verdict, early_by, judge
-from .errors import LoadTimeout, Overloaded, Unreachable
+from ..defenses.avalanche import jittered
+from ..defenses.breakdown import Verdict, early_by, judge
+from ..errors import LoadTimeout, Overloaded, Unreachable
+from ..missing import MISSING
+from ..protocol.envelope import Kind
+from ..protocol.names import Scope
+from ..tiers.outbox import Invalidation
+from ..tiers.remote import CUT_OFF, CutOff, Found, Stored, ms
+from ..tiers.ring import Remotes
 from .flights import Flight, Shared
 from .loading import Ask
-from .missing import MISSING
-from .protocol.envelope import Kind
-from .protocol.names import Scope
 from .rebuilding import Rebuilding, marker_ms, opened, stale_window, stored_of
-from .tiers.outbox import Invalidation
-from .tiers.remote import CUT_OFF, CutOff, Found, Stored, ms
-from .tiers.ring import Remotes
 
 if TYPE_CHECKING:
-    from .codec import Codec
-    from .policy import Rules
-    from .ports import Runtime
+    from ..codec import Codec
+    from ..policy import Rules
+    from ..ports import Runtime
 
 
 MOST_ATTEMPTS = 1000  # to change a value that others change, too; each time one of them gets through

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .errors import CodecError, Unreachable
-from .protocol.envelope import Kind
-from .tiers.remote import Stored
+from ..errors import CodecError, Unreachable
+from ..protocol.envelope import Kind
+from ..tiers.remote import Stored
 
 if TYPE_CHECKING:
-    from .engine import Engine
     from .loading import Ask
+    from .reading import Engine
 
 GRACE = 1.0  # seconds: news of a change that was just made must have arrived by then
 MOST = 4  # audits at once

@@ -6,22 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .current_load import CURRENT, Load
-from .defenses.avalanche import jittered
-from .defenses.breakdown import next_pause
-from .defenses.consistency import version_text
-from .errors import CodecError, LoadTimeout, Overloaded, Unreachable
+from ..current_load import CURRENT, Load
+from ..defenses.avalanche import jittered
+from ..defenses.breakdown import next_pause
+from ..defenses.consistency import version_text
+from ..errors import CodecError, LoadTimeout, Overloaded, Unreachable
+from ..protocol.envelope import Kind, Oversize
+from ..protocol.exceptions import describe
+from ..protocol.names import Scope
+from ..tiers.remote import LEASE_MS, Found, Stored
+from ..tiers.ring import Remotes
 from .flights import CHAIN, Chain, Failure, Flight, Place, Shared
-from .protocol.envelope import Kind, Oversize
-from .protocol.exceptions import describe
-from .protocol.names import Scope
-from .tiers.remote import LEASE_MS, Found, Stored
-from .tiers.ring import Remotes
 
 if TYPE_CHECKING:
-    from .codec import Codec
-    from .policy import Rules
-    from .ports import Runtime, Watch
+    from ..codec import Codec
+    from ..policy import Rules
+    from ..ports import Runtime, Watch
 
 
 NO_SCOPE = Scope()

@@ -12,20 +12,20 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .defenses.consistency import may_share
-from .protocol.envelope import Kind
-from .protocol.names import beneath, is_marker
+from ..defenses.consistency import may_share
+from ..protocol.envelope import Kind
+from ..protocol.names import beneath, is_marker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .defenses.penetration import AbsenceBudget
-    from .events import Events
-    from .ports import Bulkhead, Signal
-    from .tiers.bus import Bus
-    from .tiers.local import Local
-    from .tiers.remote import Stored
-    from .tiers.ring import Buses
+    from ..defenses.penetration import AbsenceBudget
+    from ..events import Events
+    from ..ports import Bulkhead, Signal
+    from ..tiers.bus import Bus
+    from ..tiers.local import Local
+    from ..tiers.remote import Stored
+    from ..tiers.ring import Buses
 
 MOST_FAILURES = 10_000
 FORGOTTEN_AFTER = 60.0

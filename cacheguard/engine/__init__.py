@@ -1,0 +1,1 @@
+"""The order of steps of a read and of a write, once for threads and event loops."""
