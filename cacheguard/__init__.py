@@ -3,12 +3,12 @@
 PYTEST_DONT_REWRITE: beside a pytest plugin, pytest would warn whoever imports this before it.
 """
 
-from .bloom import BloomFilter
 from .breaker import Breaker
 from .current_load import Load, current_load
+from .doors.bloom import BloomFilter
+from .doors.feed import Change
 from .errors import CacheGuardError
 from .events import StateChange, Stats
-from .feed import Change
 from .guard import CacheGuard, Inspection
 from .missing import MISSING
 from .policy import Policy

@@ -15,9 +15,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .doors.warming import Warmed
 from .errors import ConfigurationError
 from .guard import CacheGuard, Inspection
-from .warming import Warmed
 
 PLACEHOLDER = "PASSWORD"  # a real one belongs on no terminal
 

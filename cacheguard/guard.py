@@ -10,10 +10,26 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
-from .bloom import BloomFilter
-from .cached import CachedCoroutineFunction, CachedFunction, Decorator
 from .codec import CustomCodec, runs_code
 from .defenses.consistency import Version, version_text
+from .doors.bloom import BloomFilter
+from .doors.feed import Change, invalidations
+from .doors.functions import Function
+from .doors.methods import decorated
+from .doors.shapes import CachedCoroutineFunction, CachedFunction, Decorator
+from .doors.warming import Progress, Warmed, warm
+from .doors.writing import (
+    DELAY,
+    INTENT,
+    Mode,
+    OfResult,
+    Terms,
+    WriterTemplates,
+    Writing,
+    guarded,
+    names_of,
+    settle_seconds,
+)
 from .durations import Duration, seconds
 from .engine.batch import Batch
 from .engine.loading import Ask
@@ -21,10 +37,7 @@ from .engine.reading import Engine
 from .engine.rebuilding import opened, stored_of
 from .errors import ConfigurationError, Unreachable
 from .events import StateChange, Stats, log
-from .feed import Change, invalidations
-from .functions import Function
 from .hub import Hub
-from .methods import decorated
 from .missing import MISSING
 from .options import (
     Options,
@@ -50,8 +63,6 @@ from .tiers.local import Entry, Eviction, check
 from .tiers.outbox import Invalidation
 from .tiers.packing import copied
 from .tiers.remote import Stored
-from .warming import Progress, Warmed, warm
-from .writing import DELAY, INTENT, Mode, OfResult, Terms, WriterTemplates, Writing, guarded, names_of, settle_seconds
 
 P = ParamSpec("P")
 R = TypeVar("R")

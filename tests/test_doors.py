@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cacheguard import CacheGuard
-from cacheguard.bloom import BloomFilter
-from cacheguard.methods import AsyncMethods, Methods
+from cacheguard.doors.bloom import BloomFilter
+from cacheguard.doors.methods import AsyncMethods, Methods
 
 # These wait for nothing, so there is one of each.
 WITHOUT_TWIN = {

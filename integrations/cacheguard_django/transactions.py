@@ -10,19 +10,9 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from cacheguard import CacheGuard
 from cacheguard.defenses.consistency import Version
+from cacheguard.doors.writing import DELAY, INTENT, Mode, OfResult, Terms, Write, WriterTemplates, Writing, guarded
 from cacheguard.durations import Duration
 from cacheguard.errors import ConfigurationError
-from cacheguard.writing import (
-    DELAY,
-    INTENT,
-    Mode,
-    OfResult,
-    Terms,
-    Write,
-    WriterTemplates,
-    Writing,
-    guarded,
-)
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -20,9 +20,9 @@ from sqlalchemy.orm import (
 
 from cacheguard import CacheGuard, Change, Load
 from cacheguard.current_load import CURRENT
+from cacheguard.doors.writing import settle_seconds
 from cacheguard.durations import Duration
 from cacheguard.errors import ConfigurationError
-from cacheguard.writing import settle_seconds
 
 from .bulk import OPTION, Bulk
 from .doors import asyncio_extension, through

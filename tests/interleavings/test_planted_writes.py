@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from cacheguard.defenses.consistency import Tickets
+from cacheguard.doors.writing import Write
 from cacheguard.engine.rebuilding import Rebuilding
 from cacheguard.protocol.model import Hash, MemoryCommands
 from cacheguard.tiers.bus import Bus
 from cacheguard.tiers.local import Local
 from cacheguard.tiers.remote import Filled, Found, Remote
-from cacheguard.writing import Write
 from tests.support.schedules import explored, following, violation
 from tests.support.stepped import Violation
 from tests.support.world import REDIS_ONLY, TAG, TWO_TIERS, World

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from cacheguard import CacheGuard
-from cacheguard.generated import IndexKey, caller, wrapper
+from cacheguard.doors.wrapper import IndexKey, caller, wrapper
 from cacheguard.tiers.local import DEAD, Entry
 
 NEVER = float("inf")

@@ -10,20 +10,20 @@ from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from .current_load import check_tag
-from .defenses.consistency import Version, version_text
-from .durations import Duration, seconds
-from .errors import ConfigurationError, KeyTemplateError
-from .keys import TextTemplate
-from .protocol.names import Scope
-from .runtime import run_now
-from .tiers.outbox import Invalidation
-from .tiers.remote import ms
+from ..current_load import check_tag
+from ..defenses.consistency import Version, version_text
+from ..durations import Duration, seconds
+from ..errors import ConfigurationError, KeyTemplateError
+from ..keys import TextTemplate
+from ..protocol.names import Scope
+from ..runtime import run_now
+from ..tiers.outbox import Invalidation
+from ..tiers.remote import ms
 
 if TYPE_CHECKING:
-    from .engine.reading import Engine
-    from .hub import Hub
-    from .ports import Signal, Watch
+    from ..engine.reading import Engine
+    from ..hub import Hub
+    from ..ports import Signal, Watch
 
 Mode: TypeAlias = Literal["fence", "delete", "double"]
 OfResult: TypeAlias = Callable[[Any], str | Iterable[str]]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from inspect import Parameter, Signature
 from typing import Any
 
-from .tiers.local import Entry, Index
+from ..tiers.local import Entry, Index
 
 # Subscription, not `get`; `__class__`, not `type()`; a float, not an int: each is the faster one in CPython 3.11.
 # The slow way begins after the handler: a loader's exception has no KeyError for its context.

@@ -6,15 +6,15 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial, update_wrapper
 from typing import Any
 
-from .defenses.consistency import version_text
-from .engine.loading import Ask
-from .engine.reading import Engine
-from .engine.rebuilding import opened, stored_of
+from ..defenses.consistency import version_text
+from ..engine.loading import Ask
+from ..engine.reading import Engine
+from ..engine.rebuilding import opened, stored_of
+from ..missing import MISSING
+from ..protocol.envelope import Kind
+from ..runtime import run_now
+from ..tiers.remote import Found, Stored
 from .functions import Function
-from .missing import MISSING
-from .protocol.envelope import Kind
-from .runtime import run_now
-from .tiers.remote import Found, Stored
 
 MOST_LOADS_OF_MANY = 16
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .defenses.avalanche import next_start
-from .errors import ConfigurationError
-from .events import log
+from ..defenses.avalanche import next_start
+from ..errors import ConfigurationError
+from ..events import log
 from .functions import arguments_of
 
 if TYPE_CHECKING:
-    from .ports import Runtime
+    from ..ports import Runtime
 
 Progress: TypeAlias = Callable[[int, "int | None"], object]
 

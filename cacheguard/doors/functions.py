@@ -13,21 +13,21 @@ from inspect import (
 )
 from typing import TYPE_CHECKING, Any
 
-from .codec import Codec, return_codec
-from .engine.loading import Ask
-from .engine.reading import Engine
-from .engine.rebuilding import opened, stored_of
-from .errors import ConfigurationError, KeyTemplateError
-from .generated import IndexKey, caller, wrapper
-from .hub import Hub
-from .keys import KeyMaker, TextTemplate, compile_key
-from .policy import Rules
-from .protocol.envelope import Kind
-from .protocol.exceptions import absence
-from .protocol.names import Scope
-from .runtime import run_now
-from .tiers.local import Index
-from .tiers.packing import copied
+from ..codec import Codec, return_codec
+from ..engine.loading import Ask
+from ..engine.reading import Engine
+from ..engine.rebuilding import opened, stored_of
+from ..errors import ConfigurationError, KeyTemplateError
+from ..hub import Hub
+from ..keys import KeyMaker, TextTemplate, compile_key
+from ..policy import Rules
+from ..protocol.envelope import Kind
+from ..protocol.exceptions import absence
+from ..protocol.names import Scope
+from ..runtime import run_now
+from ..tiers.local import Index
+from ..tiers.packing import copied
+from .wrapper import IndexKey, caller, wrapper
 
 if TYPE_CHECKING:
     from .bloom import BloomFilter

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
-from .missing import Missing
+from ..missing import Missing
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .current_load import check_tag
-from .defenses.consistency import Version, version_text
-from .errors import ConfigurationError
-from .protocol.names import Scope
-from .tiers.outbox import Invalidation
+from ..current_load import check_tag
+from ..defenses.consistency import Version, version_text
+from ..errors import ConfigurationError
+from ..protocol.names import Scope
+from ..tiers.outbox import Invalidation
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""What users hold, in both colours: decorated functions, guarded writes, Bloom filters."""
