@@ -37,7 +37,6 @@ from .engine.reading import Engine
 from .engine.rebuilding import opened, stored_of
 from .errors import ConfigurationError, Unreachable
 from .events import StateChange, Stats, log
-from .hub import Hub
 from .missing import MISSING
 from .options import (
     Options,
@@ -54,6 +53,7 @@ from .options import (
     texts,
 )
 from .policy import Policy, PolicyOptions, Rules, resolve
+from .process.hub import Hub
 from .protocol.envelope import Kind, Sealer
 from .protocol.names import namespace_scope
 from .runtime import run_now

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable
 
 from ..durations import Duration, seconds
-from ..hub import Hub
+from ..process.hub import Hub
 from ..runtime import run_now
 from ..tiers.bloom import BloomInfo, BloomTier
 

@@ -18,9 +18,9 @@ from ..engine.loading import Ask
 from ..engine.reading import Engine
 from ..engine.rebuilding import opened, stored_of
 from ..errors import ConfigurationError, KeyTemplateError
-from ..hub import Hub
 from ..keys import KeyMaker, TextTemplate, compile_key
 from ..policy import Rules
+from ..process.hub import Hub
 from ..protocol.envelope import Kind
 from ..protocol.exceptions import absence
 from ..protocol.names import Scope

@@ -22,8 +22,8 @@ from ..tiers.remote import ms
 
 if TYPE_CHECKING:
     from ..engine.reading import Engine
-    from ..hub import Hub
     from ..ports import Signal, Watch
+    from ..process.hub import Hub
 
 Mode: TypeAlias = Literal["fence", "delete", "double"]
 OfResult: TypeAlias = Callable[[Any], str | Iterable[str]]

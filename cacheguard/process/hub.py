@@ -9,33 +9,34 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from .codec import Codec, Registry
-from .defenses.penetration import AbsenceBudget
-from .engine.auditing import Auditor
-from .engine.flights import Shared
-from .engine.reading import Engine
-from .errors import CacheGuardError, ConfigurationError, Unreachable
-from .events import Events, Stats
-from .missing import MISSING
+from ..codec import Codec, Registry
+from ..defenses.penetration import AbsenceBudget
+from ..engine.auditing import Auditor
+from ..engine.flights import Shared
+from ..engine.reading import Engine
+from ..errors import CacheGuardError, ConfigurationError, Unreachable
+from ..events import Events, Stats
+from ..missing import MISSING
+from ..options import Options
+from ..policy import Rules
+from ..protocol.model import MemoryCommands
+from ..protocol.names import Scope, bus_channel, namespace_scope
+from ..runtime import run_now
+from ..runtime.aio import AsyncRuntime
+from ..runtime.blocking import BlockingRuntime
+from ..runtime.bulkhead import FairBulkhead
+from ..runtime.clocks import CLOCK
+from ..runtime.places import Place
+from ..runtime.servers import client_of
+from ..tiers.bloom import BloomTier
+from ..tiers.bus import Bus
+from ..tiers.line import Line
+from ..tiers.local import ABSENCE_SHARE, DEAD, Local
+from ..tiers.outbox import Invalidation, Outbox
+from ..tiers.packing import ObjectPacking, SealedPacking, weigh_stored
+from ..tiers.remote import Remote
+from . import forks
 from .nodes import Bundle, Node, Nodes
-from .options import Options
-from .policy import Rules
-from .protocol.model import MemoryCommands
-from .protocol.names import Scope, bus_channel, namespace_scope
-from .runtime import forks, run_now
-from .runtime.aio import AsyncRuntime
-from .runtime.blocking import BlockingRuntime
-from .runtime.bulkhead import FairBulkhead
-from .runtime.clocks import CLOCK
-from .runtime.places import Place
-from .runtime.servers import client_of
-from .tiers.bloom import BloomTier
-from .tiers.bus import Bus
-from .tiers.line import Line
-from .tiers.local import ABSENCE_SHARE, DEAD, Local
-from .tiers.outbox import Invalidation, Outbox
-from .tiers.packing import ObjectPacking, SealedPacking, weigh_stored
-from .tiers.remote import Remote
 
 
 class Hub:

@@ -10,28 +10,28 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from .errors import Unreachable
-from .events import Events
-from .keys.ring import HashRing
-from .options import Options
-from .ports import Commands, Replicas
-from .runtime import run_now
-from .runtime.places import Place
-from .runtime.servers import Identity, Steady
-from .tiers.bus import Bus, Kept
-from .tiers.line import Line
-from .tiers.outbox import Outbox
-from .tiers.remote import Packing, Remote
-from .tiers.ring import Buses, Members, Remotes, Ring, RingCommands, Trust
+from ..errors import Unreachable
+from ..events import Events
+from ..keys.ring import HashRing
+from ..options import Options
+from ..ports import Commands, Replicas
+from ..runtime import run_now
+from ..runtime.places import Place
+from ..runtime.servers import Identity, Steady
+from ..tiers.bus import Bus, Kept
+from ..tiers.line import Line
+from ..tiers.outbox import Outbox
+from ..tiers.remote import Packing, Remote
+from ..tiers.ring import Buses, Members, Remotes, Ring, RingCommands, Trust
 
 if TYPE_CHECKING:
-    from .ports import Runtime
-    from .runtime.aio_redis import AsyncCommands
-    from .runtime.cluster import AsyncCluster
-    from .runtime.listener import Listener
-    from .runtime.wires import Wires
-    from .tiers.ledger import FileLedger
-    from .tiers.local import Local
+    from ..ports import Runtime
+    from ..runtime.aio_redis import AsyncCommands
+    from ..runtime.cluster import AsyncCluster
+    from ..runtime.listener import Listener
+    from ..runtime.wires import Wires
+    from ..tiers.ledger import FileLedger
+    from ..tiers.local import Local
 
 MOST_CONNECTIONS = 64
 PATIENCE_AT_FORK = 0.5  # seconds
@@ -71,14 +71,14 @@ class Node:
         now: Callable[[], float],
         name: str = "",
     ) -> None:
-        from .runtime.circuits import Circuits
-        from .runtime.listener import Listener
-        from .runtime.wires import Wires
+        from ..runtime.circuits import Circuits
+        from ..runtime.listener import Listener
+        from ..runtime.wires import Wires
 
         self._ledger: FileLedger | None = None
         self._at_the_file = threading.RLock()
         if options.outbox is not None:
-            from .tiers.ledger import FileLedger
+            from ..tiers.ledger import FileLedger
 
             self._ledger = FileLedger(options.outbox, root, self._at_the_file, name)
         self.name, self.events, self.options = name, events, options
