@@ -12,6 +12,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overloa
 
 from .codec import CustomCodec, runs_code
 from .defenses.consistency import Version, version_text
+from .delivery.outbox import Invalidation
 from .doors.bloom import BloomFilter
 from .doors.feed import Change, invalidations
 from .doors.functions import Function
@@ -60,7 +61,6 @@ from .runtime import run_now
 from .runtime.servers import pools
 from .tiers.bloom import BloomTier
 from .tiers.local import Entry, Eviction, check
-from .tiers.outbox import Invalidation
 from .tiers.packing import copied
 from .tiers.remote import Stored
 

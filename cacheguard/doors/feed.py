@@ -8,9 +8,9 @@ from typing import Any
 
 from ..current_load import check_tag
 from ..defenses.consistency import Version, version_text
+from ..delivery.outbox import Invalidation
 from ..errors import ConfigurationError
 from ..protocol.names import Scope
-from ..tiers.outbox import Invalidation
 
 
 @dataclass(frozen=True, slots=True)

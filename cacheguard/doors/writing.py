@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from ..current_load import check_tag
 from ..defenses.consistency import Version, version_text
+from ..delivery.outbox import Invalidation
 from ..durations import Duration, seconds
 from ..errors import ConfigurationError, KeyTemplateError
 from ..keys import TextTemplate
 from ..protocol.names import Scope
 from ..runtime import run_now
-from ..tiers.outbox import Invalidation
 from ..tiers.remote import ms
 
 if TYPE_CHECKING:

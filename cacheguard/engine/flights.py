@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..defenses.penetration import AbsenceBudget
+    from ..delivery.bus import Bus
     from ..events import Events
     from ..ports import Bulkhead, Signal
-    from ..tiers.bus import Bus
     from ..tiers.local import Local
     from ..tiers.remote import Stored
     from ..tiers.ring import Buses

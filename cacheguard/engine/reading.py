@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..defenses.avalanche import jittered
 from ..defenses.breakdown import Verdict, early_by, judge
+from ..delivery.outbox import Invalidation
 from ..errors import LoadTimeout, Overloaded, Unreachable
 from ..missing import MISSING
 from ..protocol.envelope import Kind
 from ..protocol.names import Scope
-from ..tiers.outbox import Invalidation
 from ..tiers.remote import CUT_OFF, CutOff, Found, Stored, ms
 from ..tiers.ring import Remotes
 from .flights import Flight, Shared

@@ -11,6 +11,9 @@ from typing import Any
 
 from ..codec import Codec, Registry
 from ..defenses.penetration import AbsenceBudget
+from ..delivery.bus import Bus
+from ..delivery.line import Line
+from ..delivery.outbox import Invalidation, Outbox
 from ..engine.auditing import Auditor
 from ..engine.flights import Shared
 from ..engine.reading import Engine
@@ -29,10 +32,7 @@ from ..runtime.clocks import CLOCK
 from ..runtime.places import Place
 from ..runtime.servers import client_of
 from ..tiers.bloom import BloomTier
-from ..tiers.bus import Bus
-from ..tiers.line import Line
 from ..tiers.local import ABSENCE_SHARE, DEAD, Local
-from ..tiers.outbox import Invalidation, Outbox
 from ..tiers.packing import ObjectPacking, SealedPacking, weigh_stored
 from ..tiers.remote import Remote
 from . import forks

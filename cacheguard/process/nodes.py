@@ -10,6 +10,9 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from ..delivery.bus import Bus, Kept
+from ..delivery.line import Line
+from ..delivery.outbox import Outbox
 from ..errors import Unreachable
 from ..events import Events
 from ..keys.ring import HashRing
@@ -18,19 +21,16 @@ from ..ports import Commands, Replicas
 from ..runtime import run_now
 from ..runtime.places import Place
 from ..runtime.servers import Identity, Steady
-from ..tiers.bus import Bus, Kept
-from ..tiers.line import Line
-from ..tiers.outbox import Outbox
 from ..tiers.remote import Packing, Remote
 from ..tiers.ring import Buses, Members, Remotes, Ring, RingCommands, Trust
 
 if TYPE_CHECKING:
+    from ..delivery.ledger import FileLedger
     from ..ports import Runtime
     from ..runtime.aio_redis import AsyncCommands
     from ..runtime.cluster import AsyncCluster
     from ..runtime.listener import Listener
     from ..runtime.wires import Wires
-    from ..tiers.ledger import FileLedger
     from ..tiers.local import Local
 
 MOST_CONNECTIONS = 64
@@ -78,7 +78,7 @@ class Node:
         self._ledger: FileLedger | None = None
         self._at_the_file = threading.RLock()
         if options.outbox is not None:
-            from ..tiers.ledger import FileLedger
+            from ..delivery.ledger import FileLedger
 
             self._ledger = FileLedger(options.outbox, root, self._at_the_file, name)
         self.name, self.events, self.options = name, events, options

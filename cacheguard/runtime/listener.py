@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 import redis.exceptions
 
+from ..delivery.bus import BEAT_EVERY, HORIZON, Bus
+from ..delivery.line import Line
 from ..errors import Refused, Unreachable
 from ..events import Events, log
 from ..faults import Fault, fault_of
 from ..ports import AnotherServer, Commands
-from ..tiers.bus import BEAT_EVERY, HORIZON, Bus
-from ..tiers.line import Line
 from . import deadline, run_now
 from .bell import Bell
 from .circuits import wait_freely

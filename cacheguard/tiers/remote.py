@@ -11,14 +11,14 @@ from operator import eq
 from typing import Any, Protocol, TypeAlias, cast
 
 from ..codec import Codec
+from ..delivery.line import FAILURE_KEPT_MS, RELEASE, Line, is_foreign
+from ..delivery.outbox import INVALIDATE, Invalidation, drop_message
 from ..errors import CodecError, Refused, Unreachable
 from ..events import Events
 from ..ports import Call, Reply
 from ..protocol.envelope import Kind
 from ..protocol.lua import load
 from ..protocol.names import Scope
-from .line import FAILURE_KEPT_MS, RELEASE, Line, is_foreign
-from .outbox import INVALIDATE, Invalidation, drop_message
 
 LEASE = load("lease")
 FILL = load("fill")

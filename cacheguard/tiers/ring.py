@@ -24,13 +24,13 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from ..delivery.bus import PATIENCE, Bus
+from ..delivery.outbox import Invalidation
 from ..errors import Refused, Unreachable
 from ..keys.ring import HashRing
 from ..ports import Call, Commands, Reply, ScriptCall
 from ..protocol.names import is_marker
-from .bus import PATIENCE, Bus
 from .local import DEAD
-from .outbox import Invalidation
 from .remote import CUT_OFF, CutOff, Fill, Filled, Remote
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ import redis
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from cacheguard.delivery.line import RELEASE
+from cacheguard.delivery.outbox import INVALIDATE, TAGGED
 from cacheguard.errors import Refused
 from cacheguard.ports import Command, ScriptCall
 from cacheguard.protocol.model import MemoryCommands, glob
 from cacheguard.runtime import run_now
-from cacheguard.tiers.line import RELEASE
-from cacheguard.tiers.outbox import INVALIDATE, TAGGED
 from cacheguard.tiers.remote import ADD, ALWAYS, EXPIRE, FILL, HEAD, LEASE, MARK, RENEW, REPLACE, STORE, TOUCH
 from tests.support.redis_server import RedisServer
 

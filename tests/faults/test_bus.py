@@ -16,7 +16,7 @@ import redis
 import redis.asyncio
 
 from cacheguard import CacheGuard, Policy
-from cacheguard.tiers.bus import HORIZON
+from cacheguard.delivery.bus import HORIZON
 from tests.conftest import OpenDoor
 from tests.support.doors import Door
 from tests.support.faults import FaultProxy

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
+from cacheguard.delivery.line import Line
+from cacheguard.delivery.outbox import Invalidation
 from cacheguard.engine.flights import Flight, Shared
 from cacheguard.engine.loading import Ask, Job, Loaded, Loading
 from cacheguard.engine.reading import Engine
 from cacheguard.engine.rebuilding import Rebuilding
 from cacheguard.protocol.envelope import Kind
 from cacheguard.protocol.model import Hash, MemoryCommands
-from cacheguard.tiers.line import Line
 from cacheguard.tiers.local import Entry, Local
-from cacheguard.tiers.outbox import Invalidation
 from cacheguard.tiers.remote import Granted, Stored
 from tests.support.schedules import (
     Pick,

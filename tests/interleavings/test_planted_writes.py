@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from cacheguard.defenses.consistency import Tickets
+from cacheguard.delivery.bus import Bus
 from cacheguard.doors.writing import Write
 from cacheguard.engine.rebuilding import Rebuilding
 from cacheguard.protocol.model import Hash, MemoryCommands
-from cacheguard.tiers.bus import Bus
 from cacheguard.tiers.local import Local
 from cacheguard.tiers.remote import Filled, Found, Remote
 from tests.support.schedules import explored, following, violation

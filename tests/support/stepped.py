@@ -9,16 +9,16 @@ from enum import Enum
 from typing import Any
 
 from cacheguard.defenses.penetration import AbsenceBudget
+from cacheguard.delivery.bus import Bus
+from cacheguard.delivery.line import Line
+from cacheguard.delivery.outbox import Outbox
 from cacheguard.engine.flights import Shared
 from cacheguard.engine.reading import Engine
 from cacheguard.errors import Refused, Unreachable
 from cacheguard.events import Events
 from cacheguard.ports import Call, Commands, Reply, Runtime, ScriptCall
 from cacheguard.protocol.model import MemoryCommands
-from cacheguard.tiers.bus import Bus
-from cacheguard.tiers.line import Line
 from cacheguard.tiers.local import Local
-from cacheguard.tiers.outbox import Outbox
 from cacheguard.tiers.packing import ObjectPacking
 from cacheguard.tiers.remote import Remote
 from tests.support.stepper import NOTHING, Crashed, Pause, Stepper, stop_at

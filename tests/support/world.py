@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from cacheguard.current_load import current_load
+from cacheguard.delivery.outbox import Invalidation
 from cacheguard.doors.writing import Mode, Terms, Write
 from cacheguard.engine.batch import Batch
 from cacheguard.engine.loading import NO_SCOPE, Ask
@@ -15,7 +16,6 @@ from cacheguard.engine.rebuilding import RETRIES, opened, stored_of
 from cacheguard.errors import LoadTimeout, Unreachable
 from cacheguard.policy import Policy, Rules, resolve
 from cacheguard.protocol.names import Scope
-from cacheguard.tiers.outbox import Invalidation
 from tests.support.stepped import (
     DATABASE,
     HISTORY,

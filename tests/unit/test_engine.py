@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
+from cacheguard.delivery.outbox import INVALIDATE
 from cacheguard.durations import FOREVER
 from cacheguard.engine.flights import Flight
 from cacheguard.engine.loading import NO_SCOPE
 from cacheguard.errors import CodecError, LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
 from cacheguard.ports import Call, Reply
 from cacheguard.protocol.envelope import Kind
-from cacheguard.tiers.outbox import INVALIDATE
 from cacheguard.tiers.remote import FILL, LEASE, STORE, Fill, Remote, Stored
 from tests.support.desk import KEY, Desk
 from tests.support.stepped import Fault
@@ -774,7 +774,7 @@ def test_an_invalidation_that_is_not_acknowledged_is_delivered_before_anything_i
 
 
 def test_more_invalidations_than_can_be_owed_become_one_of_the_whole_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cacheguard.tiers.outbox.MOST_OWED", 1)
+    monkeypatch.setattr("cacheguard.delivery.outbox.MOST_OWED", 1)
     desk = Desk()
     cut(desk)
     assert not desk.run(desk.engine.invalidate(["a"]))

@@ -5,12 +5,12 @@ from contextlib import nullcontext
 import pytest
 
 from cacheguard.defenses.penetration import AbsenceBudget
+from cacheguard.delivery.bus import Bus
 from cacheguard.engine.flights import Chain, Failure, Flight, Place, Shared
 from cacheguard.events import Events
 from cacheguard.protocol.envelope import Kind
 from cacheguard.runtime import run_now
 from cacheguard.runtime.bulkhead import FairBulkhead
-from cacheguard.tiers.bus import Bus
 from cacheguard.tiers.local import Entry, Local
 from cacheguard.tiers.remote import Stored
 

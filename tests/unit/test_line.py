@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from cacheguard.delivery.line import Line
+from cacheguard.delivery.outbox import Invalidation
 from cacheguard.errors import Unreachable
 from cacheguard.ports import Call, PartlyUnreachable, Reply, ScriptCall
-from cacheguard.tiers.line import Line
-from cacheguard.tiers.outbox import Invalidation
 from cacheguard.tiers.remote import Remote
 from tests.support.desk import KEY, Desk
 from tests.support.stepped import SteppedCommands
@@ -147,7 +147,7 @@ def test_different_things_owed_under_one_key_are_all_delivered(apart: Apart) -> 
 def test_more_than_can_be_set_aside_becomes_one_of_the_whole_namespace(
     apart: Apart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cacheguard.tiers.outbox.MOST_OWED", 1)
+    monkeypatch.setattr("cacheguard.delivery.outbox.MOST_OWED", 1)
     apart.lose(KEY)
     apart.lose(ELSEWHERE)
     assert [item.key for item in apart.process.outbox.owed] == ["cg:world:m"]

@@ -185,7 +185,7 @@ def test_a_failure_that_cannot_be_described_is_found_out_by_each_for_itself(monk
 def test_leases_whose_reply_was_lost_are_given_back_and_not_too_many_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("cacheguard.tiers.outbox.MOST_ORPHANS", 2)
+    monkeypatch.setattr("cacheguard.delivery.outbox.MOST_ORPHANS", 2)
     desk = Desk()
     desk.faults["lease"] = Fault.UNANSWERED
     desk.run(desk.batch(desk.loader(dict), "a", "b", "c"))

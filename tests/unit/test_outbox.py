@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cacheguard.delivery.outbox import Invalidation, Outbox
 from cacheguard.events import Events
-from cacheguard.tiers.outbox import Invalidation, Outbox
 
 
 class Restless(dict[Invalidation, object]):

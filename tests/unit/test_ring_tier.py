@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from cacheguard.delivery.bus import Bus
+from cacheguard.delivery.outbox import Invalidation
 from cacheguard.errors import Refused, Unreachable
 from cacheguard.events import Events
 from cacheguard.keys.ring import HashRing
 from cacheguard.runtime import run_now
-from cacheguard.tiers.bus import Bus
 from cacheguard.tiers.local import DEAD, Entry, Local
-from cacheguard.tiers.outbox import Invalidation
 from cacheguard.tiers.remote import Remote
 from cacheguard.tiers.ring import DOUBT, FAILURES, GRACE, RETRY_AFTER, Members, Ring, RingCommands, Trust
 

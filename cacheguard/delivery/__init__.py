@@ -1,0 +1,1 @@
+"""Invalidations that must arrive at Redis, and those of others that must have been heard."""
