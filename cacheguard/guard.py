@@ -12,6 +12,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overloa
 
 from .codec import CustomCodec, runs_code
 from .defenses.consistency import Version, version_text
+from .defenses.penetration.filter import BloomTier
 from .delivery.outbox import Invalidation
 from .doors.bloom import BloomFilter
 from .doors.feed import Change, invalidations
@@ -59,7 +60,6 @@ from .protocol.envelope import Kind, Sealer
 from .protocol.names import namespace_scope
 from .runtime import run_now
 from .runtime.servers import pools
-from .tiers.bloom import BloomTier
 from .tiers.local import Entry, Eviction, check
 from .tiers.packing import copied
 from .tiers.remote import Stored

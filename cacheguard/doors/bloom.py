@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable
 
+from ..defenses.penetration.filter import BloomInfo, BloomTier
 from ..durations import Duration, seconds
 from ..process.hub import Hub
 from ..runtime import run_now
-from ..tiers.bloom import BloomInfo, BloomTier
 
 
 class BloomFilter:

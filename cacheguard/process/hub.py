@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any
 
 from ..codec import Codec, Registry
-from ..defenses.penetration import AbsenceBudget
+from ..defenses.penetration.filter import BloomTier
+from ..defenses.penetration.layout import AbsenceBudget
 from ..delivery.bus import Bus
 from ..delivery.line import Line
 from ..delivery.outbox import Invalidation, Outbox
@@ -31,7 +32,6 @@ from ..runtime.bulkhead import FairBulkhead
 from ..runtime.clocks import CLOCK
 from ..runtime.places import Place
 from ..runtime.servers import client_of
-from ..tiers.bloom import BloomTier
 from ..tiers.local import ABSENCE_SHARE, DEAD, Local
 from ..tiers.packing import ObjectPacking, SealedPacking, weigh_stored
 from ..tiers.remote import Remote

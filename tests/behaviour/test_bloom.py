@@ -15,12 +15,12 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from cacheguard.defenses.penetration import checked_plan, describe, probe
+from cacheguard.defenses.penetration import filter
+from cacheguard.defenses.penetration.filter import BloomInfo, BloomTier
+from cacheguard.defenses.penetration.layout import checked_plan, describe, probe
 from cacheguard.errors import CacheGuardError, ConfigurationError, Unreachable
 from cacheguard.ports import Call, Reply, ScriptCall
 from cacheguard.runtime import run_now
-from cacheguard.tiers import bloom
-from cacheguard.tiers.bloom import BloomInfo, BloomTier
 from tests.support.redis_server import RedisServer
 
 T = TypeVar("T")

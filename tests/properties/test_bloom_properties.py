@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from cacheguard.defenses.penetration import Layers, checked_plan, describe, item_text, next_shape, parse
+from cacheguard.defenses.penetration.filter import BloomTier
+from cacheguard.defenses.penetration.layout import Layers, checked_plan, describe, item_text, next_shape, parse
 from cacheguard.errors import CacheGuardError, Unreachable
 from cacheguard.ports import Call, Reply, ScriptCall
 from cacheguard.runtime import run_now
-from cacheguard.tiers.bloom import BloomTier
 from tests.support.redis_server import RedisServer
 
 LEASE = 0.05

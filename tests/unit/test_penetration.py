@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from cacheguard.defenses.penetration import (
+from cacheguard.defenses.penetration.layout import (
     CHUNK_BITS,
     HEADER_BYTES,
     LONGEST_TEXT,

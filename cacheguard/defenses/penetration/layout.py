@@ -14,7 +14,7 @@ from hashlib import blake2b
 from importlib import import_module
 from typing import Any
 
-from ..errors import ConfigurationError
+from ...errors import ConfigurationError
 
 CHUNK_BYTES = 4080  # with the header and Redis' own string header this fills one 4 kB allocation
 CHUNK_BITS = CHUNK_BYTES * 8

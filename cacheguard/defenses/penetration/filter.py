@@ -32,7 +32,10 @@ from itertools import islice
 from struct import Struct
 from typing import Any, Literal
 
-from ..defenses.penetration import (
+from ...errors import CacheGuardError, ConfigurationError, Unreachable
+from ...ports import Command, Reply, Runtime, ScriptCall
+from ...protocol.lua import load
+from .layout import (
     CHUNK_BYTES,
     HEADER_BYTES,
     LONGEST_TEXT,
@@ -49,9 +52,6 @@ from ..defenses.penetration import (
     positions,
     probe,
 )
-from ..errors import CacheGuardError, ConfigurationError, Unreachable
-from ..ports import Command, Reply, Runtime, ScriptCall
-from ..protocol.lua import load
 
 ADD, SYNC, GROW, MARK = load("bloom_add"), load("bloom_sync"), load("bloom_grow"), load("bloom_mark")
 BEGIN, SWITCH, ABORT = load("bloom_begin"), load("bloom_switch"), load("bloom_abort")

@@ -1,0 +1,1 @@
+"""Penetration: keys that exist nowhere."""
