@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+from ..client.places import Place
 from ..codec import Codec, Registry
 from ..defenses.penetration.filter import BloomTier
 from ..defenses.penetration.layout import AbsenceBudget
@@ -30,7 +31,6 @@ from ..runtime.aio import AsyncRuntime
 from ..runtime.blocking import BlockingRuntime
 from ..runtime.bulkhead import FairBulkhead
 from ..runtime.clocks import CLOCK
-from ..runtime.places import Place
 from ..runtime.servers import client_of
 from ..tiers.local import ABSENCE_SHARE, DEAD, Local
 from ..tiers.packing import ObjectPacking, SealedPacking, weigh_stored

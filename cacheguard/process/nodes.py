@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from ..client.places import Place
 from ..delivery.bus import Bus, Kept
 from ..delivery.line import Line
 from ..delivery.outbox import Outbox
@@ -19,17 +20,16 @@ from ..keys.ring import HashRing
 from ..options import Options
 from ..ports import Commands, Replicas
 from ..runtime import run_now
-from ..runtime.places import Place
 from ..runtime.servers import Identity, Steady
 from ..tiers.remote import Packing, Remote
 from ..tiers.ring import Buses, Members, Remotes, Ring, RingCommands, Trust
 
 if TYPE_CHECKING:
+    from ..client.aio import AsyncCommands
+    from ..client.listener import Listener
     from ..delivery.ledger import FileLedger
     from ..ports import Runtime
-    from ..runtime.aio_redis import AsyncCommands
     from ..runtime.cluster import AsyncCluster
-    from ..runtime.listener import Listener
     from ..runtime.wires import Wires
     from ..tiers.local import Local
 
@@ -71,8 +71,8 @@ class Node:
         now: Callable[[], float],
         name: str = "",
     ) -> None:
-        from ..runtime.circuits import Circuits
-        from ..runtime.listener import Listener
+        from ..client.circuits import Circuits
+        from ..client.listener import Listener
         from ..runtime.wires import Wires
 
         self._ledger: FileLedger | None = None

@@ -9,13 +9,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from ..client import resp
+from ..client.aio import AsyncCommands, redis_connector
+from ..client.blocking import BlockingCommands, redis_commands
+from ..client.circuits import Circuits
+from ..client.places import Address, Place
 from ..errors import Refused, Unreachable
 from ..ports import AnotherServer, Call, Commands, Reply
-from . import resp, run_now
-from .aio_redis import AsyncCommands, redis_connector
-from .blocking_redis import BlockingCommands, redis_commands
-from .circuits import Circuits
-from .places import Address, Place
+from . import run_now
 from .servers import Identity
 from .slots import Batch, Map
 from .together import together

@@ -19,14 +19,14 @@ from typing import Any, Protocol
 from redis.crc import key_slot
 
 from ..breaker import Terms
+from ..client.aio import AsyncCommands, redis_connector
+from ..client.blocking import BlockingCommands, redis_commands
+from ..client.circuits import Circuit, Circuits
+from ..client.places import Address, Place
 from ..errors import Refused, Unreachable
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
 from . import run_now
-from .aio_redis import AsyncCommands, redis_connector
-from .blocking_redis import BlockingCommands, redis_commands
-from .circuits import Circuit, Circuits
-from .places import Address, Place
 from .servers import Identity
 
 BEAT_KEPT_MS = 10_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ..client.places import Address, Place, RingPlan
 from ..errors import ConfigurationError
-from .places import Address, Place, RingPlan
 from .urls import SHAPES, Url, database_of, decoded, settings_of, wrong
 
 REDIS_PORT = 6379

@@ -9,10 +9,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from ..client.finders import AsyncFinder, BlockingFinder, Finder
+from ..client.places import Place
 from ..errors import ConfigurationError, Unreachable
 from ..ports import AnotherServer, Call, Commands, Reply
-from .finders import AsyncFinder, BlockingFinder, Finder
-from .places import Place
 from .urls import places_of
 
 LONGEST_ASK = 1.0  # seconds in which a sentinel tells a client that is made for its user

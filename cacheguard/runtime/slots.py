@@ -11,10 +11,10 @@ from typing import Any
 import redis.exceptions
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
+from ..client.places import Address, Place
 from ..errors import Refused, Unreachable
 from ..faults import Fault
 from ..ports import Call, PartlyUnreachable, Reply, ScriptCall
-from .places import Address, Place
 from .servers import Identity
 
 AGAIN_AFTER = 0.1  # seconds, before the nodes are asked once more who is in the place of one that is silent

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from ..client.finders import AsyncFinder, BlockingFinder, Newest
+from ..client.places import Address, Place
 from ..errors import ConfigurationError
 from ..events import log
-from .finders import AsyncFinder, BlockingFinder, Newest
-from .places import Address, Place
 from .url_options import options_of, unquoted
 
 SCHEMES = (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
+from ..client.aio import AsyncCommands, redis_connector
+from ..client.blocking import BlockingCommands, redis_commands
+from ..client.circuits import Circuits
+from ..client.places import Place
 from ..ports import AnotherServer
 from . import run_now
-from .aio_redis import AsyncCommands, redis_connector
-from .blocking_redis import BlockingCommands, redis_commands
-from .circuits import Circuits
 from .cluster import AsyncCluster, BlockingCluster
-from .places import Place
 from .replicas import AsyncReplicas, BlockingReplicas, Following, following_of
 from .servers import Identity
 from .slots import Map

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from cacheguard.breaker import Outcome
+from cacheguard.client.circuits import Circuits
 from cacheguard.events import Events
 from cacheguard.ports import AnotherServer
-from cacheguard.runtime.circuits import Circuits
 from cacheguard.runtime.wires import Wires
 
 

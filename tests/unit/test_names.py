@@ -10,8 +10,8 @@ import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cacheguard import CacheGuard
+from cacheguard.client.names import resolve_within
 from cacheguard.faults import Fault, fault_of
-from cacheguard.runtime.names import resolve_within
 
 
 def connection(host: object, **more: Any) -> Any:

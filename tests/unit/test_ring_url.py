@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cacheguard import CacheGuard
+from cacheguard.client.places import Place, RingPlan
 from cacheguard.errors import ConfigurationError
-from cacheguard.runtime.places import Place, RingPlan
 from cacheguard.runtime.servers import pools
 
 

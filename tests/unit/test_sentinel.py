@@ -9,8 +9,8 @@ import anyio
 import pytest
 import redis.exceptions
 
-from cacheguard.runtime.finders import AsyncFinder, BlockingFinder
-from cacheguard.runtime.places import Place
+from cacheguard.client.finders import AsyncFinder, BlockingFinder
+from cacheguard.client.places import Place
 
 Says = tuple[int, int | None]  # the port of the master, and the number of its failover
 

@@ -14,8 +14,8 @@ import redis.sentinel
 import trustme
 from cryptography.hazmat.primitives import serialization
 
+from cacheguard.client.finders import BlockingFinder
 from cacheguard.errors import ConfigurationError
-from cacheguard.runtime.finders import BlockingFinder
 from cacheguard.runtime.servers import Identity, facts_of, pools
 
 

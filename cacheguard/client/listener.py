@@ -18,8 +18,9 @@ from ..errors import Refused, Unreachable
 from ..events import Events, log
 from ..faults import Fault, fault_of
 from ..ports import AnotherServer, Commands
-from . import deadline, run_now
-from .bell import Bell
+from ..runtime import run_now
+from ..runtime.bell import Bell
+from . import deadline
 from .circuits import wait_freely
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # between attempts to subscribe

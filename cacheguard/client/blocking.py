@@ -16,11 +16,11 @@ from ..breaker import Outcome
 from ..errors import ConfigurationError, Unreachable
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
+from ..runtime.servers import Identity, facts_of, is_wrong
 from . import deadline, resp
 from .circuits import Circuit
 from .finders import BlockingFinder
 from .names import resolve_within
-from .servers import Identity, facts_of, is_wrong
 
 
 class BlockingCommands:

@@ -12,7 +12,7 @@ from ..breaker import Outcome, State, Switch, Terms
 from ..errors import Unreachable
 from ..events import Events, log
 from ..faults import TREATMENTS, Fault, Remedy
-from .bell import Bell
+from ..runtime.bell import Bell
 
 DENIED_FOR = 1.0  # seconds; what a wrong password or certificate was refused for will not change sooner
 PATIENCE_AT_CLOSE = 2.0

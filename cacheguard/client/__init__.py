@@ -1,0 +1,1 @@
+"""One Redis server, and everything that knows redis-py."""
