@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from common import calls_of, claim, headline, once, options, pretty, race, rounds, table
 
-from cacheguard.keys.ring import HashRing
+from cacheguard.servers.hashing import HashRing
 
 KEYS = [f"cg:shop:1:user:{number}" for number in range(100_000)]
 ASKED = KEYS[:2000]

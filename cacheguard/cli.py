@@ -181,7 +181,7 @@ def acl(namespace: str, user: str | None, url: str, bloom: tuple[str, ...], *, r
     sentinels every server, and each sentinel what is printed for it.
     """
     from .acl import REPLICAS_BEHIND_SENTINELS, SENTINEL, channels_of, commands_of, keys_of, line_of, user_rules
-    from .runtime.servers import pools
+    from .servers.lending import pools
 
     try:
         place, _, _ = pools(url, None, None)

@@ -59,7 +59,7 @@ from .process.hub import Hub
 from .protocol.envelope import Kind, Sealer
 from .protocol.names import namespace_scope
 from .runtime import run_now
-from .runtime.servers import pools
+from .servers.lending import pools
 from .tiers.local import Entry, Eviction, check
 from .tiers.packing import copied
 from .tiers.remote import Stored

@@ -16,7 +16,7 @@ from ..breaker import Outcome
 from ..errors import ConfigurationError, Unreachable
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
-from ..runtime.servers import Identity, facts_of, is_wrong
+from ..servers.lending import Identity, facts_of, is_wrong
 from . import deadline, resp
 from .circuits import Circuit
 from .finders import BlockingFinder

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from ..delivery.bus import Bus
     from ..events import Events
     from ..ports import Bulkhead, Signal
+    from ..servers.ring import Buses
     from ..tiers.local import Local
     from ..tiers.remote import Stored
-    from ..tiers.ring import Buses
 
 MOST_FAILURES = 10_000
 FORGOTTEN_AFTER = 60.0

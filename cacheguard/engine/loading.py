@@ -14,8 +14,8 @@ from ..errors import CodecError, LoadTimeout, Overloaded, Unreachable
 from ..protocol.envelope import Kind, Oversize
 from ..protocol.exceptions import describe
 from ..protocol.names import Scope
+from ..servers.ring import Remotes
 from ..tiers.remote import LEASE_MS, Found, Stored
-from ..tiers.ring import Remotes
 from .flights import CHAIN, Chain, Failure, Flight, Place, Shared
 
 if TYPE_CHECKING:

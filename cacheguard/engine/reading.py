@@ -14,8 +14,8 @@ from ..errors import LoadTimeout, Overloaded, Unreachable
 from ..missing import MISSING
 from ..protocol.envelope import Kind
 from ..protocol.names import Scope
+from ..servers.ring import Remotes
 from ..tiers.remote import CUT_OFF, CutOff, Found, Stored, ms
-from ..tiers.ring import Remotes
 from .flights import Flight, Shared
 from .loading import Ask
 from .rebuilding import Rebuilding, marker_ms, opened, stale_window, stored_of

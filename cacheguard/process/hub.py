@@ -31,7 +31,7 @@ from ..runtime.aio import AsyncRuntime
 from ..runtime.blocking import BlockingRuntime
 from ..runtime.bulkhead import FairBulkhead
 from ..runtime.clocks import CLOCK
-from ..runtime.servers import client_of
+from ..servers.lending import client_of
 from ..tiers.local import ABSENCE_SHARE, DEAD, Local
 from ..tiers.packing import ObjectPacking, SealedPacking, weigh_stored
 from ..tiers.remote import Remote

@@ -16,21 +16,21 @@ from ..delivery.line import Line
 from ..delivery.outbox import Outbox
 from ..errors import Unreachable
 from ..events import Events
-from ..keys.ring import HashRing
 from ..options import Options
 from ..ports import Commands, Replicas
 from ..runtime import run_now
-from ..runtime.servers import Identity, Steady
+from ..servers.hashing import HashRing
+from ..servers.lending import Identity, Steady
+from ..servers.ring import Buses, Members, Remotes, Ring, RingCommands, Trust
 from ..tiers.remote import Packing, Remote
-from ..tiers.ring import Buses, Members, Remotes, Ring, RingCommands, Trust
 
 if TYPE_CHECKING:
     from ..client.aio import AsyncCommands
     from ..client.listener import Listener
     from ..delivery.ledger import FileLedger
     from ..ports import Runtime
-    from ..runtime.cluster import AsyncCluster
-    from ..runtime.wires import Wires
+    from ..servers.cluster import AsyncCluster
+    from ..servers.wires import Wires
     from ..tiers.local import Local
 
 MOST_CONNECTIONS = 64
@@ -73,7 +73,7 @@ class Node:
     ) -> None:
         from ..client.circuits import Circuits
         from ..client.listener import Listener
-        from ..runtime.wires import Wires
+        from ..servers.wires import Wires
 
         self._ledger: FileLedger | None = None
         self._at_the_file = threading.RLock()

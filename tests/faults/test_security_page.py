@@ -46,7 +46,7 @@ def test_the_commands_print_what_is_shown() -> None:
 
 
 def test_every_option_of_a_url_is_on_the_page() -> None:
-    from cacheguard.runtime.url_options import options_of
+    from cacheguard.servers.urls.options import options_of
 
     named = set(re.findall(r"`([a-z_]+)(?:=[a-z]+)?`", PAGE.read_text(encoding="utf-8")))
     with pytest.raises(ValueError, match="there are") as error:

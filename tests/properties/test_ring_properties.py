@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cacheguard.errors import ConfigurationError
-from cacheguard.keys.ring import HashRing, place_of
+from cacheguard.servers.hashing import HashRing, place_of
 
 KEYS = [f"cg:shop:1:user:{number}" for number in range(100_000)]
 FEW = KEYS[:500]
@@ -96,7 +96,9 @@ def test_it_is_the_same_in_every_process_and_every_release() -> None:
     assert (
         "".join(ring.node_of(f"user:{number}")[0] for number in range(40)) == "cacccaaabbccaaacbbcbbaabbacabbaacabbbaca"
     )
-    program = "from cacheguard.keys.ring import HashRing; print(HashRing(dict.fromkeys('abc', 1)).node_of('user:42'))"
+    program = (
+        "from cacheguard.servers.hashing import HashRing; print(HashRing(dict.fromkeys('abc', 1)).node_of('user:42'))"
+    )
     said = {
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=env).stdout
         for env in ({"PYTHONHASHSEED": "1", "PYTHONPATH": ":".join(sys.path)}, {"PYTHONPATH": ":".join(sys.path)})

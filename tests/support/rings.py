@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Self
 
-from cacheguard.keys.ring import HashRing
+from cacheguard.servers.hashing import HashRing
 
 from .redis_server import RedisServer
 

@@ -11,7 +11,7 @@ from cacheguard.breaker import Outcome
 from cacheguard.client.circuits import Circuits
 from cacheguard.events import Events
 from cacheguard.ports import AnotherServer
-from cacheguard.runtime.wires import Wires
+from cacheguard.servers.wires import Wires
 
 
 def wait_for(holds: Callable[[], bool]) -> None:

@@ -13,11 +13,11 @@ from cacheguard.delivery.bus import Bus
 from cacheguard.delivery.outbox import Invalidation
 from cacheguard.errors import Refused, Unreachable
 from cacheguard.events import Events
-from cacheguard.keys.ring import HashRing
 from cacheguard.runtime import run_now
+from cacheguard.servers.hashing import HashRing
+from cacheguard.servers.ring import DOUBT, FAILURES, GRACE, RETRY_AFTER, Members, Ring, RingCommands, Trust
 from cacheguard.tiers.local import DEAD, Entry, Local
 from cacheguard.tiers.remote import Remote
-from cacheguard.tiers.ring import DOUBT, FAILURES, GRACE, RETRY_AFTER, Members, Ring, RingCommands, Trust
 
 NAMES = ("a:1", "b:1", "c:1")
 

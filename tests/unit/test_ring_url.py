@@ -7,7 +7,7 @@ import pytest
 from cacheguard import CacheGuard
 from cacheguard.client.places import Place, RingPlan
 from cacheguard.errors import ConfigurationError
-from cacheguard.runtime.servers import pools
+from cacheguard.servers.lending import pools
 
 
 def plan_of(url: str) -> tuple[Place, RingPlan]:

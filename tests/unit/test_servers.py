@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 
 from cacheguard.client.finders import BlockingFinder
 from cacheguard.errors import ConfigurationError
-from cacheguard.runtime.servers import Identity, facts_of, pools
+from cacheguard.servers.lending import Identity, facts_of, pools
 
 
 @pytest.mark.parametrize(

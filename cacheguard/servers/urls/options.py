@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from ..errors import ConfigurationError
+from ...errors import ConfigurationError
 
 SECRETS = frozenset({"password", "sentinel_password", "ssl_password"})
 _YES, _NO = frozenset({"1", "t", "true", "y", "yes", "on"}), frozenset({"0", "f", "false", "n", "no", "off"})

@@ -9,10 +9,10 @@ from ..client.blocking import BlockingCommands, redis_commands
 from ..client.circuits import Circuits
 from ..client.places import Place
 from ..ports import AnotherServer
-from . import run_now
+from ..runtime import run_now
 from .cluster import AsyncCluster, BlockingCluster
+from .lending import Identity
 from .replicas import AsyncReplicas, BlockingReplicas, Following, following_of
-from .servers import Identity
 from .slots import Map
 
 

@@ -26,8 +26,8 @@ from ..client.places import Address, Place
 from ..errors import Refused, Unreachable
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
-from . import run_now
-from .servers import Identity
+from ..runtime import run_now
+from .lending import Identity
 
 BEAT_KEPT_MS = 10_000
 MOST_BEATS = 64  # of one master; older ones prove nothing that would still be of use

@@ -27,19 +27,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from ..delivery.bus import PATIENCE, Bus
 from ..delivery.outbox import Invalidation
 from ..errors import Refused, Unreachable
-from ..keys.ring import HashRing
 from ..ports import Call, Commands, Reply, ScriptCall
 from ..protocol.names import is_marker
-from .local import DEAD
-from .remote import CUT_OFF, CutOff, Fill, Filled, Remote
+from ..tiers.local import DEAD
+from ..tiers.remote import CUT_OFF, CutOff, Fill, Filled, Remote
+from .hashing import HashRing
 
 if TYPE_CHECKING:
     from ..codec import Codec
     from ..events import Events
     from ..ports import Runtime
     from ..protocol.names import Scope
-    from .local import Local
-    from .remote import Bypass, Failed, Found, Granted, Stored, Usable, Wait
+    from ..tiers.local import Local
+    from ..tiers.remote import Bypass, Failed, Found, Granted, Stored, Usable, Wait
 
 P = TypeVar("P")
 T = TypeVar("T")

@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..client.finders import AsyncFinder, BlockingFinder, Newest
-from ..client.places import Address, Place
-from ..errors import ConfigurationError
-from ..events import log
-from .url_options import options_of, unquoted
+from ...client.finders import AsyncFinder, BlockingFinder, Newest
+from ...client.places import Address, Place
+from ...errors import ConfigurationError
+from ...events import log
+from .options import options_of, unquoted
 
 SCHEMES = (
     "memory",
@@ -102,7 +102,7 @@ def places_of(url: str) -> tuple[Place, Place]:
             f"('@' %40, ':' %3A, '/' %2F, '?' %3F, '#' %23, '%' %25, space %20), got {scheme}://***"
         )
     if parts.kind == "ring":
-        from .ring_url import ring_places
+        from .ring import ring_places
 
         return ring_places(parts)
     settings = settings_of(parts, parts.query)

@@ -16,10 +16,10 @@ from ..client.circuits import Circuits
 from ..client.places import Address, Place
 from ..errors import Refused, Unreachable
 from ..ports import AnotherServer, Call, Commands, Reply
-from . import run_now
-from .servers import Identity
+from ..runtime import run_now
+from ..runtime.together import together
+from .lending import Identity
 from .slots import Batch, Map
-from .together import together
 
 MOST_TRIES = 5  # of a call that is sent from one node to the next while slots move
 REFRESH_EVERY = 10.0  # seconds; a change that nobody runs into is noticed nevertheless

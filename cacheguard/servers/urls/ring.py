@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..client.places import Address, Place, RingPlan
-from ..errors import ConfigurationError
-from .urls import SHAPES, Url, database_of, decoded, settings_of, wrong
+from ...client.places import Address, Place, RingPlan
+from ...errors import ConfigurationError
+from .reading import SHAPES, Url, database_of, decoded, settings_of, wrong
 
 REDIS_PORT = 6379
 SHAPE = SHAPES["ring"]

@@ -13,7 +13,7 @@ from ..client.finders import AsyncFinder, BlockingFinder, Finder
 from ..client.places import Place
 from ..errors import ConfigurationError, Unreachable
 from ..ports import AnotherServer, Call, Commands, Reply
-from .urls import places_of
+from .urls.reading import places_of
 
 LONGEST_ASK = 1.0  # seconds in which a sentinel tells a client that is made for its user
 CHANGES = 3  # servers in a row that turn out to be others

@@ -1,0 +1,1 @@
+"""URLs, read as places to connect to."""
