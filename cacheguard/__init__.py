@@ -3,7 +3,7 @@
 PYTEST_DONT_REWRITE: beside a pytest plugin, pytest would warn whoever imports this before it.
 """
 
-from .breaker import Breaker
+from .coordination.breaker import Breaker
 from .current_load import Load, current_load
 from .doors.bloom import BloomFilter
 from .doors.feed import Change

@@ -18,11 +18,11 @@ from typing import Any, Protocol
 
 from redis.crc import key_slot
 
-from ..breaker import Terms
 from ..client.aio import AsyncCommands, redis_connector
 from ..client.blocking import BlockingCommands, redis_commands
 from ..client.circuits import Circuit, Circuits
 from ..client.places import Address, Place
+from ..coordination.breaker import Terms
 from ..errors import Refused, Unreachable
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from cacheguard import MISSING, CacheGuard, Policy
-from cacheguard.breaker import Breaker
+from cacheguard.coordination.breaker import Breaker
 from cacheguard.errors import ConfigurationError, LoadTimeout, Overloaded
 from cacheguard.testing import ClockStoodStillError, CountingLoader, VirtualClock
 

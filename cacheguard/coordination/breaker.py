@@ -21,8 +21,8 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
-from .durations import NOW, Duration, seconds
-from .errors import ConfigurationError, Overloaded
+from ..durations import NOW, Duration, seconds
+from ..errors import ConfigurationError, Overloaded
 
 log = logging.getLogger("cacheguard")
 

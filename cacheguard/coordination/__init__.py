@@ -1,0 +1,1 @@
+"""What is useful beside the cache as well: the circuit breaker."""
