@@ -10,7 +10,7 @@ NEEDED = ("click", "rich")
 def main() -> None:
     """Run the command line; without its libraries, say in one line how to get them."""
     try:
-        from .cli import commands
+        from .operations.cli import commands
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in NEEDED:

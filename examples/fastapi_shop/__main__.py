@@ -9,7 +9,7 @@ from pathlib import Path
 
 import uvicorn
 
-from cacheguard.demo.server import OwnRedis
+from cacheguard.operations.demo.server import OwnRedis
 
 from .app import Settings, create_app
 

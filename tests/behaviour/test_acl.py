@@ -17,7 +17,8 @@ from click.testing import CliRunner
 
 import cacheguard
 from cacheguard import BloomFilter, CacheGuard, Change, Policy
-from cacheguard.acl import (
+from cacheguard.errors import CacheGuardError
+from cacheguard.operations.acl import (
     BLOOM,
     CLUSTER,
     ENTRIES,
@@ -31,8 +32,7 @@ from cacheguard.acl import (
     line_of,
     user_rules,
 )
-from cacheguard.cli import commands
-from cacheguard.errors import CacheGuardError
+from cacheguard.operations.cli import commands
 from cacheguard.protocol.names import namespace_scope
 from tests.conftest import OpenDoor
 from tests.support.clusters import RedisCluster

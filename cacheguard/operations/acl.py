@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from importlib.resources import files
 
-from .defenses.penetration.filter import filter_prefix
-from .protocol import lua
-from .protocol.names import bus_channel, namespace_scope
+from ..defenses.penetration.filter import filter_prefix
+from ..protocol import lua
+from ..protocol.names import bus_channel, namespace_scope
 
 # What is sent beside the scripts; what the scripts do is read from them.
 ENTRIES = frozenset({"evalsha", "eval", "hmget", "hget", "pttl", "info", "ping", "scan", "publish", "subscribe"})

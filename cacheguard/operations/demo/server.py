@@ -10,7 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ..testing.redis_server import NoRedisError, RedisServer, find_binary
+from ...testing.redis_server import NoRedisError, RedisServer, find_binary
 
 __all__ = ["NamedRedis", "NoRedisError", "OwnRedis", "connect", "find_binary", "memory_of_keys"]
 

@@ -15,9 +15,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .doors.warming import Warmed
-from .errors import ConfigurationError
-from .guard import CacheGuard, Inspection
+from ..doors.warming import Warmed
+from ..errors import ConfigurationError
+from ..guard import CacheGuard, Inspection
 
 PLACEHOLDER = "PASSWORD"  # a real one belongs on no terminal
 
@@ -180,8 +180,8 @@ def acl(namespace: str, user: str | None, url: str, bloom: tuple[str, ...], *, r
     Put a password in the place of PASSWORD. For Redis 6.2 and later. In a cluster every node must be told; behind
     sentinels every server, and each sentinel what is printed for it.
     """
+    from ..servers.lending import pools
     from .acl import REPLICAS_BEHIND_SENTINELS, SENTINEL, channels_of, commands_of, keys_of, line_of, user_rules
-    from .servers.lending import pools
 
     try:
         place, _, _ = pools(url, None, None)
