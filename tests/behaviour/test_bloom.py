@@ -15,7 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from cacheguard.defenses.penetration import filter
+from cacheguard.defenses.penetration import filter as filter_module
 from cacheguard.defenses.penetration.filter import BloomInfo, BloomTier
 from cacheguard.defenses.penetration.layout import checked_plan, describe, probe
 from cacheguard.errors import CacheGuardError, ConfigurationError, Unreachable
@@ -117,7 +117,7 @@ class Process:
     def add(self, *items: object) -> None:
         self.run(self.tier.add_many(self.runtime, items))
 
-    def rebuild(self, items: bloom.Items) -> None:
+    def rebuild(self, items: filter_module.Items) -> None:
         self.run(self.tier.rebuild(self.runtime, items))
 
     def mark_complete(self) -> None:
@@ -210,7 +210,7 @@ def test_an_incomplete_filter_says_maybe_and_is_asked_again_after_a_while(fleet:
     assert there.wire.sends == sends
     here.mark_complete()
     assert here.absent("x")
-    clock.advance(bloom.RECHECK)
+    clock.advance(filter_module.RECHECK)
     assert there.absent("x")
 
 
@@ -272,8 +272,8 @@ def test_a_mirror_that_is_far_behind_loads_the_filter_anew(fleet: Fleet, clock: 
     reader, writer = fleet(capacity=10_000), fleet(capacity=10_000)
     writer.rebuild(["a"])
     assert reader.absent("x")
-    writer.add(*range(bloom.SYNC_MOST + 1))
-    assert not any(reader.absent(number) for number in range(bloom.SYNC_MOST + 1))
+    writer.add(*range(filter_module.SYNC_MOST + 1))
+    assert not any(reader.absent(number) for number in range(filter_module.SYNC_MOST + 1))
     assert reader.absent("x")
 
 
@@ -382,7 +382,7 @@ def test_wrong_answers_stay_as_rare_as_was_asked(fleet: Fleet, clock: Clock, by:
     for rows in (size, size * 4):
         here.add(*range(rows - size // 2, rows)) if rows > size else None
         here.rebuild(range(rows)) if by == "rebuild" else here.add(*range(rows))
-        clock.advance(bloom.RECHECK)
+        clock.advance(filter_module.RECHECK)
         assert not any(there.absent(number) for number in range(0, rows, 7))
         wrong = sum(not there.absent(f"nobody {number}") for number in range(30_000))
         assert wrong <= 1.2 * asked * 30_000
@@ -496,12 +496,12 @@ def test_a_filter_that_was_lost_or_damaged_hides_nothing_until_it_is_rebuilt(
         clock.advance(0.1)
     for process in (old, writer, fleet()):
         assert not any(process.absent(row) for row in added)
-        clock.advance(bloom.RELOAD)
+        clock.advance(filter_module.RELOAD)
         assert not any(process.absent(row) for row in added)
     if lose is find_another_type:
         lose_meta(redis_server)
     writer.rebuild(added)
-    clock.advance(bloom.RELOAD)
+    clock.advance(filter_module.RELOAD)
     for process in (old, writer, fleet()):
         assert process.absent("x")
         assert not any(process.absent(row) for row in added)
@@ -620,7 +620,7 @@ def test_a_filter_that_other_hash_functions_fill_is_trusted_by_nobody(
     here.rebuild(["a"])
     assert here.absent("x")
     with monkeypatch.context() as patch:
-        patch.setattr(bloom, "probe", lambda shape: "1,2,3")
+        patch.setattr(filter_module, "probe", lambda shape: "1,2,3")
         assert not there.absent("x")
         assert there.info().state == "lost"
         there.add("x")
@@ -702,7 +702,7 @@ def test_a_filter_that_never_stands_still_while_it_is_loaded_says_maybe(fleet: F
     assert not reader.absent("x")
     reader.wire.before = lambda calls: None
     assert reader.known("x") is False
-    clock.advance(bloom.RELOAD)
+    clock.advance(filter_module.RELOAD)
     assert reader.absent("x")
 
 
@@ -720,9 +720,9 @@ def test_a_restarted_server_that_kept_its_data_is_not_believed(
         server.restart()
         assert process.wire
         process.wire.client.close()
-        clock.advance(bloom.RECHECK)
+        clock.advance(filter_module.RECHECK)
         assert not process.absent("c")
-        clock.advance(bloom.RECHECK)
+        clock.advance(filter_module.RECHECK)
         assert not fleet(url=server.url).absent("c")
         assert process.info().state == "incomplete"
         with pytest.raises(CacheGuardError, match="restarted"):
@@ -751,7 +751,7 @@ def test_without_redis_readers_get_maybe_and_writers_an_error(fleet: Fleet, cloc
         with pytest.raises(Unreachable):
             call()
     process.wire.cut = False
-    clock.advance(bloom.RECHECK)
+    clock.advance(filter_module.RECHECK)
     assert process.absent("x")
 
 
@@ -769,7 +769,7 @@ def test_a_user_who_may_not_run_info_gets_maybe_and_a_clear_error(
         assert not blind.absent("x")
         seeing.rebuild(["a"])
         assert seeing.absent("x")
-        clock.advance(bloom.RECHECK)
+        clock.advance(filter_module.RECHECK)
         assert not blind.absent("x")
         assert seeing.absent("x")
         blind.add("x")
@@ -799,7 +799,7 @@ def test_a_filter_that_was_flushed_while_it_was_filled_is_not_declared_complete(
     process.add("b")
     with pytest.raises(CacheGuardError, match="lost, or Redis was restarted"):
         process.mark_complete()
-    clock.advance(bloom.RECHECK)
+    clock.advance(filter_module.RECHECK)
     assert not process.absent("a")
     process.add("a", "b")
     process.mark_complete()
@@ -1041,7 +1041,7 @@ def test_a_long_rebuild_gives_signs_of_life(fleet: Fleet, clock: Clock, redis_se
         for number in range(3000):
             if number == 1500:
                 hset(redis_server, "next_until", str(int(time.time() * 1000) + 5000))
-                clock.advance(bloom.REBUILD_SIGN)
+                clock.advance(filter_module.REBUILD_SIGN)
             if number == 2500:
                 left = int(redis_server.command("HGET", meta_key(redis_server), "next_until"))
                 assert left > time.time() * 1000 + 60_000
