@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..current_load import check_tag
+from ..checks import check_tag
 from ..defenses.consistency import Version, version_text
 from ..delivery.outbox import Invalidation
 from ..errors import ConfigurationError

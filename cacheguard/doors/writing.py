@@ -10,7 +10,7 @@ from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from ..current_load import check_tag
+from ..checks import check_tag
 from ..defenses.consistency import Version, version_text
 from ..delivery.outbox import Invalidation
 from ..durations import Duration, seconds
