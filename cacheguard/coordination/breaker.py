@@ -19,8 +19,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum, auto
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Literal, Self, TypeAlias
 
+from ..checks import count, exception_classes, positive_share, text
 from ..durations import NOW, Duration, seconds
 from ..errors import ConfigurationError, Overloaded
 
@@ -81,9 +82,9 @@ def reason_to_open(calls: Iterable[tuple[float, Outcome]], terms: Terms, now: fl
         (Outcome.FAILED, terms.failure_rate, "failed"),
         (Outcome.SLOW, terms.slow_rate, "were slow"),
     ):
-        count = young.count(outcome)
-        if count and count >= rate * len(young):
-            return outcome, f"{count} of the last {len(young)} calls {word}"
+        met = young.count(outcome)
+        if met and met >= rate * len(young):
+            return outcome, f"{met} of the last {len(young)} calls {word}"
     return None
 
 
@@ -282,11 +283,11 @@ class Breaker:
         ignored: type[Exception] | tuple[type[Exception], ...] = (),
     ) -> None:
         terms = Terms(
-            window=_count("window", window),
+            window=count("window", window),
             age=seconds(age, "age"),
-            minimum=_count("minimum", minimum),
-            failure_rate=_share("failure_rate", failure_rate),
-            slow_rate=_share("slow_rate", slow_rate),
+            minimum=count("minimum", minimum),
+            failure_rate=positive_share("failure_rate", failure_rate),
+            slow_rate=positive_share("slow_rate", slow_rate),
             slow_after=math.inf if slow_after is None else seconds(slow_after, "slow_after"),
             pause=seconds(pause, "pause"),
             longest_pause=seconds(longest_pause, "longest_pause"),
@@ -295,8 +296,8 @@ class Breaker:
             raise ConfigurationError(f"minimum must not be above window, got {minimum!r} and {window!r}")
         if terms.pause > terms.longest_pause:
             raise ConfigurationError(f"pause must not be above longest_pause, got {pause!r} and {longest_pause!r}")
-        self.ignored = _classes("ignored", ignored)
-        self.name = _text("name", name)
+        self.ignored = exception_classes("ignored", ignored)
+        self.name = text("name", name)
         self._now = NOW.get()
         self._switch = Switch(self.name, terms, on_change=self._said, now=self._now)
         _switches.add(self._switch)
@@ -346,29 +347,3 @@ class Breaker:
             log.warning("the breaker of %s is %s: %s", self.name, after, why)
         else:
             log.info("the breaker of %s is half-open: %s", self.name, why)
-
-
-def _count(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{name} must be a whole number >= 1, got {value!r}")
-    return value
-
-
-def _share(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ConfigurationError(f"{name} must be a share above 0 and up to 1, got {value!r}")
-    return float(value)
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{name} must be a text, got {value!r}")
-    return value
-
-
-def _classes(name: str, value: Any) -> tuple[type[Exception], ...]:
-    classes: tuple[Any, ...] = value if issubclass(type(value), tuple) else (value,)
-    for each in classes:
-        if not (isinstance(each, type) and issubclass(each, Exception)):
-            raise ConfigurationError(f"{name} must be an exception class or a tuple of them, got {value!r}")
-    return classes

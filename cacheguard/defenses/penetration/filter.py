@@ -32,6 +32,7 @@ from itertools import islice
 from struct import Struct
 from typing import Any, Literal
 
+from ...checks import number_of
 from ...errors import CacheGuardError, ConfigurationError, Unreachable
 from ...ports import Command, Reply, Runtime, ScriptCall
 from ...protocol.lua import load
@@ -801,16 +802,16 @@ def _checked_lease(seconds: object) -> int:
     """A lease in whole milliseconds."""
     if seconds is None:
         return 0
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= LONGEST_LEASE:
+    if not 0 <= number_of(seconds) <= LONGEST_LEASE:
         raise ConfigurationError(f"mirror_lease must be None or seconds from 0 to {LONGEST_LEASE}, got {seconds!r}")
-    return math.floor(seconds * 1000)
+    return math.floor(number_of(seconds) * 1000)
 
 
 def _checked_settle(seconds: object) -> int:
     """A time to settle in whole milliseconds."""
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= REBUILD_ALLOWANCE:
+    if not 0 <= number_of(seconds) <= REBUILD_ALLOWANCE:
         raise ConfigurationError(f"settle must be seconds from 0 to {REBUILD_ALLOWANCE:.0f}, got {seconds!r}")
-    return math.ceil(seconds * 1000)
+    return math.ceil(number_of(seconds) * 1000)
 
 
 async def _batches(items: Items, size: int) -> AsyncGenerator[Texts]:

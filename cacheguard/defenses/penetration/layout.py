@@ -14,6 +14,7 @@ from hashlib import blake2b
 from importlib import import_module
 from typing import Any
 
+from ...checks import count, number_of
 from ...errors import ConfigurationError
 
 CHUNK_BYTES = 4080  # with the header and Redis' own string header this fills one 4 kB allocation
@@ -108,14 +109,13 @@ def checked_plan(capacity: object, error_rate: object) -> Shape:
     It takes 0.8 of the error rate; the layers that follow take 0.1, 0.05, 0.025 ... so that the sum keeps the promise
     however far the filter grows. Raises `ConfigurationError` for figures out of range.
     """
-    if isinstance(capacity, bool) or not isinstance(capacity, int) or not 1 <= capacity <= _MOST_ITEMS:
-        raise ConfigurationError(f"capacity must be a whole number of items from 1 to {_MOST_ITEMS}, got {capacity!r}")
-    if isinstance(error_rate, bool) or not isinstance(error_rate, int | float) or not _LEAST_ERROR <= error_rate < 1:
+    items = count("capacity", capacity, 1, _MOST_ITEMS, allowed=f"a whole number of items from 1 to {_MOST_ITEMS}")
+    if not _LEAST_ERROR <= number_of(error_rate) < 1:
         raise ConfigurationError(
             f"error_rate must be a number above 0 (at least {_LEAST_ERROR}) and below 1, got {error_rate!r}; "
             "0.001 lets one absent item in a thousand through"
         )
-    return _shape(capacity, 0.8 * error_rate)
+    return _shape(items, 0.8 * number_of(error_rate))
 
 
 def next_shape(shapes: Sequence[Shape]) -> Shape:
@@ -261,7 +261,7 @@ class AbsenceBudget:
     __slots__ = ("_outstanding", "_rings", "limit")
 
     def __init__(self, limit: int) -> None:
-        self.limit = _checked_limit(limit)
+        self.limit = count("the limit of stored absences", limit, 0)
         self._outstanding = 0
         self._rings: dict[int, _Ring] = {}
 
@@ -276,12 +276,6 @@ class AbsenceBudget:
         ring.count(now + min(ttl, 2.0**size))
         self._outstanding += 1
         return True
-
-
-def _checked_limit(limit: object) -> int:
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
-        raise ConfigurationError(f"the limit of stored absences must be a whole number >= 0, got {limit!r}")
-    return limit
 
 
 class _Ring:
