@@ -11,8 +11,8 @@ from typing import Any
 
 from ..client.places import Place
 from ..codec import Codec, Registry
+from ..defenses.penetration.absences import AbsenceBudget
 from ..defenses.penetration.filter import BloomTier
-from ..defenses.penetration.layout import AbsenceBudget
 from ..delivery.bus import Bus
 from ..delivery.line import Line
 from ..delivery.outbox import Invalidation, Outbox

@@ -15,8 +15,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from cacheguard.defenses.penetration import adding, rebuild
 from cacheguard.defenses.penetration import filter as filter_module
-from cacheguard.defenses.penetration.filter import BloomInfo, BloomTier
+from cacheguard.defenses.penetration.filter import BloomTier
+from cacheguard.defenses.penetration.info import BloomInfo
+from cacheguard.defenses.penetration.items import Items
 from cacheguard.defenses.penetration.layout import checked_plan, describe, probe
 from cacheguard.errors import CacheGuardError, ConfigurationError, Unreachable
 from cacheguard.ports import Call, Reply, ScriptCall
@@ -117,7 +120,7 @@ class Process:
     def add(self, *items: object) -> None:
         self.run(self.tier.add_many(self.runtime, items))
 
-    def rebuild(self, items: filter_module.Items) -> None:
+    def rebuild(self, items: Items) -> None:
         self.run(self.tier.rebuild(self.runtime, items))
 
     def mark_complete(self) -> None:
@@ -620,7 +623,8 @@ def test_a_filter_that_other_hash_functions_fill_is_trusted_by_nobody(
     here.rebuild(["a"])
     assert here.absent("x")
     with monkeypatch.context() as patch:
-        patch.setattr(filter_module, "probe", lambda shape: "1,2,3")
+        for module in (filter_module, adding):
+            patch.setattr(module, "probe", lambda shape: "1,2,3")
         assert not there.absent("x")
         assert there.info().state == "lost"
         there.add("x")
@@ -1041,7 +1045,7 @@ def test_a_long_rebuild_gives_signs_of_life(fleet: Fleet, clock: Clock, redis_se
         for number in range(3000):
             if number == 1500:
                 hset(redis_server, "next_until", str(int(time.time() * 1000) + 5000))
-                clock.advance(filter_module.REBUILD_SIGN)
+                clock.advance(rebuild.REBUILD_SIGN)
             if number == 2500:
                 left = int(redis_server.command("HGET", meta_key(redis_server), "next_until"))
                 assert left > time.time() * 1000 + 60_000

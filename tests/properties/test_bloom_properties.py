@@ -19,8 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from cacheguard.defenses.penetration.bits import Layers
 from cacheguard.defenses.penetration.filter import BloomTier
-from cacheguard.defenses.penetration.layout import Layers, checked_plan, describe, item_text, next_shape, parse
+from cacheguard.defenses.penetration.items import item_text
+from cacheguard.defenses.penetration.layout import checked_plan, describe, next_shape, parse
 from cacheguard.errors import CacheGuardError, Unreachable
 from cacheguard.ports import Call, Reply, ScriptCall
 from cacheguard.runtime import run_now
