@@ -344,6 +344,7 @@ class CacheGuard:
             capacity=capacity,
             error_rate=error_rate,
             lock=self._hub.new_lock(),
+            events=self._hub.events,
             namespace="/".join(self._names),
             shared=not self._hub.memory,
             mirror_lease=lease,

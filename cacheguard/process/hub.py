@@ -296,7 +296,6 @@ class Hub:
 
     def stats(self) -> Stats:
         """The counters as they stand."""
-        self.events.bloom_losses = sum(tier.losses for tier in self.filters.values())
         return self.events.snapshot(*self.local.census(), [] if self._nodes is None else self._nodes.events)
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from cacheguard.defenses.penetration.info import BloomInfo
 from cacheguard.defenses.penetration.items import Items
 from cacheguard.defenses.penetration.layout import checked_plan, describe, probe
 from cacheguard.errors import CacheGuardError, ConfigurationError, Unreachable
+from cacheguard.events import Events
 from cacheguard.ports import Call, Reply, ScriptCall
 from cacheguard.runtime import run_now
 from tests.support.redis_server import RedisServer
@@ -106,11 +107,13 @@ class Process:
     def __init__(self, url: str | None, clock: Clock | None = None, **options: Any) -> None:
         self.wire = Wire(url) if url else None
         self.runtime: Any = StubRuntime(self.wire, clock)
+        self.events = Events()
         declared: dict[str, Any] = {
             "capacity": 1000,
             "error_rate": 0.001,
             "mirror_lease": LEASE,
             "lock": threading.Lock(),
+            "events": self.events,
         }
         self.tier = BloomTier("users", **{**declared, **options})
 
@@ -338,7 +341,7 @@ def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["", None, 7])
 def test_a_filter_without_a_name_is_refused(name: Any) -> None:
     with pytest.raises(ConfigurationError, match="name of a Bloom filter"):
-        BloomTier(name, capacity=1, lock=threading.Lock())
+        BloomTier(name, capacity=1, lock=threading.Lock(), events=Events())
 
 
 # Size
@@ -562,8 +565,8 @@ def test_an_add_after_a_loss_waits_for_the_leases_that_were_lost_too(
     assert sum(writer.runtime.slept) >= LEASE
     assert reader.known("x") is None
     assert not reader.absent("x")
-    assert writer.tier.losses == 1
-    assert reader.tier.losses == 1
+    assert writer.events.bloom_losses == 1
+    assert reader.events.bloom_losses == 1
     assert reader.info().state == "incomplete"
     writer.add("y")
     writer.add("z")

@@ -20,7 +20,6 @@ suspended may trust its mirror for the rest of one.
 
 from __future__ import annotations
 
-import logging
 import math
 from contextlib import AbstractContextManager, aclosing
 from itertools import islice
@@ -28,6 +27,7 @@ from typing import Any
 
 from ...checks import number_of
 from ...errors import CacheGuardError, ConfigurationError, Unreachable
+from ...events import Events, log
 from ...ports import Reply, Runtime
 from .adding import ITEMS_PER_CALL, Plan, add_call, grow_call
 from .alone import Alone
@@ -62,8 +62,6 @@ _FAIR_BITS = 2**30  # what is in Redis may take 128 MB here, or 64 times what wa
 _FAIR_GROWTH = 64
 _NOBODY, _DISCORD = ("", ""), ("-", "-")
 
-_log = logging.getLogger("cacheguard")
-
 _STATES: dict[str, State] = {"complete": "complete", "incomplete": "incomplete", "damaged": "lost"}
 
 
@@ -88,16 +86,16 @@ class BloomTier:
         capacity: int,
         error_rate: float = 0.001,
         lock: AbstractContextManager[Any],
+        events: Events,
         namespace: str = "",
         shared: bool = True,
         mirror_lease: float | None = 0.05,
     ) -> None:
         self.name = _checked_name(name)
         self.capacity, self.error_rate = capacity, error_rate
-        self.losses = 0
         self._first = checked_plan(capacity, error_rate)
         self._lease = _checked_lease(mirror_lease)
-        self._lock = lock
+        self._lock, self._events = lock, events
         self._keys = Keys(namespace, name)
         self._mirror = Mirror("", Layers(()))
         self._again = -math.inf  # until then "maybe" is answered without asking
@@ -105,7 +103,6 @@ class BloomTier:
         self._plan: Plan | None = None
         self._met = False
         self._witness = _NOBODY
-        self._said: set[str] = set()
         self._alone = None if shared else Alone(self._first)
         if self._alone is not None:
             self._mirror, self._again = self._alone.mirror, math.inf
@@ -150,7 +147,7 @@ class BloomTier:
         except (Unreachable, UnusableError) as error:
             self._rest(runtime, RECHECK)
             if isinstance(error, UnusableError):
-                self._say(str(error))
+                self._events.once(str(error), "%s", error)
             return False
         return mirror is not None and not mirror.layers.holds(text)
 
@@ -351,21 +348,17 @@ class BloomTier:
 
     def _note_shape(self, shapes: tuple[Shape, ...]) -> None:
         if shapes[0] != self._first:
-            self._say(
+            warning = (
                 f"Bloom filter {self.name!r} is declared with capacity={self.capacity}, error_rate={self.error_rate}, "
                 f"but the one in Redis was built for {shapes[0].capacity} items; it is used until the next rebuild"
             )
-
-    def _say(self, warning: str) -> None:
-        if warning not in self._said:
-            self._said.add(warning)
-            _log.warning("%s", warning)
+            self._events.once(warning, "%s", warning)
 
     def _lose(self) -> None:
         """Count a filter that this process has worked with and that is not what it was."""
         self._met, self._mirror = False, Mirror("", Layers(()))
-        self.losses += 1
-        _log.warning(
+        self._events.bloom_losses += 1
+        log.warning(
             "Bloom filter %r was lost, or Redis was restarted or replaced; it answers 'maybe' until it is rebuilt",
             self.name,
         )
