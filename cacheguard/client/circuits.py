@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable
 
-from ..coordination.breaker import Outcome, State, Switch, Terms
+from ..defenses.outage import Outcome, State, Switch, Terms
 from ..errors import Unreachable
 from ..events import Events, log
 from ..faults import TREATMENTS, Fault, Remedy

@@ -22,7 +22,7 @@ from ..client.aio import AsyncCommands, redis_connector
 from ..client.blocking import BlockingCommands, redis_commands
 from ..client.circuits import Circuit, Circuits
 from ..client.places import Address, Place
-from ..coordination.breaker import Terms
+from ..defenses.outage import Terms
 from ..errors import Refused, Unreachable
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from cacheguard.coordination.breaker import JITTER, Outcome, Switch, Terms
+from cacheguard.defenses.outage import JITTER, Outcome, Switch, Terms
 
 TERMS = Terms(window=6, age=5.0, minimum=3, slow_after=1.0, pause=1.0, longest_pause=4.0)
 

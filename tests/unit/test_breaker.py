@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cacheguard import Breaker
-from cacheguard.coordination.breaker import JITTER, Outcome, State, Switch, Terms, next_pause, reason_to_open
+from cacheguard.defenses.outage import JITTER, Outcome, State, Switch, Terms, next_pause, reason_to_open
 from cacheguard.errors import ConfigurationError, Overloaded
 
 TERMS = Terms(window=10, age=10.0, minimum=4, slow_after=0.1, pause=1.0, longest_pause=4.0)
