@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from ..checks import count, exception_classes, positive_share, text
-from ..defenses.outage import Outcome, State, Switch, Terms
+from ..defenses.outage import BreakerTerms, Outcome, State, Switch
 from ..durations import NOW, Duration, seconds
 from ..errors import ConfigurationError, Overloaded
+from ..runtime.locks import new_lock
 
 log = logging.getLogger("cacheguard")
 
@@ -68,7 +69,7 @@ class Breaker:
         longest_pause: Duration = "10s",
         ignored: type[Exception] | tuple[type[Exception], ...] = (),
     ) -> None:
-        terms = Terms(
+        terms = BreakerTerms(
             window=count("window", window),
             age=seconds(age, "age"),
             minimum=count("minimum", minimum),
@@ -85,7 +86,7 @@ class Breaker:
         self.ignored = exception_classes("ignored", ignored)
         self.name = text("name", name)
         self._now = NOW.get()
-        self._switch = Switch(self.name, terms, on_change=self._said, now=self._now)
+        self._switch = Switch(self.name, terms, on_change=self._log_change, now=self._now, new_lock=new_lock)
         _switches.add(self._switch)
 
     def __repr__(self) -> str:
@@ -128,7 +129,7 @@ class Breaker:
         _ENTERED.set(tuple(around))
         self.leave(turn, error, self._now() - began)
 
-    def _said(self, _before: State, after: State, why: str) -> None:
+    def _log_change(self, _before: State, after: State, why: str) -> None:
         if after != "half-open":
             log.warning("the breaker of %s is %s: %s", self.name, after, why)
         else:

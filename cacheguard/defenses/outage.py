@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import random
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
+
+from .breakdown import next_pause
 
 State: TypeAlias = Literal["closed", "open", "half-open"]
 JITTER = 0.25  # of a pause, taken off at random: a fleet shall not come back in step
@@ -39,7 +40,7 @@ _PROBED = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class BreakerTerms:
     """When a breaker opens, and for how long.
 
     Args:
@@ -63,8 +64,10 @@ class Terms:
     longest_pause: float = 10.0
 
 
-def reason_to_open(calls: Iterable[tuple[float, Outcome]], terms: Terms, now: float) -> tuple[Outcome, str] | None:
-    """What of the last *calls* (when, how) is reason enough to open, and in words; None if nothing is."""
+def reason_to_open(
+    calls: Iterable[tuple[float, Outcome]], terms: BreakerTerms, now: float
+) -> tuple[Outcome, str] | None:
+    """Why the last *calls* (when, how) are reason to open: the outcome that is too frequent, and words; else None."""
     young = [outcome for at, outcome in calls if at > now - terms.age]
     if len(young) < terms.minimum:
         return None
@@ -78,33 +81,30 @@ def reason_to_open(calls: Iterable[tuple[float, Outcome]], terms: Terms, now: fl
     return None
 
 
-def next_pause(before: float | None, terms: Terms) -> float:
-    """How long to wait for the next probe, in seconds and before jitter, after one that failed."""
-    return terms.pause if before is None else min(2 * before, terms.longest_pause)
-
-
 class Switch:
     """The state of one breaker, for any number of threads and event loops.
 
-    Closed, it lets everything pass and remembers how it went. Open, it lets nothing pass. When its pause is over, one
-    call passes as a probe (half-open), and what becomes of that one decides.
+    Closed: every call passes, and its outcome is recorded. Open: no call passes. When the pause is over, one call
+    passes as a probe (half-open), and its outcome decides.
 
     Args:
         name: what it guards, for the log.
         on_change: called with the state before, the state now, and why; it must not raise.
         now: monotonic seconds.
-        probed_by_callers: false if somebody else asks for the probe, with `probe`; callers never are one then. He can
-            be asked at once, so that a false alarm costs next to nothing: where calls were only slow, or one has cost
-            so much that nobody else should try (`doubt`), the first probe needs no pause.
+        new_lock: makes a lock that its holder may take again: a signal handler may come in between.
+        probed_by_callers: whether a caller's own call may be the probe. If False, a background prober calls `probe`.
+            It can probe immediately: after a slow-call trip or a `doubt`, the first probe is sent without a pause, so
+            that a false alarm costs almost nothing.
     """
 
     def __init__(
         self,
         name: str,
-        terms: Terms,
+        terms: BreakerTerms,
         *,
         on_change: Callable[[State, State, str], None],
-        now: Callable[[], float] = time.monotonic,
+        now: Callable[[], float],
+        new_lock: Callable[[], AbstractContextManager[Any]],
         probed_by_callers: bool = True,
     ) -> None:
         self.name, self.terms = name, terms
@@ -120,7 +120,8 @@ class Switch:
         self._closed_at = -math.inf
         self._until = 0.0  # no probe before
         self._probing = False
-        self._lock = threading.RLock()  # a signal handler may come in between
+        self._new_lock = new_lock
+        self._lock = new_lock()
 
     @property
     def state(self) -> State:
@@ -210,12 +211,13 @@ class Switch:
         self._on_change("closed", "open", why)
 
     def _wait(self, now: float) -> None:
-        self._pause = next_pause(self._pause, self.terms)
+        self._pause = next_pause(self._pause, (self.terms.pause, self.terms.longest_pause))
         self._until = now + self._pause * (1.0 - JITTER * self._random())
 
     def after_fork(self) -> None:
         """Begin anew, closed: a thread of the parent may have held the lock, or have been the probe."""
-        self._lock = threading.RLock()
+        self._lock = self._new_lock()
+        self._random = random.Random().random  # or all children of one parent would draw the same pauses
         self.closed, self._probing, self.undecided, self._pause = True, False, False, None
         self._turn += 1
         self._calls.clear()
