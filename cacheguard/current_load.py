@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 
+from .checks import check_tag
+
 
 class Load:
     """The load that runs now; `current_load` hands it to the loader.
@@ -44,14 +46,6 @@ class Load:
         for tag in tags:
             check_tag(tag)
         self.tags.update(dict.fromkeys(tags))
-
-
-def check_tag(tag: object, what: str = "tag") -> None:
-    """`TypeError` or `ValueError` for what cannot be a tag."""
-    if not isinstance(tag, str):
-        raise TypeError(f"a {what} must be text, got {tag!r}")
-    if not tag and what == "tag":
-        raise ValueError("a tag must not be empty, got ''")
 
 
 CURRENT: ContextVar[Load | None] = ContextVar("cacheguard_current_load", default=None)

@@ -10,6 +10,19 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
+from .checks import (
+    check_change,
+    check_loader,
+    check_usable,
+    count,
+    flag,
+    listener,
+    path_of,
+    question,
+    share,
+    tags_of,
+    texts,
+)
 from .codec import CustomCodec, runs_code
 from .defenses.consistency import Version, version_text
 from .defenses.penetration.filter import BloomTier
@@ -40,20 +53,7 @@ from .engine.rebuilding import opened, stored_of
 from .errors import ConfigurationError, Unreachable
 from .events import StateChange, Stats, log
 from .missing import MISSING
-from .options import (
-    Options,
-    check_change,
-    check_loader,
-    check_usable,
-    count,
-    flag,
-    listener,
-    path_of,
-    question,
-    share,
-    tags_of,
-    texts,
-)
+from .options import Options
 from .policy import Policy, PolicyOptions, Rules, resolve
 from .process.hub import Hub
 from .protocol.envelope import Kind, Sealer
@@ -344,6 +344,7 @@ class CacheGuard:
             capacity=capacity,
             error_rate=error_rate,
             lock=self._hub.new_lock(),
+            events=self._hub.events,
             namespace="/".join(self._names),
             shared=not self._hub.memory,
             mirror_lease=lease,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, Literal, Protocol, TypeAlias, TypedDict
 
+from .checks import exception_classes, flag, number_of, one_of
 from .durations import DAY, FOREVER, Duration, seconds
 from .errors import ConfigurationError
 
@@ -142,31 +143,23 @@ def _ttl(value: object, name: str) -> None:
 
 
 def _flag(value: object, name: str) -> None:
-    if not isinstance(value, bool):
-        msg = f"{name} must be True or False, got {value!r}"
-        raise ConfigurationError(msg)
+    flag(name, value)
 
 
 def _jitter(value: object, name: str) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+    if not 0 <= number_of(value) < 1:
         msg = f"{name} must be a ratio in [0, 1), got {value!r}"
         raise ConfigurationError(msg)
 
 
 def _not_found(value: Any, name: str) -> None:
-    classes: tuple[Any, ...] = value if issubclass(type(value), tuple) else (value,)
-    for each in classes:
-        if not (isinstance(each, type) and issubclass(each, Exception)):
-            msg = f"{name} must be an exception class or a tuple of them, got {value!r}"
-            raise ConfigurationError(msg)
+    exception_classes(name, value)
 
 
 def _rebuild(value: object, name: str) -> None:
-    if value not in _REBUILDS:
-        msg = f"{name} must be one of {', '.join(map(repr, _REBUILDS))}, got {value!r}"
-        raise ConfigurationError(msg)
+    one_of(name, value, _REBUILDS)
 
 
 def _backoff(value: Any, name: str) -> None:

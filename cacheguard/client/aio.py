@@ -12,7 +12,7 @@ import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from ..coordination.breaker import Outcome
+from ..defenses.outage import Outcome
 from ..errors import ConfigurationError, Unreachable
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..current_load import check_tag
+from ..checks import check_key, check_tag
 from ..defenses.consistency import Version, version_text
 from ..delivery.outbox import Invalidation
 from ..errors import ConfigurationError
@@ -35,7 +35,10 @@ class Change:
         if (self.key is None) == (self.tag is None):
             raise ConfigurationError(f"a change has a key or a tag, got key={self.key!r} and tag={self.tag!r}")
         try:
-            check_tag(self.key if self.tag is None else self.tag, "key" if self.tag is None else "tag")
+            if self.tag is None:
+                check_key(self.key)
+            else:
+                check_tag(self.tag)
             version_text(self.version)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(str(error)) from error

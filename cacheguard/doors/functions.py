@@ -13,6 +13,7 @@ from inspect import (
 )
 from typing import TYPE_CHECKING, Any
 
+from ..checks import plain_function
 from ..codec import Codec, return_codec
 from ..engine.loading import Ask
 from ..engine.reading import Engine
@@ -117,9 +118,7 @@ class Function:
         return lambda values: values[place]
 
     def _checked(self, asked: Any) -> Callable[..., object]:
-        if not callable(asked) or iscoroutinefunction(asked):
-            raise ConfigurationError(f"validate must be a plain function of the same parameters, got {asked!r}")
-        validate: Callable[..., object] = asked
+        validate = plain_function("validate", asked, "of the same parameters")
         try:
             theirs = signature(validate)
         except (TypeError, ValueError):

@@ -10,7 +10,7 @@ from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from ..current_load import check_tag
+from ..checks import check_key, check_tag
 from ..defenses.consistency import Version, version_text
 from ..delivery.outbox import Invalidation
 from ..durations import Duration, seconds
@@ -165,8 +165,7 @@ def names_of(scope: Scope, keys: Iterable[str], tags: Iterable[str]) -> list[str
         )
     names: list[str] = []
     for key in keys:
-        if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"a key must be text, got {key!r}")
+        check_key(key)
         names.append(scope.key(key))
     for tag in tags:
         check_tag(tag)

@@ -19,7 +19,7 @@ from ..protocol.names import beneath, is_marker
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..defenses.penetration.layout import AbsenceBudget
+    from ..defenses.penetration.absences import AbsenceBudget
     from ..delivery.bus import Bus
     from ..events import Events
     from ..ports import Bulkhead, Signal

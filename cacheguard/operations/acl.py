@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from importlib.resources import files
 
-from ..defenses.penetration.filter import filter_prefix
+from ..defenses.penetration.stored import filter_prefix
 from ..protocol import lua
 from ..protocol.names import bus_channel, namespace_scope
 

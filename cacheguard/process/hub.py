@@ -11,8 +11,8 @@ from typing import Any
 
 from ..client.places import Place
 from ..codec import Codec, Registry
+from ..defenses.penetration.absences import AbsenceBudget
 from ..defenses.penetration.filter import BloomTier
-from ..defenses.penetration.layout import AbsenceBudget
 from ..delivery.bus import Bus
 from ..delivery.line import Line
 from ..delivery.outbox import Invalidation, Outbox
@@ -296,7 +296,6 @@ class Hub:
 
     def stats(self) -> Stats:
         """The counters as they stand."""
-        self.events.bloom_losses = sum(tier.losses for tier in self.filters.values())
         return self.events.snapshot(*self.local.census(), [] if self._nodes is None else self._nodes.events)
 
     def close(self) -> None:

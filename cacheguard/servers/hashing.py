@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 
+from ..checks import count, number_of
 from ..errors import ConfigurationError
 
 POINTS_PER_WEIGHT = 2000
@@ -45,7 +46,7 @@ class HashRing:
     def __init__(self, weights: Mapping[str, float], *, points_per_weight: int = POINTS_PER_WEIGHT) -> None:
         self.weights = dict(sorted(weights.items()))
         self.names = tuple(self.weights)
-        counts = {name: _count(name, weight, points_per_weight) for name, weight in self.weights.items()}
+        counts = {name: _points(name, weight, points_per_weight) for name, weight in self.weights.items()}
         if not counts:
             raise ConfigurationError("a ring must have at least one node, got none")
         if sum(counts.values()) > MOST_POINTS:
@@ -54,8 +55,8 @@ class HashRing:
                 f"got {sum(counts.values())}: use smaller ones in the same proportion"
             )
         points: dict[int, str] = {}
-        for name, count in counts.items():
-            for place in _places(name, count):
+        for name, points_of_it in counts.items():
+            for place in _places(name, points_of_it):
                 points.setdefault(place, name)
         self._places = sorted(points)
         self._owners = [points[place] for place in self._places]
@@ -94,11 +95,9 @@ def _places(name: str, count: int) -> Iterator[int]:
             yield int.from_bytes(digest[at * _BYTES : (at + 1) * _BYTES])
 
 
-def _count(name: object, weight: object, points_per_weight: int) -> int:
+def _points(name: object, weight: object, points_per_weight: int) -> int:
     if not isinstance(name, str) or not name:
         raise ConfigurationError(f"a node of a ring must have a name, got {name!r}")
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+    if not 0 < number_of(weight) < math.inf:
         raise ConfigurationError(f"the weight of node {name!r} must be a number > 0, got {weight!r}")
-    if isinstance(points_per_weight, bool) or points_per_weight < 1:
-        raise ConfigurationError(f"points_per_weight must be a whole number >= 1, got {points_per_weight!r}")
-    return max(1, round(weight * points_per_weight))
+    return max(1, round(number_of(weight) * count("points_per_weight", points_per_weight)))

@@ -22,7 +22,7 @@ from ..client.aio import AsyncCommands, redis_connector
 from ..client.blocking import BlockingCommands, redis_commands
 from ..client.circuits import Circuit, Circuits
 from ..client.places import Address, Place
-from ..coordination.breaker import Terms
+from ..defenses.outage import BreakerTerms
 from ..errors import Refused, Unreachable
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
@@ -173,7 +173,7 @@ class Following:
 
     def circuit(self, address: Address) -> Circuit:
         """What stands in the place of a replica's breaker."""
-        return _Unbroken(self._circuits, f"replica {address[0]}:{address[1]}", Terms())
+        return _Unbroken(self._circuits, f"replica {address[0]}:{address[1]}", BreakerTerms())
 
     def close(self) -> None:
         with self._lock:

@@ -19,9 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from cacheguard.defenses.penetration.bits import Layers
 from cacheguard.defenses.penetration.filter import BloomTier
-from cacheguard.defenses.penetration.layout import Layers, checked_plan, describe, item_text, next_shape, parse
+from cacheguard.defenses.penetration.items import item_text
+from cacheguard.defenses.penetration.layout import checked_plan, describe, next_shape, parse
 from cacheguard.errors import CacheGuardError, Unreachable
+from cacheguard.events import Events
 from cacheguard.ports import Call, Reply, ScriptCall
 from cacheguard.runtime import run_now
 from tests.support.redis_server import RedisServer
@@ -101,7 +104,13 @@ class Process:
         self.world = world
         self.began = world.draw.uniform(0, 1e6)
         self.commands = self
-        declared: dict[str, Any] = {"capacity": 40, "error_rate": 0.01, "mirror_lease": LEASE, "lock": threading.Lock()}
+        declared: dict[str, Any] = {
+            "capacity": 40,
+            "error_rate": 0.01,
+            "mirror_lease": LEASE,
+            "lock": threading.Lock(),
+            "events": Events(),
+        }
         self.tier = BloomTier("rows", **{**declared, **options})
 
     async def send(self, *calls: Call) -> list[Reply]:
@@ -288,7 +297,7 @@ class AloneAgainstASet(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tier = BloomTier("rows", capacity=3, error_rate=0.01, lock=threading.Lock(), shared=False)
+        self.tier = BloomTier("rows", capacity=3, error_rate=0.01, lock=threading.Lock(), events=Events(), shared=False)
         self.added: set[int] = set()
         self.complete = False
         self.runtime: Any = self

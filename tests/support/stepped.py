@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from enum import Enum
 from typing import Any
 
-from cacheguard.defenses.penetration.layout import AbsenceBudget
+from cacheguard.defenses.penetration.absences import AbsenceBudget
 from cacheguard.delivery.bus import Bus
 from cacheguard.delivery.line import Line
 from cacheguard.delivery.outbox import Outbox

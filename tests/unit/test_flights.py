@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from cacheguard.defenses.penetration.layout import AbsenceBudget
+from cacheguard.defenses.penetration.absences import AbsenceBudget
 from cacheguard.delivery.bus import Bus
 from cacheguard.engine.flights import Chain, Failure, Flight, Place, Shared
 from cacheguard.events import Events

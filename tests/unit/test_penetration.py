@@ -11,17 +11,16 @@ from uuid import UUID
 
 import pytest
 
+from cacheguard.defenses.penetration.absences import AbsenceBudget
+from cacheguard.defenses.penetration.bits import Layers
+from cacheguard.defenses.penetration.items import LONGEST_TEXT, item_text
 from cacheguard.defenses.penetration.layout import (
     CHUNK_BITS,
     HEADER_BYTES,
-    LONGEST_TEXT,
-    AbsenceBudget,
-    Layers,
     Shape,
     checked_plan,
     describe,
     hashes_of,
-    item_text,
     next_shape,
     parse,
     place,
