@@ -16,9 +16,9 @@ from ..coordination.breaker import Outcome
 from ..errors import ConfigurationError, Unreachable
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
-from ..servers.lending import Identity, facts_of, is_wrong
 from . import resp
 from .circuits import Circuit
+from .identity import Identity, facts_of, is_wrong
 
 Batch = list[tuple[bytes, int, asyncio.Future[list[Reply]]]]
 

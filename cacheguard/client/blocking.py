@@ -16,10 +16,10 @@ from ..coordination.breaker import Outcome
 from ..errors import ConfigurationError, Unreachable
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
-from ..servers.lending import Identity, facts_of, is_wrong
 from . import deadline, resp
 from .circuits import Circuit
 from .finders import BlockingFinder
+from .identity import Identity, facts_of, is_wrong
 from .names import resolve_within
 
 

@@ -13,12 +13,12 @@ from ..client import resp
 from ..client.aio import AsyncCommands, redis_connector
 from ..client.blocking import BlockingCommands, redis_commands
 from ..client.circuits import Circuits
+from ..client.identity import Identity
 from ..client.places import Address, Place
 from ..errors import Refused, Unreachable
 from ..ports import AnotherServer, Call, Commands, Reply
 from ..runtime import run_now
 from ..runtime.together import together
-from .lending import Identity
 from .slots import Batch, Map
 
 MOST_TRIES = 5  # of a call that is sent from one node to the next while slots move

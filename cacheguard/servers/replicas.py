@@ -21,13 +21,13 @@ from redis.crc import key_slot
 from ..client.aio import AsyncCommands, redis_connector
 from ..client.blocking import BlockingCommands, redis_commands
 from ..client.circuits import Circuit, Circuits
+from ..client.identity import Identity
 from ..client.places import Address, Place
 from ..coordination.breaker import Terms
 from ..errors import Refused, Unreachable
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
 from ..runtime import run_now
-from .lending import Identity
 
 BEAT_KEPT_MS = 10_000
 MOST_BEATS = 64  # of one master; older ones prove nothing that would still be of use

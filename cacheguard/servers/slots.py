@@ -11,11 +11,11 @@ from typing import Any
 import redis.exceptions
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
+from ..client.identity import Identity
 from ..client.places import Address, Place
 from ..errors import Refused, Unreachable
 from ..faults import Fault
 from ..ports import Call, PartlyUnreachable, Reply, ScriptCall
-from .lending import Identity
 
 AGAIN_AFTER = 0.1  # seconds, before the nodes are asked once more who is in the place of one that is silent
 # What a script meets that has removed a key whose slot is being moved away: begun again, it is sent on.
