@@ -7,9 +7,8 @@ from typing import Any
 
 from ...client.places import Address, Place, RingPlan
 from ...errors import ConfigurationError
-from .reading import SHAPES, Url, database_of, decoded, settings_of, wrong
+from .parts import REDIS_PORT, SHAPES, Url, database_of, decoded, settings_of, wrong
 
-REDIS_PORT = 6379
 SHAPE = SHAPES["ring"]
 OWN = ("on_dead", "also")
 HEAVIEST = 100.0
