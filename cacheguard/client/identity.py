@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from ..errors import Unreachable
-from ..ports import AnotherServer, Call, Commands, Reply
-
-CHANGES = 3  # servers in a row that turn out to be others
+from ..ports import Call, Commands, Reply, until_steady
 
 _QUESTION = b"*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n"
 
@@ -85,20 +83,10 @@ class Steady:
         return self._commands.away
 
     async def send(self, *calls: Call) -> list[Reply]:
-        for _ in range(CHANGES):
-            try:
-                return await self._commands.send(*calls)
-            except AnotherServer:
-                continue
-        raise Unreachable(f"the server was another one {CHANGES} times in a row")
+        return await until_steady(partial(self._commands.send, *calls))
 
     async def send_each(self, *calls: Call) -> list[Reply]:
-        for _ in range(CHANGES):
-            try:
-                return await self._commands.send_each(*calls)
-            except AnotherServer:
-                continue
-        raise Unreachable(f"the server was another one {CHANGES} times in a row")
+        return await until_steady(partial(self._commands.send_each, *calls))
 
     async def masters(self) -> list[Commands]:
         return [Steady(each) for each in await self._commands.masters()]
