@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from ..ports import Call, Commands, Reply, until_steady
+from . import redispy
 
 _QUESTION = b"*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n"
 
@@ -69,7 +70,7 @@ def facts_of(server: Reply, replication: Reply) -> Facts | None:
 
 def is_wrong(connection: Any, facts: Facts | None) -> bool:
     """Whether Sentinel has led to a server that is no master, not any more or not yet."""
-    return facts is not None and facts[2] == "slave" and hasattr(connection, "connection_pool")
+    return facts is not None and facts[2] == "slave" and redispy.finder_of(connection) is not None
 
 
 class Steady:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from typing import Any
 
+from ..client import redispy
 from ..client.finders import AsyncFinder, BlockingFinder, Finder
 from ..client.places import Place
 from ..errors import ConfigurationError
@@ -42,18 +42,16 @@ def client_of(place: Place, *, is_async: bool) -> Any:
     import redis.cluster
 
     settings = {"protocol": 2, **place.connection_kwargs}
-    if isinstance(finder := settings.get("connection_pool"), Finder):
-        settings["connection_pool"] = finder.within(2 * LONGEST_ASK)
+    if isinstance(place.finder, Finder):
+        settings[redispy.FINDER] = place.finder.within(2 * LONGEST_ASK)
     if place.nodes:
         kind: Any = redis.asyncio.RedisCluster if is_async else redis.RedisCluster
         node: Any = redis.asyncio.cluster.ClusterNode if is_async else redis.cluster.ClusterNode
         if place.tls:
             settings["ssl"] = True
-        # Some are taken by the connections of such a client, but not by itself: it drops them without a word.
-        taken = {*inspect.signature(kind).parameters, *(() if is_async else redis.cluster.REDIS_ALLOWED_KEYS)}
-        lost = [name for name, value in settings.items() if name.startswith("ssl_") and value and name not in taken]
+        lost = redispy.dropped_by_a_cluster_client(settings, asynchronous=is_async)
         if lost:
-            raise ConfigurationError(f"a {kind.__module__}.RedisCluster cannot be made with {', '.join(sorted(lost))}")
+            raise ConfigurationError(f"a {kind.__module__}.RedisCluster cannot be made with {', '.join(lost)}")
         return kind(startup_nodes=[node(host, port) for host, port in place.nodes], **settings)
     pool: Any = redis.asyncio.ConnectionPool if is_async else redis.ConnectionPool
     client: Any = redis.asyncio.Redis if is_async else redis.Redis
@@ -63,51 +61,22 @@ def client_of(place: Place, *, is_async: bool) -> Any:
 def _place_of(client: Any, name: str) -> Place | None:
     if client is None:
         return None
-    nodes: Any = getattr(client, "nodes_manager", None)
-    pool: Any = getattr(client, "connection_pool", None)
-    if nodes is None and (pool is None or not hasattr(pool, "connection_class")):
+    is_async = redispy.is_async(client)
+    if is_async is None:
         raise ConfigurationError(
             f"{name} must be a Redis or a RedisCluster client{' of redis.asyncio' if name == 'aclient' else ''}, "
             f"got {type(client).__name__}"
         )
-    kinds = (*type(client).__mro__, *type(pool).__mro__)
-    is_async = any(kind.__module__.startswith("redis.asyncio") for kind in kinds)
     if is_async != (name == "aclient"):
         raise ConfigurationError(
             f"{name} got a {'asyncio' if is_async else 'blocking'} client, {type(client).__name__}"
         )
-    if nodes is not None:
-        return _cluster_of(nodes, is_async=is_async)
-    manager = getattr(pool, "sentinel_manager", None) or getattr(getattr(pool, "proxy", None), "sentinel_manager", None)
-    if manager is None:
-        return Place(pool.connection_class, pool.connection_kwargs)
-    if not pool.is_master:
+    lent = redispy.lent_by(client)
+    if lent.sentinels is None:
+        return Place(lent.kind, lent.settings, lent.nodes, lent.remap)
+    if not lent.is_master:
         raise ConfigurationError(f"{name} must reach the master (master_for), got a client of its replicas")
     finder = (AsyncFinder if is_async else BlockingFinder)(
-        [
-            Place(each.connection_pool.connection_class, each.connection_pool.connection_kwargs)
-            for each in manager.sentinels
-        ],
-        pool.service_name,
-        getattr(manager, "_force_master_ip", None),
+        [Place(kind, settings) for kind, settings in lent.sentinels], lent.service, lent.forced_host
     )
-    return Place(pool.connection_class, {**pool.connection_kwargs, "connection_pool": finder})
-
-
-def _cluster_of(manager: Any, *, is_async: bool) -> Place:
-    known = [*manager.startup_nodes.values(), *manager.nodes_cache.values()]
-    addresses = tuple(dict.fromkeys((str(node.host), int(node.port)) for node in known))
-    if is_async:
-        kind, settings = known[0].connection_class, known[0].connection_kwargs
-    else:
-        ready = [node.redis_connection for node in known if node.redis_connection is not None]
-        pool = ready[0].connection_pool
-        kind, settings = pool.connection_class, pool.connection_kwargs
-    mine = {
-        name: value
-        for name, value in settings.items()
-        # What a cluster client does on each connection is about reading from replicas.
-        if name not in ("redis_connect_func", "himport_registry", "response_callbacks")
-        and not name.startswith(("maint_", "oss_", "orig_"))
-    }
-    return Place(kind, mine, addresses, getattr(manager, "address_remap", None))
+    return Place(lent.kind, {**lent.settings, redispy.FINDER: finder})

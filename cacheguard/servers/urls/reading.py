@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ...client import redispy
 from ...client.finders import AsyncFinder, BlockingFinder, Newest
 from ...client.places import Address, Place
 from ...errors import ConfigurationError
@@ -79,33 +80,20 @@ def places_of(url: str) -> tuple[Place, Place]:
 
 
 def _single_places(parts: Url, settings: dict[str, Any]) -> tuple[Place, Place]:
-    import redis.asyncio.connection as running
-    import redis.connection as blocking
-
     if parts.kind == "unix":
         if parts.hosts or not parts.path:
             raise wrong(parts)
         settings["path"] = decoded(parts.path)
-        return (
-            Place(blocking.UnixDomainSocketConnection, settings),
-            Place(running.UnixDomainSocketConnection, dict(settings)),
-        )
+        return _both(redispy.kinds_of_file_sockets(), settings)
     if "," in parts.hosts:
         raise wrong(parts)
     for host, port in _addresses(parts, REDIS_PORT):
         settings |= {"host": host, "port": port}
     settings.setdefault("db", database_of(parts, decoded(parts.path).strip("/")))
-    if parts.tls:
-        return Place(blocking.SSLConnection, settings), Place(running.SSLConnection, dict(settings))
-    return Place(blocking.Connection, settings), Place(running.Connection, dict(settings))
+    return _both(redispy.kinds(tls=parts.tls), settings)
 
 
 def _sentinel_places(parts: Url, settings: dict[str, Any]) -> tuple[Place, Place]:
-    import redis.asyncio.connection as running
-    import redis.asyncio.sentinel as running_sentinel
-    import redis.connection as blocking
-    import redis.sentinel as blocking_sentinel
-
     service, _, database = decoded(parts.path).strip("/").partition("/")
     if not service or not parts.hosts:
         raise wrong(parts)
@@ -119,25 +107,18 @@ def _sentinel_places(parts: Url, settings: dict[str, Any]) -> tuple[Place, Place
     }
     asked |= {name: value for name, value in own.items() if value is not None}
     each = [{**asked, "host": host, "port": port} for host, port in _addresses(parts, SENTINEL_PORT)]
-    kind: Any = blocking.SSLConnection if parts.tls else blocking.Connection
-    akind: Any = running.SSLConnection if parts.tls else running.Connection
-    managed: Any = blocking_sentinel.SentinelManagedSSLConnection
-    amanaged: Any = running_sentinel.SentinelManagedSSLConnection
-    if not parts.tls:
-        managed, amanaged = blocking_sentinel.SentinelManagedConnection, running_sentinel.SentinelManagedConnection
+    kind, akind = redispy.kinds(tls=parts.tls)
+    managed, amanaged = redispy.kinds_that_ask(tls=parts.tls)
     newest = Newest()
     finder = BlockingFinder([Place(kind, one) for one in each], service, newest=newest)
     afinder = AsyncFinder([Place(akind, dict(one)) for one in each], service, newest=newest)
     return (
-        Place(managed, {**settings, "connection_pool": finder}),
-        Place(amanaged, {**settings, "connection_pool": afinder}),
+        Place(managed, {**settings, redispy.FINDER: finder}),
+        Place(amanaged, {**settings, redispy.FINDER: afinder}),
     )
 
 
 def _cluster_places(parts: Url, settings: dict[str, Any]) -> tuple[Place, Place]:
-    import redis.asyncio.connection as running
-    import redis.connection as blocking
-
     if parts.path.strip("/") or "db" in settings:
         raise ConfigurationError(
             f"url must look like {SHAPES['cluster']}: a cluster has no numbered databases, got {parts.shown()!r}"
@@ -145,9 +126,12 @@ def _cluster_places(parts: Url, settings: dict[str, Any]) -> tuple[Place, Place]
     if not parts.hosts:
         raise wrong(parts)
     nodes = tuple(_addresses(parts, REDIS_PORT))
-    if parts.tls:
-        return Place(blocking.SSLConnection, settings, nodes), Place(running.SSLConnection, dict(settings), nodes)
-    return Place(blocking.Connection, settings, nodes), Place(running.Connection, dict(settings), nodes)
+    return _both(redispy.kinds(tls=parts.tls), settings, nodes)
+
+
+def _both(kinds: tuple[Any, Any], settings: dict[str, Any], nodes: tuple[Address, ...] = ()) -> tuple[Place, Place]:
+    """The same for threads and for event loops."""
+    return Place(kinds[0], settings, nodes), Place(kinds[1], dict(settings), nodes)
 
 
 def _addresses(parts: Url, port: int) -> list[Address]:
