@@ -31,6 +31,8 @@ from cacheguard.client import redispy
 from cacheguard.client.finders import BlockingFinder
 from cacheguard.client.redispy import PRIVATE, Private
 
+BLOCKING: Any = redis  # some of its classes have no types
+RUNNING: Any = redis.asyncio
 # Names that things of ours have, too.
 OURS_TOO = {"connect", "connection_class", "connection_kwargs", "disconnect", "host", "is_master", "port", "sentinels"}
 # What redis-py documents, or could not take away without breaking everybody.
@@ -63,7 +65,9 @@ def socket_transport() -> Iterator[Any]:
 @contextmanager
 def tls_protocol() -> Iterator[Any]:
     loop = asyncio.SelectorEventLoop()
-    made: Any = asyncio.sslproto.SSLProtocol(loop, asyncio.Protocol(), ssl.create_default_context(), None)
+    made: Any = asyncio.sslproto.SSLProtocol(
+        loop, asyncio.Protocol(), ssl.create_default_context(), loop.create_future()
+    )
     yield made
     made._get_app_transport().close()  # noqa: SLF001 - so that it does not warn
     loop.close()
@@ -81,7 +85,7 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(redis.cluster.NodesManager, "initialize", lambda *_, **__: None)
         patch.setattr(redis.cluster, "CommandsParser", lambda *_: None)
-        yield redis.cluster.RedisCluster(startup_nodes=[redis.cluster.ClusterNode("here", 1)])
+        yield BLOCKING.cluster.RedisCluster(startup_nodes=[BLOCKING.cluster.ClusterNode("here", 1)])
 
 
 @contextmanager
@@ -99,11 +103,11 @@ def made(make: Callable[[], Any]) -> Callable[[], AbstractContextManager[Any]]:
 
 
 def running_cluster() -> Any:
-    return redis.asyncio.cluster.RedisCluster(startup_nodes=[redis.asyncio.cluster.ClusterNode("here", 1)])
+    return RUNNING.cluster.RedisCluster(startup_nodes=[RUNNING.cluster.ClusterNode("here", 1)])
 
 
-SENTINEL = redis.sentinel.Sentinel([("here", 1)])
-RUNNING_SENTINEL = redis.asyncio.sentinel.Sentinel([("here", 1)])
+SENTINEL = BLOCKING.sentinel.Sentinel([("here", 1)])
+RUNNING_SENTINEL = RUNNING.sentinel.Sentinel([("here", 1)])
 
 # An instance of each class whose instances have something that the class has not.
 INSTANCES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
@@ -113,10 +117,10 @@ INSTANCES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "asyncio.sslproto.SSLProtocol": tls_protocol,
     "asyncio.sslproto._SSLProtocolTransport": tls_transport,
     "redis.sentinel.SentinelManagedConnection": made(
-        lambda: redis.sentinel.SentinelManagedConnection(connection_pool=object())
+        lambda: BLOCKING.sentinel.SentinelManagedConnection(connection_pool=object())
     ),
     "redis.asyncio.sentinel.SentinelManagedConnection": made(
-        lambda: redis.asyncio.sentinel.SentinelManagedConnection(connection_pool=object())
+        lambda: RUNNING.sentinel.SentinelManagedConnection(connection_pool=object())
     ),
     "redis.Redis": made(redis.Redis),
     "redis.asyncio.Redis": made(redis.asyncio.Redis),
@@ -128,10 +132,10 @@ INSTANCES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "redis.asyncio.sentinel.SentinelConnectionPool": made(lambda: RUNNING_SENTINEL.master_for("main").connection_pool),
     "redis.cluster.RedisCluster": cluster,
     "redis.cluster.NodesManager": nodes_manager,
-    "redis.cluster.ClusterNode": made(lambda: redis.cluster.ClusterNode("here", 1)),
+    "redis.cluster.ClusterNode": made(lambda: BLOCKING.cluster.ClusterNode("here", 1)),
     "redis.asyncio.cluster.RedisCluster": made(running_cluster),
     "redis.asyncio.cluster.NodesManager": made(lambda: running_cluster().nodes_manager),
-    "redis.asyncio.cluster.ClusterNode": made(lambda: redis.asyncio.cluster.ClusterNode("here", 1)),
+    "redis.asyncio.cluster.ClusterNode": made(lambda: RUNNING.cluster.ClusterNode("here", 1)),
     "redis.exceptions.MovedError": made(lambda: redis.exceptions.MovedError("1 here:6379")),
     "redis.exceptions.AskError": made(lambda: redis.exceptions.AskError("1 here:6379")),
 }
