@@ -45,18 +45,18 @@ class Map:
     def after_fork(self) -> None:
         self._lock = threading.RLock()
 
-    def candidates(self, batch: Batch | None) -> list[Address]:
+    def candidates(self, routing: Routing | None) -> list[Address]:
         """Those that may know, the likeliest first; at the end those that did not answer just now."""
         known = [*random.sample(self.masters, len(self.masters)), *self._place.nodes]
-        if batch is not None:
-            known.sort(key=lambda address: address in batch.silent)
-            if batch.hint is not None:
-                known.insert(0, batch.hint)
+        if routing is not None:
+            known.sort(key=lambda address: address in routing.silent)
+            if routing.hint is not None:
+                known.insert(0, routing.hint)
         return list(dict.fromkeys(known))
 
-    def worth_asking(self, batch: Batch) -> bool:
+    def worth_asking(self, routing: Routing) -> bool:
         """Whether the nodes may say something else now than they did a moment ago."""
-        return batch.hint is not None or time.monotonic() >= self.heard_at + AGAIN_AFTER
+        return routing.hint is not None or time.monotonic() >= self.heard_at + AGAIN_AFTER
 
     def learn(self, asked: Address, reply: Reply) -> None:
         """Take in what *asked* has answered to CLUSTER SLOTS."""
@@ -95,7 +95,7 @@ class Map:
         return self._place.remap(found) if self._place.remap is not None else found
 
 
-class Batch:
+class Routing:
     """Calls on their way, and what became of them.
 
     A node gets its calls in their order. Between nodes there is none, except where the protocol rests on it: notes
