@@ -7,15 +7,18 @@ single ``send(None)``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from .errors import Unreachable
 
 Arg = str | bytes | int
 Reply = Any  # what a Redis server may answer: bytes, int, None, or a list of these
 Command = tuple[Arg, ...]
+T = TypeVar("T")
+
+CHANGES = 3  # servers in a row that turn out to be others
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +51,19 @@ class AnotherServer(Exception):  # noqa: N818 - an event, not a fault
 
     What the old one acknowledged may be unknown to this one. Once that has been repeated, the caller may ask again.
     """
+
+
+async def until_steady(work: Callable[[], Awaitable[T]]) -> T:
+    """Run *work* and return its result; run it again if it raises `AnotherServer`.
+
+    Raises `Unreachable` if that happens `CHANGES` times in a row.
+    """
+    for _ in range(CHANGES):
+        try:
+            return await work()
+        except AnotherServer:
+            continue
+    raise Unreachable(f"the server was another one {CHANGES} times in a row")
 
 
 class PartlyUnreachable(Unreachable):

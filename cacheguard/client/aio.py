@@ -13,12 +13,14 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from ..defenses.outage import Outcome
-from ..errors import ConfigurationError, Unreachable
+from ..errors import Unreachable
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
-from ..servers.lending import Identity, facts_of, is_wrong
-from . import resp
+from . import redispy, resp
 from .circuits import Circuit
+from .connecting import connector, hint_of
+from .identity import Identity, facts_of, is_wrong
+from .places import Place
 
 Batch = list[tuple[bytes, int, asyncio.Future[list[Reply]]]]
 
@@ -141,7 +143,7 @@ class AsyncCommands:
                     await self._disconnect()  # an idle link that the server has dropped: once more, on a new one
                     return await self._ask(batch, since)
         except (redis.exceptions.RedisError, OSError, ValueError, TimeoutError) as error:
-            hint = "" if self._used else resp.hint_of(self._connection, error)
+            hint = "" if self._used else hint_of(self._connection, error)
             await self._disconnect()
             raise resp.unreachable(error, hint) from error
         except Unreachable:
@@ -160,8 +162,7 @@ class AsyncCommands:
         if self._identity.generation != since:
             raise AnotherServer
         self._began = time.monotonic()
-        await connection.send_packed_command([payload for payload, _, _ in batch], check_health=False)
-        return [[await _reply(connection) for _ in range(count)] for _, count, _ in batch]
+        return await redispy.aask(connection, [payload for payload, _, _ in batch], [count for _, count, _ in batch])
 
     async def _open(self, connection: Any) -> None:
         """Connect, unless that was refused a moment ago for something that will not change soon."""
@@ -175,10 +176,10 @@ class AsyncCommands:
 
     async def _greet(self, connection: Any) -> None:
         """Find out whom a new connection has reached."""
-        await connection.send_packed_command([Identity.QUESTION], check_health=False)
-        facts = facts_of(*[await _reply(connection) for _ in range(Identity.ANSWERS)])
+        (replies,) = await redispy.aask(connection, [Identity.QUESTION], [Identity.ANSWERS])
+        facts = facts_of(*replies)
         if is_wrong(connection, facts):
-            connection.connection_pool.doubt()
+            redispy.finder_of(connection).doubt()
             raise redis.exceptions.ConnectionError("the server that Sentinel named is no master")
         self._generation = self._identity.tell(self._name, facts)
 
@@ -192,7 +193,7 @@ class AsyncCommands:
         self._used = False
         if connection is not None:
             with contextlib.suppress(Exception):
-                await connection.disconnect(nowait=True)
+                await redispy.hang_up(connection)
 
     async def aclose(self) -> None:
         """End the task and the connection."""
@@ -211,25 +212,9 @@ class AsyncCommands:
         """Let go of a connection whose event loop is gone."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            _let_go(connection)
+            redispy.let_go(connection)
         for each in self.beside:
             each.abandon()
-
-
-def _let_go(connection: Any) -> None:
-    """Close a connection outside its event loop, where the client's own way to do so does not work."""
-    writer, connection._writer, connection._reader = connection._writer, None, None  # noqa: SLF001 - so that it does not warn
-    if writer is None:
-        return
-    try:
-        writer.close()
-    except RuntimeError:  # the loop is closed, and cannot close the socket any more
-        transport = writer.transport
-        transport = getattr(getattr(transport, "_ssl_protocol", transport), "_transport", transport)
-        sock = getattr(transport, "_sock", None)
-        if sock is not None:
-            sock.close()
-            transport._sock = None  # noqa: SLF001 - likewise
 
 
 def _tell(batch: Batch, error: Exception) -> None:
@@ -271,20 +256,7 @@ class _Deadline:
             raise TimeoutError(f"no reply within {self._seconds:g} s")
 
 
-async def _reply(connection: Any) -> Reply:
-    try:
-        return await connection.read_response(disable_decoding=True)
-    except redis.exceptions.ResponseError as error:
-        return resp.refused(error)
-
-
-def redis_connector(pool: Any, timeout: float) -> Callable[[], Any]:
-    """Makes connections to the server that *pool* reaches; `ConfigurationError` if its settings make none."""
+def redis_connector(place: Place, timeout: float) -> Callable[[], Any]:
+    """Makes connections to the server of *place*; `ConfigurationError` if its settings make none."""
     # One timer for a batch is ours; the client's own, one for each reply, would cost more than the reply does.
-    connect = resp.connector(pool, lambda: Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=None)
-    try:
-        connect()
-    except TypeError as error:
-        msg = f"the Redis client does not take these settings: {error}"
-        raise ConfigurationError(msg) from error
-    return connect
+    return connector(place, Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=None)

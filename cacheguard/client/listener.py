@@ -20,7 +20,7 @@ from ..faults import Fault, fault_of
 from ..ports import AnotherServer, Commands
 from ..runtime import run_now
 from ..runtime.bell import Bell
-from . import deadline
+from . import redispy
 from .circuits import wait_freely
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # between attempts to subscribe
@@ -152,11 +152,7 @@ class Listener:
         self._changes = self._line.changes
         try:
             connection = self._post.subscriber()
-            deadline.begin(connection)
-            connection.send_command("SUBSCRIBE", bus.channel, bus.own_channel, check_health=False)
-            for _ in range(2):
-                heard(connection)
-            deadline.end(connection)
+            redispy.subscribe(connection, bus.channel, bus.own_channel)
         except Exception as error:  # noqa: BLE001 - a resolver's, a credential provider's: all mean no subscription
             if connection is not None:
                 drop(connection)
@@ -253,7 +249,7 @@ def _run(me: weakref.ref[Listener], wake: Bell) -> None:
                 continue
             try:
                 # Waits without a reference to the listener, so that it can be collected meanwhile.
-                message = heard(connection) if connection.can_read(timeout=seconds) else None
+                message = redispy.next_message(connection, seconds)
                 if message is not None and (listener := me()) is not None:
                     listener.hear(message)
             except Exception as error:  # noqa: BLE001 - whatever it is, what was missed cannot be known
@@ -265,11 +261,6 @@ def _run(me: weakref.ref[Listener], wake: Bell) -> None:
     finally:
         if connection is not None:
             drop(connection)
-
-
-def heard(connection: Any) -> Any:
-    """The next message on a subscribed connection, in bytes, under either protocol."""
-    return connection.read_response(disable_decoding=True, push_request=True)
 
 
 def drop(connection: Any) -> None:

@@ -200,9 +200,8 @@ def acl(namespace: str, user: str | None, url: str, bloom: tuple[str, ...], *, r
         replicas=replicas,
     )
     click.echo(line_of(user_rules(name, PLACEHOLDER, keys, channels, granted)))
-    finder = settings.get("connection_pool")
-    if finder is not None:
-        own = finder.places[0].connection_kwargs
+    if place.finder is not None:
+        own = place.finder.places[0].connection_kwargs
         watcher = own.get("username") or f"{name}-sentinel"
         asked = set(SENTINEL)
         if replicas:

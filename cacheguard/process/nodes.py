@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from ..client.identity import Identity, Steady
 from ..client.places import Place
 from ..delivery.bus import Bus, Kept
 from ..delivery.line import Line
@@ -20,7 +21,6 @@ from ..options import Options
 from ..ports import Commands, Replicas
 from ..runtime import run_now
 from ..servers.hashing import HashRing
-from ..servers.lending import Identity, Steady
 from ..servers.ring import Buses, Members, Remotes, Ring, RingCommands, Trust
 from ..tiers.remote import Packing, Remote
 

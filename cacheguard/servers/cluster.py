@@ -13,13 +13,13 @@ from ..client import resp
 from ..client.aio import AsyncCommands, redis_connector
 from ..client.blocking import BlockingCommands, redis_commands
 from ..client.circuits import Circuits
+from ..client.identity import Identity
 from ..client.places import Address, Place
 from ..errors import Refused, Unreachable
 from ..ports import AnotherServer, Call, Commands, Reply
 from ..runtime import run_now
 from ..runtime.together import together
-from .lending import Identity
-from .slots import Batch, Map
+from .slots import Map, Routing
 
 MOST_TRIES = 5  # of a call that is sent from one node to the next while slots move
 REFRESH_EVERY = 10.0  # seconds; a change that nobody runs into is noticed nevertheless
@@ -74,44 +74,44 @@ class BlockingCluster:
         if not self._map.masters:
             await self._refresh(0)
             _check(self._identity, since)
-        batch = Batch(calls, self._map)
-        for stage in batch.stages():
-            batch.again = stage
+        routing = Routing(calls, self._map)
+        for stage in routing.stages():
+            routing.again = stage
             for _ in range(MOST_TRIES):
-                version, routes = self._map.version, batch.next_routes()
+                version, routes = self._map.version, routing.next_routes()
                 if not routes:
                     break
-                await self._try(batch, routes, since)
-                if batch.again and self._map.worth_asking(batch):
-                    await self._refresh(version, batch)
+                await self._try(routing, routes, since)
+                if routing.again and self._map.worth_asking(routing):
+                    await self._refresh(version, routing)
                     _check(self._identity, since)
-            batch.give_up()
-        return batch.result()
+            routing.give_up()
+        return routing.result()
 
-    async def _try(self, batch: Batch, routes: dict[Address, list[int]], since: int) -> None:
+    async def _try(self, routing: Routing, routes: dict[Address, list[int]], since: int) -> None:
         for address, mine in routes.items():
             _check(self._identity, since)
             try:
-                batch.answered(address, mine, await self._node(address).send_each(*batch.of(mine)))
+                routing.answered(address, mine, await self._node(address).send_each(*routing.of(mine)))
             except Refused:
                 raise
             except Unreachable as error:
-                batch.failed(address, mine, error)
-        for address, index in batch.detours():
+                routing.failed(address, mine, error)
+        for address, index in routing.detours():
             try:
-                _, reply = await self._node(address).send_each(*batch.asking(index))
-                batch.answered(address, [index], [reply])
+                _, reply = await self._node(address).send_each(*routing.asking(index))
+                routing.answered(address, [index], [reply])
             except Unreachable as error:
-                batch.failed(address, [index], error)
-        batch.no_more_detours()
+                routing.failed(address, [index], error)
+        routing.no_more_detours()
 
-    async def _refresh(self, version: int, batch: Batch | None = None) -> None:
+    async def _refresh(self, version: int, routing: Routing | None = None) -> None:
         """Ask who owns what, unless somebody else has done so since *version*."""
         with self._lock:
             if self._map.version != version:
                 return
             until, failure = time.monotonic() + PATIENCE * self._timeout, Unreachable("no node of the cluster answers")
-            for address in self._map.candidates(batch):
+            for address in self._map.candidates(routing):
                 try:
                     self._map.learn(address, (await self._ask_slots(address))[0])
                 except Unreachable as error:
@@ -246,20 +246,20 @@ class AsyncCluster:
         if not self._map.masters:
             await self._refresh(0)
             _check(self._identity, since)
-        batch = Batch(calls, self._map)
-        for stage in batch.stages():
-            batch.again = stage
+        routing = Routing(calls, self._map)
+        for stage in routing.stages():
+            routing.again = stage
             for _ in range(MOST_TRIES):
-                version, routes = self._map.version, batch.next_routes()
+                version, routes = self._map.version, routing.next_routes()
                 if not routes:
                     break
                 _check(self._identity, since)
-                await self._try(batch, routes)
-                if batch.again and self._map.worth_asking(batch):
-                    await self._refresh(version, batch)
+                await self._try(routing, routes)
+                if routing.again and self._map.worth_asking(routing):
+                    await self._refresh(version, routing)
                     _check(self._identity, since)
-            batch.give_up()
-        return batch.result()
+            routing.give_up()
+        return routing.result()
 
     async def masters(self) -> list[Commands]:
         if time.monotonic() >= self._map.heard_at + REFRESH_EVERY:
@@ -271,36 +271,36 @@ class AsyncCluster:
         nodes = [self._nodes.get(address) for address in self._map.masters]
         return bool(nodes) and all(node is not None and node.away for node in nodes)
 
-    async def _try(self, batch: Batch, routes: dict[Address, list[int]]) -> None:
+    async def _try(self, routing: Routing, routes: dict[Address, list[int]]) -> None:
         if len(routes) == 1:
             for address, mine in routes.items():
-                await self._ask(batch, address, mine)
+                await self._ask(routing, address, mine)
         else:
-            every = [self._ask(batch, address, mine) for address, mine in routes.items()]
+            every = [self._ask(routing, address, mine) for address, mine in routes.items()]
             for outcome in await together(every):
                 if isinstance(outcome, BaseException):
                     raise outcome
-        for address, index in batch.detours():
+        for address, index in routing.detours():
             try:
-                _, reply = await self._node(address).send_each(*batch.asking(index))
-                batch.answered(address, [index], [reply])
+                _, reply = await self._node(address).send_each(*routing.asking(index))
+                routing.answered(address, [index], [reply])
             except Unreachable as error:
-                batch.failed(address, [index], error)
-        batch.no_more_detours()
+                routing.failed(address, [index], error)
+        routing.no_more_detours()
 
-    async def _ask(self, batch: Batch, address: Address, indices: Sequence[int]) -> None:
+    async def _ask(self, routing: Routing, address: Address, indices: Sequence[int]) -> None:
         try:
-            batch.answered(address, indices, await self._node(address).send_each(*batch.of(indices)))
+            routing.answered(address, indices, await self._node(address).send_each(*routing.of(indices)))
         except Unreachable as error:
-            batch.failed(address, indices, error)
+            routing.failed(address, indices, error)
 
-    async def _refresh(self, version: int, batch: Batch | None = None) -> None:
+    async def _refresh(self, version: int, routing: Routing | None = None) -> None:
         """Ask who owns what, unless somebody else has done so since *version*."""
         async with self._refreshing:
             if self._map.version != version:
                 return
             until, failure = time.monotonic() + PATIENCE * self._timeout, Unreachable("no node of the cluster answers")
-            for address in self._map.candidates(batch):
+            for address in self._map.candidates(routing):
                 try:
                     self._map.learn(address, (await self._ask_slots(address))[0])
                 except Unreachable as error:

@@ -16,18 +16,17 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, Protocol
 
-from redis.crc import key_slot
-
 from ..client.aio import AsyncCommands, redis_connector
 from ..client.blocking import BlockingCommands, redis_commands
 from ..client.circuits import Circuit, Circuits
+from ..client.identity import Identity
 from ..client.places import Address, Place
 from ..defenses.outage import BreakerTerms
 from ..errors import Refused, Unreachable
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
 from ..runtime import run_now
-from .lending import Identity
+from .slots import slot_of
 
 BEAT_KEPT_MS = 10_000
 MOST_BEATS = 64  # of one master; older ones prove nothing that would still be of use
@@ -283,7 +282,7 @@ class Shards:
         return {f"{host}:{port}": replicas for (host, port), replicas in self._map.replicas.items()}
 
     def master_of(self, key: str) -> str | None:
-        owner = self._map.owners[key_slot(key.encode())]
+        owner = self._map.owners[slot_of(key.encode())]
         return None if owner is None else f"{owner[0]}:{owner[1]}"
 
     def key_at(self, master: str) -> str:
@@ -298,7 +297,7 @@ def following_of(place: Place, owners: Any, prefix: str, most: int, timeout: flo
     """The replicas of a Sentinel group or a cluster."""
     if owners is not None:
         return Following(prefix, Shards(owners), place, most, timeout, circuits)
-    finder = place.connection_kwargs["connection_pool"].within(timeout)
+    finder = place.finder.within(timeout)
     return Following(prefix, Group(finder), place.of_replicas(), most, timeout, circuits)
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import random
 import threading
 import time
+from binascii import crc_hqx
 from collections.abc import Sequence
 from typing import Any
 
-import redis.exceptions
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-
+from ..client import redispy
+from ..client.identity import Identity
 from ..client.places import Address, Place
 from ..errors import Refused, Unreachable
 from ..faults import Fault
 from ..ports import Call, PartlyUnreachable, Reply, ScriptCall
-from .lending import Identity
 
+SLOTS = 16384
 AGAIN_AFTER = 0.1  # seconds, before the nodes are asked once more who is in the place of one that is silent
 # What a script meets that has removed a key whose slot is being moved away: begun again, it is sent on.
 NOT_HERE = "non local key"
@@ -34,7 +34,7 @@ class Map:
 
     def __init__(self, place: Place, identity: Identity) -> None:
         self._place, self._identity = place, identity
-        self.owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        self.owners: list[Address | None] = [None] * SLOTS
         self.masters: tuple[Address, ...] = ()
         self.replicas: dict[Address, tuple[Address, ...]] = {}
         self.version = 0
@@ -45,22 +45,22 @@ class Map:
     def after_fork(self) -> None:
         self._lock = threading.RLock()
 
-    def candidates(self, batch: Batch | None) -> list[Address]:
+    def candidates(self, routing: Routing | None) -> list[Address]:
         """Those that may know, the likeliest first; at the end those that did not answer just now."""
         known = [*random.sample(self.masters, len(self.masters)), *self._place.nodes]
-        if batch is not None:
-            known.sort(key=lambda address: address in batch.silent)
-            if batch.hint is not None:
-                known.insert(0, batch.hint)
+        if routing is not None:
+            known.sort(key=lambda address: address in routing.silent)
+            if routing.hint is not None:
+                known.insert(0, routing.hint)
         return list(dict.fromkeys(known))
 
-    def worth_asking(self, batch: Batch) -> bool:
+    def worth_asking(self, routing: Routing) -> bool:
         """Whether the nodes may say something else now than they did a moment ago."""
-        return batch.hint is not None or time.monotonic() >= self.heard_at + AGAIN_AFTER
+        return routing.hint is not None or time.monotonic() >= self.heard_at + AGAIN_AFTER
 
     def learn(self, asked: Address, reply: Reply) -> None:
         """Take in what *asked* has answered to CLUSTER SLOTS."""
-        owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        owners: list[Address | None] = [None] * SLOTS
         ids: dict[Address, bytes] = {}
         replicas: dict[Address, tuple[Address, ...]] = {}
         for begin, end, master, *others in reply:
@@ -95,7 +95,7 @@ class Map:
         return self._place.remap(found) if self._place.remap is not None else found
 
 
-class Batch:
+class Routing:
     """Calls on their way, and what became of them.
 
     A node gets its calls in their order. Between nodes there is none, except where the protocol rests on it: notes
@@ -152,7 +152,7 @@ class Batch:
             return self._anywhere
         else:
             key = call[1]
-        return self._map.owners[key_slot(key.encode() if isinstance(key, str) else bytes(key))]
+        return self._map.owners[slot_of(key.encode() if isinstance(key, str) else bytes(key))]
 
     def of(self, indices: Sequence[int]) -> list[Call]:
         return [self.calls[index] for index in indices]
@@ -190,12 +190,15 @@ class Batch:
             self.replies[index] = reply
             if not isinstance(reply, Refused):
                 continue
-            cause = reply.__cause__
-            if isinstance(cause, redis.exceptions.MovedError):
-                self.hint = self._named[index] = self._map.address(*_target(cause), node)
-                self.again.append(index)
-            elif isinstance(cause, redis.exceptions.AskError):
-                self.asked.append((self._map.address(*_target(cause), node), index))
+            sent_on = redispy.redirection_of(reply.__cause__)
+            if sent_on is not None:
+                word, target = sent_on
+                address = self._map.address(*target, node)
+                if word == "MOVED":
+                    self.hint = self._named[index] = address
+                    self.again.append(index)
+                else:
+                    self.asked.append((address, index))
             elif NOT_HERE in str(reply):
                 self.again.append(index)
             elif reply.fault in (Fault.CLUSTER_DOWN, Fault.READONLY):
@@ -223,5 +226,8 @@ class Batch:
         return [("ASKING",), call]
 
 
-def _target(redirection: Any) -> tuple[str, int]:
-    return redirection.host, redirection.port
+def slot_of(key: bytes) -> int:
+    """The slot of a cluster that *key* is in, by what it has in braces, or else by all of it."""
+    begin = key.find(b"{") + 1
+    end = key.find(b"}", begin)
+    return crc_hqx(key[begin:end] if 0 < begin < end else key, 0) % SLOTS

@@ -7,11 +7,11 @@ import time
 from ..client.aio import AsyncCommands, redis_connector
 from ..client.blocking import BlockingCommands, redis_commands
 from ..client.circuits import Circuits
+from ..client.identity import Identity
 from ..client.places import Place
 from ..ports import AnotherServer
 from ..runtime import run_now
 from .cluster import AsyncCluster, BlockingCluster
-from .lending import Identity
 from .replicas import AsyncReplicas, BlockingReplicas, Following, following_of
 from .slots import Map
 

@@ -15,8 +15,9 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 from cacheguard.client.finders import BlockingFinder
+from cacheguard.client.identity import Identity, facts_of
 from cacheguard.errors import ConfigurationError
-from cacheguard.servers.lending import Identity, facts_of, pools
+from cacheguard.servers.lending import pools
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
+from ...client import redispy
 from ...client.places import Address, Place, RingPlan
 from ...errors import ConfigurationError
-from .reading import SHAPES, Url, database_of, decoded, settings_of, wrong
+from .parts import REDIS_PORT, SHAPES, Url, database_of, decoded, settings_of, wrong
 
-REDIS_PORT = 6379
 SHAPE = SHAPES["ring"]
 OWN = ("on_dead", "also")
 HEAVIEST = 100.0
@@ -27,9 +26,6 @@ def ring_places(parts: Url) -> tuple[Place, Place]:
     Raises:
         ConfigurationError: it does not look like that; what came is shown without the password.
     """
-    import redis.asyncio.connection as running
-    import redis.connection as blocking
-
     asked = [each for each in parts.query.split("&") if each]
     own = [each.partition("=") for each in asked if each.partition("=")[0] in OWN]
     options = {name: decoded(value) for name, _, value in own}
@@ -40,9 +36,7 @@ def ring_places(parts: Url) -> tuple[Place, Place]:
     weights, addresses = _nodes(parts, parts.hosts)
     also, more = _nodes(parts, options["also"]) if "also" in options else ({}, {})
     plan = RingPlan(weights, also, addresses | more, _moves(parts, options.get("on_dead", "miss")))
-    kinds: tuple[Any, Any] = blocking.Connection, running.Connection
-    if parts.tls:
-        kinds = blocking.SSLConnection, running.SSLConnection
+    kinds = redispy.kinds(tls=parts.tls)
     return Place(kinds[0], settings, ring=plan), Place(kinds[1], dict(settings), ring=plan)
 
 
