@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import Enum, auto
 from operator import eq
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, cast
 
 from ..codec import Codec
 from ..delivery.line import FAILURE_KEPT_MS, RELEASE, Line, is_foreign
@@ -16,9 +14,11 @@ from ..delivery.outbox import INVALIDATE, Invalidation, drop_message
 from ..errors import CodecError, Refused, Unreachable
 from ..events import Events
 from ..ports import Call, Reply
+from ..protocol.entry import Bypass, CutOff, Failed, Fill, Filled, Found, Granted, Stored, Usable, Wait, ms
 from ..protocol.envelope import Kind
 from ..protocol.lua import load
 from ..protocol.names import Scope
+from .packing import Packing
 
 LEASE = load("lease")
 FILL = load("fill")
@@ -36,143 +36,6 @@ GRACE_MS = 60_000
 ALWAYS = 2**53 - 1  # a floor that no remaining lifetime reaches: lease whatever is there
 MOST_HINTS = 10_000
 HEAD_BYTES = 1024  # of an entry: its header, the nonces of deep namespaces and some dozen tags
-
-Usable: TypeAlias = Callable[[Any], bool]
-
-
-@dataclass(slots=True)  # not frozen, here and below: one is made on every hit in Redis, and that would triple its cost
-class Stored:
-    """What an entry says, once its bytes are read."""
-
-    kind: Kind
-    value: Any  # under Kind.ERROR: (qualified name of the exception, its arguments)
-    ttl: float  # seconds it was stored to be fresh for
-    load_time: float  # seconds its load took
-    tags: tuple[str, ...]
-    nonces: tuple[bytes, ...] = ()  # what the markers of its namespaces and its tags said when its load began
-
-
-@dataclass(slots=True)
-class Found:
-    """An entry in Redis."""
-
-    stored: Stored | None  # None: nothing that may be used
-    fresh_left: float  # seconds; negative: stale since
-    void: Any = ""  # why nothing may be used: LEASE knows the useless value by this
-
-
-class Granted:
-    """The right to fill, until it is released, voided or runs out.
-
-    Args:
-        found: what is stored, and stale.
-        marks: what the markers that were asked for say now; None where one has no answer.
-        at_ms: the server's time.
-        settles: by marker, for how many seconds longer what is cached under it is quarantined.
-    """
-
-    __slots__ = ("at_ms", "found", "marks", "settles")
-
-    def __init__(self, found: Found | None, marks: Mapping[str, Any], at_ms: int, settles: Mapping[str, float]) -> None:
-        self.found, self.marks, self.at_ms, self.settles = found, marks, at_ms, settles
-
-    def settles_within(self, markers: Iterable[str], passed: float) -> float | None:
-        """The seconds until the quarantine of one of *markers* ends, *passed* after the lease; None without one."""
-        left = [self.settles[marker] - passed for marker in markers if marker in self.settles]
-        return max(0.001, min(left)) if left else None
-
-    def covers(self, markers: Sequence[str]) -> bool:
-        """Whether all of *markers* have said something: without that, what is loaded cannot be stored."""
-        return all(self.marks.get(marker) is not None for marker in markers)
-
-
-@dataclass(slots=True)
-class Fill:
-    """What was loaded, to be stored.
-
-    Args:
-        markers: the markers that its envelope depends on; its nonces are in the same order.
-        fresh: seconds.
-        stale: seconds after that.
-        version: as `version_text` writes it.
-    """
-
-    key: str
-    token: str
-    envelope: Any
-    fresh: float
-    stale: float
-    version: str = ""
-    markers: tuple[str, ...] = ()
-    nonces: tuple[bytes, ...] = ()
-
-
-class Filled(Enum):
-    """What became of a fill."""
-
-    STORED = auto()
-    BRIEFLY = auto()  # stored, but not for as long as asked: a replica may lag behind
-    REFUSED = auto()  # its lease is gone, or a tag or a namespace was invalidated since
-    OLD = auto()  # a newer version is known
-    FAILED = auto()  # where it belongs could not be asked, or took nothing; only among several of `fill_many`
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Somebody else is loading."""
-
-    holder: str
-    found: Found | None
-
-
-@dataclass(frozen=True, slots=True)
-class Bypass:
-    """A write is under way: load, but do not fill."""
-
-
-class CutOff:
-    """Where the entry belongs cannot be asked, while others among several could be."""
-
-    stored = None
-
-
-CUT_OFF = CutOff()
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The load that was waited for raised."""
-
-    stored: Stored | None  # Kind.ERROR; None if its description cannot be read
-
-
-class Packing(Protocol):
-    """How values become what is stored."""
-
-    def pack(self, key: str, stored: Stored, codec: Codec | None) -> Any:
-        """What to store; `CodecError` if the value cannot be stored faithfully."""
-        ...
-
-    def unpack(self, key: str, envelope: Any, codec: Codec | None) -> Stored:
-        """What was stored; `CodecError` if it cannot be read here."""
-        ...
-
-    def outline(self, key: str, envelope: Any) -> Stored:
-        """What was stored, without its value; `CodecError` if it is nothing of ours."""
-        ...
-
-    def glance(self, key: str, head: Any) -> Stored:
-        """What the beginning of something stored says, unverified; `CodecError` if it says too little."""
-        ...
-
-    def stamp(self, envelope: Any) -> Any:
-        """What LEASE knows this value by."""
-        ...
-
-
-def ms(seconds: float) -> int:
-    """Whole milliseconds, at least one."""
-    return max(1, round(seconds * 1000))
 
 
 class Remote:

@@ -11,8 +11,9 @@ from cacheguard.engine.flights import Flight
 from cacheguard.engine.loading import NO_SCOPE
 from cacheguard.errors import CodecError, LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
 from cacheguard.ports import Call, Reply
+from cacheguard.protocol.entry import Fill, Stored
 from cacheguard.protocol.envelope import Kind
-from cacheguard.tiers.remote import FILL, LEASE, STORE, Fill, Remote, Stored
+from cacheguard.tiers.remote import FILL, LEASE, STORE, Remote
 from tests.support.desk import KEY, Desk
 from tests.support.stepped import Fault
 
