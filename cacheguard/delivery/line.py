@@ -9,13 +9,10 @@ from ..errors import Refused, Unreachable
 from ..events import Events
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Replicas, Reply, ScriptCall
-from ..protocol.lua import load
+from ..protocol import calls as protocol
 from .bus import Bus
 from .outbox import Invalidation, Outbox
 
-RELEASE = load("release")
-
-FAILURE_KEPT_MS = 2_000  # several of a waiter's longest polls
 PART = 1000  # of what is owed, in one round trip
 MOST_ANNOUNCED = 10_000  # dirty keys, every second
 CHANGES = 3  # servers in a row that turn out to be others
@@ -107,12 +104,12 @@ class Line:
             if at >= len(masters):
                 return [], None
             try:
-                ((cursor_then, names),) = await masters[at].send(("SCAN", cursor, "MATCH", pattern, "COUNT", count))
+                (page,) = await masters[at].send(protocol.scan(cursor, pattern, count))
             except AnotherServer:
                 continue
-            following = (at, bytes(cursor_then).decode()) if cursor_then != b"0" else (at + 1, "0")
-            texts = [name.decode("utf-8", "surrogatepass") for name in names]
-            return texts, following if following[0] < len(masters) else None
+            cursor_then, names = protocol.scanned(page)
+            following = (at, cursor_then) if cursor_then != "0" else (at + 1, "0")
+            return names, following if following[0] < len(masters) else None
         raise Unreachable(f"the server was another one {CHANGES} times in a row")
 
     async def _sent(self, calls: Sequence[Call], *, reading: bool = True) -> list[Reply]:
@@ -160,7 +157,7 @@ class Line:
             outbox.orphans_back(keys)
         while outbox.orphans:
             orphans = outbox.some_orphans(PART)
-            replies = await self._answers([RELEASE(key)(token, b"", FAILURE_KEPT_MS) for key, token in orphans])
+            replies = await self._answers([protocol.release(key, token=token) for key, token in orphans])
             outbox.orphans_away(orphan for orphan, reply in zip(orphans, replies, strict=True) if _is_away(reply))
             outbox.released(orphans)
 
@@ -223,7 +220,7 @@ class Line:
     async def announce_dirty(self, items: Sequence[Invalidation]) -> None:
         """Tell all processes to go past what Redis does not let go of: a full or failing server still publishes."""
         await self._commands.send_each(
-            *(("PUBLISH", self.bus.channel, f"dirty {item.key}") for item in items if not item.begins)
+            *(protocol.dirty(self.bus.channel, item.key) for item in items if not item.begins)
         )
 
     async def tell(
