@@ -376,7 +376,7 @@ ANSWERS = {"behind", "switched", "none", "stale", "overtaken", "damaged", "chang
 
 
 def test_every_call_of_a_script_is_written_so_that_it_can_be_read() -> None:
-    for path in (PACKAGE / "protocol" / "lua").glob("*.lua"):
+    for path in PACKAGE.rglob("*.lua"):
         text = path.read_text(encoding="utf-8")
         assert len(re.findall(r"redis\.p?call", text)) == len(re.findall(r"redis\.p?call\(\s*'[A-Z]+'", text)), (
             path.name
