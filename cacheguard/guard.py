@@ -56,13 +56,13 @@ from .missing import MISSING
 from .options import Options
 from .policy import Policy, PolicyOptions, Rules, resolve
 from .process.hub import Hub
+from .protocol.entry import Stored
 from .protocol.envelope import Kind, Sealer
 from .protocol.names import namespace_scope
 from .runtime import run_now
 from .servers.lending import pools
 from .tiers.local import Entry, Eviction, check
 from .tiers.packing import copied
-from .tiers.remote import Stored
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -8,15 +8,17 @@ single ``send(None)``.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from .errors import Unreachable
 
+T = TypeVar("T")
+
 Arg = str | bytes | int
 Reply = Any  # what a Redis server may answer: bytes, int, None, or a list of these
 Command = tuple[Arg, ...]
-T = TypeVar("T")
 
 CHANGES = 3  # servers in a row that turn out to be others
 
@@ -53,16 +55,15 @@ class AnotherServer(Exception):  # noqa: N818 - an event, not a fault
     """
 
 
-async def until_steady(work: Callable[[], Awaitable[T]]) -> T:
-    """Run *work* and return its result; run it again if it raises `AnotherServer`.
+async def until_steady(work: Callable[[], Awaitable[T]], *, failed: int = 0) -> T:
+    """The result of *work*, tried again while it raises `AnotherServer`; `Unreachable` if it does so too often.
 
-    Raises `Unreachable` if that happens `CHANGES` times in a row.
+    Args:
+        failed: how many times the caller has tried by itself.
     """
-    for _ in range(CHANGES):
-        try:
+    for _ in range(failed, CHANGES):
+        with suppress(AnotherServer):
             return await work()
-        except AnotherServer:
-            continue
     raise Unreachable(f"the server was another one {CHANGES} times in a row")
 
 

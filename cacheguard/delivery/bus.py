@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..events import Events
+from ..protocol.messages import DIRTY, DROP, heard
 
 if TYPE_CHECKING:
     from ..ports import Runtime, Signal
@@ -138,19 +139,18 @@ class Bus:
 
     def hear(self, message: str) -> None:
         """A message on the channel of all."""
-        what, _, rest = message.partition(" ")
-        if what == "drop":
-            echo, _, key = rest.partition(" ")
+        what, echo, key = heard(message)
+        if what == DROP:
             self._dirty.pop(key, None)
             self.note(key)
             if echo not in self._echoes:
                 self._events.bus_messages += 1
                 self._forget(key)
-        elif what == "dirty":
+        elif what == DIRTY:
             self._events.bus_messages += 1
-            self._mark_dirty(rest)
-            self.note(rest)
-            self._forget(rest)
+            self._mark_dirty(key)
+            self.note(key)
+            self._forget(key)
 
     def _mark_dirty(self, key: str) -> None:
         self._dirty.pop(key, None)

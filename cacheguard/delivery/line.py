@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 
 from ..errors import Refused, Unreachable
 from ..events import Events
 from ..faults import Fault
-from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Replicas, Reply, ScriptCall
-from ..protocol.lua import load
+from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Replicas, Reply, ScriptCall, until_steady
+from ..protocol import calls as protocol
 from .bus import Bus
 from .outbox import Invalidation, Outbox
 
-RELEASE = load("release")
-
-FAILURE_KEPT_MS = 2_000  # several of a waiter's longest polls
 PART = 1000  # of what is owed, in one round trip
 MOST_ANNOUNCED = 10_000  # dirty keys, every second
-CHANGES = 3  # servers in a row that turn out to be others
 
 
 class Line:
@@ -39,7 +37,10 @@ class Line:
         """
         events = self._events
         try:
-            replies = await self._sent(calls, reading=reading)
+            try:
+                replies = await self._sent(calls, reading=reading)
+            except AnotherServer:  # the first time is tried here: a hit in Redis pays for no loop
+                replies = await until_steady(partial(self._sent, calls, reading=reading), failed=1)
         except PartlyUnreachable as error:
             if error.replies and all(map(_is_away, error.replies)):
                 self._failed(error)
@@ -85,7 +86,7 @@ class Line:
         """
         events = self._events
         try:
-            names, following = await self._scanned(at, cursor, pattern, count)
+            names, following = await until_steady(partial(self._scanned, at, cursor, pattern, count))
         except Unreachable as error:
             self._failed(error)
             raise
@@ -100,36 +101,31 @@ class Line:
     async def _scanned(
         self, at: int, cursor: str, pattern: str, count: int
     ) -> tuple[list[str], tuple[int, str] | None]:
-        for _ in range(CHANGES):
-            if self._outbox.owes:
-                await self._settle(())
-            masters = await self._commands.masters()
-            if at >= len(masters):
-                return [], None
-            try:
-                ((cursor_then, names),) = await masters[at].send(("SCAN", cursor, "MATCH", pattern, "COUNT", count))
-            except AnotherServer:
-                continue
-            following = (at, bytes(cursor_then).decode()) if cursor_then != b"0" else (at + 1, "0")
-            texts = [name.decode("utf-8", "surrogatepass") for name in names]
-            return texts, following if following[0] < len(masters) else None
-        raise Unreachable(f"the server was another one {CHANGES} times in a row")
+        if self._outbox.owes:
+            await self._settle(())
+        masters = await self._commands.masters()
+        if at >= len(masters):
+            return [], None
+        (page,) = await masters[at].send(protocol.scan(cursor, pattern, count))
+        cursor_then, names = protocol.scanned(page)
+        following = (at, cursor_then) if cursor_then != "0" else (at + 1, "0")
+        return names, following if following[0] < len(masters) else None
 
-    async def _sent(self, calls: Sequence[Call], *, reading: bool = True) -> list[Reply]:
+    async def _sent(self, calls: Sequence[Call], *, reading: bool) -> list[Reply]:
+        """What is answered by one server; `AnotherServer` if there was a change, of which the outbox knows by then."""
         outbox = self._outbox
-        for _ in range(CHANGES):
-            changes = outbox.changes
-            # Where Redis is left alone, saying so must not cost the making of a thousand calls.
-            if outbox.owes and not self._commands.away:
-                await self._settle(set(map(_key, calls)) if reading else frozenset())
-            try:
-                replies = await self._commands.send_each(*calls)
-            except AnotherServer:  # the outbox has been told what the old one may have lost
-                continue
-            if changes == outbox.changes:
-                return replies
-            # Another thread has noticed a change meanwhile; this one may have asked before anything was repeated.
-        raise Unreachable(f"the server was another one {CHANGES} times in a row")
+        changes = outbox.changes
+        # Where Redis is left alone, saying so must not cost the making of a thousand calls.
+        if outbox.owes and not self._commands.away:
+            await self._settle(set(map(_key, calls)) if reading else frozenset())
+        replies = await self._commands.send_each(*calls)
+        # Another thread may notice a change that this one does not see:
+        #
+        # this thread:   asks .............................. is answered "old" by the new server
+        # that thread:          meets the new server, owes it what the old one may have lost
+        if changes != outbox.changes:
+            raise AnotherServer
+        return replies
 
     async def _settle(self, keys: Collection[str]) -> None:
         """Deliver the invalidations that Redis has not acknowledged; nothing that they concern is read before that.
@@ -139,20 +135,18 @@ class Line:
         namespaces, by nothing else; and it is used only after all of these were asked for. So it is enough to look at
         *keys*, which are about to be asked for.
         """
-        for _ in range(CHANGES):
-            try:
-                await self._release_orphans(keys)
-                while self._outbox.owed:
-                    await self._deliver()
-                if self._outbox.parked:
-                    await self._deliver_these(self._outbox.parked_part(keys))
-                    if any(key in self._outbox.parked for key in keys):
-                        away = Unreachable("an invalidation was not acknowledged: its server cannot be asked")
-                        raise PartlyUnreachable([], away)
-                return
-            except AnotherServer:
-                continue
-        raise Unreachable(f"the server was another one {CHANGES} times in a row")
+        await until_steady(partial(self._settle_once, keys))
+
+    async def _settle_once(self, keys: Collection[str]) -> None:
+        await self._release_orphans(keys)
+        while self._outbox.owed:  # other threads may owe more meanwhile
+            await self._deliver()
+        if self._outbox.parked:
+            await self._deliver_these(self._outbox.parked_part(keys))
+            # Still there after that try: an answer about these keys could be old, so there is none.
+            if any(key in self._outbox.parked for key in keys):
+                away = Unreachable("an invalidation was not acknowledged: its server cannot be asked")
+                raise PartlyUnreachable([], away)
 
     async def _release_orphans(self, keys: Collection[str]) -> None:
         outbox = self._outbox
@@ -160,7 +154,7 @@ class Line:
             outbox.orphans_back(keys)
         while outbox.orphans:
             orphans = outbox.some_orphans(PART)
-            replies = await self._answers([RELEASE(key)(token, b"", FAILURE_KEPT_MS) for key, token in orphans])
+            replies = await self._answers([protocol.release(key, token=token) for key, token in orphans])
             outbox.orphans_away(orphan for orphan, reply in zip(orphans, replies, strict=True) if _is_away(reply))
             outbox.released(orphans)
 
@@ -170,22 +164,17 @@ class Line:
     async def _deliver_these(self, part: dict[Invalidation, object]) -> None:
         if not part:
             return
-        missed, away, refusal = await self._told(list(part))
-        left = {*missed, *away}
+        outcome = await self._told(list(part))
+        left = {*outcome.missed, *outcome.away}
         self._outbox.settled({item: mark for item, mark in part.items() if item not in left})
-        self._outbox.park(away)
-        if missed:
-            raise refusal or Unreachable("an invalidation was not acknowledged")
+        self._outbox.park(outcome.away)
+        if outcome.missed:
+            raise outcome.refusal or Unreachable("an invalidation was not acknowledged")
 
-    async def _told(
-        self, items: Sequence[Invalidation]
-    ) -> tuple[list[Invalidation], list[Invalidation], Refused | None]:
-        """Say *items*; what `_missed` says of the answers.
-
-        Nothing of it counts as said by ourselves: the copies of this process are dropped when it is heard.
-        """
+    async def _told(self, items: Sequence[Invalidation]) -> Outcome:
+        """Deliver *items*, without a mark of our own: this process, too, drops its copies when the message is heard."""
         calls = [item.calls(self.bus.channel, "-") for item in items]
-        return _missed(items, calls, await self._answers([call for each in calls for call in each]))
+        return _outcome(items, calls, await self._answers([call for each in calls for call in each]))
 
     async def _answers(self, calls: Sequence[Call]) -> list[Reply]:
         """What those servers answer that can be asked; `Unreachable` if none can."""
@@ -223,7 +212,7 @@ class Line:
     async def announce_dirty(self, items: Sequence[Invalidation]) -> None:
         """Tell all processes to go past what Redis does not let go of: a full or failing server still publishes."""
         await self._commands.send_each(
-            *(("PUBLISH", self.bus.channel, f"dirty {item.key}") for item in items if not item.begins)
+            *(protocol.dirty(self.bus.channel, item.key) for item in items if not item.begins)
         )
 
     async def tell(
@@ -249,40 +238,53 @@ class Line:
         bus, outbox = self.bus, self._outbox
         echo = bus.begin()
         calls = [item.calls(bus.channel, echo) for item in items] if calls_of is None else calls_of(echo)
-        missed, refusal = list(items), None
-        away: list[Invalidation] = []
-        replies: list[Reply] = []
         try:
-            replies = await self.send(*first, *(call for each in calls for call in each), reading=False)
-            missed, away, refusal = _missed(items, calls, replies[len(first) :])
-        except PartlyUnreachable as error:
-            missed, away, refusal = _missed(items, calls, error.replies[len(first) :])
-        except Refused as error:  # something that was owed before is refused: so would this be
-            refusal = error
-        except Unreachable:
-            pass
-        except BaseException:
+            outcome = await self._first_try(items, calls, first)
+        except BaseException:  # interrupted: nobody knows whether it has arrived
             bus.void(echo)
             outbox.owe(items)
             raise
-        if not missed and not away:
+        if not outcome.missed and not outcome.away:
             outbox.acknowledged(items)
-            return True, replies
+            return True, outcome.replies
+        # Some of it may have arrived, and its message may be on its way with this echo. This process then drops its
+        # copies once more, for a reader here may have cached the old value meanwhile.
         bus.void(echo)
-        left = [*missed, *away]
+        await self._keep(items, outcome)
+        return False, outcome.replies
+
+    async def _first_try(
+        self, items: Sequence[Invalidation], calls: Sequence[Sequence[Call]], first: Sequence[Call]
+    ) -> Outcome:
+        """Send *first* and *calls*. Whatever is wrong with Redis is in the outcome, not raised."""
+        try:
+            replies = await self.send(*first, *(call for each in calls for call in each), reading=False)
+        except PartlyUnreachable as error:
+            return _outcome(items, calls, error.replies[len(first) :])
+        except Refused as error:  # something that was owed before is refused: so would this be
+            return Outcome(list(items), refusal=error)
+        except Unreachable:
+            return Outcome(list(items))
+        outcome = _outcome(items, calls, replies[len(first) :])
+        outcome.replies = replies
+        return outcome
+
+    async def _keep(self, items: Sequence[Invalidation], outcome: Outcome) -> None:
+        """Owe what was not acknowledged of *items*; where Redis still publishes, warn the others of it."""
+        outbox, left = self._outbox, [*outcome.missed, *outcome.away]
         outbox.acknowledged([item for item in items if item not in left])
-        outbox.owe(missed)
-        outbox.owe(away, aside=True)
-        if refusal is not None:
-            self._events.redis_refused(refusal)
-        if refusal is not None or away:
-            try:
-                await self.announce_dirty(left)
-            except AnotherServer as error:
-                self._events.redis_failed(error)
-            except Unreachable as error:
-                self._failed(error)
-        return False, replies
+        outbox.owe(outcome.missed)
+        outbox.owe(outcome.away, aside=True)
+        if outcome.refusal is not None:
+            self._events.redis_refused(outcome.refusal)
+        elif not outcome.away:  # no server was reached, so nobody could be told
+            return
+        try:
+            await self.announce_dirty(left)
+        except AnotherServer as error:
+            self._events.redis_failed(error)
+        except Unreachable as error:
+            self._failed(error)
 
     def owe(self, items: Sequence[Invalidation]) -> None:
         """Deliver *items* before anything else is asked."""
@@ -306,10 +308,25 @@ def _is_away(reply: Reply) -> bool:
     return isinstance(reply, Unreachable) and not isinstance(reply, Refused)
 
 
-def _missed(
-    items: Sequence[Invalidation], calls: Sequence[Sequence[Call]], replies: Sequence[Reply]
-) -> tuple[list[Invalidation], list[Invalidation], Refused | None]:
-    """Which items were refused, for which a server could not be asked, and what was said to one of those refused."""
+@dataclass(slots=True)
+class Outcome:
+    """What became of some invalidations.
+
+    Args:
+        missed: those that were refused, or all if no server could be asked.
+        away: those whose server could not be asked, while others could.
+        refusal: what the server said to one of the missed.
+        replies: to everything that was sent; empty unless all servers answered.
+    """
+
+    missed: list[Invalidation]
+    away: list[Invalidation] = field(default_factory=list[Invalidation])
+    refusal: Refused | None = None
+    replies: list[Reply] = field(default_factory=list[Reply])
+
+
+def _outcome(items: Sequence[Invalidation], calls: Sequence[Sequence[Call]], replies: Sequence[Reply]) -> Outcome:
+    """What the *replies* say, given to the *calls* of each of *items*."""
     missed: list[Invalidation] = []
     away: list[Invalidation] = []
     refusal: Refused | None = None
@@ -323,7 +340,7 @@ def _missed(
             refusal = refusals[0]
         elif any(map(_is_away, mine)):
             away.append(item)
-    return missed, away, refusal
+    return Outcome(missed, away, refusal)
 
 
 def is_foreign(reply: Refused) -> bool:

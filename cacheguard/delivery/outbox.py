@@ -11,11 +11,8 @@ from typing import Any, Protocol
 
 from ..events import Events, log
 from ..ports import Call
-from ..protocol.lua import load
+from ..protocol import calls
 from ..protocol.names import epoch_of
-
-INVALIDATE = load("invalidate")
-TAGGED = load("tagged")
 
 MOST_OWED = 100_000
 MOST_ORPHANS = 10_000
@@ -48,24 +45,20 @@ class Invalidation:
     def calls(self, channel: str, echo: str) -> list[Call]:
         """What to send; the others are told by the script itself."""
         floor_ms = max(FLOOR_MS, self.settle_ms) if self.version else 0
-        call = INVALIDATE(self.key)(
-            channel,
-            drop_message(echo, self.key),
-            self.settle_ms,
-            self.version,
-            floor_ms,
-            self.begins,
-            self.intent_ms,
-            self.ends,
+        call = calls.invalidate(
+            self.key,
+            channel=channel,
+            echo=echo,
+            quarantine_ms=self.settle_ms,
+            floor=self.version,
+            floor_ms=floor_ms,
+            begins=self.begins,
+            intent_ms=self.intent_ms,
+            ends=self.ends,
         )
         epoch = epoch_of(self.key)
         # Noted at the namespace first: a load that claims the tag at its end compares that with its beginning.
-        return [call] if epoch is None else [TAGGED(epoch)(), call]
-
-
-def drop_message(echo: str, key: str) -> str:
-    """What a process says when it has changed what is stored under *key*."""
-    return f"drop {echo} {key}"
+        return [call] if epoch is None else [calls.tagged(epoch), call]
 
 
 class Ledger(Protocol):

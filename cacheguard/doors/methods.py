@@ -11,9 +11,9 @@ from ..engine.loading import Ask
 from ..engine.reading import Engine
 from ..engine.rebuilding import opened, stored_of
 from ..missing import MISSING
+from ..protocol.entry import Found, Stored
 from ..protocol.envelope import Kind
 from ..runtime import run_now
-from ..tiers.remote import Found, Stored
 from .functions import Function
 
 MOST_LOADS_OF_MANY = 16

@@ -16,9 +16,9 @@ from ..delivery.outbox import Invalidation
 from ..durations import Duration, seconds
 from ..errors import ConfigurationError, KeyTemplateError
 from ..keys import TextTemplate
+from ..protocol.entry import ms
 from ..protocol.names import Scope
 from ..runtime import run_now
-from ..tiers.remote import ms
 
 if TYPE_CHECKING:
     from ..engine.reading import Engine

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CodecError, Unreachable
+from ..protocol.entry import Stored
 from ..protocol.envelope import Kind
-from ..tiers.remote import Stored
 
 if TYPE_CHECKING:
     from .loading import Ask

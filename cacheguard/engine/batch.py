@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import CacheGuardError, ReentrantLoad, Refused, Unreachable
 from ..policy import Rules
-from ..tiers.remote import CutOff, Fill, Filled, Found, Granted, Stored
+from ..protocol.entry import CutOff, Fill, Filled, Found, Granted, Stored
 from .flights import CHAIN, Flight
 from .loading import Ask, Job, Loaded
 from .reading import Engine

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from ..delivery.bus import Bus
     from ..events import Events
     from ..ports import Bulkhead, Signal
+    from ..protocol.entry import Stored
     from ..servers.ring import Buses
     from ..tiers.local import Local
-    from ..tiers.remote import Stored
 
 MOST_FAILURES = 10_000
 FORGOTTEN_AFTER = 60.0

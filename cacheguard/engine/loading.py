@@ -11,11 +11,12 @@ from ..defenses.avalanche import jittered
 from ..defenses.breakdown import next_pause
 from ..defenses.consistency import version_text
 from ..errors import CodecError, LoadTimeout, Overloaded, Unreachable
+from ..protocol.calls import LEASE_MS
+from ..protocol.entry import Found, Stored
 from ..protocol.envelope import Kind, Oversize
 from ..protocol.exceptions import describe
 from ..protocol.names import Scope
 from ..servers.ring import Remotes
-from ..tiers.remote import LEASE_MS, Found, Stored
 from .flights import CHAIN, Chain, Failure, Flight, Place, Shared
 
 if TYPE_CHECKING:

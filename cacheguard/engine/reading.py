@@ -12,10 +12,10 @@ from ..defenses.breakdown import Verdict, early_by, judge
 from ..delivery.outbox import Invalidation
 from ..errors import LoadTimeout, Overloaded, Unreachable
 from ..missing import MISSING
+from ..protocol.entry import CUT_OFF, CutOff, Found, Stored, ms
 from ..protocol.envelope import Kind
 from ..protocol.names import Scope
 from ..servers.ring import Remotes
-from ..tiers.remote import CUT_OFF, CutOff, Found, Stored, ms
 from .flights import Flight, Shared
 from .loading import Ask
 from .rebuilding import Rebuilding, marker_ms, opened, stale_window, stored_of

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..defenses.breakdown import early_by, poll_delay
 from ..errors import LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
+from ..protocol.calls import ALWAYS
+from ..protocol.entry import Bypass, Failed, Fill, Filled, Found, Granted, Stored, Wait, ms
 from ..protocol.envelope import Kind
 from ..protocol.exceptions import absence, rebuilt
 from ..servers.ring import Remotes
 from ..tiers.local import Entry
-from ..tiers.remote import ALWAYS, Bypass, Failed, Fill, Filled, Found, Granted, Stored, Wait, ms
 from .flights import CHAIN, NO_CHAIN, Flight, Shared
 from .loading import Ask, Job, Loaded, Loading
 

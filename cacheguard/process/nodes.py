@@ -22,7 +22,8 @@ from ..ports import Commands, Replicas
 from ..runtime import run_now
 from ..servers.hashing import HashRing
 from ..servers.ring import Buses, Members, Remotes, Ring, RingCommands, Trust
-from ..tiers.remote import Packing, Remote
+from ..tiers.packing import Packing
+from ..tiers.remote import Remote
 
 if TYPE_CHECKING:
     from ..client.aio import AsyncCommands

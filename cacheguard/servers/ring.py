@@ -28,18 +28,19 @@ from ..delivery.bus import PATIENCE, Bus
 from ..delivery.outbox import Invalidation
 from ..errors import Refused, Unreachable
 from ..ports import Call, Commands, Reply, ScriptCall
+from ..protocol.entry import CUT_OFF, CutOff, Fill, Filled
 from ..protocol.names import is_marker
 from ..tiers.local import DEAD
-from ..tiers.remote import CUT_OFF, CutOff, Fill, Filled, Remote
+from ..tiers.remote import Remote
 from .hashing import HashRing
 
 if TYPE_CHECKING:
     from ..codec import Codec
     from ..events import Events
     from ..ports import Runtime
+    from ..protocol.entry import Bypass, Failed, Found, Granted, Stored, Usable, Wait
     from ..protocol.names import Scope
     from ..tiers.local import Local
-    from ..tiers.remote import Bypass, Failed, Found, Granted, Stored, Usable, Wait
 
 P = TypeVar("P")
 T = TypeVar("T")

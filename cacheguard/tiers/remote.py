@@ -5,174 +5,23 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import Enum, auto
+from functools import partial
 from operator import eq
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, cast
 
 from ..codec import Codec
-from ..delivery.line import FAILURE_KEPT_MS, RELEASE, Line, is_foreign
-from ..delivery.outbox import INVALIDATE, Invalidation, drop_message
+from ..delivery.line import Line, is_foreign
+from ..delivery.outbox import Invalidation
 from ..errors import CodecError, Refused, Unreachable
 from ..events import Events
 from ..ports import Call, Reply
+from ..protocol import calls
+from ..protocol.entry import Bypass, CutOff, Failed, Fill, Filled, Found, Granted, Stored, Usable, Wait
 from ..protocol.envelope import Kind
-from ..protocol.lua import load
 from ..protocol.names import Scope
+from .packing import Packing
 
-LEASE = load("lease")
-FILL = load("fill")
-RENEW = load("renew")
-STORE = load("store")
-EXPIRE = load("expire")
-TOUCH = load("touch")
-ADD = load("add")
-REPLACE = load("replace")
-HEAD = load("head")
-MARK = load("mark")
-
-LEASE_MS = 5_000  # longer than any pause a healthy process makes, short enough to wait out a dead one
-GRACE_MS = 60_000
-ALWAYS = 2**53 - 1  # a floor that no remaining lifetime reaches: lease whatever is there
 MOST_HINTS = 10_000
-HEAD_BYTES = 1024  # of an entry: its header, the nonces of deep namespaces and some dozen tags
-
-Usable: TypeAlias = Callable[[Any], bool]
-
-
-@dataclass(slots=True)  # not frozen, here and below: one is made on every hit in Redis, and that would triple its cost
-class Stored:
-    """What an entry says, once its bytes are read."""
-
-    kind: Kind
-    value: Any  # under Kind.ERROR: (qualified name of the exception, its arguments)
-    ttl: float  # seconds it was stored to be fresh for
-    load_time: float  # seconds its load took
-    tags: tuple[str, ...]
-    nonces: tuple[bytes, ...] = ()  # what the markers of its namespaces and its tags said when its load began
-
-
-@dataclass(slots=True)
-class Found:
-    """An entry in Redis."""
-
-    stored: Stored | None  # None: nothing that may be used
-    fresh_left: float  # seconds; negative: stale since
-    void: Any = ""  # why nothing may be used: LEASE knows the useless value by this
-
-
-class Granted:
-    """The right to fill, until it is released, voided or runs out.
-
-    Args:
-        found: what is stored, and stale.
-        marks: what the markers that were asked for say now; None where one has no answer.
-        at_ms: the server's time.
-        settles: by marker, for how many seconds longer what is cached under it is quarantined.
-    """
-
-    __slots__ = ("at_ms", "found", "marks", "settles")
-
-    def __init__(self, found: Found | None, marks: Mapping[str, Any], at_ms: int, settles: Mapping[str, float]) -> None:
-        self.found, self.marks, self.at_ms, self.settles = found, marks, at_ms, settles
-
-    def settles_within(self, markers: Iterable[str], passed: float) -> float | None:
-        """The seconds until the quarantine of one of *markers* ends, *passed* after the lease; None without one."""
-        left = [self.settles[marker] - passed for marker in markers if marker in self.settles]
-        return max(0.001, min(left)) if left else None
-
-    def covers(self, markers: Sequence[str]) -> bool:
-        """Whether all of *markers* have said something: without that, what is loaded cannot be stored."""
-        return all(self.marks.get(marker) is not None for marker in markers)
-
-
-@dataclass(slots=True)
-class Fill:
-    """What was loaded, to be stored.
-
-    Args:
-        markers: the markers that its envelope depends on; its nonces are in the same order.
-        fresh: seconds.
-        stale: seconds after that.
-        version: as `version_text` writes it.
-    """
-
-    key: str
-    token: str
-    envelope: Any
-    fresh: float
-    stale: float
-    version: str = ""
-    markers: tuple[str, ...] = ()
-    nonces: tuple[bytes, ...] = ()
-
-
-class Filled(Enum):
-    """What became of a fill."""
-
-    STORED = auto()
-    BRIEFLY = auto()  # stored, but not for as long as asked: a replica may lag behind
-    REFUSED = auto()  # its lease is gone, or a tag or a namespace was invalidated since
-    OLD = auto()  # a newer version is known
-    FAILED = auto()  # where it belongs could not be asked, or took nothing; only among several of `fill_many`
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Somebody else is loading."""
-
-    holder: str
-    found: Found | None
-
-
-@dataclass(frozen=True, slots=True)
-class Bypass:
-    """A write is under way: load, but do not fill."""
-
-
-class CutOff:
-    """Where the entry belongs cannot be asked, while others among several could be."""
-
-    stored = None
-
-
-CUT_OFF = CutOff()
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The load that was waited for raised."""
-
-    stored: Stored | None  # Kind.ERROR; None if its description cannot be read
-
-
-class Packing(Protocol):
-    """How values become what is stored."""
-
-    def pack(self, key: str, stored: Stored, codec: Codec | None) -> Any:
-        """What to store; `CodecError` if the value cannot be stored faithfully."""
-        ...
-
-    def unpack(self, key: str, envelope: Any, codec: Codec | None) -> Stored:
-        """What was stored; `CodecError` if it cannot be read here."""
-        ...
-
-    def outline(self, key: str, envelope: Any) -> Stored:
-        """What was stored, without its value; `CodecError` if it is nothing of ours."""
-        ...
-
-    def glance(self, key: str, head: Any) -> Stored:
-        """What the beginning of something stored says, unverified; `CodecError` if it says too little."""
-        ...
-
-    def stamp(self, envelope: Any) -> Any:
-        """What LEASE knows this value by."""
-        ...
-
-
-def ms(seconds: float) -> int:
-    """Whole milliseconds, at least one."""
-    return max(1, round(seconds * 1000))
 
 
 class Remote:
@@ -232,11 +81,17 @@ class Remote:
             (found,) = await self._read_near([key], codec, scope, [tags], markers, usable)
             if found is not None:
                 return found
-        fields, pttl, *nonces = await self.line.send(("HMGET", key, "v", "g"), ("PTTL", key), *_questions(markers))
-        found = self._found(key, fields, pttl, codec)
-        if found is None or found.stored is None:
-            return found
+        fields, pttl, *nonces = await self.line.send(*calls.read(key, markers))
+        # As `_found` does, but here a hit passes.
+        if type(fields) is not list:
+            return self._strange(key, fields)
+        held = calls.held(fields[0], fields[1], pttl)
+        if held is None:
+            return None
+        found = self._entry(key, held, codec)
         stored = found.stored
+        if stored is None:
+            return found
         # What `_standing` says, at once, where everything that matters was asked for.
         if stored.tags != tags or stored.nonces != tuple(nonces) or self.line.bus.is_dirty(key, markers):
             found = await self._standing(key, found, scope, dict(zip(markers, nonces, strict=True)), fields[0])
@@ -252,19 +107,16 @@ class Remote:
     async def look(self, key: str, scope: Scope) -> Found | None:
         """What is stored under *key*, without its value."""
         markers = self._markers(key, scope, ())
-        fields, pttl, *nonces = await self.line.send(("HMGET", key, "v", "g"), ("PTTL", key), *_questions(markers))
-        if type(fields) is not list:
-            return self._strange(key, fields)
-        value, stale = cast("tuple[Any, Any]", fields)
-        if value is None:
-            return None
-        found = self._entry(key, value, stale, pttl, None, outline=True)
-        return await self._standing(key, found, scope, dict(zip(markers, nonces, strict=True)), value)
+        fields, pttl, *nonces = await self.line.send(*calls.read(key, markers))
+        found = self._found(key, fields, pttl, None, outline=True)
+        if found is None or found.stored is None:
+            return found
+        return await self._standing(key, found, scope, dict(zip(markers, nonces, strict=True)), fields[0])
 
     async def read_exactly(self, key: str, codec: Codec | None, scope: Scope) -> tuple[Found | None, Any]:
         """The entry of *key*, and what `replace` knows it by."""
         markers = self._markers(key, scope, ())
-        fields, pttl, *nonces = await self.line.send(("HMGET", key, "v", "g"), ("PTTL", key), *_questions(markers))
+        fields, pttl, *nonces = await self.line.send(*calls.read(key, markers))
         found = self._found(key, fields, pttl, codec)
         if found is None or found.stored is None:
             return None, ""
@@ -280,7 +132,7 @@ class Remote:
         if not names:
             return names, following
         markers = scope.markers(())
-        replies = await self.line.send(*(HEAD(name)(HEAD_BYTES) for name in names), *_questions(markers))
+        replies = await self.line.send(*map(calls.head, names), *calls.nonces(markers))
         seen = dict(zip(markers, replies[len(names) :], strict=True))
         return await self._glanced(scope, dict(zip(names, replies, strict=False)), seen), following
 
@@ -288,10 +140,10 @@ class Remote:
         """Which entries are fresh and stand, by what *heads* say of them."""
         stored: dict[str, Stored] = {}
         for key, head in heads.items():
-            if isinstance(head, Refused) or head[0] is None or int(head[2]) <= int(head[1]):
-                continue
-            with suppress(CodecError):
-                stored[key] = self._packing.glance(key, head[0])
+            there = None if isinstance(head, Refused) else calls.held(*head)
+            if there is not None and (there[1] or 0) > 0:
+                with suppress(CodecError):
+                    stored[key] = self._packing.glance(key, there[0])
         await self._ask_for_more(scope, list(stored.values()), seen)
         return [
             key
@@ -310,17 +162,15 @@ class Remote:
         usable: Usable | None = None,
     ) -> list[Found | None]:
         """What replicas have for *keys*: entries that are fresh beyond doubt, None for everything else."""
-        calls: list[Call] = []
-        for key in keys:
-            calls += [("HGETALL", key), ("PTTL", key)]
-        replies = await self.line.ask_replicas(*calls, *_questions(markers))
+        replies = await self.line.ask_replicas(*calls.read_near(keys, markers))
         if replies is None:
             return [None] * len(keys)
-        seen = dict(zip(markers, replies[2 * len(keys) :], strict=True))
+        pairs, seen = calls.were_read(keys, markers, replies)
         answers: list[Found | None] = []
         for at, key in enumerate(keys):
             names = scope.markers(tags[at])
-            found = self._near(key, replies[2 * at], replies[2 * at + 1], codec, tags[at], tuple(map(seen.get, names)))
+            held = calls.was_read_near(*pairs[at])
+            found = None if held is None else self._near(key, held, codec, tags[at], tuple(map(seen.get, names)))
             if found is not None and (
                 self.line.bus.is_dirty(key, names) or self._wanted(found, usable, b"").stored is None
             ):
@@ -330,14 +180,10 @@ class Remote:
         return answers
 
     def _near(
-        self, key: str, words: Any, pttl: Any, codec: Codec | None, tags: tuple[str, ...], nonces: tuple[Any, ...]
+        self, key: str, held: calls.Held, codec: Codec | None, tags: tuple[str, ...], nonces: tuple[Any, ...]
     ) -> Found | None:
         """An entry as a replica has it, if there is no more to be asked about it."""
-        fields = dict(zip(map(bytes, words[::2]), words[1::2], strict=True))
-        # Behind a fence, or while a replica of the database may lag: the master decides.
-        if b"v" not in fields or b"q" in fields or any(name.startswith(b"w:") for name in fields):
-            return None
-        found = self._entry(key, fields[b"v"], fields.get(b"g"), pttl, codec)
+        found = self._entry(key, held, codec)
         stored = found.stored
         if stored is None or found.fresh_left <= 0 or stored.tags != tags or stored.nonces != nonces:
             return None
@@ -368,18 +214,15 @@ class Remote:
             return found
         per_key = [self._markers(key, scope, tags[at] if tags else ()) for at, key in enumerate(keys)]
         markers = tuple(dict.fromkeys(marker for each in per_key for marker in each))
-        calls: list[Call] = []
-        for key in keys:
-            calls += [("HMGET", key, "v", "g"), ("PTTL", key)]
-        replies = await self.line.send(*calls, *_questions(markers))
-        seen = dict(zip(markers, replies[2 * len(keys) :], strict=True))
-        there = [self._found(key, replies[2 * at], replies[2 * at + 1], codec) for at, key in enumerate(keys)]
+        replies = await self.line.send(*calls.read_many(keys, markers))
+        pairs, seen = calls.were_read(keys, markers, replies)
+        there = [self._found(key, *pair, codec) for key, pair in zip(keys, pairs, strict=True)]
         await self._ask_for_more(scope, [each.stored for each in there if each is not None and each.stored], seen)
         return [
-            await self._standing(key, each, scope, seen, replies[2 * at][0])
+            await self._standing(key, each, scope, seen, fields[0])
             if each is not None and each.stored is not None
             else each
-            for at, (key, each) in enumerate(zip(keys, there, strict=True))
+            for key, each, (fields, _) in zip(keys, there, pairs, strict=True)
         ]
 
     def _markers(self, key: str, scope: Scope, tags: tuple[str, ...]) -> tuple[str, ...]:
@@ -409,22 +252,20 @@ class Remote:
             )
         )
         if more:
-            seen.update(zip(more, await self.line.send(*_questions(more)), strict=True))
+            seen.update(zip(more, await self.line.send(*calls.nonces(more)), strict=True))
 
     def _hint(self, key: str, tags: tuple[str, ...]) -> None:
         self._hints[key] = tags
         while len(self._hints) > MOST_HINTS:
             _let_go_of_the_oldest(self._hints)
 
-    def _found(self, key: str, fields: Reply, pttl: Reply, codec: Codec | None) -> Found | None:
+    def _found(
+        self, key: str, fields: Reply, pttl: Reply, codec: Codec | None, *, outline: bool = False
+    ) -> Found | None:
         if type(fields) is not list:
             return self._strange(key, fields)
-        value, stale = cast("tuple[Any, Any]", fields)
-        if value is None:
-            return None
-        if isinstance(pttl, Refused):
-            raise pttl
-        return self._entry(key, value, stale, pttl, codec)
+        held = calls.held(fields[0], fields[1], pttl)
+        return None if held is None else self._entry(key, held, codec, outline=outline)
 
     def _strange(self, key: str, reply: Reply) -> Found:
         """Something of another type lives under our key: a miss that nobody can fill."""
@@ -437,24 +278,17 @@ class Remote:
         self._events.once(f"foreign {key}", "%s holds something that is no entry of ours; it is left alone", key)
         return Found(None, -1.0)
 
-    def _entry(
-        self,
-        key: str,
-        value: Any,
-        stale: Any,
-        pttl: Any,
-        codec: Codec | None,
-        *,
-        outline: bool = False,
-    ) -> Found:
-        packing = self._packing
+    def _entry(self, key: str, held: calls.Held, codec: Codec | None, *, outline: bool = False) -> Found:
+        envelope, left = held
         try:
-            left = (int(pttl) - int(stale)) / 1000 if pttl >= 0 else -1.0
-            stored = packing.outline(key, value) if outline else packing.unpack(key, value, codec)
+            if left is not None:
+                if outline:
+                    return Found(self._packing.outline(key, envelope), left)
+                return Found(self._packing.unpack(key, envelope, codec), left)
         except (CodecError, TypeError, ValueError, OverflowError):
-            self._events.undecodable += 1
-            return Found(None, -1.0, packing.stamp(value))
-        return Found(stored, left)
+            pass
+        self._events.undecodable += 1
+        return Found(None, -1.0, self._packing.stamp(envelope))
 
     # Leasing
 
@@ -474,14 +308,13 @@ class Remote:
     ) -> Found | Granted | Wait | Bypass | Failed:
         """The right to fill *key*, or the reason why not."""
         markers = self._markers(key, scope, tags)
-        calls = self._marks(markers, keep_ms)
-        lease = LEASE(key)(token, LEASE_MS, GRACE_MS, floor_ms, awaited, void)
-        *nonces, reply = await self._send_leases({key: token}, *calls, lease)
+        lease = calls.lease(key, token=token, floor_ms=floor_ms, awaited=awaited, void=void)
+        *nonces, reply = await self._send_leases({key: token}, *self._marks(markers, keep_ms), lease)
         seen, settles = self._seen(markers, nonces), _settles(markers, nonces)
         return await self._leased(key, reply, codec, scope, seen, settles=settles, usable=usable)
 
     def _marks(self, markers: Sequence[str], keep_ms: int) -> list[Call]:
-        return [MARK(marker)(self._nonce()[:16].encode(), keep_ms) for marker in markers]
+        return [calls.mark(marker, nonce=self._nonce()[:16].encode(), keep_ms=keep_ms) for marker in markers]
 
     def _seen(self, markers: Sequence[str], replies: Sequence[Reply]) -> dict[str, Any]:
         """What the markers said; nothing where Redis refused to tell."""
@@ -491,14 +324,14 @@ class Remote:
                 self._events.redis_refused(reply)
                 seen[marker] = None
             else:
-                seen[marker] = self._known[marker] = reply[0]
+                seen[marker] = self._known[marker] = calls.marked(reply).nonce
         while len(self._known) > MOST_HINTS:
             _let_go_of_the_oldest(self._known)
         return seen
 
-    async def _send_leases(self, tokens: dict[str, str], *calls: Call) -> list[Reply]:
+    async def _send_leases(self, tokens: dict[str, str], *asked: Call) -> list[Reply]:
         try:
-            return await self.line.send(*calls)
+            return await self.line.send(*asked)
         except Unreachable:
             self.line.orphaned(tokens)
             raise
@@ -515,9 +348,8 @@ class Remote:
     ) -> Mapping[str, Found | Granted | Wait | Bypass | Failed | CutOff]:
         """Leases for several keys, in one round trip."""
         markers = tuple(dict.fromkeys(m for key in tokens for m in self._markers(key, scope, tags.get(key, ()))))
-        calls: list[Call] = self._marks(markers, keep_ms)
-        calls += [LEASE(key)(token, LEASE_MS, GRACE_MS, 0, "", voids.get(key, "")) for key, token in tokens.items()]
-        replies = await self._send_leases(tokens, *calls)
+        leases = [calls.lease(key, token=token, void=voids.get(key, "")) for key, token in tokens.items()]
+        replies = await self._send_leases(tokens, *self._marks(markers, keep_ms), *leases)
         seen, settles = self._seen(markers, replies[: len(markers)]), _settles(markers, replies)
         return {
             key: await self._leased(key, reply, codec, scope, seen, settles=settles)
@@ -540,23 +372,22 @@ class Remote:
                 return Bypass()
             self._events.redis_refused(reply)
             raise reply
-        word = bytes(reply[0])
-        if word == b"HIT":
-            found = self._entry(key, reply[1], reply[2], reply[3], codec)
-            return self._wanted(await self._standing(key, found, scope, seen, reply[1]), usable, reply[1])
-        if word == b"BYPASS":
+        leased = calls.leased(reply)
+        if leased.word == b"BYPASS":
             return Bypass()
-        if word == b"FAILED":
-            return Failed(self._entry(key, reply[1], 0, 0, None).stored)
-        value, stale, pttl = reply[-3:]
+        if leased.word == b"FAILED":
+            return Failed(self._entry(key, (leased.died_of, 0.0), None).stored)
         old: Found | None = None
-        if value is not None:
-            found = self._entry(key, value, stale, pttl, codec)
-            old = self._wanted(await self._standing(key, found, scope, seen, value), usable, value)
-            old = None if old.stored is None else old
-        if word == b"WAIT":
-            return Wait(_text(reply[2]), old)
-        return Granted(old, seen, int(reply[1]), settles)
+        if leased.held is not None:
+            envelope = leased.held[0]
+            found = self._entry(key, leased.held, codec)
+            found = self._wanted(await self._standing(key, found, scope, seen, envelope), usable, envelope)
+            if leased.word == b"HIT":
+                return found
+            old = None if found.stored is None else found
+        if leased.word == b"WAIT":
+            return Wait(leased.holder, old)
+        return Granted(old, seen, leased.at_ms, settles)
 
     async def claim(self, scope: Scope, tags: Sequence[str], at_ms: int, keep_ms: int) -> tuple[bytes, ...] | None:
         """The nonces of *tags* that a load has given its entry at its end; None if one may be younger than the load.
@@ -565,13 +396,13 @@ class Remote:
         began at *at_ms* (the server's time).
         """
         markers = [scope.tag(tag) for tag in tags]
-        asked: list[Call] = [("HGET", scope.epochs[-1], "l")] if scope.epochs else []
+        asked = [calls.tagged_at(scope.epochs[-1])] if scope.epochs else []
         replies = await self.line.send(*self._marks(markers, keep_ms), *asked)
         nonces, seen = replies[: len(markers)], self._seen(markers, replies[: len(markers)])
         last = replies[-1] if asked else None
         if None in seen.values() or isinstance(last, Refused) or _settles(markers, replies):
             return None
-        if (not asked or int(last or 0) >= at_ms) and any(int(since) >= at_ms for _, since, _ in nonces):
+        if (not asked or int(last or 0) >= at_ms) and any(calls.marked(reply).since_ms >= at_ms for reply in nonces):
             return None
         return tuple(seen[marker] for marker in markers)
 
@@ -596,22 +427,16 @@ class Remote:
         before an invalidation of its tags, and only this tells.
         """
         markers = tuple(dict.fromkeys(marker for fill in fills for marker in fill.markers))
-        replies = await self.line.send(
-            *(
-                FILL(fill.key)(fill.token, fill.envelope, ms(fill.fresh), round(fill.stale * 1000), fill.version)
-                for fill in fills
-            ),
-            *_questions(markers),
-        )
+        replies = await self.line.send(*map(calls.fill, fills), *calls.nonces(markers))
         seen = dict(zip(markers, replies[len(fills) :], strict=True))
         outcomes: list[Filled] = []
         for fill, reply in zip(fills, replies, strict=False):
             if isinstance(reply, Refused):
                 self._events.redis_refused(reply)
                 raise reply
-            stands = reply > 0 and tuple(seen[marker] for marker in fill.markers) == fill.nonces
-            stored = Filled.STORED if reply == 1 else Filled.BRIEFLY
-            outcomes.append(stored if stands else Filled.OLD if reply == -1 else Filled.REFUSED)
+            filled = calls.filled(reply)
+            stands = filled is Filled.OLD or tuple(seen[marker] for marker in fill.markers) == fill.nonces
+            outcomes.append(filled if stands else Filled.REFUSED)
         return outcomes
 
     async def release(
@@ -625,12 +450,11 @@ class Remote:
         True if all of them were still held, and *marks* still say what they said: nothing was invalidated meanwhile.
         With *marks*, all of them must live in the same place.
         """
-        calls: list[Call] = [
-            RELEASE(key)(token, self._word(key, failure), FAILURE_KEPT_MS) for key, token in tokens.items()
-        ]
+        released = [calls.release(key, token=token, died_of=self._word(key, failure)) for key, token in tokens.items()]
         marks = marks or {}
-        replies = await self.line.send(*calls, *_questions(tuple(marks)))
-        return all(reply == 1 for reply in replies[: len(calls)]) and replies[len(calls) :] == list(marks.values())
+        replies = await self.line.send(*released, *calls.nonces(tuple(marks)))
+        left, said = replies[: len(released)], replies[len(released) :]
+        return all(reply == 1 for reply in left) and said == list(marks.values())
 
     def _word(self, key: str, failure: Stored | None) -> Any:
         try:
@@ -640,7 +464,7 @@ class Remote:
 
     async def renew(self, tokens: dict[str, str]) -> None:
         """Keep leases for another while; those that are gone stay gone."""
-        await self.line.send(*(RENEW(key)(token, LEASE_MS, GRACE_MS) for key, token in tokens.items()))
+        await self.line.send(*(calls.renew(key, token=token) for key, token in tokens.items()))
 
     # Writing
 
@@ -659,12 +483,11 @@ class Remote:
         channel = self.line.bus.channel
         markers = tuple(dict.fromkeys(marker for key in keys for marker in self._markers(key, scope, ())))
 
-        def calls(echo: str) -> list[list[Call]]:
-            plain = (0, "", 0, "", 0, "", HEAD_BYTES)
-            return [[INVALIDATE(key)(channel, drop_message(echo, key), *plain)] for key in keys]
+        def calls_of(echo: str) -> list[list[Call]]:
+            return [[calls.invalidate(key, channel=channel, echo=echo, head=calls.HEAD_BYTES)] for key in keys]
 
         items = [Invalidation(key) for key in keys]
-        done, replies = await self.line.told(items, calls, _questions(markers))
+        done, replies = await self.line.told(items, calls_of, calls.nonces(markers))
         if not replies:
             return done, 0
         seen = dict(zip(markers, replies, strict=False))
@@ -678,10 +501,10 @@ class Remote:
         """Make entries stale; false if Redis did not acknowledge it, and they will be invalidated instead."""
         channel = self.line.bus.channel
 
-        def calls(echo: str) -> list[list[Call]]:
-            return [[EXPIRE(key)(channel, drop_message(echo, key))] for key in keys]
+        def calls_of(echo: str) -> list[list[Call]]:
+            return [[calls.expire(key, channel=channel, echo=echo)] for key in keys]
 
-        return await self.line.tell([Invalidation(key) for key in keys], calls)
+        return await self.line.tell([Invalidation(key) for key in keys], calls_of)
 
     async def nonces(self, markers: tuple[str, ...], keep_ms: int) -> tuple[bytes, ...]:
         """What *markers* say now, made where they say nothing; `Unreachable` if Redis refuses."""
@@ -705,12 +528,12 @@ class Remote:
         """
         bus = self.line.bus
         echo = bus.begin()
-        calls: list[Call] = [
-            STORE(key)(envelope, ms(fresh), round(stale * 1000), version, bus.channel, drop_message(echo, key))
+        stores = [
+            calls.store(key, envelope, fresh=fresh, stale=stale, version=version, channel=bus.channel, echo=echo)
             for key, (envelope, fresh, stale) in items.items()
         ]
         try:
-            replies = await self.line.send(*self._marks(markers, keep_ms), *calls)
+            replies = await self.line.send(*self._marks(markers, keep_ms), *stores)
         except BaseException:
             bus.void(echo)
             raise
@@ -744,18 +567,18 @@ class Remote:
         Whether it was stored; if what is there cannot be used, what it is known by (call again with it as *void*), else
         None; what *markers* said just before; and for how many seconds longer one of them is quarantined.
         """
-        call = [token, envelope, ms(fresh), round(stale * 1000), void]
-        replies = await self._by_hand(key, ADD(key), call, self._marks(markers, keep_ms))
+        call = partial(calls.add, key, envelope, token=token, fresh=fresh, stale=stale, void=void)
+        replies = await self._by_hand(key, call, self._marks(markers, keep_ms))
         seen = self._seen(markers, replies[: len(markers)])
         settles = min(_settles(markers, replies).values(), default=0.0)
         said = tuple(seen[marker] for marker in markers)
-        word, *there = replies[-1]
+        done, there = calls.changed(replies[-1])
         useless = None
-        if there:
-            found = self._entry(key, there[0], there[1], there[2], None, outline=True)
+        if there is not None:
+            found = self._entry(key, there, None, outline=True)
             found = await self._standing(key, found, scope, seen, there[0])
             useless = found.void if found.stored is None else None
-        return word == 1, useless, said, settles
+        return done, useless, said, settles
 
     async def replace(
         self, key: str, envelope: Any, stamp: Any, *, codec: Codec | None, scope: Scope, token: str
@@ -765,11 +588,12 @@ class Remote:
         Whether that was done; else what is there now, as from `read_exactly`.
         """
         markers = self._markers(key, scope, ())
-        replies = await self._by_hand(key, REPLACE(key), [token, stamp, envelope], _questions(markers))
-        word, *there = replies[-1]
-        if not there:
-            return word == 1, None, ""
-        found = self._entry(key, there[0], there[1], there[2], codec)
+        call = partial(calls.replace, key, envelope, token=token, stamp=stamp)
+        replies = await self._by_hand(key, call, calls.nonces(markers))
+        done, there = calls.changed(replies[-1])
+        if there is None:
+            return done, None, ""
+        found = self._entry(key, there, codec)
         found = await self._standing(key, found, scope, dict(zip(markers, replies, strict=False)), there[0])
         return False, found, self._packing.stamp(there[0])
 
@@ -777,14 +601,12 @@ class Remote:
         """What LEASE, ADD and REPLACE know an envelope by."""
         return self._packing.stamp(envelope)
 
-    async def _by_hand(
-        self, key: str, script: Callable[..., Call], words: list[Any], before: list[Call]
-    ) -> list[Reply]:
+    async def _by_hand(self, key: str, call: Callable[..., Call], before: list[Call]) -> list[Reply]:
         """Run a script that stores under *key* and tells the others; `Refused` is raised."""
         bus = self.line.bus
         echo = bus.begin()
         try:
-            replies = await self.line.send(*before, script(*words, bus.channel, drop_message(echo, key)))
+            replies = await self.line.send(*before, call(channel=bus.channel, echo=echo))
         except BaseException:
             bus.void(echo)
             raise
@@ -793,7 +615,7 @@ class Remote:
                 bus.void(echo)
                 self._events.redis_refused(reply)
                 raise reply
-        if replies[-1][0] == 1:  # if a failover loses this, what comes back may be older
+        if calls.changed(replies[-1]).done:  # if a failover loses this, what comes back may be older
             self.line.acknowledged([Invalidation(key)])
         else:
             bus.void(echo)
@@ -803,7 +625,7 @@ class Remote:
         """Give a fresh entry a new TTL; whether there was one."""
         bus = self.line.bus
         echo = bus.begin()
-        call = TOUCH(key)(ms(fresh), round(stale * 1000), bus.channel, drop_message(echo, key))
+        call = calls.touch(key, fresh=fresh, stale=stale, channel=bus.channel, echo=echo)
         try:
             *_, reply = await self.line.send(*self._marks(markers, keep_ms), call)
         except BaseException:
@@ -812,18 +634,11 @@ class Remote:
         return bool(reply == 1)
 
 
-def _questions(markers: Sequence[str]) -> list[Call]:
-    return [("HGET", marker, "v") for marker in markers]
-
-
 def _settles(markers: Sequence[str], replies: Sequence[Reply]) -> dict[str, float]:
     """By marker, for how many seconds longer it is quarantined; those that are not are left out."""
     pairs = zip(markers, replies, strict=False)
-    return {marker: int(reply[2]) / 1000 for marker, reply in pairs if not isinstance(reply, Refused) and reply[2]}
-
-
-def _text(raw: bytes | str) -> str:
-    return raw.decode() if isinstance(raw, bytes) else raw
+    left = {marker: calls.marked(reply).quarantine_ms for marker, reply in pairs if not isinstance(reply, Refused)}
+    return {marker: each / 1000 for marker, each in left.items() if each}
 
 
 def _let_go_of_the_oldest(kept: OrderedDict[str, Any]) -> None:

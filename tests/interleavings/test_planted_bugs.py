@@ -15,10 +15,10 @@ from cacheguard.engine.flights import Flight, Shared
 from cacheguard.engine.loading import Ask, Job, Loaded, Loading
 from cacheguard.engine.reading import Engine
 from cacheguard.engine.rebuilding import Rebuilding
+from cacheguard.protocol.entry import Granted, Stored
 from cacheguard.protocol.envelope import Kind
 from cacheguard.protocol.model import Hash, MemoryCommands
 from cacheguard.tiers.local import Entry, Local
-from cacheguard.tiers.remote import Granted, Stored
 from tests.support.schedules import (
     Pick,
     choosing,

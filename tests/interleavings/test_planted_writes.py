@@ -11,9 +11,10 @@ from cacheguard.defenses.consistency import Tickets
 from cacheguard.delivery.bus import Bus
 from cacheguard.doors.writing import Write
 from cacheguard.engine.rebuilding import Rebuilding
+from cacheguard.protocol.entry import Filled, Found
 from cacheguard.protocol.model import Hash, MemoryCommands
 from cacheguard.tiers.local import Local
-from cacheguard.tiers.remote import Filled, Found, Remote
+from cacheguard.tiers.remote import Remote
 from tests.support.schedules import explored, following, violation
 from tests.support.stepped import Violation
 from tests.support.world import REDIS_ONLY, TAG, TWO_TIERS, World

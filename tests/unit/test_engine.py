@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
-from cacheguard.delivery.outbox import INVALIDATE
 from cacheguard.durations import FOREVER
 from cacheguard.engine.flights import Flight
 from cacheguard.engine.loading import NO_SCOPE
 from cacheguard.errors import CodecError, LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
 from cacheguard.ports import Call, Reply
+from cacheguard.protocol.calls import FILL, INVALIDATE, LEASE, STORE
+from cacheguard.protocol.entry import Fill, Stored
 from cacheguard.protocol.envelope import Kind
-from cacheguard.tiers.remote import FILL, LEASE, STORE, Fill, Remote, Stored
+from cacheguard.tiers.remote import Remote
 from tests.support.desk import KEY, Desk
 from tests.support.stepped import Fault
 

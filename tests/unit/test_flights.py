@@ -8,11 +8,11 @@ from cacheguard.defenses.penetration.absences import AbsenceBudget
 from cacheguard.delivery.bus import Bus
 from cacheguard.engine.flights import Chain, Failure, Flight, Place, Shared
 from cacheguard.events import Events
+from cacheguard.protocol.entry import Stored
 from cacheguard.protocol.envelope import Kind
 from cacheguard.runtime import run_now
 from cacheguard.runtime.bulkhead import FairBulkhead
 from cacheguard.tiers.local import Entry, Local
-from cacheguard.tiers.remote import Stored
 
 ANSWER = Stored(Kind.VALUE, 1, 300.0, 0.0, ())
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = sorted((ROOT / "cacheguard" / "protocol" / "lua").glob("*.lua"))
+SCRIPTS = sorted(path for path in (ROOT / "cacheguard").rglob("lua/*.lua") if path.stem != "prelude")
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ import pytest
 from cacheguard.engine.loading import NO_SCOPE
 from cacheguard.errors import CodecError, LoadTimeout, Overloaded, Refused
 from cacheguard.ports import Call, Reply
+from cacheguard.protocol.calls import STORE
+from cacheguard.protocol.entry import Stored
 from cacheguard.protocol.envelope import Kind, Oversize
 from cacheguard.runtime.bulkhead import FairBulkhead
-from cacheguard.tiers.remote import STORE, Stored
 from tests.support.desk import KEY, Desk
 from tests.support.stepped import Fault
 from tests.support.stepper import Cancelled

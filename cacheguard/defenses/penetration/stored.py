@@ -13,9 +13,9 @@ from ...protocol.lua import load
 from .items import Texts
 from .layout import Shape
 
-ADD, SYNC, GROW, MARK = load("bloom_add"), load("bloom_sync"), load("bloom_grow"), load("bloom_mark")
-BEGIN, SWITCH, ABORT = load("bloom_begin"), load("bloom_switch"), load("bloom_abort")
-DAMAGE = load("bloom_damage")
+_ROOM = "defenses/penetration"
+ADD, SYNC, GROW, MARK = (load(f"bloom_{name}", _ROOM) for name in ("add", "sync", "grow", "mark"))
+BEGIN, SWITCH, ABORT, DAMAGE = (load(f"bloom_{name}", _ROOM) for name in ("begin", "switch", "abort", "damage"))
 
 CHUNKS_PER_SEND = 64
 LOG_LENGTH = 65_536  # items kept so that mirrors, and a rebuild that begins later, learn of them
