@@ -14,9 +14,8 @@ from inspect import (
 from typing import TYPE_CHECKING, Any
 
 from ..codec import Codec, return_codec
-from ..engine.loading import Ask
+from ..engine.ask import Ask, opened, stored_of
 from ..engine.reading import Engine
-from ..engine.rebuilding import opened, stored_of
 from ..errors import ConfigurationError, KeyTemplateError
 from ..keys import KeyMaker, TextTemplate, compile_key
 from ..policy import Rules

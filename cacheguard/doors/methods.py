@@ -7,9 +7,8 @@ from functools import partial, update_wrapper
 from typing import Any
 
 from ..defenses.consistency import version_text
-from ..engine.loading import Ask
+from ..engine.ask import Ask, opened, stored_of
 from ..engine.reading import Engine
-from ..engine.rebuilding import opened, stored_of
 from ..missing import MISSING
 from ..protocol.envelope import Kind
 from ..runtime import run_now

@@ -9,7 +9,7 @@ from ..protocol.envelope import Kind
 from ..tiers.remote import Stored
 
 if TYPE_CHECKING:
-    from .loading import Ask
+    from .ask import Ask
     from .reading import Engine
 
 GRACE = 1.0  # seconds: news of a change that was just made must have arrived by then

@@ -10,10 +10,12 @@ from typing import Any
 from ..errors import CacheGuardError, ReentrantLoad, Refused, Unreachable
 from ..policy import Rules
 from ..tiers.remote import CutOff, Fill, Filled, Found, Granted, Stored
-from .flights import CHAIN, Flight
-from .loading import Ask, Job, Loaded
+from .ask import Ask, Job, Loaded, opened, tags_of
+from .flights import Flight
+from .lifetimes import marker_ms, stale_window
+from .permits import CHAIN
 from .reading import Engine
-from .rebuilding import STORED, marker_ms, opened, stale_window, tags_of
+from .rebuilding import STORED
 
 LoadMany = Callable[[list[str]], Any]
 

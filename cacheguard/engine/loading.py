@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..current_load import CURRENT, Load
@@ -13,18 +12,17 @@ from ..defenses.consistency import version_text
 from ..errors import CodecError, LoadTimeout, Overloaded, Unreachable
 from ..protocol.envelope import Kind, Oversize
 from ..protocol.exceptions import describe
-from ..protocol.names import Scope
 from ..servers.ring import Remotes
 from ..tiers.remote import LEASE_MS, Found, Stored
-from .flights import CHAIN, Chain, Failure, Flight, Place, Shared
+from .ask import Ask, Job, Loaded
+from .flights import Flight
+from .permits import CHAIN, Chain, Place
+from .shared import Failure, Shared
 
 if TYPE_CHECKING:
     from ..codec import Codec
     from ..policy import Rules
     from ..ports import Runtime, Watch
-
-
-NO_SCOPE = Scope()
 
 
 class _NoWatch:
@@ -35,59 +33,6 @@ class _NoWatch:
 
 
 NO_WATCH = _NoWatch()
-
-
-@dataclass(slots=True)
-class Ask:
-    """One question: which key, how to load it, and by which rules."""
-
-    key: str
-    rules: Rules
-    codec: Codec | None
-    load: Callable[[], Any]
-    tags: tuple[str, ...] = ()
-    scope: Scope = NO_SCOPE
-    version: Callable[[Any], Any] | None = None  # of a value that was loaded
-    usable: Callable[[Any], bool] | None = None  # a cached value for which this says no counts as missing
-    bounded: bool = True  # its load takes a place in the bulkhead
-
-    def takes(self, stored: Stored) -> bool:
-        """Whether what is cached may be the answer."""
-        return self.usable is None or stored.kind is not Kind.VALUE or self.usable(stored.value)
-
-    @property
-    def marks(self) -> tuple[str, ...]:
-        """The markers of its tags."""
-        return tuple(map(self.scope.tag, self.tags)) if self.tags else ()
-
-
-@dataclass(slots=True)
-class Job:
-    """One run of a loader: for one key, or for several at once."""
-
-    flights: dict[str, Flight]
-    rules: Rules
-    load: Callable[[], Any]
-    tokens: dict[str, str]  # the leases it runs under; empty: it may not fill
-    stale: dict[str, Found]  # what may be served instead
-    primary: bool = False  # the answer before was older than what is known
-    bounded: bool = True
-    turn: int | None = None  # to be given back to the breaker of what it loads from
-
-    @property
-    def landed(self) -> bool:
-        """Whether those who wait have had their answer already."""
-        return all(flight.landed for flight in self.flights.values())
-
-
-@dataclass(slots=True)
-class Loaded:
-    """What a loader returned, or the absence that it raised."""
-
-    value: Any
-    absence: Exception | None
-    seconds: float
-    load: Load
 
 
 class Loading:

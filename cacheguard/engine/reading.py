@@ -16,9 +16,11 @@ from ..protocol.envelope import Kind
 from ..protocol.names import Scope
 from ..servers.ring import Remotes
 from ..tiers.remote import CUT_OFF, CutOff, Found, Stored, ms
-from .flights import Flight, Shared
-from .loading import Ask
-from .rebuilding import Rebuilding, marker_ms, opened, stale_window, stored_of
+from .ask import Ask, opened, stored_of
+from .flights import Flight
+from .lifetimes import marker_ms, stale_window
+from .rebuilding import Rebuilding
+from .shared import Shared
 
 if TYPE_CHECKING:
     from ..codec import Codec

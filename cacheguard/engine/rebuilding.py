@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Any
 from ..defenses.breakdown import early_by, poll_delay
 from ..errors import LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
 from ..protocol.envelope import Kind
-from ..protocol.exceptions import absence, rebuilt
+from ..protocol.exceptions import rebuilt
 from ..servers.ring import Remotes
 from ..tiers.local import Entry
-from ..tiers.remote import ALWAYS, Bypass, Failed, Fill, Filled, Found, Granted, Stored, Wait, ms
-from .flights import CHAIN, NO_CHAIN, Flight, Shared
-from .loading import Ask, Job, Loaded, Loading
+from ..tiers.remote import ALWAYS, Bypass, Failed, Fill, Filled, Found, Granted, Stored, Wait
+from .ask import Ask, Job, Loaded, opened, tags_of
+from .flights import Flight
+from .lifetimes import marker_ms, stale_window
+from .loading import Loading
+from .permits import CHAIN, NO_CHAIN
+from .shared import Shared
 
 if TYPE_CHECKING:
-    from ..policy import Rules
     from ..ports import Runtime
 
 RETRIES = 3  # flights that prove nothing to a follower, before it loads for itself
 STORED = (Filled.STORED, Filled.BRIEFLY)
-WEEK = 7 * 86_400.0  # assumed of a TTL that is a function: the marker of a tag must outlive its entries
 
 
 class Rebuilding:
@@ -483,33 +485,3 @@ class Rebuilding:
 def _job(flight: Flight, ask: Ask, tokens: dict[str, str], stale: Found | None, *, primary: bool = False) -> Job:
     old = {} if stale is None else {ask.key: stale}
     return Job({ask.key: flight}, ask.rules, ask.load, tokens, old, primary, ask.bounded)
-
-
-def tags_of(ask: Ask, loaded: Loaded) -> tuple[str, ...]:
-    """The tags of what was loaded: those of the question, then those that the loader has added."""
-    if not loaded.load.tags:
-        return ask.tags
-    return tuple(dict.fromkeys((*ask.tags, *loaded.load.tags)))
-
-
-def marker_ms(rules: Rules) -> int:
-    """How long, in ms, the markers must live that an entry depends on which is being loaded now."""
-    ttl = WEEK if callable(rules.ttl) else rules.ttl
-    return ms(ttl + rules.stale + 2 * (rules.hard_timeout or 60.0))
-
-
-def stale_window(stored: Stored, rules: Rules) -> float:
-    """How long after its TTL *stored* is kept, in seconds. An absence is not: it may never stand in for a row."""
-    return rules.stale if stored.kind is Kind.VALUE else 0.0
-
-
-def stored_of(entry: Entry) -> Stored:
-    """The entry of the in-process tier as the engine knows it."""
-    return Stored(Kind(entry.kind), entry.value, 0.0, 0.0, entry.tags)
-
-
-def opened(stored: Stored, rules: Rules) -> Any:
-    """The value inside, or the absence raised as the loader would."""
-    if stored.kind is Kind.ERROR:
-        raise absence(stored.value, rules.not_found)
-    return stored.value

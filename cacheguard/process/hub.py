@@ -17,8 +17,8 @@ from ..delivery.bus import Bus
 from ..delivery.line import Line
 from ..delivery.outbox import Invalidation, Outbox
 from ..engine.auditing import Auditor
-from ..engine.flights import Shared
 from ..engine.reading import Engine
+from ..engine.shared import Shared
 from ..errors import CacheGuardError, ConfigurationError, Unreachable
 from ..events import Events, Stats
 from ..missing import MISSING

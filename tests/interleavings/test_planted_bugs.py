@@ -11,10 +11,12 @@ import pytest
 
 from cacheguard.delivery.line import Line
 from cacheguard.delivery.outbox import Invalidation
-from cacheguard.engine.flights import Flight, Shared
-from cacheguard.engine.loading import Ask, Job, Loaded, Loading
+from cacheguard.engine.ask import Ask, Job, Loaded
+from cacheguard.engine.flights import Flight
+from cacheguard.engine.loading import Loading
 from cacheguard.engine.reading import Engine
 from cacheguard.engine.rebuilding import Rebuilding
+from cacheguard.engine.shared import Shared
 from cacheguard.protocol.envelope import Kind
 from cacheguard.protocol.model import Hash, MemoryCommands
 from cacheguard.tiers.local import Entry, Local

@@ -7,8 +7,8 @@ import pytest
 
 from cacheguard.delivery.outbox import INVALIDATE
 from cacheguard.durations import FOREVER
+from cacheguard.engine.ask import NO_SCOPE
 from cacheguard.engine.flights import Flight
-from cacheguard.engine.loading import NO_SCOPE
 from cacheguard.errors import CodecError, LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
 from cacheguard.ports import Call, Reply
 from cacheguard.protocol.envelope import Kind

@@ -6,7 +6,9 @@ import pytest
 
 from cacheguard.defenses.penetration.layout import AbsenceBudget
 from cacheguard.delivery.bus import Bus
-from cacheguard.engine.flights import Chain, Failure, Flight, Place, Shared
+from cacheguard.engine.flights import Flight
+from cacheguard.engine.permits import Chain, Place
+from cacheguard.engine.shared import Failure, Shared
 from cacheguard.events import Events
 from cacheguard.protocol.envelope import Kind
 from cacheguard.runtime import run_now
@@ -110,7 +112,7 @@ def test_dropping_a_marker_forgets_what_depends_on_it(name: str, left: list[str]
 
 
 def test_the_oldest_failure_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cacheguard.engine.flights.MOST_FAILURES", 2)
+    monkeypatch.setattr("cacheguard.engine.shared.MOST_FAILURES", 2)
     all_of_it = shared()
     for key in ("a", "b", "a", "c"):
         all_of_it.remember(key, Failure(ValueError(), None, 0.1, 1.0))
