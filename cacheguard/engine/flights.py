@@ -1,4 +1,4 @@
-"""One rebuild of one key in this process."""
+"""Single flight in this process: a rebuild of a key that others join, and the table of those under way."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from ..protocol.envelope import Kind
 
 if TYPE_CHECKING:
     from ..ports import Signal
+    from ..tiers.local import Local
     from ..tiers.remote import Stored
 
 
 class Flight:
-    """One rebuild of one key in this process, and those who wait for it.
+    """One rebuild of one key in this process: one caller leads it, others join and wait.
 
     Args:
         signal: goes up when the flight has landed.
@@ -59,19 +60,19 @@ class Flight:
         self.private = False  # `loaded` is for who leads it alone
 
     def land(self, answer: Stored, *, proven: bool) -> None:
-        """Everybody gets *answer*."""
+        """Give *answer* to everybody."""
         if not self.landed:
             self.answer, self.proven, self.landed = answer, proven, True
         self._tell()
 
     def fail(self, error: Exception) -> None:
-        """Everybody gets *error*."""
+        """Give *error* to everybody."""
         if not self.landed:
             self.error, self.traceback, self.proven, self.landed = error, error.__traceback__, True, True
         self._tell()
 
     def abandon(self) -> None:
-        """Nobody gets anything: who waits must ask again."""
+        """Land without an outcome: each follower must ask again."""
         self.landed = True
         self._tell()
 
@@ -81,30 +82,30 @@ class Flight:
             signal.set()
 
     def also(self, signal: Signal) -> None:
-        """Let somebody wait for the landing who is under another runtime: a thread, another event loop."""
+        """Raise *signal* at the landing, too: for a waiter in another thread or event loop."""
         self.others.append(signal)
         if self.landed:
             signal.set()
 
     def keep_private(self, loaded: Stored) -> None:
-        """Who leads gets *loaded*; who waits must load for himself."""
+        """Give *loaded* to the leader alone; each follower must load for itself."""
         self.loaded, self.private = loaded, True
         self.abandon()
 
     def raised(self, error: Exception) -> Exception:
-        """*error* for one more of those who wait, without the frames of the others."""
+        """*error* for one more follower, without the frames of the others."""
         return error.with_traceback(self.traceback)
 
     def given(self, answer: Stored | None) -> Stored | None:
-        """*answer*, unless it stands for an exception that the loader has raised here: that is raised, unchanged."""
+        """*answer*; if it stands for an exception that the loader raised here, that one is raised, unchanged."""
         if self.absence is not None and answer is not None and answer.kind is Kind.ERROR:
             raise self.raised(self.absence)
         return answer
 
     def waits_for_me(self, here: int | None) -> bool:
-        """Whether the code that asks has interrupted the leader: a signal handler, a finalizer.
+        """Whether the caller has interrupted the leader in its own thread, as a signal handler or a finalizer does.
 
-        Whoever waited for the flight then would wait for himself.
+        If it waited for the flight, it would wait for itself.
         """
         return here is not None and here == self.here and not self.landed
 
@@ -112,3 +113,37 @@ class Flight:
         """May a follower that joined after *joined_at* leases use the outcome?"""
         before = joined_at < self.leases
         return (before and self.anew) if anew else may_share(joined_before_lease=before, proven=self.proven)
+
+
+class Flights(dict[str, Flight]):
+    """The flights that a caller may join, by key: at most one of each.
+
+    ``setdefault`` is how one joins or begins to lead, in one step.
+
+    Args:
+        local: its lock guards removals, for an invalidation removes flights, too.
+    """
+
+    def __init__(self, local: Local) -> None:
+        super().__init__()
+        self._local = local
+
+    def retire(self, key: str, flight: Flight) -> None:
+        """Take no more followers.
+
+        follower:                                       joins, trusts the fill
+        leader:   FILL accepted .......... (reply) .......... lands "old"
+        writer:                  invalidates
+
+        So nobody may join once the fill is on its way.
+        """
+        with self._local.lock:
+            if self.get(key) is flight:
+                self.pop(key, None)  # a signal handler may have come in between
+
+    def ground(self, key: str, flight: Flight) -> None:
+        """End *flight* without an outcome, unless it has landed."""
+        if self.get(key) is flight:
+            self.retire(key, flight)
+        if not flight.landed:
+            flight.abandon()

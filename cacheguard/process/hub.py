@@ -157,7 +157,7 @@ class Hub:
 
     def _remove(self, name: tuple[int, bool], engine: Engine) -> None:
         self._engines.pop(name, None)
-        self.shared.flights = [each for each in self.shared.flights if each is not engine.flights]
+        self.shared.close_flights(engine.flights)
 
     def _check_open(self) -> None:
         if self.closed:
