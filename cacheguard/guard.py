@@ -46,10 +46,9 @@ from .doors.writing import (
     settle_seconds,
 )
 from .durations import Duration, seconds
+from .engine.ask import Ask, opened, stored_of
 from .engine.batch import Batch
-from .engine.loading import Ask
 from .engine.reading import Engine
-from .engine.rebuilding import opened, stored_of
 from .errors import ConfigurationError, Unreachable
 from .events import StateChange, Stats, log
 from .missing import MISSING

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..checks import plain_function
 from ..codec import Codec, return_codec
-from ..engine.loading import Ask
+from ..engine.ask import Ask, opened, stored_of
 from ..engine.reading import Engine
-from ..engine.rebuilding import opened, stored_of
 from ..errors import ConfigurationError, KeyTemplateError
 from ..keys import KeyMaker, TextTemplate, compile_key
 from ..policy import Rules

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial, update_wrapper
 from typing import Any
 
 from ..defenses.consistency import version_text
-from ..engine.loading import Ask
+from ..engine.ask import Ask, opened, stored_of
 from ..engine.reading import Engine
-from ..engine.rebuilding import opened, stored_of
 from ..missing import MISSING
-from ..protocol.entry import Found, Stored
+from ..protocol.entry import CutOff, Found, Stored
 from ..protocol.envelope import Kind
 from ..runtime import run_now
 from .functions import Function
@@ -101,8 +100,8 @@ class Operations:
         survey = await engine.survey(wanted)
         answers: dict[str, Answer] = {key: partial(opened, stored, self._rules) for key, stored in survey.there.items()}
 
-        def load(key: str, found: Found | None) -> Coroutine[Any, Any, Any]:
-            return engine.rebuilding.rebuild(wanted[key], found, cut_off=key in survey.cut_off)
+        async def load(key: str, found: Found | CutOff | None) -> Any:
+            return opened(await engine.rebuilding.rebuild(wanted[key], found), self._rules)
 
         works = [partial(load, key, found) for key, found in survey.missing.items()]
         loaded = await engine.runtime.each(works, most)

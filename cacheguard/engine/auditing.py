@@ -9,7 +9,7 @@ from ..protocol.entry import Stored
 from ..protocol.envelope import Kind
 
 if TYPE_CHECKING:
-    from .loading import Ask
+    from .ask import Ask
     from .reading import Engine
 
 GRACE = 1.0  # seconds: news of a change that was just made must have arrived by then

@@ -16,9 +16,12 @@ from ..protocol.entry import CUT_OFF, CutOff, Found, Stored, ms
 from ..protocol.envelope import Kind
 from ..protocol.names import Scope
 from ..servers.ring import Remotes
-from .flights import Flight, Shared
-from .loading import Ask
-from .rebuilding import Rebuilding, marker_ms, opened, stale_window, stored_of
+from .ask import Ask, opened, stored_of
+from .filling import Filling
+from .lifetimes import marker_ms, stale_window
+from .loading import Loading
+from .rebuilding import Rebuilding
+from .shared import Shared
 
 if TYPE_CHECKING:
     from ..codec import Codec
@@ -36,22 +39,21 @@ class Survey:
     """What Redis holds for several keys."""
 
     there: dict[str, Stored]
-    missing: dict[str, Found | None]
-    cut_off: frozenset[str]  # of the missing ones, those that Redis could not be asked for
+    missing: dict[str, Found | CutOff | None]
 
 
 class Engine:
     """Reads and writes under one runtime.
 
-    A read goes `read` → `Remote.read` → `judge` → `Rebuilding.rebuild` and from there to the loader and `Remote.fill`.
+    A read goes `read` → `Remote.read` → `judge` → `Rebuilding.rebuild` → `Loading.run` → `Filling.fill_and_land`.
     """
 
     def __init__(self, runtime: Runtime, remote: Remotes, shared: Shared) -> None:
         self.runtime, self.remote, self.shared = runtime, remote, shared
-        self.flights: dict[str, Flight] = {}
-        shared.flights.append(self.flights)
-        self.rebuilding = Rebuilding(runtime, remote, shared, self.flights)
-        self.loading = self.rebuilding.loading
+        self.flights = shared.open_flights()
+        self.loading = Loading(runtime, remote, shared, self.flights)
+        self.filling = Filling(runtime, remote, shared, self.flights)
+        self.rebuilding = Rebuilding(runtime, remote, shared, self.flights, self.loading, self.filling)
         self._local, self._events, self._bus = shared.local, shared.events, shared.bus
         self.audit: Callable[[Engine, Ask, Any], Awaitable[None]] | None = None  # looks at what is served as fresh
 
@@ -74,38 +76,46 @@ class Engine:
         if not self._bus.ready and ask.rules.l2:
             await self._bus.begin_listening(self.runtime)
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
+        found: Found | CutOff | None
         try:
             found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags, ask.usable, near=ask.rules.l1)
         except Unreachable:
-            return await self._read_without_redis(ask)
-        stored = await self._usable(ask, found, ticket, asked_at)
-        return await self.rebuilding.rebuild(ask, found) if stored is None else opened(stored, ask.rules)
+            found, stored = CUT_OFF, self._kept(ask.key, ask.rules)
+            if stored is not None and not ask.takes(stored):
+                stored = None
+        else:
+            stored = await self._usable(ask, found, ticket, asked_at)
+        if stored is None:
+            stored = await self.rebuilding.rebuild(ask, found)
+        return opened(stored, ask.rules)
 
     async def _usable(self, ask: Ask, found: Found | None, ticket: int, asked_at: float) -> Stored | None:
-        """What may be served of *found*; a reload behind it is started where the policy wants one."""
+        """What may be served of *found*; a reload behind it is started where the policy wants one.
+
+        Under ``rebuild="early"``, one of the hits reloads ahead of time.
+        """
         if found is None or found.stored is None:
             return None
-        verdict = judge(found.fresh_left, ask.rules.revalidate)
+        stored, fresh_left = found.stored, found.fresh_left
+        verdict, floor = judge(fresh_left, ask.rules.revalidate), None
         if verdict is Verdict.FRESH:
-            await self._serve_fresh(ask, found.stored, found.fresh_left, ticket, asked_at)
-            return found.stored
-        if verdict is Verdict.REVALIDATE:
+            self._events.l2_hits += 1
+            self._events.null_hits += stored.kind is not Kind.VALUE
+            self._events.served(stored.ttl - fresh_left)
+            if ask.rules.rebuild == "early" and fresh_left <= early_by(stored.load_time, self.runtime.random()):
+                floor = ms(fresh_left)
+            else:
+                self.filling.keep(ask, stored, fresh_left, ticket, asked_at)
+        elif verdict is Verdict.REVALIDATE:
             self._events.stale_hits += 1
-            await self.rebuilding.behind(ask, floor=0)
-            return found.stored
-        return None
-
-    async def _serve_fresh(self, ask: Ask, stored: Stored, fresh_left: float, ticket: int, asked_at: float) -> None:
-        """A hit in Redis; under ``rebuild="early"`` one of them reloads ahead of time."""
-        self._events.l2_hits += 1
-        self._events.null_hits += stored.kind is not Kind.VALUE
-        self._events.served(stored.ttl - fresh_left)
-        if ask.rules.rebuild == "early" and fresh_left <= early_by(stored.load_time, self.runtime.random()):
-            await self.rebuilding.behind(ask, floor=ms(fresh_left))
+            floor = 0
         else:
-            self.rebuilding.keep(ask, stored, fresh_left, ticket, asked_at)
-        if self.audit is not None and stored.kind is Kind.VALUE:
+            return None
+        if floor is not None:
+            await self.rebuilding.behind(ask, floor=floor)
+        if self.audit is not None and verdict is Verdict.FRESH and stored.kind is Kind.VALUE:
             await self.audit(self, ask, stored.value)
+        return stored
 
     async def survey(self, asks: Mapping[str, Ask]) -> Survey:
         """What can be served for several keys of one kind, and what has to be loaded. One round trip."""
@@ -116,18 +126,17 @@ class Engine:
         tags = [ask.tags for ask in asks.values()]
         found = await self._found_of(keys, first.codec, first.scope, tags, near=first.rules.l1)
         there: dict[str, Stored] = {}
-        missing: dict[str, Found | None] = {}
+        missing: dict[str, Found | CutOff | None] = {}
         for key, each in zip(keys, found, strict=True):
             if isinstance(each, CutOff):
-                each, stored = None, self._kept(key, first.rules)  # noqa: PLW2901 - from here on, nothing was found
+                stored = self._kept(key, first.rules)
             else:
                 stored = await self._usable(asks[key], each, ticket, asked_at)
             if stored is None:
                 missing[key] = each
             else:
                 there[key] = stored
-        cut_off = frozenset(key for key, each in zip(keys, found, strict=True) if each is CUT_OFF and key in missing)
-        return Survey(there, missing, cut_off)
+        return Survey(there, missing)
 
     async def _found_of(
         self, keys: Sequence[str], codec: Codec | None, scope: Scope, tags: Sequence[tuple[str, ...]], *, near: bool
@@ -138,15 +147,8 @@ class Engine:
         except Unreachable:
             return [CUT_OFF] * len(keys)
 
-    async def _read_without_redis(self, ask: Ask) -> Any:
-        """L1 even if its time is over, else the loader, once per key and behind the bulkhead."""
-        kept = self._kept(ask.key, ask.rules)
-        if kept is not None and not ask.takes(kept):
-            kept = None
-        return await self.rebuilding.rebuild(ask, None, cut_off=True) if kept is None else opened(kept, ask.rules)
-
     def _kept(self, key: str, rules: Rules, *, longer: float | None = None) -> Stored | None:
-        """What L1 has for *key* and may serve while Redis cannot be asked: known to be invalidated it is not."""
+        """The L1 entry that may be served while Redis is unreachable. Invalidated entries were dropped before."""
         entry = self._local.find(key) if rules.l1 else None
         if entry is None:
             return None
@@ -180,7 +182,7 @@ class Engine:
                 self._events.null_hits += each.stored.kind is not Kind.VALUE
                 self._events.served(each.stored.ttl - each.fresh_left)
                 ask = Ask(key, rules, codec, _nothing, scope=scope)
-                self.rebuilding.keep(ask, each.stored, each.fresh_left, ticket, asked_at)
+                self.filling.keep(ask, each.stored, each.fresh_left, ticket, asked_at)
                 answers[key] = each.stored, False
             elif verdict is Verdict.REVALIDATE:
                 self._events.stale_hits += 1
@@ -197,7 +199,7 @@ class Engine:
     async def refresh(self, ask: Ask) -> Any:
         """Load anew, whatever is cached; the answer comes from a load that began after this call."""
         try:
-            return await self.rebuilding.rebuild(ask, None, anew=True)
+            return opened(await self.rebuilding.rebuild(ask, None, anew=True), ask.rules)
         except (Overloaded, LoadTimeout) as error:
             return await self.instead(ask.rules, error)
 

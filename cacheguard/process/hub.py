@@ -17,8 +17,8 @@ from ..delivery.bus import Bus
 from ..delivery.line import Line
 from ..delivery.outbox import Invalidation, Outbox
 from ..engine.auditing import Auditor
-from ..engine.flights import Shared
 from ..engine.reading import Engine
+from ..engine.shared import Shared
 from ..errors import CacheGuardError, ConfigurationError, Unreachable
 from ..events import Events, Stats
 from ..missing import MISSING
@@ -157,7 +157,7 @@ class Hub:
 
     def _remove(self, name: tuple[int, bool], engine: Engine) -> None:
         self._engines.pop(name, None)
-        self.shared.flights = [each for each in self.shared.flights if each is not engine.flights]
+        self.shared.close_flights(engine.flights)
 
     def _check_open(self) -> None:
         if self.closed:

@@ -11,11 +11,14 @@ import pytest
 
 from cacheguard.delivery.line import Line
 from cacheguard.delivery.outbox import Invalidation
-from cacheguard.engine.flights import Flight, Shared
-from cacheguard.engine.loading import Ask, Job, Loaded, Loading
+from cacheguard.engine.ask import Ask, Job, Loaded
+from cacheguard.engine.filling import Filling
+from cacheguard.engine.flights import Flight, Flights
+from cacheguard.engine.loading import Loading
 from cacheguard.engine.reading import Engine
-from cacheguard.engine.rebuilding import Rebuilding
-from cacheguard.protocol.entry import Granted, Stored
+from cacheguard.engine.rebuilding import Plan, Rebuilding
+from cacheguard.engine.shared import Shared
+from cacheguard.protocol.entry import Found, Granted, Stored
 from cacheguard.protocol.envelope import Kind
 from cacheguard.protocol.model import Hash, MemoryCommands
 from cacheguard.tiers.local import Entry, Local
@@ -93,7 +96,7 @@ def followers_trust_every_flight(patch: pytest.MonkeyPatch) -> None:
 
 
 def flights_stay_open_while_they_fill(patch: pytest.MonkeyPatch) -> None:
-    run, fill, retire = Loading.run, Rebuilding._load_and_fill, Loading.retire  # noqa: SLF001 - the part to be broken
+    run, fill, retire = Loading.run, Filling.fill_and_land, Flights.retire
     filling: set[Flight] = set()
 
     async def broken_run(self: Loading, job: Job) -> Loaded | None:
@@ -101,19 +104,19 @@ def flights_stay_open_while_they_fill(patch: pytest.MonkeyPatch) -> None:
         filling.update(job.flights.values())
         return loaded
 
-    async def broken_fill(self: Rebuilding, flight: Flight, *args: Any) -> bool:
+    async def broken_fill(self: Filling, job: Job, loaded: Loaded, values: Mapping[str, Any]) -> bool:
         try:
-            return await fill(self, flight, *args)
+            return await fill(self, job, loaded, values)
         finally:
-            filling.discard(flight)
+            filling.difference_update(job.flights.values())
 
-    def broken_retire(self: Loading, key: str, flight: Flight) -> None:
+    def broken_retire(self: Flights, key: str, flight: Flight) -> None:
         if flight not in filling:
             retire(self, key, flight)
 
     patch.setattr(Loading, "run", broken_run)
-    patch.setattr(Rebuilding, "_load_and_fill", broken_fill)
-    patch.setattr(Loading, "retire", broken_retire)
+    patch.setattr(Filling, "fill_and_land", broken_fill)
+    patch.setattr(Flights, "retire", broken_retire)
 
 
 def the_local_tier_takes_any_ticket(patch: pytest.MonkeyPatch) -> None:
@@ -146,8 +149,8 @@ def what_is_owed_is_struck_off_unread(patch: pytest.MonkeyPatch) -> None:
 def a_refresh_takes_what_it_finds(patch: pytest.MonkeyPatch) -> None:
     honest = Rebuilding.rebuild
 
-    async def broken(self: Rebuilding, ask: Ask, found: Any, *, anew: bool = False, cut_off: bool = False) -> Any:
-        return await honest(self, ask, found, cut_off=cut_off)
+    async def broken(self: Rebuilding, ask: Ask, found: Any, *, anew: bool = False) -> Any:
+        return await honest(self, ask, found)
 
     patch.setattr(Rebuilding, "rebuild", broken)
 
@@ -155,10 +158,10 @@ def a_refresh_takes_what_it_finds(patch: pytest.MonkeyPatch) -> None:
 def old_values_are_handed_to_whoever_joined(patch: pytest.MonkeyPatch) -> None:
     honest = Rebuilding._follow  # noqa: SLF001 - the part to be broken
 
-    async def broken(self: Any, flight: Flight, ask: Ask, stale: Any, lease: Any, asked: Any, *, primary: bool) -> bool:
-        if isinstance(lease, Granted) and lease.found is None:
-            lease.found = stale
-        return bool(await honest(self, flight, ask, stale, lease, asked, primary=primary))
+    async def broken(self: Any, flight: Flight, ask: Ask, plan: Plan, lease: Any, job: Job) -> bool:
+        if isinstance(lease, Granted) and lease.found is None and plan.stale is not None:
+            lease.found = Found(plan.stale, -1.0)
+        return await honest(self, flight, ask, plan, lease, job)
 
     patch.setattr(Rebuilding, "_follow", broken)
 

@@ -10,7 +10,7 @@ import pytest
 from cacheguard.defenses.consistency import Tickets
 from cacheguard.delivery.bus import Bus
 from cacheguard.doors.writing import Write
-from cacheguard.engine.rebuilding import Rebuilding
+from cacheguard.engine.filling import Filling
 from cacheguard.protocol.entry import Filled, Found
 from cacheguard.protocol.model import Hash, MemoryCommands
 from cacheguard.tiers.local import Local
@@ -31,11 +31,11 @@ def markers_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
 
 
 def nonces_are_read_after_the_load(patch: pytest.MonkeyPatch) -> None:
-    async def broken(self: Any, ask: Any, tags: Any, lease: Any) -> dict[str, bytes]:
-        markers = ask.scope.markers(tags)
+    async def broken(self: Any, job: Any, draft: Any) -> dict[str, bytes]:
+        markers = draft.ask.scope.markers(draft.stored.tags)
         return dict(zip(markers, await self._remote.nonces(markers, 1000), strict=True))
 
-    patch.setattr(Rebuilding, "marks_of", broken)
+    patch.setattr(Filling, "_marks_of", broken)
 
 
 def late_tags_are_claimed_unseen(patch: pytest.MonkeyPatch) -> None:

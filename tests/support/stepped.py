@@ -12,8 +12,8 @@ from cacheguard.defenses.penetration.absences import AbsenceBudget
 from cacheguard.delivery.bus import Bus
 from cacheguard.delivery.line import Line
 from cacheguard.delivery.outbox import Outbox
-from cacheguard.engine.flights import Shared
 from cacheguard.engine.reading import Engine
+from cacheguard.engine.shared import Shared
 from cacheguard.errors import Refused, Unreachable
 from cacheguard.events import Events
 from cacheguard.ports import Call, Commands, Reply, Runtime, ScriptCall

@@ -9,10 +9,10 @@ from typing import Any
 from cacheguard.current_load import current_load
 from cacheguard.delivery.outbox import Invalidation
 from cacheguard.doors.writing import Mode, Terms, Write
+from cacheguard.engine.ask import NO_SCOPE, Ask, opened, stored_of
 from cacheguard.engine.batch import Batch
-from cacheguard.engine.loading import NO_SCOPE, Ask
 from cacheguard.engine.reading import Engine
-from cacheguard.engine.rebuilding import RETRIES, opened, stored_of
+from cacheguard.engine.rebuilding import RETRIES
 from cacheguard.errors import LoadTimeout, Unreachable
 from cacheguard.policy import Policy, Rules, resolve
 from cacheguard.protocol.names import Scope

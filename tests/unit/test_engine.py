@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from cacheguard.durations import FOREVER
+from cacheguard.engine.ask import NO_SCOPE
 from cacheguard.engine.flights import Flight
-from cacheguard.engine.loading import NO_SCOPE
 from cacheguard.errors import CodecError, LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
 from cacheguard.ports import Call, Reply
 from cacheguard.protocol.calls import FILL, INVALIDATE, LEASE, STORE

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cacheguard.engine.loading import NO_SCOPE
+from cacheguard.engine.ask import NO_SCOPE
 from cacheguard.errors import CodecError, LoadTimeout, Overloaded, Refused
 from cacheguard.ports import Call, Reply
 from cacheguard.protocol.calls import STORE
