@@ -7,6 +7,7 @@ import threading
 import time
 from binascii import crc_hqx
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..client import redispy
@@ -22,6 +23,21 @@ AGAIN_AFTER = 0.1  # seconds, before the nodes are asked once more who is in the
 NOT_HERE = "non local key"
 FIRST = "tagged"  # the script that makes a note of what follows
 WORDS_OF_A_NODE = 2  # host and port; its id and more may follow
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a node has answered to CLUSTER SLOTS.
+
+    Args:
+        owners: by slot.
+        ids: of the masters, which they keep when their address changes.
+        replicas: of each master.
+    """
+
+    owners: list[Address | None]
+    ids: dict[Address, bytes]
+    replicas: dict[Address, tuple[Address, ...]]
 
 
 class Map:
@@ -59,40 +75,58 @@ class Map:
         return routing.hint is not None or time.monotonic() >= self.heard_at + AGAIN_AFTER
 
     def learn(self, asked: Address, reply: Reply) -> None:
-        """Take in what *asked* has answered to CLUSTER SLOTS."""
+        """Take in what *asked* has answered to CLUSTER SLOTS.
+
+        Raises `Refused` if it knows of no slots.
+        """
+        told = self._read(asked, reply)
+        with self._lock:
+            lossy = _may_have_lost(self.owners, self._ids, told)
+            # A slot that this node does not mention keeps its owner: a cluster that is partly down still serves the
+            # rest, and whoever asks for that slot finds out for himself.
+            self.owners = [new or old for old, new in zip(self.owners, told.owners, strict=True)]
+            self.masters = tuple(dict.fromkeys(owner for owner in self.owners if owner is not None))
+            self._ids = {address: told.ids.get(address) or self._ids.get(address, b"") for address in self.masters}
+            self.replicas = told.replicas
+            self.version += 1
+            self.heard_at = time.monotonic()
+            if lossy:
+                # Last, so that whoever repeats what may be lost finds the new owner.
+                self._identity.changed()
+
+    def _read(self, asked: Address, reply: Reply) -> _Told:
         owners: list[Address | None] = [None] * SLOTS
         ids: dict[Address, bytes] = {}
         replicas: dict[Address, tuple[Address, ...]] = {}
         for begin, end, master, *others in reply:
             address = self.address(master[0], master[1], asked)
+            # A server that tells no ids is known by its address.
             ids[address] = bytes(master[2]) if len(master) > WORDS_OF_A_NODE else str(address).encode()
             replicas[address] = tuple(self.address(each[0], each[1], asked) for each in others)
             owners[begin : end + 1] = [address] * (end + 1 - begin)
         if not ids:
             raise Refused(f"{asked[0]}:{asked[1]} knows of no slots: the cluster is not set up")
-        with self._lock:
-            # By the ids of the nodes: one that has only moved house is the same.
-            before, self._ids = self._ids, ids
-            pairs = {(old, new) for old, new in zip(self.owners, owners, strict=True) if old and new and old != new}
-            moves = {(before.get(old), ids.get(new)) for old, new in pairs}
-            # A master that hands a slot to another one hands over what is in it: nothing that it has acknowledged is
-            # lost. Where one has gone, or one is new, it may have been a failover.
-            stay = set(before.values()) & set(ids.values())
-            moved = any(old != new and not (old in stay and new in stay) for old, new in moves)
-            self.owners = [new or old for old, new in zip(self.owners, owners, strict=True)]
-            self.masters = tuple(dict.fromkeys(owner for owner in self.owners if owner is not None))
-            self._ids = {address: ids.get(address) or before.get(address, b"") for address in self.masters}
-            self.replicas = replicas
-            self.version += 1
-            self.heard_at = time.monotonic()
-            if moved:
-                self._identity.changed()
+        return _Told(owners, ids, replicas)
 
     def address(self, host: Any, port: Any, asked: Address) -> Address:
         """Where a node is that *asked* has named; without a host, it is where *asked* is."""
         name = host.decode() if isinstance(host, bytes) else host
         found = (name if name and name != "?" else asked[0], int(port))
         return self._place.remap(found) if self._place.remap is not None else found
+
+
+def _may_have_lost(owners: list[Address | None], ids: dict[Address, bytes], told: _Told) -> bool:
+    """Whether a slot has a new owner who may not have all that the old one had acknowledged.
+
+    Masters are compared by their ids: one that has only got a new address is the same one.
+    """
+    pairs = {(old, new) for old, new in zip(owners, told.owners, strict=True) if old and new and old != new}
+    # A master that hands a slot to another one hands over what is in it: nothing is lost as long as both are still
+    # there. Where the old one is gone, or the new one was not known before, it may have been a failover, and what the
+    # replica that took over had not yet heard of is lost.
+    stay = set(ids.values()) & set(told.ids.values())
+    moves = {(ids.get(old), told.ids.get(new)) for old, new in pairs}
+    return any(old != new and not (old in stay and new in stay) for old, new in moves)
 
 
 class Routing:
