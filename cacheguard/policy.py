@@ -27,7 +27,7 @@ UNSET = Unset.UNSET
 
 
 class LoadBreaker(Protocol):
-    """Says whether a load may begin, and is told how it went; a `Breaker`, or anything like it."""
+    """Decides whether a load may begin, and hears how it ended: a `Breaker`, or anything with its two methods."""
 
     def enter(self) -> int:
         """Ask for a load; `Overloaded` if there must be none."""
@@ -153,8 +153,8 @@ class Policy:
     l1_ttl: Duration | Unset | None = field(default=UNSET, metadata=_knob(_seconds_or(FOREVER), default="60s"))
     """How long the in-process tier may hold an entry. Default 1 minute; never beyond the entry's own end."""
     breaker: LoadBreaker | Unset | None = field(default=UNSET, metadata=_knob(_breaker, default=None))
-    """A `Breaker`: while it is open, nothing is loaded, and who has nothing stale gets `Overloaded`. Share one among
-    all that depend on the same database. Default none."""
+    """A `Breaker`: while it is open, nothing is loaded, and a caller without a stale value gets `Overloaded`. Share one
+    among all that depend on the same database. Default none."""
     fallback: Any | Unset = field(default=UNSET, metadata=_knob(_anything, default=None))
     """What a caller gets in place of `Overloaded` or `LoadTimeout`: a value, or a function of that error, which may be
     a coroutine function for ``async def``. It is not cached. The loader's own exceptions are not replaced. Default
@@ -171,7 +171,7 @@ class Policy:
                 knob.read(name, value)
 
     def over(self, base: Policy) -> Policy:
-        """This policy, with *base* where this one is silent."""
+        """This policy; fields that it leaves unset are taken from *base*."""
         own = {name: value for name in _NAMES if (value := getattr(self, name)) is not UNSET}
         return Policy(**{name: getattr(base, name) for name in _NAMES} | own)
 
