@@ -1,4 +1,4 @@
-"""What a loader may say and ask about the load that it is."""
+"""What a loader may set and ask about its own load."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ class Load:
     """The load that runs now; `current_load` hands it to the loader.
 
     Args:
-        primary: an answer that was loaded just now was older than what is known of the row: a replica lags behind. A
+        primary: an answer loaded just now was older than the newest known version of the row: a replica lags behind. A
             loader that can should read from the primary this time.
 
     A loader may set, before it returns:
 
-    - ``cacheable = False``: everybody who waits for this load gets the answer, no tier keeps it.
-    - ``private = True``: the answer is for the caller who loads; no tier keeps it, and who waits loads for himself.
+    - ``cacheable = False``: all callers that wait for this load get the answer; no tier keeps it.
+    - ``private = True``: only the caller that loads gets the answer; no tier keeps it, and waiters load for themselves.
     """
 
     __slots__ = ("asked_for", "cacheable", "primary", "private", "tags")
@@ -52,7 +52,7 @@ CURRENT: ContextVar[Load | None] = ContextVar("cacheguard_current_load", default
 
 
 def current_load() -> Load:
-    """The load that the caller is part of; outside of one, a `Load` of which nobody takes notice."""
+    """The load that the caller is part of; outside of a load, a `Load` that has no effect."""
     load = CURRENT.get()
     if load is None:
         return Load()

@@ -36,8 +36,8 @@ class Breaker:
 
     Give it to functions (``@guard.cached(…, breaker=database)``), to a `Policy`, or use it by itself:
     ``with database: …``, also inside ``async def``. While it is open, such calls raise `Overloaded` at once, and cached
-    functions serve what they still have, within ``stale_if_error``. All who share the object share its state; it
-    belongs to one process.
+    functions serve what they still have, within ``stale_if_error``. The state belongs to the object,
+    in one process: whatever shares the object shares the state.
 
     Args:
         name: for the log.

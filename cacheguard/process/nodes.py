@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from ..client.identity import Identity, Steady
 from ..client.places import Place
 from ..delivery.bus import Bus, Kept
+from ..delivery.counted import Counted
 from ..delivery.line import Line
 from ..delivery.outbox import Outbox
 from ..errors import Unreachable
@@ -215,8 +216,8 @@ class Nodes:
 
     def commands(self, ways: Ways[Any]) -> Commands:
         """*ways* as one, for what is no entry."""
-        steady = {name: Steady(way) for name, way in ways.items()}
-        return steady[""] if self._members is None else RingCommands(steady, self._members)
+        counted = {name: Counted(Steady(way), self._nodes[name].events) for name, way in ways.items()}
+        return counted[""] if self._members is None else RingCommands(counted, self._members)
 
     def remote(self, ways: Ways[Any], runtime: Runtime, packing: Packing, *, abreast: bool) -> Remotes:
         """*ways* as one, for entries.

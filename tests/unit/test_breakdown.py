@@ -8,7 +8,7 @@ from cacheguard.defenses.breakdown import Verdict, early_by, judge, next_pause, 
 @pytest.mark.parametrize(
     ("fresh_left", "revalidate", "verdict"),
     [
-        (None, 60.0, Verdict.MISS),
+        (None, 60.0, Verdict.RELOAD),
         (0.001, 0.0, Verdict.FRESH),
         (0.0, 60.0, Verdict.REVALIDATE),
         (-59.9, 60.0, Verdict.REVALIDATE),

@@ -1,12 +1,12 @@
 """The Bloom filter in front of the loader: bits in Redis that all processes share, mirrored in each of them.
 
-"Absent" is said only when it is certain, by these rules:
+The answer is "absent" only when that is certain, by these rules:
 
 - The filter in Redis knows whether it is *complete* (every row was added), and of which server: another run or
   replication history may have lost items, so it makes the filter incomplete, and so does a lost chunk.
 - A mirror may answer "absent" without asking only while its *lease* lasts. `bloom_sync` grants it, with every item the
   mirror lacked, and notes in Redis when the last one ends.
-- Whoever adds an item waits until every lease granted before has ended::
+- An `add` waits until every lease granted before it has ended::
 
     reader:  sync, granted 50 ms ........ "absent" ... lease over, has to sync, learns of x: "maybe"
     writer:      add x, told to wait 49 ms .................... add returns, row is committed
@@ -68,8 +68,8 @@ _STATES: dict[str, State] = {"complete": "complete", "incomplete": "incomplete",
 class BloomTier:
     """One named Bloom filter: knows for certain that some items were never added.
 
-    Every coroutine takes the runtime of its caller's door. A reader never sees an error of Redis, it gets "maybe";
-    whoever adds gets `Unreachable`, for then nothing was promised.
+    Every coroutine takes the runtime of its caller's door. A reader never sees an error of Redis, it gets "maybe". An
+    `add` that Redis has not acknowledged raises `Unreachable`: nothing was promised.
 
     Args:
         namespace: filters of one name in different namespaces have nothing in common.
