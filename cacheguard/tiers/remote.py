@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from operator import eq
-from typing import Any, cast
+from itertools import repeat
+from typing import Any
 
 from ..codec import Codec
 from ..delivery.line import Line, is_foreign
@@ -17,11 +15,11 @@ from ..events import Events
 from ..ports import Call, Reply
 from ..protocol import calls
 from ..protocol.entry import Bypass, CutOff, Failed, Fill, Filled, Found, Granted, Stored, Usable, Wait
-from ..protocol.envelope import Kind
 from ..protocol.names import Scope
+from .markers import Markers, quarantines
+from .near import Near
+from .opening import Opening
 from .packing import Packing
-
-MOST_HINTS = 10_000
 
 
 class Remote:
@@ -36,11 +34,9 @@ class Remote:
 
     def __init__(self, line: Line, packing: Packing, events: Events, nonce: Callable[[], str]) -> None:
         self.line, self._packing, self._events = line, packing, events
-        self._nonce = nonce
-        self._hints: OrderedDict[str, tuple[str, ...]] = OrderedDict()  # by key, tags that its loader gave it
-        self._known: OrderedDict[str, bytes] = (
-            OrderedDict()
-        )  # what markers said last; for writers by hand, who check it
+        self.markers = Markers(line, events, nonce)
+        self._opening = Opening(packing, self.markers, line, events)
+        self._near = Near(line, self._opening, events)
 
     # Places
 
@@ -76,52 +72,45 @@ class Remote:
         A value for which *usable* says no is void, as if it had been invalidated. What may be as old as a copy in the
         process may be (*near*) is read from a replica, where there is one; what that does not have costs one more.
         """
-        markers = self._markers(key, scope, tags)
+        markers = self.markers.of(key, scope, tags)
         if near and self.line.replicas is not None:
-            (found,) = await self._read_near([key], codec, scope, [tags], markers, usable)
+            (found,) = await self._near.read([key], codec, scope, [tags], markers, usable)
             if found is not None:
                 return found
         fields, pttl, *nonces = await self.line.send(*calls.read(key, markers))
-        # As `_found` does, but here a hit passes.
+        # As `Opening.found` does, but here a hit passes.
         if type(fields) is not list:
-            return self._strange(key, fields)
+            return self._opening.strange(key, fields)
         held = calls.held(fields[0], fields[1], pttl)
         if held is None:
             return None
-        found = self._entry(key, held, codec)
+        found = self._opening.entry(key, held, codec)
         stored = found.stored
         if stored is None:
             return found
-        # What `_standing` says, at once, where everything that matters was asked for.
+        # What `Opening.standing` says, at once, where everything that matters was asked for.
         if stored.tags != tags or stored.nonces != tuple(nonces) or self.line.bus.is_dirty(key, markers):
-            found = await self._standing(key, found, scope, dict(zip(markers, nonces, strict=True)), fields[0])
-        return found if usable is None else self._wanted(found, usable, fields[0])
-
-    def _wanted(self, found: Found, usable: Usable | None, envelope: Any) -> Found:
-        """*found*, which stands, unless the caller has no use for its value."""
-        stored = found.stored
-        if usable is None or stored is None or stored.kind is not Kind.VALUE or usable(stored.value):
-            return found
-        return Found(None, -1.0, self._packing.stamp(envelope))
+            found = await self._opening.standing(key, found, scope, dict(zip(markers, nonces, strict=True)), fields[0])
+        return found if usable is None else self._opening.wanted(found, usable, fields[0])
 
     async def look(self, key: str, scope: Scope) -> Found | None:
         """What is stored under *key*, without its value."""
-        markers = self._markers(key, scope, ())
+        markers = self.markers.of(key, scope, ())
         fields, pttl, *nonces = await self.line.send(*calls.read(key, markers))
-        found = self._found(key, fields, pttl, None, outline=True)
+        found = self._opening.found(key, fields, pttl, None, outline=True)
         if found is None or found.stored is None:
             return found
-        return await self._standing(key, found, scope, dict(zip(markers, nonces, strict=True)), fields[0])
+        return await self._opening.standing(key, found, scope, dict(zip(markers, nonces, strict=True)), fields[0])
 
     async def read_exactly(self, key: str, codec: Codec | None, scope: Scope) -> tuple[Found | None, Any]:
         """The entry of *key*, and what `replace` knows it by."""
-        markers = self._markers(key, scope, ())
+        markers = self.markers.of(key, scope, ())
         fields, pttl, *nonces = await self.line.send(*calls.read(key, markers))
-        found = self._found(key, fields, pttl, codec)
+        found = self._opening.found(key, fields, pttl, codec)
         if found is None or found.stored is None:
             return None, ""
         seen = dict(zip(markers, nonces, strict=True))
-        return await self._standing(key, found, scope, seen, fields[0]), self._packing.stamp(fields[0])
+        return await self._opening.standing(key, found, scope, seen, fields[0]), self._packing.stamp(fields[0])
 
     async def scan(
         self, scope: Scope, at: int, cursor: str, pattern: str, count: int
@@ -134,60 +123,7 @@ class Remote:
         markers = scope.markers(())
         replies = await self.line.send(*map(calls.head, names), *calls.nonces(markers))
         seen = dict(zip(markers, replies[len(names) :], strict=True))
-        return await self._glanced(scope, dict(zip(names, replies, strict=False)), seen), following
-
-    async def _glanced(self, scope: Scope, heads: Mapping[str, Reply], seen: dict[str, Any]) -> list[str]:
-        """Which entries are fresh and stand, by what *heads* say of them."""
-        stored: dict[str, Stored] = {}
-        for key, head in heads.items():
-            there = None if isinstance(head, Refused) else calls.held(*head)
-            if there is not None and (there[1] or 0) > 0:
-                with suppress(CodecError):
-                    stored[key] = self._packing.glance(key, there[0])
-        await self._ask_for_more(scope, list(stored.values()), seen)
-        return [
-            key
-            for key, each in stored.items()
-            if tuple(map(seen.get, markers := scope.markers(each.tags))) == each.nonces
-            and not self.line.bus.is_dirty(key, markers)
-        ]
-
-    async def _read_near(
-        self,
-        keys: Sequence[str],
-        codec: Codec | None,
-        scope: Scope,
-        tags: Sequence[tuple[str, ...]],
-        markers: Sequence[str],
-        usable: Usable | None = None,
-    ) -> list[Found | None]:
-        """What replicas have for *keys*: entries that are fresh beyond doubt, None for everything else."""
-        replies = await self.line.ask_replicas(*calls.read_near(keys, markers))
-        if replies is None:
-            return [None] * len(keys)
-        pairs, seen = calls.were_read(keys, markers, replies)
-        answers: list[Found | None] = []
-        for at, key in enumerate(keys):
-            names = scope.markers(tags[at])
-            held = calls.was_read_near(*pairs[at])
-            found = None if held is None else self._near(key, held, codec, tags[at], tuple(map(seen.get, names)))
-            if found is not None and (
-                self.line.bus.is_dirty(key, names) or self._wanted(found, usable, b"").stored is None
-            ):
-                found = None
-            self._events.replica_hits += found is not None
-            answers.append(found)
-        return answers
-
-    def _near(
-        self, key: str, held: calls.Held, codec: Codec | None, tags: tuple[str, ...], nonces: tuple[Any, ...]
-    ) -> Found | None:
-        """An entry as a replica has it, if there is no more to be asked about it."""
-        found = self._entry(key, held, codec)
-        stored = found.stored
-        if stored is None or found.fresh_left <= 0 or stored.tags != tags or stored.nonces != nonces:
-            return None
-        return found
+        return await self._opening.fresh(scope, dict(zip(names, replies, strict=False)), seen), following
 
     async def read_many(
         self,
@@ -202,93 +138,33 @@ class Remote:
 
         From replicas, as in `read`: those that are not found there cost one more.
         """
-        if near and self.line.replicas is not None:
-            every = [tags[at] if tags else () for at in range(len(keys))]
-            markers = tuple(dict.fromkeys(marker for each in every for marker in scope.markers(each)))
-            found: list[Found | CutOff | None] = [*await self._read_near(keys, codec, scope, every, markers)]
-            left = [at for at, each in enumerate(found) if each is None]
-            if left:
-                more = await self.read_many([keys[at] for at in left], codec, scope, [every[at] for at in left])
-                for at, each in zip(left, more, strict=True):
-                    found[at] = each
-            return found
-        per_key = [self._markers(key, scope, tags[at] if tags else ()) for at, key in enumerate(keys)]
+        tags = tags or [()] * len(keys)
+        if not near or self.line.replicas is None:
+            return await self._read_each(keys, codec, scope, tags)
+        markers = tuple(dict.fromkeys(marker for each in tags for marker in scope.markers(each)))
+        found = await self._near.read(keys, codec, scope, tags, markers)
+        left = [at for at, each in enumerate(found) if each is None]
+        if left:
+            more = await self._read_each([keys[at] for at in left], codec, scope, [tags[at] for at in left])
+            for at, each in zip(left, more, strict=True):
+                found[at] = each
+        return found
+
+    async def _read_each(
+        self, keys: Sequence[str], codec: Codec | None, scope: Scope, tags: Sequence[tuple[str, ...]]
+    ) -> list[Found | None]:
+        """`read_many`, from the master."""
+        opening = self._opening
+        per_key = map(self.markers.of, keys, repeat(scope), tags)
         markers = tuple(dict.fromkeys(marker for each in per_key for marker in each))
-        replies = await self.line.send(*calls.read_many(keys, markers))
-        pairs, seen = calls.were_read(keys, markers, replies)
-        there = [self._found(key, *pair, codec) for key, pair in zip(keys, pairs, strict=True)]
-        await self._ask_for_more(scope, [each.stored for each in there if each is not None and each.stored], seen)
+        pairs, seen = calls.were_read(keys, markers, await self.line.send(*calls.read_many(keys, markers)))
+        there = [opening.found(key, *pair, codec) for key, pair in zip(keys, pairs, strict=True)]
+        # All tags that could not be known at once, so that they cost one round trip and not one each.
+        await self.markers.ask_for_more(scope, [each.stored for each in there if each and each.stored], seen)
         return [
-            await self._standing(key, each, scope, seen, fields[0])
-            if each is not None and each.stored is not None
-            else each
+            each if each is None or each.stored is None else await opening.standing(key, each, scope, seen, fields[0])
             for key, each, (fields, _) in zip(keys, there, pairs, strict=True)
         ]
-
-    def _markers(self, key: str, scope: Scope, tags: tuple[str, ...]) -> tuple[str, ...]:
-        """The markers to ask for: those that are known to matter, and those that mattered last time."""
-        hints = self._hints.get(key) if self._hints else None
-        return scope.markers(tags) if hints is None else scope.markers(tuple(dict.fromkeys((*tags, *hints))))
-
-    async def _standing(self, key: str, found: Found, scope: Scope, seen: dict[str, Any], envelope: Any) -> Found:
-        """*found* if nothing that its entry depends on was invalidated since its load began, else what is void."""
-        stored = found.stored
-        if stored is None:
-            return found
-        markers = scope.markers(stored.tags)
-        if stored.tags and not all(marker in seen for marker in markers):
-            await self._ask_for_more(scope, [stored], seen)
-            self._hint(key, stored.tags)
-        nonces = stored.nonces
-        stands = len(nonces) == len(markers) and all(map(eq, map(seen.get, markers), nonces))
-        if stands and not self.line.bus.is_dirty(key, markers):
-            return found
-        return Found(None, -1.0, self._packing.stamp(envelope))
-
-    async def _ask_for_more(self, scope: Scope, stored: Sequence[Stored], seen: dict[str, Any]) -> None:
-        more = tuple(
-            dict.fromkeys(
-                marker for each in stored if each.tags for marker in scope.markers(each.tags) if marker not in seen
-            )
-        )
-        if more:
-            seen.update(zip(more, await self.line.send(*calls.nonces(more)), strict=True))
-
-    def _hint(self, key: str, tags: tuple[str, ...]) -> None:
-        self._hints[key] = tags
-        while len(self._hints) > MOST_HINTS:
-            _let_go_of_the_oldest(self._hints)
-
-    def _found(
-        self, key: str, fields: Reply, pttl: Reply, codec: Codec | None, *, outline: bool = False
-    ) -> Found | None:
-        if type(fields) is not list:
-            return self._strange(key, fields)
-        held = calls.held(fields[0], fields[1], pttl)
-        return None if held is None else self._entry(key, held, codec, outline=outline)
-
-    def _strange(self, key: str, reply: Reply) -> Found:
-        """Something of another type lives under our key: a miss that nobody can fill."""
-        if not isinstance(reply, Refused):
-            reply = Refused(f"unexpected reply {type(reply).__name__}")
-        if not is_foreign(reply):
-            self._events.redis_refused(reply)
-            raise reply
-        self._events.undecodable += 1
-        self._events.once(f"foreign {key}", "%s holds something that is no entry of ours; it is left alone", key)
-        return Found(None, -1.0)
-
-    def _entry(self, key: str, held: calls.Held, codec: Codec | None, *, outline: bool = False) -> Found:
-        envelope, left = held
-        try:
-            if left is not None:
-                if outline:
-                    return Found(self._packing.outline(key, envelope), left)
-                return Found(self._packing.unpack(key, envelope, codec), left)
-        except (CodecError, TypeError, ValueError, OverflowError):
-            pass
-        self._events.undecodable += 1
-        return Found(None, -1.0, self._packing.stamp(envelope))
 
     # Leasing
 
@@ -307,27 +183,11 @@ class Remote:
         keep_ms: int,
     ) -> Found | Granted | Wait | Bypass | Failed:
         """The right to fill *key*, or the reason why not."""
-        markers = self._markers(key, scope, tags)
+        markers = self.markers.of(key, scope, tags)
         lease = calls.lease(key, token=token, floor_ms=floor_ms, awaited=awaited, void=void)
-        *nonces, reply = await self._send_leases({key: token}, *self._marks(markers, keep_ms), lease)
-        seen, settles = self._seen(markers, nonces), _settles(markers, nonces)
+        *nonces, reply = await self._send_leases({key: token}, *self.markers.marks(markers, keep_ms), lease)
+        seen, settles = self.markers.seen(markers, nonces), quarantines(markers, nonces)
         return await self._leased(key, reply, codec, scope, seen, settles=settles, usable=usable)
-
-    def _marks(self, markers: Sequence[str], keep_ms: int) -> list[Call]:
-        return [calls.mark(marker, nonce=self._nonce()[:16].encode(), keep_ms=keep_ms) for marker in markers]
-
-    def _seen(self, markers: Sequence[str], replies: Sequence[Reply]) -> dict[str, Any]:
-        """What the markers said; nothing where Redis refused to tell."""
-        seen: dict[str, Any] = {}
-        for marker, reply in zip(markers, replies, strict=True):
-            if isinstance(reply, Refused):
-                self._events.redis_refused(reply)
-                seen[marker] = None
-            else:
-                seen[marker] = self._known[marker] = calls.marked(reply).nonce
-        while len(self._known) > MOST_HINTS:
-            _let_go_of_the_oldest(self._known)
-        return seen
 
     async def _send_leases(self, tokens: dict[str, str], *asked: Call) -> list[Reply]:
         try:
@@ -347,10 +207,10 @@ class Remote:
         keep_ms: int,
     ) -> Mapping[str, Found | Granted | Wait | Bypass | Failed | CutOff]:
         """Leases for several keys, in one round trip."""
-        markers = tuple(dict.fromkeys(m for key in tokens for m in self._markers(key, scope, tags.get(key, ()))))
+        markers = tuple(dict.fromkeys(m for key in tokens for m in self.markers.of(key, scope, tags.get(key, ()))))
         leases = [calls.lease(key, token=token, void=voids.get(key, "")) for key, token in tokens.items()]
-        replies = await self._send_leases(tokens, *self._marks(markers, keep_ms), *leases)
-        seen, settles = self._seen(markers, replies[: len(markers)]), _settles(markers, replies)
+        replies = await self._send_leases(tokens, *self.markers.marks(markers, keep_ms), *leases)
+        seen, settles = self.markers.seen(markers, replies[: len(markers)]), quarantines(markers, replies)
         return {
             key: await self._leased(key, reply, codec, scope, seen, settles=settles)
             for key, reply in zip(tokens, replies[len(markers) :], strict=True)
@@ -376,12 +236,12 @@ class Remote:
         if leased.word == b"BYPASS":
             return Bypass()
         if leased.word == b"FAILED":
-            return Failed(self._entry(key, (leased.died_of, 0.0), None).stored)
+            return Failed(self._opening.entry(key, (leased.died_of, 0.0), None).stored)
         old: Found | None = None
         if leased.held is not None:
-            envelope = leased.held[0]
-            found = self._entry(key, leased.held, codec)
-            found = self._wanted(await self._standing(key, found, scope, seen, envelope), usable, envelope)
+            opening, envelope = self._opening, leased.held[0]
+            found = opening.entry(key, leased.held, codec)
+            found = opening.wanted(await opening.standing(key, found, scope, seen, envelope), usable, envelope)
             if leased.word == b"HIT":
                 return found
             old = None if found.stored is None else found
@@ -390,31 +250,18 @@ class Remote:
         return Granted(old, seen, leased.at_ms, settles)
 
     async def claim(self, scope: Scope, tags: Sequence[str], at_ms: int, keep_ms: int) -> tuple[bytes, ...] | None:
-        """The nonces of *tags* that a load has given its entry at its end; None if one may be younger than the load.
-
-        A tag's nonce counts if it is older than the load, or if no tag of the namespace was invalidated since the load
-        began at *at_ms* (the server's time).
-        """
-        markers = [scope.tag(tag) for tag in tags]
-        asked = [calls.tagged_at(scope.epochs[-1])] if scope.epochs else []
-        replies = await self.line.send(*self._marks(markers, keep_ms), *asked)
-        nonces, seen = replies[: len(markers)], self._seen(markers, replies[: len(markers)])
-        last = replies[-1] if asked else None
-        if None in seen.values() or isinstance(last, Refused) or _settles(markers, replies):
-            return None
-        if (not asked or int(last or 0) >= at_ms) and any(calls.marked(reply).since_ms >= at_ms for reply in nonces):
-            return None
-        return tuple(seen[marker] for marker in markers)
+        """As `Markers.claim`."""
+        return await self.markers.claim(scope, tags, at_ms, keep_ms)
 
     # Filling
+
+    def learn(self, key: str, tags: tuple[str, ...]) -> None:
+        """Remember which tags the loader of *key* gives it, so that they are asked for with the entry."""
+        self.markers.learn(key, tags)
 
     def pack(self, key: str, stored: Stored, codec: Codec | None) -> Any:
         """The bytes of an entry; `CodecError` if there are none."""
         return self._packing.pack(key, stored, codec)
-
-    def learn(self, key: str, tags: tuple[str, ...]) -> None:
-        """Remember which tags the loader of *key* gives it, so that they are asked for with the entry."""
-        self._hint(key, tags)
 
     async def fill(self, fill: Fill) -> Filled:
         """Store what was loaded under a lease."""
@@ -481,7 +328,7 @@ class Remote:
         0 if it goes away before it has said what their tags say now: then nobody knows.
         """
         channel = self.line.bus.channel
-        markers = tuple(dict.fromkeys(marker for key in keys for marker in self._markers(key, scope, ())))
+        markers = tuple(dict.fromkeys(marker for key in keys for marker in self.markers.of(key, scope, ())))
 
         def calls_of(echo: str) -> list[list[Call]]:
             return [[calls.invalidate(key, channel=channel, echo=echo, head=calls.HEAD_BYTES)] for key in keys]
@@ -493,7 +340,7 @@ class Remote:
         seen = dict(zip(markers, replies, strict=False))
         heads = dict(zip(keys, replies[len(markers) :], strict=True))
         try:
-            return done, len(await self._glanced(scope, heads, seen))
+            return done, len(await self._opening.fresh(scope, heads, seen))
         except Unreachable:
             return done, 0
 
@@ -507,16 +354,12 @@ class Remote:
         return await self.line.tell([Invalidation(key) for key in keys], calls_of)
 
     async def nonces(self, markers: tuple[str, ...], keep_ms: int) -> tuple[bytes, ...]:
-        """What *markers* say now, made where they say nothing; `Unreachable` if Redis refuses."""
-        seen = self._seen(markers, await self.line.send(*self._marks(markers, keep_ms)))
-        if None in seen.values():
-            raise Refused("a marker of a namespace or a tag cannot be made")
-        return tuple(seen[marker] for marker in markers)
+        """As `Markers.ask`."""
+        return await self.markers.ask(markers, keep_ms)
 
     def nonces_of_late(self, markers: tuple[str, ...]) -> tuple[bytes, ...] | None:
-        """What *markers* said when they were asked last; None if one of them is not known."""
-        known = [self._known.get(marker) for marker in markers]
-        return None if None in known else cast("tuple[bytes, ...]", tuple(known))
+        """As `Markers.last_seen`."""
+        return self.markers.last_seen(markers)
 
     async def store(
         self, items: Mapping[str, tuple[Any, float, float]], version: str, markers: tuple[str, ...], keep_ms: int
@@ -533,11 +376,11 @@ class Remote:
             for key, (envelope, fresh, stale) in items.items()
         ]
         try:
-            replies = await self.line.send(*self._marks(markers, keep_ms), *stores)
+            replies = await self.line.send(*self.markers.marks(markers, keep_ms), *stores)
         except BaseException:
             bus.void(echo)
             raise
-        seen = self._seen(markers, replies[: len(markers)])
+        seen = self.markers.seen(markers, replies[: len(markers)])
         for reply in replies:
             if isinstance(reply, Refused):
                 bus.void(echo)
@@ -545,7 +388,7 @@ class Remote:
                 raise reply
         # If a failover loses this, what comes back may be older.
         self.line.acknowledged([Invalidation(key) for key in items])
-        settles = min(_settles(markers, replies).values(), default=0.0)
+        settles = min(quarantines(markers, replies).values(), default=0.0)
         done = all(reply == 1 for reply in replies[len(markers) :])
         return done, tuple(seen[marker] for marker in markers), settles
 
@@ -568,15 +411,15 @@ class Remote:
         None; what *markers* said just before; and for how many seconds longer one of them is quarantined.
         """
         call = partial(calls.add, key, envelope, token=token, fresh=fresh, stale=stale, void=void)
-        replies = await self._by_hand(key, call, self._marks(markers, keep_ms))
-        seen = self._seen(markers, replies[: len(markers)])
-        settles = min(_settles(markers, replies).values(), default=0.0)
+        replies = await self._by_hand(key, call, self.markers.marks(markers, keep_ms))
+        seen = self.markers.seen(markers, replies[: len(markers)])
+        settles = min(quarantines(markers, replies).values(), default=0.0)
         said = tuple(seen[marker] for marker in markers)
         done, there = calls.changed(replies[-1])
         useless = None
         if there is not None:
-            found = self._entry(key, there, None, outline=True)
-            found = await self._standing(key, found, scope, seen, there[0])
+            found = self._opening.entry(key, there, None, outline=True)
+            found = await self._opening.standing(key, found, scope, seen, there[0])
             useless = found.void if found.stored is None else None
         return done, useless, said, settles
 
@@ -587,14 +430,14 @@ class Remote:
 
         Whether that was done; else what is there now, as from `read_exactly`.
         """
-        markers = self._markers(key, scope, ())
+        markers = self.markers.of(key, scope, ())
         call = partial(calls.replace, key, envelope, token=token, stamp=stamp)
         replies = await self._by_hand(key, call, calls.nonces(markers))
         done, there = calls.changed(replies[-1])
         if there is None:
             return done, None, ""
-        found = self._entry(key, there, codec)
-        found = await self._standing(key, found, scope, dict(zip(markers, replies, strict=False)), there[0])
+        found = self._opening.entry(key, there, codec)
+        found = await self._opening.standing(key, found, scope, dict(zip(markers, replies, strict=False)), there[0])
         return False, found, self._packing.stamp(there[0])
 
     def stamp(self, envelope: Any) -> Any:
@@ -627,21 +470,8 @@ class Remote:
         echo = bus.begin()
         call = calls.touch(key, fresh=fresh, stale=stale, channel=bus.channel, echo=echo)
         try:
-            *_, reply = await self.line.send(*self._marks(markers, keep_ms), call)
+            *_, reply = await self.line.send(*self.markers.marks(markers, keep_ms), call)
         except BaseException:
             bus.void(echo)
             raise
         return bool(reply == 1)
-
-
-def _settles(markers: Sequence[str], replies: Sequence[Reply]) -> dict[str, float]:
-    """By marker, for how many seconds longer it is quarantined; those that are not are left out."""
-    pairs = zip(markers, replies, strict=False)
-    left = {marker: calls.marked(reply).quarantine_ms for marker, reply in pairs if not isinstance(reply, Refused)}
-    return {marker: each / 1000 for marker, each in left.items() if each}
-
-
-def _let_go_of_the_oldest(kept: OrderedDict[str, Any]) -> None:
-    """In one step, for other threads may do the same."""
-    with suppress(KeyError):
-        kept.popitem(last=False)

@@ -11,9 +11,10 @@ from cacheguard.defenses.consistency import Tickets
 from cacheguard.delivery.bus import Bus
 from cacheguard.doors.writing import Write
 from cacheguard.engine.filling import Filling
-from cacheguard.protocol.entry import Filled, Found
+from cacheguard.protocol.entry import Filled
 from cacheguard.protocol.model import Hash, MemoryCommands
 from cacheguard.tiers.local import Local
+from cacheguard.tiers.markers import Markers
 from cacheguard.tiers.remote import Remote
 from tests.support.schedules import explored, following, violation
 from tests.support.stepped import Violation
@@ -24,10 +25,10 @@ Build = Callable[[], World]
 
 
 def markers_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
-    async def broken(self: Remote, key: str, found: Found, *_: object) -> Found:
-        return found
+    async def broken(self: Markers, *_: object) -> bool:
+        return True
 
-    patch.setattr(Remote, "_standing", broken)
+    patch.setattr(Markers, "stand", broken)
 
 
 def nonces_are_read_after_the_load(patch: pytest.MonkeyPatch) -> None:
