@@ -57,15 +57,15 @@ class Job:
     flights: dict[str, Flight]
     rules: Rules
     load: Callable[[], Any]
-    tokens: dict[str, str] = field(default_factory=dict)  # of the leases; a key without one is not filled
+    tokens: dict[str, str] = field(default_factory=dict[str, str])  # of the leases; a key without one is not filled
     bounded: bool = True
     primary: bool = False  # the answer before was older than what is known
     again: bool = False  # it may be run once more, if its answer is older than what is known
     keep: bool = False  # L1 takes what has no lease, since Redis cannot be asked
     ticket: int = 0  # of L1, taken before Redis was asked
     asked_at: float = 0.0  # when Redis was asked
-    leases: dict[str, Granted] = field(default_factory=dict)
-    stale: dict[str, Found] = field(default_factory=dict)  # what may be served if the load fails
+    leases: dict[str, Granted] = field(default_factory=dict[str, Granted])
+    stale: dict[str, Found] = field(default_factory=dict[str, Found])  # what may be served if the load fails
     turn: int | None = None  # to be given back to the breaker of what it loads from
 
     @property

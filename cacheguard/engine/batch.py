@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import CacheGuardError, LoadTimeout, Overloaded, ReentrantLoad, Unreachable
 from ..protocol.entry import CutOff, Found, Granted, Stored
-from .ask import Ask, Job, opened, servable
+from .ask import Ask, Job, Loaded, opened, servable
 from .flights import Flight
 from .lifetimes import marker_ms
 from .permits import CHAIN
@@ -136,17 +136,20 @@ class Batch:
             loaded = await loading.run(job) if job.flights else None
             if loaded is None:
                 return
-            if not isinstance(loaded.value, Mapping):
-                kind = type(loaded.value).__name__
-                error = CacheGuardError(f"the loader of many keys must return a mapping, got {kind}")
-                await loading.give_up(job, error)
+            if isinstance(loaded.value, Mapping):
+                await self._engine.filling.fill_and_land(job, loaded, self._rows(job, loaded))
                 return
-            values = {key: loaded.value.get(self._names[key]) for key in job.flights}
-            await self._engine.filling.fill_and_land(job, loaded, values)
+            kind = type(loaded.value).__name__
+            error = CacheGuardError(f"the loader of many keys must return a mapping, got {kind}")
+            await loading.give_up(job, error)
 
     def _called(self, job: Job) -> Any:
         """Call the loader for the keys that *job* still has."""
         return self._load_many([self._names[key] for key in job.flights])
+
+    def _rows(self, job: Job, loaded: Loaded) -> dict[str, Any]:
+        """By key, what was loaded; None for what is absent."""
+        return {key: loaded.value.get(self._names[key]) for key in job.flights}
 
     async def _lease(self, job: Job, tokens: dict[str, str]) -> None:
         """Ask Redis for the leases of all keys in one round trip, and take those out of *job* that it does not load.
