@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Mapping
 from importlib import import_module
 from inspect import signature
@@ -352,6 +353,30 @@ def test_a_program_is_what_runs_on_its_own_lines() -> None:
     text = "a\n```python\nx = 1\n```\n```python fragment\nx = 2\n```\n\n- b\n\n  ```python\n  x += 1\n  ```\n"
     assert program(text) == "\n\nx = 1\n\n\n\n\n\n\n\n\nx += 1\n"
     assert not program("```console\n$ make\n```\n")
+
+
+# Packages
+
+
+def packages_of(text: str) -> dict[str, str]:
+    rows = table(text, "package", "extra").rows
+    return {package.strip("`"): extra.strip("`") for package, extra, *_ in rows}
+
+
+def test_every_integration_is_in_the_table_with_an_extra_that_exists() -> None:
+    shown = packages_of((ROOT / "integrations" / "README.md").read_text(encoding="utf-8"))
+    assert shown.keys() == {marker.parent.name for marker in (ROOT / "integrations").glob("*/__init__.py")}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert set(shown.values()) <= settings["project"]["optional-dependencies"].keys()
+
+
+def test_every_page_of_the_docs_is_listed_in_the_readme() -> None:
+    listed = {link.partition("#")[0] for row in table(README, "page", "for").rows for link in links(row[0])}
+    assert not {name for page in PAGES if (name := name_of(page)).startswith("docs/")} - listed
+
+
+def test_packages_are_read_from_the_table() -> None:
+    assert packages_of("| package | extra | x |\n| --- | --- | --- |\n| `a_b` | `b` | |\n") == {"a_b": "b"}
 
 
 # Words
