@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -619,21 +618,6 @@ def test_while_two_lists_are_in_use_each_tells_the_nodes_of_both(ring: RingOfSer
 
 
 # The documentation
-
-
-def test_what_the_docs_show_is_what_happens(ring: RingOfServers) -> None:
-    docs = Path(__file__).parents[2] / "docs" / "topologies.md"
-    blocks = re.findall(r"```python\n(.*?)```", docs.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 1
-    for block in blocks:
-        exec(compile(block, str(docs), "exec", dont_inherit=True), {"RING": ring.url()})
-
-
-def test_what_the_docs_say_a_url_looks_like_is_what_a_wrong_one_is_told() -> None:
-    from cacheguard.servers.urls.ring import SHAPE
-
-    docs = Path(__file__).parents[2] / "docs" / "topologies.md"
-    assert f"\n{SHAPE}\n" in docs.read_text(encoding="utf-8")
 
 
 def test_to_close_a_guard_does_not_take_longer_the_more_nodes_are_frozen(ring: RingOfServers) -> None:
