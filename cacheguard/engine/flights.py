@@ -261,10 +261,17 @@ class Shared:
         alone: Callable[[], object] = bool,
     ) -> None:
         self.local, self.events, self.bulkhead, self.budget, self.bus = local, events, bulkhead, budget, bus
+        self.off = 0  # how many `disabled()` blocks are open
         self.questions: tuple[Callable[[], object], ...] = (alone,)
         self.failures: dict[str, Failure] = {}
         self.cut_off: dict[str, Flight] = {}  # by key, the one load of it in this process while Redis gives no leases
         self.flights: list[dict[str, Flight]] = []
+
+    def switch(self, *, off: bool) -> None:
+        """Turn caching off, or on again; calls nest."""
+        with self.local.lock:
+            self.off += 1 if off else -1
+        self.local.switch(off=off)
 
     def alone(self) -> bool:
         """Whether what the caller would load now is for nobody else."""
