@@ -23,6 +23,7 @@ from .events import StateChange, Stats
 from .options import Options, Policies, check_change, check_loader, check_usable, question, tags_of, texts
 from .policy import Policy, PolicyOptions
 from .process.hub import Hub
+from .protocol.envelope import DEFAULT_COMPRESS_ABOVE, DEFAULT_MAX_VALUE_BYTES
 from .protocol.names import namespace_scope
 from .runtime import run_now
 from .tiers.local import Eviction
@@ -94,9 +95,9 @@ class CacheGuard:
         l1_copy: bool = False,
         serializer: Any = None,
         secret: bytes | Sequence[bytes] | None = None,
-        max_value_bytes: int = 8 * 1024 * 1024,
+        max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
         compression: str | None = "auto",
-        compress_above: int = 2048,
+        compress_above: int = DEFAULT_COMPRESS_ABOVE,
         operation_timeout: Duration = 0.2,
         max_loads: int = 64,
         load_wait: Duration = "1s",

@@ -31,6 +31,13 @@ class Here:
         """Invalidate *items* here."""
         self._send([call for item in items for call in item.calls("", NOBODY)])
 
+    def forget_all(self) -> list[str]:
+        """Invalidate every entry here; their keys."""
+        _, names = run_now(self._store.send(("SCAN", "0", "MATCH", "*")))[0]
+        keys: list[str] = [name.decode("utf-8", "surrogatepass") for name in names]
+        self.forget(map(Invalidation, keys))
+        return keys
+
     def expire(self, keys: Iterable[str]) -> None:
         """Make *keys* stale here."""
         self._send([EXPIRE(key)("", drop_message(NOBODY, key)) for key in keys])

@@ -36,9 +36,18 @@ class Engine:
     """Reads under one runtime; what changes by hand is in `changes`.
 
     A read goes `read` → `Remote.read` → `judge` → `Rebuilding.rebuild` and from there to the loader and `Remote.fill`.
+
+    Args:
+        audit: looks at what is served as fresh; None: nobody does.
     """
 
-    def __init__(self, runtime: Runtime, remote: Remotes, shared: Shared) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        remote: Remotes,
+        shared: Shared,
+        audit: Callable[[Engine, Ask, Any], Awaitable[None]] | None = None,
+    ) -> None:
         self.runtime, self.remote, self.shared = runtime, remote, shared
         self.flights: dict[str, Flight] = {}
         shared.flights.append(self.flights)
@@ -46,7 +55,7 @@ class Engine:
         self.loading = self.rebuilding.loading
         self.changes = Changes(runtime, remote, shared)
         self._local, self._events, self._bus = shared.local, shared.events, shared.bus
-        self.audit: Callable[[Engine, Ask, Any], Awaitable[None]] | None = None  # looks at what is served as fresh
+        self.audit = audit
 
     async def read(self, ask: Ask) -> Any:
         """The value of *ask*, after the in-process tier had no answer."""

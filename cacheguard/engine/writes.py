@@ -41,6 +41,10 @@ class Writes:
         self._here.forget([Invalidation(name)])
         self._shared.drop([name])
 
+    def missed(self) -> None:
+        """Something may have gone unheard: what functions with ``l2=False`` have here may be old."""
+        self._shared.drop(self._here.forget_all())
+
     async def write(self, engine: Engine, items: Sequence[Invalidation], *, quietly: bool = False) -> None:
         """Invalidate *items*. One round trip."""
         self._here.forget(items)

@@ -34,6 +34,7 @@ from ..runtime.blocking import BlockingRuntime
 from ..runtime.bulkhead import FairBulkhead
 from ..runtime.clocks import CLOCK
 from ..servers.lending import client_of, pools
+from ..servers.ring import Remotes
 from ..tiers.local import ABSENCE_SHARE, DEAD, Local
 from ..tiers.packing import ObjectPacking, SealedPacking, weigh_stored
 from ..tiers.remote import Remote
@@ -48,8 +49,7 @@ class Hub:
         pool, apool, memory = pools(url, client, aclient)
         _check(options, pool or apool)
         self.options = options
-        self.events = Events()
-        self.events.on_state_change = options.on_state_change
+        self.events = Events(on_state_change=options.on_state_change)
         self.registry = Registry()
         if options.codec is not None:
             self.registry.register(options.codec)
@@ -83,7 +83,13 @@ class Hub:
         if not memory:
             self.local.trust(DEAD)
             make = partial(
-                Node, options=options, channel=bus_channel(namespace), root=root, forget=self._heard, now=self.now
+                Node,
+                options=options,
+                channel=bus_channel(namespace),
+                root=root,
+                forget=self._heard,
+                missed=self._missed,
+                now=self.now,
             )
             self._nodes = Nodes(pool, apool, self.local, self.events, make, self.now)
         self.bus = self._unheard[0] if self._nodes is None else self._nodes.bus
@@ -147,14 +153,11 @@ class Hub:
             bus, outbox = self._unheard
             line = Line(self._store, self.events, outbox, bus)
             packing = ObjectPacking(copies=self.options.l1_copy)
-            engine = Engine(runtime, Remote(line, packing, self.events, runtime.token), self.shared)
+            remote: Remotes = Remote(line, packing, self.events, runtime.token)
         else:
             sealed = SealedPacking(self.options.sealer, self.registry)
-            abreast = isinstance(runtime, AsyncRuntime)
-            engine = Engine(runtime, self._nodes.remote(ways, runtime, sealed, abreast=abreast), self.shared)
-        if self.auditor is not None:
-            engine.audit = self.auditor.consider
-        return engine
+            remote = self._nodes.remote(ways, runtime, sealed, abreast=isinstance(runtime, AsyncRuntime))
+        return Engine(runtime, remote, self.shared, None if self.auditor is None else self.auditor.consider)
 
     def _leave_closed_loops(self, current: asyncio.AbstractEventLoop) -> None:
         """Let go of engines whose event loop has ended, and of one whose place in memory this loop has taken."""
@@ -173,8 +176,10 @@ class Hub:
             raise CacheGuardError("this guard is closed")
 
     def _heard(self, name: str) -> None:
-        """Another process has changed *name*."""
         self.writes.heard(name)
+
+    def _missed(self) -> None:
+        self.writes.missed()
 
     def filter(
         self, names: tuple[str, ...], name: str, capacity: int, error_rate: float, lease: float | None
