@@ -15,7 +15,7 @@ from .doors.feed import Change, invalidations
 from .doors.methods import decorator
 from .doors.shapes import CachedCoroutineFunction, CachedFunction, Decorator
 from .doors.warming import Progress, Warmed, warm
-from .doors.writing import DELAY, INTENT, Mode, OfResult, Terms, Writing, named, settle_seconds, writer
+from .doors.writing import DELAY, INTENT, Mode, OfResult, Terms, Writing, decorate_writes, named, settle_seconds
 from .durations import Duration, seconds
 from .engine.loading import Ask
 from .engine.looking import Inspection, scan
@@ -704,7 +704,7 @@ class CacheGuard:
         def open_write(keys: list[str], tags: list[str]) -> Writing:
             return Writing(self._hub, self._scope, keys, tags, None, terms)
 
-        return writer(open_write, keys, tags, version)
+        return decorate_writes(open_write, keys, tags, version, called="guard.invalidates")
 
     def expire(self, *keys: str) -> None:
         """Make *keys* stale: the old value is still there for when the load is slow or fails. One round trip."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args
 
 from ..current_load import check_tag
 from ..defenses.consistency import Version, version_text
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Mode: TypeAlias = Literal["fence", "delete", "double"]
 OfResult: TypeAlias = Callable[[Any], str | Iterable[str]]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 INTENT = "10s"
 DELAY = "1s"
@@ -334,22 +336,25 @@ def _texts(makers: Iterable[TextTemplate | OfResult], values: dict[str, Any], re
     return texts
 
 
-def writer(
+def decorate_writes(
     open_write: Callable[[list[str], list[str]], Any],
     keys: Sequence[str | OfResult],
     tags: Sequence[str | OfResult],
     version: Callable[[Any], Version | None] | None,
-) -> Callable[[Any], Any]:
-    """What `CacheGuard.invalidates` returns.
+    *,
+    called: str,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator that runs each call of a function inside the block that *open_write* makes for it.
 
     Args:
-        open_write: gives the block around one call, for its keys and its tags.
-        keys: as `WriterTemplates` takes them.
+        open_write: takes the keys and tags that follow from the arguments; returns a block like `Writing`.
+        keys: templates over the parameters and over ``result``, or functions of the result.
         tags: likewise.
-        version: likewise.
+        version: a function of the result, or None.
+        called: the name of the decorator in messages.
     """
     if not keys and not tags:
-        raise ConfigurationError("invalidates needs keys or tags: @guard.invalidates('user:{user_id}')")
+        raise ConfigurationError(f"invalidates needs keys or tags: @{called}('user:{{user_id}}')")
 
     def decorate(fn: Any) -> Any:
         if type(fn) in (staticmethod, classmethod):
