@@ -192,14 +192,15 @@ class Changes:
 
     async def _touched(self, key: str, rules: Rules, scope: Scope) -> bool:
         remote = self._remote.of(key)
-        found = await remote.read(key, None, scope, ())
+        found, envelope = await remote.read_whole(key, None, scope)
         if found is None or found.stored is None:
             return False
-        stored = found.stored
+        stored, age = found.stored, max(0.0, found.stored.ttl - found.fresh_left)
         ttl = rules.ttl_of(stored.value) if stored.kind is Kind.VALUE else rules.null_ttl
         if ttl is None:
             return False
         fresh = jittered(ttl, rules.jitter, self._runtime.random())
         window = stale_window(stored, rules)
         keep_ms = max(marker_ms(rules), ms(fresh + window))
-        return await remote.touch(key, fresh, window, scope.markers(stored.tags), keep_ms)
+        markers = scope.markers(stored.tags)
+        return await remote.touch(key, fresh, window, markers, keep_ms, envelope=envelope, ttl=age + fresh)

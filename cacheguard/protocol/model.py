@@ -397,10 +397,23 @@ class MemoryCommands:
         fields["g"] = max(fields["g"], self._pttl(key, now))
         return 1
 
-    def _touch(self, fields: Hash, now: int, key: str, fresh: int, stale: int, channel: str, message: str) -> int:
+    def _touch(
+        self,
+        fields: Hash,
+        now: int,
+        key: str,
+        fresh: int,
+        stale: int,
+        channel: str,
+        message: str,
+        stamp: Any = "",
+        envelope: Any = None,
+    ) -> int:
         if "v" not in fields or self._pttl(key, now) <= fields["g"]:
             return 0
         fields["g"] = stale
+        if envelope is not None and self.is_stamp(stamp, fields["v"]):
+            fields["v"] = envelope
         self._pexpire(key, fresh + stale, now)
         self.publish(channel, message)
         return 1

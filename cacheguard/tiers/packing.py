@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from hashlib import sha1
 from typing import Any
 
@@ -54,6 +55,10 @@ class SealedPacking:
         opened = self._sealer.glance(head)
         return Stored(opened.kind, None, opened.ttl, opened.load_time, opened.tags, opened.nonces)
 
+    def with_ttl(self, key: str, envelope: Any, ttl: float) -> bytes:
+        """The same entry, stored for *ttl* seconds; its value is not read, and may be of a type unknown here."""
+        return self._sealer.seal(replace(self._sealer.open(envelope, key), ttl=ttl), key)
+
     def stamp(self, envelope: Any) -> str:
         """What LEASE knows these bytes by; no secret."""
         return sha1(envelope, usedforsecurity=False).hexdigest()
@@ -97,6 +102,10 @@ class ObjectPacking:
     def glance(self, key: str, head: Any) -> Stored:
         """*head* itself: an object has no beginning."""
         return self.outline(key, head)
+
+    def with_ttl(self, key: str, envelope: Any, ttl: float) -> Stored:
+        """The same entry, stored for *ttl* seconds."""
+        return replace(self.outline(key, envelope), ttl=ttl)
 
     def stamp(self, envelope: Any) -> Any:
         """*envelope* itself: it cannot be another one while somebody holds it."""

@@ -165,6 +165,10 @@ class Packing(Protocol):
         """What the beginning of something stored says, unverified; `CodecError` if it says too little."""
         ...
 
+    def with_ttl(self, key: str, envelope: Any, ttl: float) -> Any:
+        """The same entry, stored for *ttl* seconds; `CodecError` if it cannot be."""
+        ...
+
     def stamp(self, envelope: Any) -> Any:
         """What LEASE knows this value by."""
         ...
@@ -263,13 +267,18 @@ class Remote:
 
     async def read_exactly(self, key: str, codec: Codec | None, scope: Scope) -> tuple[Found | None, Any]:
         """The entry of *key*, and what `replace` knows it by."""
+        found, envelope = await self.read_whole(key, codec, scope)
+        return found, "" if found is None else self._packing.stamp(envelope)
+
+    async def read_whole(self, key: str, codec: Codec | None, scope: Scope) -> tuple[Found | None, Any]:
+        """The entry of *key*, and the envelope that it was in."""
         markers = self._markers(key, scope, ())
         fields, pttl, *nonces = await self.line.send(("HMGET", key, "v", "g"), ("PTTL", key), *_questions(markers))
         found = self._found(key, fields, pttl, codec)
         if found is None or found.stored is None:
             return None, ""
         seen = dict(zip(markers, nonces, strict=True))
-        return await self._standing(key, found, scope, seen, fields[0]), self._packing.stamp(fields[0])
+        return await self._standing(key, found, scope, seen, fields[0]), fields[0]
 
     async def scan(
         self, scope: Scope, at: int, cursor: str, pattern: str, count: int
@@ -799,11 +808,30 @@ class Remote:
             bus.void(echo)
         return replies
 
-    async def touch(self, key: str, fresh: float, stale: float, markers: tuple[str, ...], keep_ms: int) -> bool:
-        """Give a fresh entry a new TTL; whether there was one."""
+    async def touch(
+        self,
+        key: str,
+        fresh: float,
+        stale: float,
+        markers: tuple[str, ...],
+        keep_ms: int,
+        *,
+        envelope: Any = None,
+        ttl: float = 0.0,
+    ) -> bool:
+        """Give a fresh entry a new TTL; whether there was one.
+
+        Args:
+            envelope: as `read_whole` has read it; None: it says the TTL that it was stored with for ever.
+            ttl: what it shall say instead, if it is still there. An entry's age is its TTL without what is left of it.
+        """
         bus = self.line.bus
+        anew: tuple[Any, ...] = ()
+        if envelope is not None:
+            with suppress(CodecError):  # larger than this process may store: it keeps what it says
+                anew = (self._packing.stamp(envelope), self._packing.with_ttl(key, envelope, ttl))
         echo = bus.begin()
-        call = TOUCH(key)(ms(fresh), round(stale * 1000), bus.channel, drop_message(echo, key))
+        call = TOUCH(key)(ms(fresh), round(stale * 1000), bus.channel, drop_message(echo, key), *anew)
         try:
             *_, reply = await self.line.send(*self._marks(markers, keep_ms), call)
         except BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -247,3 +248,37 @@ async def test_removing_counts_also_where_the_server_has_forgotten_its_scripts(h
     await hand.clear()  # some scripts are known, others are not
     await hand.set("a", 1)
     assert await hand.ask(hand.guard, "remove", "a") == 1
+
+
+@dataclass
+class Row:
+    number: int
+
+
+@pytest.mark.parametrize("ttl", ["1m", "2h"])
+async def test_a_touch_makes_an_entry_neither_older_nor_younger(hand: Door, ttl: str) -> None:
+    await hand.set("k", 1, ttl="1h")
+    await anyio.sleep(0.2)
+    assert await hand.touch("k", ttl=ttl) is True
+    assert 0.1 < (await hand.inspect("k")).age < 5
+    assert await hand.get("k") == 1  # from here on it is in the process
+    assert 0.1 < (await hand.inspect("k")).age < 5
+    assert await hand.touch("k", ttl="1h") is True
+    assert 0.1 < (await hand.inspect("k")).age < 5
+
+
+async def test_a_function_reads_its_entry_after_a_touch(hand: Door) -> None:
+    loads: list[int] = []
+
+    @hand.cached("row:{number}", tags=["t"])
+    def row(number: int) -> list[Row]:
+        loads.append(number)
+        return [Row(number)]
+
+    assert await row(1) == [Row(1)]
+    assert await hand.touch(row.key(1), ttl="2h") is True
+    assert await row(1) == [Row(1)]
+    assert loads == [1]
+    await hand.invalidate_tags("t")
+    await row(1)
+    assert loads == [1, 1]

@@ -198,6 +198,15 @@ def test_only_a_fresh_value_can_be_touched() -> None:
     assert memory(TOUCH(KEY)(5_000, 100, *BUS)) == 0
 
 
+def test_a_touch_says_its_new_ttl_unless_another_value_has_come_meanwhile() -> None:
+    memory, stamp = Memory(), object()
+    memory.put(stamp)
+    assert memory(TOUCH(KEY)(5_000, 100, *BUS, stamp, "touched")) == 1
+    assert memory.value() == [["touched", 100], 5_100]
+    assert memory(TOUCH(KEY)(6_000, 100, *BUS, stamp, "late")) == 1
+    assert memory.value() == [["touched", 100], 6_100]
+
+
 def test_the_least_recently_used_goes_when_there_are_too_many() -> None:
     memory = Memory(size=2)
     memory.put(1, "a")
