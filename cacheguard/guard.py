@@ -563,7 +563,11 @@ class CacheGuard:
         return await scan(self._hub.running(l2=self._rules.l2), self._scope, match, cursor, count)
 
     def touch(self, key: str, **policy: Unpack[PolicyOptions]) -> bool:
-        """Give a fresh entry a new TTL; whether there was one. Two round trips."""
+        """Give a fresh entry a new TTL; whether there was one. Two round trips.
+
+        False also if Redis cannot be asked, unless the guard was made with ``on_unreachable="raise"``: then it raises
+        `Unreachable`.
+        """
         rules, name = self._policies.of(cast("dict[str, Any]", policy)), self._scope.key(key)
         return run_now(self._hub.by_hand.touch(self._hub.blocking, name, rules, self._scope))
 
