@@ -159,7 +159,8 @@ async def test_without_l1_every_hit_is_one_round_trip(open_door: OpenDoor, proxy
 async def test_without_l2_values_stay_out_of_redis_and_only_news_goes_there(watched: Door, proxy: FaultProxy) -> None:
     row = of(watched, Loader(), l2=False)
     await row(0)  # from here on the process listens
-    await row.invalidate(0)  # and the server knows the script
+    await row.invalidate(0)  # and the server knows the scripts
+    await row.expire(0)
 
     async def trips(name: str, *args: Any) -> int:
         with proxy.watching() as seen:
