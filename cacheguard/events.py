@@ -153,14 +153,19 @@ class Events:
         "over",
     )
 
-    def __init__(self, node: str = "", above: Events | None = None) -> None:
+    def __init__(
+        self,
+        node: str = "",
+        above: Events | None = None,
+        on_state_change: Callable[[StateChange], object] | None = None,
+    ) -> None:
         for name in self.__slots__:
             setattr(self, name, 0)
         self._node, self._above = node, above
         self._where = f" ({node})" if node else ""
         self.l2_up: bool = True
         self.breaker: str = "closed"
-        self.on_state_change: Callable[[StateChange], object] | None = None
+        self.on_state_change = on_state_change
         self.bus_up: bool = False
         self.over: bool = False  # the guard is closed: what breaks from now on is no news
         self.failures = 0  # round trips in a row that Redis did not answer

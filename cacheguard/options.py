@@ -1,14 +1,22 @@
-"""What a guard was asked for."""
+"""What a guard and its callers may ask for, checked; what cannot work is said by its name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Self
 
-from .codec import Codec
+from .checks import count, flag, listener, path_of, question, share
+from .codec import Codec, CustomCodec, runs_code
+from .durations import Duration, seconds
+from .errors import ConfigurationError
 from .events import StateChange
+from .policy import Policy, Rules, resolve
 from .protocol.envelope import Sealer
-from .tiers.local import Eviction
+from .tiers.local import Eviction, check
+
+MOST_CALL_POLICIES = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,3 +40,90 @@ class Options:
     audit: float
     alone: Callable[[], object]
     on_state_change: Callable[[StateChange], object] | None
+    runs_code: str  # the name of a serializer that runs what it reads, signed by nobody; "" without one
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        l1_size: int,
+        l1_max_bytes: int | None,
+        l1_eviction: Eviction,
+        l1_copy: bool,
+        serializer: Any,
+        secret: bytes | Sequence[bytes] | None,
+        max_value_bytes: int,
+        compression: str | None,
+        compress_above: int,
+        operation_timeout: Duration,
+        max_loads: int,
+        load_wait: Duration,
+        load_queue: int,
+        max_absences: int,
+        on_unreachable: str,
+        read_from: str,
+        outbox: str | PathLike[str] | None,
+        alone: Callable[[], object] | None,
+        audit: float,
+        on_state_change: Callable[[StateChange], object] | None,
+    ) -> Self:
+        """The options of `CacheGuard`, checked; `ConfigurationError` names the one that cannot work."""
+        check(l1_size, l1_max_bytes, l1_eviction)
+        if on_unreachable not in ("queue", "raise"):
+            raise ConfigurationError(f"on_unreachable must be 'queue' or 'raise', got {on_unreachable!r}")
+        if read_from not in ("master", "replica"):
+            raise ConfigurationError(f"read_from must be 'master' or 'replica', got {read_from!r}")
+        unsigned = secret is None and runs_code(serializer)
+        return cls(
+            l1_size=l1_size,
+            l1_max_bytes=l1_max_bytes,
+            l1_eviction=l1_eviction,
+            l1_copy=flag("l1_copy", l1_copy),
+            codec=None if serializer is None else CustomCodec(serializer),
+            sealer=Sealer(
+                secret=secret,
+                compression=compression,
+                compress_above=compress_above,
+                max_value_bytes=max_value_bytes,
+            ),
+            operation_timeout=seconds(operation_timeout, "operation_timeout"),
+            max_loads=count("max_loads", max_loads),
+            load_wait=seconds(load_wait, "load_wait"),
+            load_queue=count("load_queue", load_queue),
+            max_absences=count("max_absences", max_absences),
+            raise_unreachable=on_unreachable == "raise",
+            from_replicas=read_from == "replica",
+            outbox=path_of("outbox", outbox),
+            audit=share("audit", audit),
+            alone=question("alone", alone),
+            on_state_change=listener("on_state_change", on_state_change),
+            runs_code=getattr(serializer, "__name__", type(serializer).__name__) if unsigned else "",
+        )
+
+
+class Policies:
+    """The policy of a guard or a namespace, and the rules that a call's own options make of it."""
+
+    def __init__(self, policy: object, over: Policy | None = None) -> None:
+        if policy is None:
+            policy = Policy()
+        if not isinstance(policy, Policy):
+            raise ConfigurationError(f"policy must be a Policy, got {policy!r}")
+        self.policy = policy if over is None else policy.over(over)
+        self.rules = resolve(self.policy)
+        self._known: dict[tuple[tuple[str, Any], ...], Rules] = {}
+
+    def of(self, options: Mapping[str, Any]) -> Rules:
+        """The rules of a call with *options*, which are fields of `Policy`."""
+        if not options:
+            return self.rules
+        try:
+            name = tuple(options.items())
+            known = self._known.get(name)
+        except TypeError:  # an option without a hash
+            return resolve(Policy.of(options).over(self.policy))
+        if known is None:
+            known = resolve(Policy.of(options).over(self.policy))
+            if len(self._known) < MOST_CALL_POLICIES:
+                self._known[name] = known
+        return known

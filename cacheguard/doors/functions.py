@@ -58,6 +58,7 @@ class Function:
         self._places = {name: place for place, name in enumerate(self._names)}
         self._call = caller(self.signature)
         self.hub, self.scope, self.version = hub, scope, version
+        self._shared = hub.shared
         self._keys: KeyMaker = compile_key(template, fn)
         self._key_places = tuple(self._places[name] for name in self._keys.fields)
         self._tags = tuple(TextTemplate(_text(tag, "tags"), fn) for tag in _tags(tags))
@@ -205,43 +206,41 @@ class Function:
 
     def read(self, values: tuple[Any, ...]) -> Any:
         """The rest of a call in a thread."""
-        hub = self.hub
-        if hub.off:
+        if self._shared.off:
             return self.call(values)
         if self.guarded and (rejected := self.rejected(values)) is not False:
             if rejected is None:
-                rejected = run_now(self.asked_bloom(hub.blocking(), values))
+                rejected = run_now(self.asked_bloom(self.hub.blocking(), values))
             if rejected:
                 return self.nothing(values)
         ask = self.ask(values)
         answer = self.from_l1(ask, values)
         if answer is not None:
             value = answer()
-            if hub.auditor is not None:
-                run_now(hub.auditor.consider(hub.blocking(l2=self.rules.l2), ask, value))
+            if self.hub.auditor is not None:
+                run_now(self.hub.auditor.consider(self.hub.blocking(l2=self.rules.l2), ask, value))
             return self.own(value)
-        value = run_now(hub.blocking(l2=self.rules.l2).read(ask))
+        value = run_now(self.hub.blocking(l2=self.rules.l2).read(ask))
         self.bind(ask.key, values)
         return self.own(value)
 
     async def aread(self, values: tuple[Any, ...]) -> Any:
         """The rest of a call in an event loop."""
-        hub = self.hub
-        if hub.off:
+        if self._shared.off:
             return await self.call(values)
         if self.guarded and (rejected := self.rejected(values)) is not False:
             if rejected is None:
-                rejected = await self.asked_bloom(hub.running(), values)
+                rejected = await self.asked_bloom(self.hub.running(), values)
             if rejected:
                 return self.nothing(values)
         ask = self.ask(values)
         answer = self.from_l1(ask, values)
         if answer is not None:
             value = answer()
-            if hub.auditor is not None:
-                await hub.auditor.consider(hub.running(l2=self.rules.l2), ask, value)
+            if self.hub.auditor is not None:
+                await self.hub.auditor.consider(self.hub.running(l2=self.rules.l2), ask, value)
             return self.own(value)
-        value = await hub.running(l2=self.rules.l2).read(ask)
+        value = await self.hub.running(l2=self.rules.l2).read(ask)
         self.bind(ask.key, values)
         return self.own(value)
 

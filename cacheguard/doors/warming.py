@@ -70,8 +70,12 @@ async def warm(
     rate: float | None,
     progress: Progress | None,
     concurrency: int,
+    is_async: bool,
 ) -> Warmed:
     """Call *fn* for each of *calls*; see `CacheGuard.warm`."""
+    if getattr(getattr(fn, "cacheguard", None), "is_async", is_async) is not is_async:
+        wanted, other = ("a coroutine function", "warm") if is_async else ("a blocking function", "awarm")
+        raise ConfigurationError(f"this takes {wanted}, got {fn!r}; use {other} for it")
     if not hasattr(fn, "cacheguard"):
         raise ConfigurationError(f"warm takes a function decorated with guard.cached(…), got {fn!r}")
     if rate is not None and not number_of(rate) > 0:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args
 
 from ..checks import check_key, check_tag
 from ..defenses.consistency import Version, version_text
@@ -22,11 +22,14 @@ from ..runtime import run_now
 
 if TYPE_CHECKING:
     from ..engine.reading import Engine
+    from ..engine.writes import Writes
     from ..ports import Signal, Watch
     from ..process.hub import Hub
 
 Mode: TypeAlias = Literal["fence", "delete", "double"]
 OfResult: TypeAlias = Callable[[Any], str | Iterable[str]]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 INTENT = "10s"
 DELAY = "1s"
@@ -100,7 +103,7 @@ class Write:
         """
         self._names.update(dict.fromkeys(names_of(self._scope, keys, tags)))
 
-    async def begin(self, hub: Hub, engine: Engine, terms: Terms) -> None:
+    async def begin(self, writes: Writes, engine: Engine, terms: Terms) -> None:
         """Announce the write. One round trip, none for ``mode="delete"``.
 
         That Redis cannot be reached is no reason not to write: it is counted, and what is owed is delivered later.
@@ -110,18 +113,18 @@ class Write:
         if terms.mode == "fence":
             self._token = engine.runtime.token()
             self._fenced = tuple(self._names)
-        await hub.write(engine, self._begun(terms), quietly=True)
+        await writes.write(engine, self._begun(terms), quietly=True)
         if self._fenced:
             self._watch = engine.runtime.watch(
-                lambda: self._renew(hub, engine, terms), terms.intent_ms / 3000, _never, None
+                lambda: self._renew(writes, engine, terms), terms.intent_ms / 3000, _never, None
             )
 
-    async def _renew(self, hub: Hub, engine: Engine, terms: Terms) -> None:
+    async def _renew(self, writes: Writes, engine: Engine, terms: Terms) -> None:
         """Say once more that the write goes on; never after its end, or it would go on for ever."""
         done = self._renewing = engine.runtime.signal()
         try:
             if not self._over:  # looked at after the signal is there: who ends the write sees the one or the other
-                await hub.write(engine, self._begun(terms), quietly=True)
+                await writes.write(engine, self._begun(terms), quietly=True)
         finally:
             done.set()
 
@@ -134,7 +137,7 @@ class Write:
             for name in self._names
         ]
 
-    async def end(self, hub: Hub, engine: Engine, terms: Terms, *, quietly: bool) -> None:
+    async def end(self, writes: Writes, engine: Engine, terms: Terms, *, quietly: bool) -> None:
         """Invalidate. One round trip, whatever the number of keys and tags."""
         self._over = True
         if self._watch is not None:
@@ -150,7 +153,7 @@ class Write:
             )
             for name in self._names
         ]
-        await hub.write(engine, items, quietly=quietly)
+        await writes.write(engine, items, quietly=quietly)
 
 
 async def _never() -> None:
@@ -173,6 +176,14 @@ def names_of(scope: Scope, keys: Iterable[str], tags: Iterable[str]) -> list[str
     return list(dict.fromkeys(names))
 
 
+def named(
+    scope: Scope, keys: Iterable[str], tags: Iterable[str], version: Version | None, settle: Duration | None
+) -> list[Invalidation]:
+    """What it takes to invalidate *keys* and *tags* at once."""
+    of_source, settle_ms = version_text(version), round(settle_seconds(settle) * 1000)
+    return [Invalidation(name, settle_ms, of_source) for name in names_of(scope, keys, tags)]
+
+
 class Writing:
     """Guards the writes inside ``with`` or ``async with``; made by `CacheGuard.writing`.
 
@@ -185,7 +196,7 @@ class Writing:
     ) -> None:
         names_of(scope, keys, tags)  # what is wrong is said here, not inside the transaction
         version_text(version)
-        self._hub, self._scope, self._terms = hub, scope, terms
+        self._hub, self._writes, self._scope, self._terms = hub, hub.writes, scope, terms
         self._keys, self._tags, self._version = tuple(keys), tuple(tags), version
         self._open: list[tuple[object, Write]] = []  # changed in single steps: a lock could be held at a fork
 
@@ -209,7 +220,7 @@ class Writing:
     def __enter__(self) -> Write:
         write = self._entered()
         try:
-            run_now(write.begin(self._hub, self._hub.blocking(), self._terms))
+            run_now(write.begin(self._writes, self._hub.blocking(), self._terms))
         except BaseException:
             self._leave_at_once()
             raise
@@ -219,16 +230,16 @@ class Writing:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # An exception of the block's own says more than that Redis is away.
-        work = self._left().end(self._hub, self._hub.blocking(), self._terms, quietly=error is not None)
+        work = self._left().end(self._writes, self._hub.blocking(), self._terms, quietly=error is not None)
         run_now(work)
 
     async def __aenter__(self) -> Write:
         write = self._entered()
         engine = self._hub.running()
         try:
-            await write.begin(self._hub, engine, self._terms)
+            await write.begin(self._writes, engine, self._terms)
         except BaseException:  # cancelled: the block is not entered, so nothing will end what has begun
-            await engine.runtime.through(self._left().end(self._hub, engine, self._terms, quietly=True))
+            await engine.runtime.through(self._left().end(self._writes, engine, self._terms, quietly=True))
             raise
         return write
 
@@ -236,11 +247,11 @@ class Writing:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         engine = self._hub.running()
-        work = self._left().end(self._hub, engine, self._terms, quietly=error is not None)
+        work = self._left().end(self._writes, engine, self._terms, quietly=error is not None)
         await engine.runtime.through(work)
 
     def _leave_at_once(self) -> None:
-        run_now(self._left().end(self._hub, self._hub.blocking(), self._terms, quietly=True))
+        run_now(self._left().end(self._writes, self._hub.blocking(), self._terms, quietly=True))
 
 
 def _whose() -> object:
@@ -322,6 +333,36 @@ def _texts(makers: Iterable[TextTemplate | OfResult], values: dict[str, Any], re
         made = maker(result)
         texts += [made] if isinstance(made, str) else made
     return texts
+
+
+def decorate_writes(
+    open_write: Callable[[list[str], list[str]], Any],
+    keys: Sequence[str | OfResult],
+    tags: Sequence[str | OfResult],
+    version: Callable[[Any], Version | None] | None,
+    *,
+    called: str,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator that runs each call of a function inside the block that *open_write* makes for it.
+
+    Args:
+        open_write: takes the keys and tags that follow from the arguments; returns a block like `Writing`.
+        keys: templates over the parameters and over ``result``, or functions of the result.
+        tags: likewise.
+        version: a function of the result, or None.
+        called: the name of the decorator in messages.
+    """
+    if not keys and not tags:
+        raise ConfigurationError(f"invalidates needs keys or tags: @{called}('user:{{user_id}}')")
+
+    def decorate(fn: Any) -> Any:
+        if type(fn) in (staticmethod, classmethod):
+            return type(fn)(decorate(fn.__func__))
+        if not callable(fn):
+            raise ConfigurationError(f"only functions can be decorated, got {fn!r}")
+        return guarded(fn, WriterTemplates(fn, keys, tags, version), open_write)
+
+    return decorate
 
 
 def guarded(fn: Callable[..., Any], templates: WriterTemplates, open_write: Callable[..., Any]) -> Any:

@@ -67,6 +67,7 @@ class Shared:
         alone: Callable[[], object] = bool,
     ) -> None:
         self.local, self.events, self.bulkhead, self.budget, self.bus = local, events, bulkhead, budget, bus
+        self.off = 0  # how many `disabled()` blocks are open
         self.questions: tuple[Callable[[], object], ...] = (alone,)
         self.failures: dict[str, Failure] = {}
         self.cut_off = Flights(local)  # the loads of this process while Redis gives no leases, whatever the engine
@@ -81,6 +82,12 @@ class Shared:
     def close_flights(self, flights: Flights) -> None:
         """Forget the table of an engine that has ended."""
         self.flights = [each for each in self.flights if each is not flights]
+
+    def switch(self, *, off: bool) -> None:
+        """Turn caching off, or on again; calls nest."""
+        with self.local.lock:
+            self.off += 1 if off else -1
+        self.local.switch(off=off)
 
     def alone(self) -> bool:
         """Whether what the caller would load now is for nobody else."""

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..doors.warming import Warmed
+from ..engine.looking import Inspection
 from ..errors import ConfigurationError
-from ..guard import CacheGuard, Inspection
+from ..guard import CacheGuard
 
 PLACEHOLDER = "PASSWORD"  # a real one belongs on no terminal
 

@@ -54,6 +54,7 @@ class Node:
         root: the marker of the guard's namespace.
         local: the in-process tier, as this node's bus may treat it.
         forget: drops one name from everything that this process keeps.
+        missed: drops what this process keeps beside the in-process tier, when something may have gone unheard.
         events: where it is counted.
         now: monotonic seconds.
         name: what it is called among several; ``""`` for the only one.
@@ -69,6 +70,7 @@ class Node:
         root: str,
         local: Kept,
         forget: Callable[[str], None],
+        missed: Callable[[], None],
         events: Events,
         now: Callable[[], float],
         name: str = "",
@@ -85,7 +87,7 @@ class Node:
             self._ledger = FileLedger(options.outbox, root, self._at_the_file, name)
         self.name, self.events, self.options = name, events, options
         self.outbox = Outbox(root, events, now, self._ledger, threading.RLock())
-        self.bus = Bus(channel, os.urandom(8).hex(), forget, local, events, now=now)
+        self.bus = Bus(channel, os.urandom(8).hex(), forget, _Heard(local, missed), events, now=now)
         self.circuits = Circuits(options.operation_timeout, events)
         identity = Identity(self.outbox.replay)
         self.wires = Wires(place, aplace, MOST_CONNECTIONS, options.operation_timeout, identity, self.circuits)
@@ -130,6 +132,23 @@ class Node:
         if self.options.from_replicas:
             self.bus.keep_notes(threading.RLock())
         self.wires.after_fork()
+
+
+class _Heard:
+    """The in-process tier and what is kept beside it, as a bus may treat them."""
+
+    def __init__(self, local: Kept, missed: Callable[[], None]) -> None:
+        self._local, self._missed = local, missed
+
+    def pause(self) -> None:
+        self._local.pause()
+
+    def drop_shared(self) -> None:
+        self._local.drop_shared()
+        self._missed()
+
+    def trust(self, until: float) -> None:
+        self._local.trust(until)
 
 
 def _found_out(wires: Wires, line: Line, name: str) -> float:

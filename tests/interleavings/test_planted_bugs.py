@@ -12,6 +12,7 @@ import pytest
 from cacheguard.delivery.line import Line
 from cacheguard.delivery.outbox import Invalidation
 from cacheguard.engine.ask import Ask, Job, Loaded
+from cacheguard.engine.changes import Changes
 from cacheguard.engine.filling import Filling
 from cacheguard.engine.flights import Flight, Flights
 from cacheguard.engine.loading import Loading
@@ -129,11 +130,11 @@ def the_local_tier_takes_any_ticket(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_local_tier_is_emptied_too_early(patch: pytest.MonkeyPatch) -> None:
-    async def broken(self: Engine, keys: Sequence[str]) -> bool:
-        self.shared.drop(keys)
-        return await self.remote.invalidate([Invalidation(key) for key in keys])
+    async def broken(self: Any, items: Sequence[Invalidation]) -> bool:
+        self._shared.drop([item.key for item in items])
+        return bool(await self._remote.invalidate(items))
 
-    patch.setattr(Engine, "invalidate", broken)
+    patch.setattr(Changes, "invalidate", broken)
 
 
 def what_is_owed_is_struck_off_unread(patch: pytest.MonkeyPatch) -> None:

@@ -178,8 +178,9 @@ class World:
 
     async def _write(self, process: Process, key: str, *, softly: bool) -> None:
         version = self.database[key] = self.database.get(key, 0) + 1
-        tell = process.engine.expire if softly else process.engine.invalidate
-        self._note(process, key, version, everywhere=await tell([self._name(key)]))
+        changes, name = process.engine.changes, self._name(key)
+        done = await (changes.expire([name]) if softly else changes.invalidate([Invalidation(name)]))
+        self._note(process, key, version, everywhere=done)
 
     def tag_writer(self, name: str, process: Process, *, clears: bool = False, key: str = KEY) -> None:
         """One committed change, then its tag is invalidated, or the whole namespace."""
@@ -188,7 +189,7 @@ class World:
     async def _write_tag(self, process: Process, key: str, *, clears: bool) -> None:
         version = self.database[key] = self.database.get(key, 0) + 1
         item = Invalidation(SCOPE.epochs[0] if clears else SCOPE.tag((*self.tags, *self.late_tags)[-1]))
-        self._note(process, key, version, everywhere=await process.engine.write([item]))
+        self._note(process, key, version, everywhere=await process.engine.changes.invalidate([item]))
 
     def guarded_writer(
         self, name: str, process: Process, *, mode: Mode = "fence", key: str = KEY, **terms: Any
@@ -246,9 +247,9 @@ class World:
         version = self.database[key] = self.database.get(key, 0) + 1
         codec: Any = None
         try:
-            done = await process.engine.store({name: version}, self.rules, {name: codec}, self.tags, self.scope)
+            done = await process.engine.changes.store({name: version}, self.rules, {name: codec}, self.tags, self.scope)
         except Unreachable:
-            done = await process.engine.invalidate([name])
+            done = await process.engine.changes.invalidate([Invalidation(name)])
         self._note(process, key, version, everywhere=done)
 
     def _note(self, process: Process, key: str, version: int, *, everywhere: bool) -> None:
@@ -375,7 +376,7 @@ class _Desk:
     """As much of a hub as a guarded write needs."""
 
     async def write(self, engine: Engine, items: Sequence[Invalidation], *, quietly: bool = False) -> None:
-        await engine.write(items)
+        await engine.changes.invalidate(items)
 
 
 def _itself(value: int) -> int:

@@ -48,7 +48,7 @@ class Apart(Desk):
     def lose(self, *keys: str) -> None:
         """Somebody invalidates *keys* while their servers are away."""
         self.away |= set(keys)
-        assert not self.run(self.engine.invalidate(keys))
+        assert not self.run(self.engine.changes.invalidate([Invalidation(key) for key in keys]))
         self.asked.clear()
 
 
@@ -93,7 +93,7 @@ def test_a_server_that_is_back_is_not_read_before_what_is_owed_could_be_delivere
 
 def test_of_several_keys_only_those_are_owed_whose_servers_are_away(apart: Apart) -> None:
     apart.away = {KEY}
-    assert not apart.run(apart.engine.invalidate([KEY, ELSEWHERE]))
+    assert not apart.run(apart.engine.changes.invalidate([Invalidation(KEY), Invalidation(ELSEWHERE)]))
     assert apart.events.invalidations_queued == 1
     assert apart.server.value(ELSEWHERE, stale=True) is None
     assert apart.server.value(KEY, stale=True) is not None
@@ -137,7 +137,7 @@ def test_the_same_owed_twice_is_struck_off_once_it_is_delivered(apart: Apart) ->
 def test_different_things_owed_under_one_key_are_all_delivered(apart: Apart) -> None:
     apart.away = {KEY}
     for settle_ms in (1000, 2000):
-        assert not apart.run(apart.engine.write([Invalidation(KEY, settle_ms=settle_ms)]))
+        assert not apart.run(apart.engine.changes.invalidate([Invalidation(KEY, settle_ms=settle_ms)]))
     assert apart.events.invalidations_queued == 2
     apart.away.clear()
     apart.run(apart.line.settle())

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from cacheguard.engine.ask import NO_SCOPE
+from cacheguard.engine.looking import look
 from cacheguard.errors import CodecError, LoadTimeout, Overloaded, Refused
 from cacheguard.ports import Call, Reply
 from cacheguard.protocol.calls import STORE
@@ -213,7 +214,7 @@ def test_a_time_to_live_that_is_refused_is_an_outage(monkeypatch: pytest.MonkeyP
 def test_looking_at_something_foreign_says_that_it_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk()
     monkeypatch.setattr(desk.server, "answer", lambda call: Refused("WRONGTYPE not a hash"))
-    assert desk.run(desk.engine.look(KEY, NO_SCOPE)).stored is None
+    assert desk.run(look(desk.engine, KEY, NO_SCOPE)).stored is None
 
 
 def test_a_load_that_is_interrupted_before_it_is_watched_leaves_nothing_behind(
