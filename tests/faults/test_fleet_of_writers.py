@@ -220,7 +220,7 @@ DYING = """
 import json, os, random, signal, sys, time
 import redis
 from cacheguard import CacheGuard, Policy
-from cacheguard.writing import Write
+from cacheguard.doors.writing import Write
 
 url, mode, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
 policy = Policy(ttl="1s", jitter=None, stale_if_error=None, l1=False)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+TEXTS = [
+    path
+    for room in ("benchmarks", "docs", "examples", "integrations", "tests")
+    for path in (ROOT / room).rglob("*.[mp][dy]")
+]
 SCRIPTS = sorted((ROOT / "cacheguard" / "protocol" / "lua").glob("*.lua"))
 
 
@@ -58,3 +64,22 @@ def test_every_command_of_the_guide_exists() -> None:
     guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z-]+)", guide)) <= targets
+
+
+def test_what_programs_in_strings_and_pages_import_exists() -> None:
+    # No checker looks into them, and a move forgets them.
+    named = {
+        module: text.relative_to(ROOT)
+        for text in [ROOT / "README.md", *TEXTS]
+        for module in re.findall(
+            r"^\s*(?:from|import) (cacheguard\w*(?:\.\w+)*)", text.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    }
+    assert [f"{where}: {module}" for module, where in named.items() if not is_there(module)] == []
+
+
+def is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
