@@ -59,6 +59,10 @@ def name_of_server(version: str) -> str:
     return version if "-" in version else f"redis-{version}"
 
 
+def pytest_report_header() -> str:
+    return "servers: " + (", ".join(f"{name_of_server(v)} ({path})" for v, path in find_binaries().items()) or "none")
+
+
 def pytest_collection_finish() -> None:
     # What was imported and collected stays: it need not be looked through at every collection to come. Some tests
     # make as many objects in a second as all modules together, and others collect after every step.

@@ -37,7 +37,13 @@ def test_the_extra_all_is_every_extra_for_what_runs(settings: dict[str, Any]) ->
     extras = settings["project"]["optional-dependencies"]
     chosen = re.fullmatch(r"cacheguard\[(.*)\]", extras["all"][0])
     assert chosen is not None
-    assert set(chosen[1].split(",")) == extras.keys() - {"all", "dev", "testing"}
+    assert set(chosen[1].split(",")) == extras.keys() - {"all", "testing"}
+
+
+def test_the_tools_of_development_are_named_once_and_are_not_published(settings: dict[str, Any]) -> None:
+    assert "dev" not in settings["project"]["optional-dependencies"]
+    tools = settings["dependency-groups"]["dev"]
+    assert len(names(tools)) == len(tools)
 
 
 def test_every_integration_is_shipped_and_shipped_packages_are_typed(settings: dict[str, Any]) -> None:
