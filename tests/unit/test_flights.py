@@ -5,7 +5,7 @@ import pytest
 from cacheguard.engine.flights import Flight
 from cacheguard.protocol.entry import Stored
 from cacheguard.protocol.envelope import Kind
-from tests.support.signals import Turn
+from tests.support.turn import Turn
 
 ANSWER = Stored(Kind.VALUE, 1, 300.0, 0.0, ())
 

@@ -6,7 +6,7 @@ import pytest
 
 from cacheguard.engine.permits import Chain, Permit
 from cacheguard.runtime import run_now
-from tests.support.signals import Turn
+from tests.support.turn import Turn
 
 
 def test_a_permit_is_lent_to_one_at_a_time_and_given_back_in_the_end() -> None:

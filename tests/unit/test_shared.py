@@ -12,7 +12,7 @@ from cacheguard.events import Events
 from cacheguard.policy import Policy, resolve
 from cacheguard.runtime.bulkhead import FairBulkhead
 from cacheguard.tiers.local import Entry, Local
-from tests.support.signals import Turn
+from tests.support.turn import Turn
 
 RULES = resolve(Policy())
 
