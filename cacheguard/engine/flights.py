@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..events import Events
     from ..ports import Bulkhead, Signal
     from ..protocol.entry import Stored
-    from ..servers.ring import Buses
+    from ..servers.buses import Buses
     from ..tiers.local import Local
 
 MOST_FAILURES = 10_000

@@ -16,7 +16,7 @@ from ..protocol.entry import Found, Stored
 from ..protocol.envelope import Kind, Oversize
 from ..protocol.exceptions import describe
 from ..protocol.names import Scope
-from ..servers.ring import Remotes
+from ..tiers.entries import Entries
 from .flights import CHAIN, Chain, Failure, Flight, Place, Shared
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Loaded:
 class Loading:
     """Runs loaders under one runtime and says what may be made of their outcome."""
 
-    def __init__(self, runtime: Runtime, remote: Remotes, shared: Shared, flights: dict[str, Flight]) -> None:
+    def __init__(self, runtime: Runtime, remote: Entries, shared: Shared, flights: dict[str, Flight]) -> None:
         self._runtime, self._remote, self._shared = runtime, remote, shared
         self._flights = flights
         self._events = shared.events

@@ -15,7 +15,7 @@ from ..missing import MISSING
 from ..protocol.entry import CUT_OFF, CutOff, Found, Stored, ms
 from ..protocol.envelope import Kind
 from ..protocol.names import Scope
-from ..servers.ring import Remotes
+from ..tiers.entries import Entries
 from .flights import Flight, Shared
 from .loading import Ask
 from .rebuilding import Rebuilding, marker_ms, opened, stale_window, stored_of
@@ -46,7 +46,7 @@ class Engine:
     A read goes `read` → `Remote.read` → `judge` → `Rebuilding.rebuild` and from there to the loader and `Remote.fill`.
     """
 
-    def __init__(self, runtime: Runtime, remote: Remotes, shared: Shared) -> None:
+    def __init__(self, runtime: Runtime, remote: Entries, shared: Shared) -> None:
         self.runtime, self.remote, self.shared = runtime, remote, shared
         self.flights: dict[str, Flight] = {}
         shared.flights.append(self.flights)

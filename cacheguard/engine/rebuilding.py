@@ -12,7 +12,7 @@ from ..protocol.calls import ALWAYS
 from ..protocol.entry import Bypass, Failed, Fill, Filled, Found, Granted, Stored, Wait, ms
 from ..protocol.envelope import Kind
 from ..protocol.exceptions import absence, rebuilt
-from ..servers.ring import Remotes
+from ..tiers.entries import Entries
 from ..tiers.local import Entry
 from .flights import CHAIN, NO_CHAIN, Flight, Shared
 from .loading import Ask, Job, Loaded, Loading
@@ -32,7 +32,7 @@ class Rebuilding:
     `rebuild` → `_one_flight` → `_lead` → `Remote.lease` → `Loading.run` → `Remote.fill`.
     """
 
-    def __init__(self, runtime: Runtime, remote: Remotes, shared: Shared, flights: dict[str, Flight]) -> None:
+    def __init__(self, runtime: Runtime, remote: Entries, shared: Shared, flights: dict[str, Flight]) -> None:
         self._runtime, self._remote, self.flights = runtime, remote, flights
         self.loading = Loading(runtime, remote, shared, flights)
         self._shared, self._local, self._events, self._alone = shared, shared.local, shared.events, shared.alone

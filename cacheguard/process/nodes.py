@@ -19,9 +19,13 @@ from ..events import Events
 from ..options import Options
 from ..ports import Commands, Replicas
 from ..runtime import run_now
+from ..servers.buses import Buses, Trust
 from ..servers.hashing import HashRing
 from ..servers.lending import Identity, Steady
-from ..servers.ring import Buses, Members, Remotes, Ring, RingCommands, Trust
+from ..servers.members import Members
+from ..servers.ring import Ring
+from ..servers.ring_commands import RingCommands
+from ..tiers.entries import Entries
 from ..tiers.packing import Packing
 from ..tiers.remote import Remote
 
@@ -218,7 +222,7 @@ class Nodes:
         steady = {name: Steady(way) for name, way in ways.items()}
         return steady[""] if self._members is None else RingCommands(steady, self._members)
 
-    def remote(self, ways: Ways[Any], runtime: Runtime, packing: Packing, *, abreast: bool) -> Remotes:
+    def remote(self, ways: Ways[Any], runtime: Runtime, packing: Packing, *, abreast: bool) -> Entries:
         """*ways* as one, for entries.
 
         Args:

@@ -14,7 +14,7 @@ from ..errors import CodecError, Refused, Unreachable
 from ..events import Events
 from ..ports import Call, Reply
 from ..protocol import calls
-from ..protocol.entry import Bypass, CutOff, Failed, Fill, Filled, Found, Granted, Stored, Usable, Wait
+from ..protocol.entry import Bypass, CutOff, Failed, Fill, Filled, Found, Granted, LeaseOutcome, Stored, Usable, Wait
 from ..protocol.names import Scope
 from .markers import Markers, quarantines
 from .near import Near
@@ -23,14 +23,13 @@ from .packing import Packing
 
 
 class Remote:
-    """The calls of the cache protocol. Each method is one round trip, unless it says otherwise.
+    """`Entries` in one place: a server, or a cluster of them.
 
-    Whatever cannot be asked raises `Unreachable`; whatever cannot be read is a miss and counted.
-
-    This is one place in which entries live; `Ring` has the same methods for several of them.
+    Each method is one round trip, unless it says otherwise. Where Redis cannot be asked, it raises `Unreachable`; what
+    cannot be read is a miss and counted.
     """
 
-    abreast = 1  # groups of keys to be asked for at the same time
+    abreast = 1
 
     def __init__(self, line: Line, packing: Packing, events: Events, nonce: Callable[[], str]) -> None:
         self.line, self._packing, self._events = line, packing, events
@@ -181,7 +180,7 @@ class Remote:
         awaited: str,
         void: Any,
         keep_ms: int,
-    ) -> Found | Granted | Wait | Bypass | Failed:
+    ) -> LeaseOutcome:
         """The right to fill *key*, or the reason why not."""
         markers = self.markers.of(key, scope, tags)
         lease = calls.lease(key, token=token, floor_ms=floor_ms, awaited=awaited, void=void)
@@ -205,7 +204,7 @@ class Remote:
         *,
         voids: Mapping[str, Any],
         keep_ms: int,
-    ) -> Mapping[str, Found | Granted | Wait | Bypass | Failed | CutOff]:
+    ) -> Mapping[str, LeaseOutcome | CutOff]:
         """Leases for several keys, in one round trip."""
         markers = tuple(dict.fromkeys(m for key in tokens for m in self.markers.of(key, scope, tags.get(key, ()))))
         leases = [calls.lease(key, token=token, void=voids.get(key, "")) for key, token in tokens.items()]
@@ -226,7 +225,7 @@ class Remote:
         *,
         settles: Mapping[str, float],
         usable: Usable | None = None,
-    ) -> Found | Granted | Wait | Bypass | Failed:
+    ) -> LeaseOutcome:
         if isinstance(reply, Refused):
             if is_foreign(reply):
                 return Bypass()
