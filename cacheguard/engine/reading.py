@@ -257,7 +257,7 @@ class Engine:
     ) -> bool:
         keep_ms = max(marker_ms(rules), *(ms(fresh + rules.stale) for _, fresh in drawn.values()))
         remote = self.remote.of(next(iter(drawn)))
-        nonces = remote.nonces_of_late(markers) or await remote.nonces(markers, keep_ms)
+        nonces = remote.markers.last_seen(markers) or await remote.markers.ask(markers, keep_ms)
         limit = math.inf
         while True:
             items: dict[str, tuple[Any, float, float]] = {}
@@ -265,7 +265,7 @@ class Engine:
                 stored.nonces = nonces
                 stale = 0.0 if fresh > limit else stale_window(stored, rules)
                 items[key] = remote.pack(key, stored, codecs[key]), min(fresh, limit), stale
-            done, said, settles = await remote.store(items, version, markers, keep_ms)
+            done, said, settles = await remote.by_hand.store(items, version, markers, keep_ms)
             if said == nonces and (not settles or limit < math.inf):
                 await self.remote.elsewhere([Invalidation(key, version=version) for key in items], remote)
                 return done
@@ -285,13 +285,13 @@ class Engine:
         markers = scope.markers(stored.tags)
         keep_ms = max(marker_ms(rules), ms(fresh + rules.stale))
         remote = self.remote.of(key)
-        nonces = remote.nonces_of_late(markers) or await remote.nonces(markers, keep_ms)
+        nonces = remote.markers.last_seen(markers) or await remote.markers.ask(markers, keep_ms)
         limit, token, void = math.inf, self.runtime.token(), ""
         while True:
             stored = replace(stored, nonces=nonces)
             envelope = remote.pack(key, stored, codec)
             stale = 0.0 if fresh > limit else stale_window(stored, rules)
-            added, useless, said, settles = await remote.add(
+            added, useless, said, settles = await remote.by_hand.add(
                 key,
                 envelope,
                 min(fresh, limit),
@@ -305,7 +305,7 @@ class Engine:
             if added and (said != nonces or (settles and limit == math.inf)):
                 # As in `_stored`: void already, or it would outlive a quarantine.
                 nonces, limit, token = said, settles or math.inf, self.runtime.token()
-                void = remote.stamp(envelope)
+                void = remote.by_hand.stamp(envelope)
             elif added or useless is None:
                 if added:
                     await self.remote.elsewhere([Invalidation(key)], remote)
@@ -322,7 +322,7 @@ class Engine:
 
     async def _updated(self, key: str, change: Callable[[Any], Any], codec: Codec | None, scope: Scope) -> Any:
         remote = self.remote.of(key)
-        found, stamp = await remote.read_exactly(key, codec, scope)
+        found, stamp = await remote.by_hand.read_exactly(key, codec, scope)
         for attempt in range(MOST_ATTEMPTS):
             if found is None or found.stored is None or found.fresh_left <= 0 or found.stored.kind is Kind.ERROR:
                 return MISSING
@@ -331,7 +331,7 @@ class Engine:
             changed = replace(stored, kind=Kind.VALUE, value=value)
             # Kept in shape by its own codec: a function's entry stays readable for the function.
             envelope = remote.pack(key, changed, codec)
-            done, found, stamp = await remote.replace(
+            done, found, stamp = await remote.by_hand.replace(
                 key, envelope, stamp, codec=codec, scope=scope, token=self.runtime.token()
             )
             if done:
@@ -361,7 +361,7 @@ class Engine:
         window = stale_window(stored, rules)
         keep_ms = max(marker_ms(rules), ms(fresh + window))
         try:
-            return await remote.touch(key, fresh, window, scope.markers(stored.tags), keep_ms)
+            return await remote.by_hand.touch(key, fresh, window, scope.markers(stored.tags), keep_ms)
         finally:
             self.shared.drop([key])
 

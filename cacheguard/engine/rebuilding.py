@@ -420,7 +420,7 @@ class Rebuilding:
         late = [tag for tag in tags if lease.marks.get(scope.tag(tag)) is None]
         marks = dict(lease.marks)
         if late:
-            claimed = await self._remote.of(ask.key).claim(scope, late, lease.at_ms, marker_ms(ask.rules))
+            claimed = await self._remote.of(ask.key).markers.claim(scope, late, lease.at_ms, marker_ms(ask.rules))
             if claimed is None:
                 return None
             marks |= dict(zip(map(scope.tag, late), claimed, strict=True))
