@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..codec import Codec
     from ..policy import Rules
     from ..ports import Runtime
-    from ..servers.ring import Remotes
+    from ..tiers.entries import Entries
     from .shared import Shared
 
 MOST_ATTEMPTS = 1000  # to change a value that others change, too; each time one of them gets through
@@ -38,7 +38,7 @@ class Changes:
     Raises `Unreachable` where Redis has to answer; an invalidation is owed instead, and false is returned.
     """
 
-    def __init__(self, runtime: Runtime, remote: Remotes, shared: Shared) -> None:
+    def __init__(self, runtime: Runtime, remote: Entries, shared: Shared) -> None:
         self._runtime, self._remote, self._shared = runtime, remote, shared
 
     async def _said(self, names: Sequence[str], saying: Awaitable[Any]) -> Any:
@@ -103,7 +103,7 @@ class Changes:
     ) -> bool:
         keep_ms = max(marker_ms(rules), *(ms(fresh + rules.stale) for _, fresh in drawn.values()))
         remote = self._remote.of(next(iter(drawn)))
-        nonces = remote.nonces_of_late(markers) or await remote.nonces(markers, keep_ms)
+        nonces = remote.markers.last_seen(markers) or await remote.markers.ask(markers, keep_ms)
         limit = math.inf
         while True:
             items: dict[str, tuple[Any, float, float]] = {}
@@ -111,7 +111,7 @@ class Changes:
                 stored.nonces = nonces
                 stale = 0.0 if fresh > limit else stale_window(stored, rules)
                 items[key] = remote.pack(key, stored, codecs[key]), min(fresh, limit), stale
-            done, said, settles = await remote.store(items, version, markers, keep_ms)
+            done, said, settles = await remote.by_hand.store(items, version, markers, keep_ms)
             if said == nonces and (not settles or limit < math.inf):
                 await self._remote.elsewhere([Invalidation(key, version=version) for key in items], remote)
                 return done
@@ -130,13 +130,13 @@ class Changes:
         markers = scope.markers(stored.tags)
         keep_ms = max(marker_ms(rules), ms(fresh + rules.stale))
         remote = self._remote.of(key)
-        nonces = remote.nonces_of_late(markers) or await remote.nonces(markers, keep_ms)
+        nonces = remote.markers.last_seen(markers) or await remote.markers.ask(markers, keep_ms)
         limit, token, void = math.inf, self._runtime.token(), ""
         while True:
             stored = replace(stored, nonces=nonces)
             envelope = remote.pack(key, stored, codec)
             stale = 0.0 if fresh > limit else stale_window(stored, rules)
-            added, useless, said, settles = await remote.add(
+            added, useless, said, settles = await remote.by_hand.add(
                 key,
                 envelope,
                 min(fresh, limit),
@@ -150,7 +150,7 @@ class Changes:
             if added and (said != nonces or (settles and limit == math.inf)):
                 # As in `_stored`: void already, or it would outlive a quarantine.
                 nonces, limit, token = said, settles or math.inf, self._runtime.token()
-                void = remote.stamp(envelope)
+                void = remote.by_hand.stamp(envelope)
             elif added or useless is None:
                 if added:
                     await self._remote.elsewhere([Invalidation(key)], remote)
@@ -167,7 +167,7 @@ class Changes:
 
     async def _updated(self, key: str, change: Callable[[Any], Any], codec: Codec | None, scope: Scope) -> Any:
         remote = self._remote.of(key)
-        found, stamp = await remote.read_exactly(key, codec, scope)
+        found, stamp = await remote.by_hand.read_exactly(key, codec, scope)
         for attempt in range(MOST_ATTEMPTS):
             if found is None or found.stored is None or found.fresh_left <= 0 or found.stored.kind is Kind.ERROR:
                 return MISSING
@@ -176,7 +176,7 @@ class Changes:
             changed = replace(stored, kind=Kind.VALUE, value=value)
             # Kept in shape by its own codec: a function's entry stays readable for the function.
             envelope = remote.pack(key, changed, codec)
-            done, found, stamp = await remote.replace(
+            done, found, stamp = await remote.by_hand.replace(
                 key, envelope, stamp, codec=codec, scope=scope, token=self._runtime.token()
             )
             if done:
@@ -202,4 +202,4 @@ class Changes:
         fresh = jittered(ttl, rules.jitter, self._runtime.random())
         window = stale_window(stored, rules)
         keep_ms = max(marker_ms(rules), ms(fresh + window))
-        return await remote.touch(key, fresh, window, scope.markers(stored.tags), keep_ms)
+        return await remote.by_hand.touch(key, fresh, window, scope.markers(stored.tags), keep_ms)

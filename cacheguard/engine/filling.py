@@ -24,7 +24,7 @@ from ..errors import CodecError, Refused, Unreachable
 from ..protocol.entry import Fill, Filled, Stored
 from ..protocol.envelope import Kind, Oversize
 from ..protocol.exceptions import describe
-from ..servers.ring import Remotes
+from ..tiers.entries import Entries
 from ..tiers.local import Entry
 from .ask import Ask, Job, Loaded
 from .flights import Flights
@@ -53,7 +53,7 @@ class Draft:
 class Filling:
     """What may be made of the outcome of a load, under one runtime: `fill_and_land` is the whole of it."""
 
-    def __init__(self, runtime: Runtime, remote: Remotes, shared: Shared, flights: Flights) -> None:
+    def __init__(self, runtime: Runtime, remote: Entries, shared: Shared, flights: Flights) -> None:
         self._runtime, self._remote, self._shared, self._flights = runtime, remote, shared, flights
         self._local, self._events = shared.local, shared.events
 
@@ -178,7 +178,7 @@ class Filling:
         marks: dict[str, Any] = dict(zip(markers, map(lease.marks.get, markers), strict=True))
         if None in marks.values():
             late = [tag for tag in tags if marks[ask.scope.tag(tag)] is None]
-            claimed = await self._remote.of(ask.key).claim(ask.scope, late, lease.at_ms, marker_ms(ask.rules))
+            claimed = await self._remote.of(ask.key).markers.claim(ask.scope, late, lease.at_ms, marker_ms(ask.rules))
             if claimed is None:
                 return None
             marks |= dict(zip(map(ask.scope.tag, late), claimed, strict=True))

@@ -10,7 +10,7 @@ from ..protocol.calls import LEASE_MS
 from ..protocol.entry import Stored
 from ..protocol.envelope import Kind
 from ..protocol.exceptions import describe
-from ..servers.ring import Remotes
+from ..tiers.entries import Entries
 from .ask import Job, Loaded, servable
 from .flights import Flights
 from .permits import CHAIN, Chain, Permit, free_permit, next_permit
@@ -35,7 +35,7 @@ NO_WATCH = _NoWatch()
 class Loading:
     """Runs loaders under one runtime: `run` is the whole of it."""
 
-    def __init__(self, runtime: Runtime, remote: Remotes, shared: Shared, flights: Flights) -> None:
+    def __init__(self, runtime: Runtime, remote: Entries, shared: Shared, flights: Flights) -> None:
         self._runtime, self._remote, self._shared, self._flights = runtime, remote, shared, flights
         self._events = shared.events
 

@@ -11,7 +11,7 @@ from ..errors import LoadTimeout, Overloaded, Unreachable
 from ..protocol.entry import CUT_OFF, CutOff, Found, Stored, ms
 from ..protocol.envelope import Kind
 from ..protocol.names import Scope
-from ..servers.ring import Remotes
+from ..tiers.entries import Entries
 from .ask import Ask, opened, stored_of
 from .changes import Changes
 from .filling import Filling
@@ -45,7 +45,7 @@ class Engine:
     def __init__(
         self,
         runtime: Runtime,
-        remote: Remotes,
+        remote: Entries,
         shared: Shared,
         audit: Callable[[Engine, Ask, Any], Awaitable[None]] | None = None,
     ) -> None:

@@ -13,7 +13,7 @@ from ..errors import LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Unreach
 from ..protocol.calls import ALWAYS
 from ..protocol.entry import Bypass, CutOff, Failed, Found, Granted, Stored, Wait
 from ..protocol.exceptions import rebuilt
-from ..servers.ring import Remotes
+from ..tiers.entries import Entries
 from .ask import Ask, Job, servable
 from .filling import Filling
 from .flights import Flight, Flights
@@ -73,7 +73,7 @@ class Rebuilding:
     """
 
     def __init__(
-        self, runtime: Runtime, remote: Remotes, shared: Shared, flights: Flights, loading: Loading, filling: Filling
+        self, runtime: Runtime, remote: Entries, shared: Shared, flights: Flights, loading: Loading, filling: Filling
     ) -> None:
         self._runtime, self._remote, self._shared, self.flights = runtime, remote, shared, flights
         self._loading, self._filling = loading, filling

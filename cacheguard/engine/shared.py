@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..events import Events
     from ..policy import Rules
     from ..ports import Bulkhead
-    from ..servers.ring import Buses
+    from ..servers.buses import Buses
     from ..tiers.local import Local
 
 MOST_FAILURES = 10_000

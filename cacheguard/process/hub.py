@@ -34,7 +34,7 @@ from ..runtime.blocking import BlockingRuntime
 from ..runtime.bulkhead import FairBulkhead
 from ..runtime.clocks import CLOCK
 from ..servers.lending import client_of, pools
-from ..servers.ring import Remotes
+from ..tiers.entries import Entries
 from ..tiers.local import ABSENCE_SHARE, DEAD, Local
 from ..tiers.packing import ObjectPacking, SealedPacking, weigh_stored
 from ..tiers.remote import Remote
@@ -153,7 +153,7 @@ class Hub:
             bus, outbox = self._unheard
             line = Line(self._store, self.events, outbox, bus)
             packing = ObjectPacking(copies=self.options.l1_copy)
-            remote: Remotes = Remote(line, packing, self.events, runtime.token)
+            remote: Entries = Remote(line, packing, self.events, runtime.token)
         else:
             sealed = SealedPacking(self.options.sealer, self.registry)
             remote = self._nodes.remote(ways, runtime, sealed, abreast=isinstance(runtime, AsyncRuntime))

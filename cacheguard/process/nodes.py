@@ -21,8 +21,12 @@ from ..events import Events
 from ..options import Options
 from ..ports import Commands, Replicas
 from ..runtime import run_now
+from ..servers.buses import Buses, Trust
 from ..servers.hashing import HashRing
-from ..servers.ring import Buses, Members, Remotes, Ring, RingCommands, Trust
+from ..servers.members import Members
+from ..servers.ring import Ring
+from ..servers.ring_commands import RingCommands
+from ..tiers.entries import Entries
 from ..tiers.packing import Packing
 from ..tiers.remote import Remote
 
@@ -238,7 +242,7 @@ class Nodes:
         counted = {name: Counted(Steady(way), self._nodes[name].events) for name, way in ways.items()}
         return counted[""] if self._members is None else RingCommands(counted, self._members)
 
-    def remote(self, ways: Ways[Any], runtime: Runtime, packing: Packing, *, abreast: bool) -> Remotes:
+    def remote(self, ways: Ways[Any], runtime: Runtime, packing: Packing, *, abreast: bool) -> Entries:
         """*ways* as one, for entries.
 
         Args:

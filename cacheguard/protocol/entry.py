@@ -118,6 +118,10 @@ class Failed:
     stored: Stored | None  # Kind.ERROR; None if its description cannot be read
 
 
+LeaseOutcome: TypeAlias = Found | Granted | Wait | Bypass | Failed
+"""What a call for a lease comes to; `Found` is a fresh value."""
+
+
 def ms(seconds: float) -> int:
     """Whole milliseconds, at least one."""
     return max(1, round(seconds * 1000))

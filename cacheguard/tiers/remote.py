@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -14,8 +13,9 @@ from ..errors import CodecError, Refused, Unreachable
 from ..events import Events
 from ..ports import Call, Reply
 from ..protocol import calls
-from ..protocol.entry import Bypass, CutOff, Failed, Fill, Filled, Found, Granted, Stored, Usable, Wait
+from ..protocol.entry import Bypass, CutOff, Failed, Fill, Filled, Found, Granted, LeaseOutcome, Stored, Usable, Wait
 from ..protocol.names import Scope
+from .by_hand import ByHand
 from .markers import Markers, quarantines
 from .near import Near
 from .opening import Opening
@@ -23,20 +23,20 @@ from .packing import Packing
 
 
 class Remote:
-    """The calls of the cache protocol. Each method is one round trip, unless it says otherwise.
+    """`Entries` in one place: a server, or a cluster of them.
 
-    Whatever cannot be asked raises `Unreachable`; whatever cannot be read is a miss and counted.
-
-    This is one place in which entries live; `Ring` has the same methods for several of them.
+    Each method is one round trip, unless it says otherwise. Where Redis cannot be asked, it raises `Unreachable`; what
+    cannot be read is a miss and counted.
     """
 
-    abreast = 1  # groups of keys to be asked for at the same time
+    abreast = 1
 
     def __init__(self, line: Line, packing: Packing, events: Events, nonce: Callable[[], str]) -> None:
         self.line, self._packing, self._events = line, packing, events
         self.markers = Markers(line, events, nonce)
         self._opening = Opening(packing, self.markers, line, events)
         self._near = Near(line, self._opening, events)
+        self.by_hand = ByHand(line, packing, self._opening, self.markers, events)
 
     # Places
 
@@ -101,16 +101,6 @@ class Remote:
         if found is None or found.stored is None:
             return found
         return await self._opening.standing(key, found, scope, dict(zip(markers, nonces, strict=True)), fields[0])
-
-    async def read_exactly(self, key: str, codec: Codec | None, scope: Scope) -> tuple[Found | None, Any]:
-        """The entry of *key*, and what `replace` knows it by."""
-        markers = self.markers.of(key, scope, ())
-        fields, pttl, *nonces = await self.line.send(*calls.read(key, markers))
-        found = self._opening.found(key, fields, pttl, codec)
-        if found is None or found.stored is None:
-            return None, ""
-        seen = dict(zip(markers, nonces, strict=True))
-        return await self._opening.standing(key, found, scope, seen, fields[0]), self._packing.stamp(fields[0])
 
     async def scan(
         self, scope: Scope, at: int, cursor: str, pattern: str, count: int
@@ -181,7 +171,7 @@ class Remote:
         awaited: str,
         void: Any,
         keep_ms: int,
-    ) -> Found | Granted | Wait | Bypass | Failed:
+    ) -> LeaseOutcome:
         """The right to fill *key*, or the reason why not."""
         markers = self.markers.of(key, scope, tags)
         lease = calls.lease(key, token=token, floor_ms=floor_ms, awaited=awaited, void=void)
@@ -205,7 +195,7 @@ class Remote:
         *,
         voids: Mapping[str, Any],
         keep_ms: int,
-    ) -> Mapping[str, Found | Granted | Wait | Bypass | Failed | CutOff]:
+    ) -> Mapping[str, LeaseOutcome | CutOff]:
         """Leases for several keys, in one round trip."""
         markers = tuple(dict.fromkeys(m for key in tokens for m in self.markers.of(key, scope, tags.get(key, ()))))
         leases = [calls.lease(key, token=token, void=voids.get(key, "")) for key, token in tokens.items()]
@@ -226,7 +216,7 @@ class Remote:
         *,
         settles: Mapping[str, float],
         usable: Usable | None = None,
-    ) -> Found | Granted | Wait | Bypass | Failed:
+    ) -> LeaseOutcome:
         if isinstance(reply, Refused):
             if is_foreign(reply):
                 return Bypass()
@@ -248,10 +238,6 @@ class Remote:
         if leased.word == b"WAIT":
             return Wait(leased.holder, old)
         return Granted(old, seen, leased.at_ms, settles)
-
-    async def claim(self, scope: Scope, tags: Sequence[str], at_ms: int, keep_ms: int) -> tuple[bytes, ...] | None:
-        """As `Markers.claim`."""
-        return await self.markers.claim(scope, tags, at_ms, keep_ms)
 
     # Filling
 
@@ -352,126 +338,3 @@ class Remote:
             return [[calls.expire(key, channel=channel, echo=echo)] for key in keys]
 
         return await self.line.tell([Invalidation(key) for key in keys], calls_of)
-
-    async def nonces(self, markers: tuple[str, ...], keep_ms: int) -> tuple[bytes, ...]:
-        """As `Markers.ask`."""
-        return await self.markers.ask(markers, keep_ms)
-
-    def nonces_of_late(self, markers: tuple[str, ...]) -> tuple[bytes, ...] | None:
-        """As `Markers.last_seen`."""
-        return self.markers.last_seen(markers)
-
-    async def store(
-        self, items: Mapping[str, tuple[Any, float, float]], version: str, markers: tuple[str, ...], keep_ms: int
-    ) -> tuple[bool, tuple[bytes, ...], float]:
-        """Put values there by hand.
-
-        Whether all were stored, what *markers* said just before, and for how many seconds longer one of them is
-        quarantined.
-        """
-        bus = self.line.bus
-        echo = bus.begin()
-        stores = [
-            calls.store(key, envelope, fresh=fresh, stale=stale, version=version, channel=bus.channel, echo=echo)
-            for key, (envelope, fresh, stale) in items.items()
-        ]
-        try:
-            replies = await self.line.send(*self.markers.marks(markers, keep_ms), *stores)
-        except BaseException:
-            bus.void(echo)
-            raise
-        seen = self.markers.seen(markers, replies[: len(markers)])
-        for reply in replies:
-            if isinstance(reply, Refused):
-                bus.void(echo)
-                self._events.redis_refused(reply)
-                raise reply
-        # If a failover loses this, what comes back may be older.
-        self.line.acknowledged([Invalidation(key) for key in items])
-        settles = min(quarantines(markers, replies).values(), default=0.0)
-        done = all(reply == 1 for reply in replies[len(markers) :])
-        return done, tuple(seen[marker] for marker in markers), settles
-
-    async def add(
-        self,
-        key: str,
-        envelope: Any,
-        fresh: float,
-        stale: float,
-        *,
-        scope: Scope,
-        token: str,
-        void: Any,
-        markers: tuple[str, ...],
-        keep_ms: int,
-    ) -> tuple[bool, Any, tuple[bytes, ...], float]:
-        """Put a value there by hand if no usable one is there.
-
-        Whether it was stored; if what is there cannot be used, what it is known by (call again with it as *void*), else
-        None; what *markers* said just before; and for how many seconds longer one of them is quarantined.
-        """
-        call = partial(calls.add, key, envelope, token=token, fresh=fresh, stale=stale, void=void)
-        replies = await self._by_hand(key, call, self.markers.marks(markers, keep_ms))
-        seen = self.markers.seen(markers, replies[: len(markers)])
-        settles = min(quarantines(markers, replies).values(), default=0.0)
-        said = tuple(seen[marker] for marker in markers)
-        done, there = calls.changed(replies[-1])
-        useless = None
-        if there is not None:
-            found = self._opening.entry(key, there, None, outline=True)
-            found = await self._opening.standing(key, found, scope, seen, there[0])
-            useless = found.void if found.stored is None else None
-        return done, useless, said, settles
-
-    async def replace(
-        self, key: str, envelope: Any, stamp: Any, *, codec: Codec | None, scope: Scope, token: str
-    ) -> tuple[bool, Found | None, Any]:
-        """Put a value in the place of the one that `read_exactly` has read, for the rest of its lifetime.
-
-        Whether that was done; else what is there now, as from `read_exactly`.
-        """
-        markers = self.markers.of(key, scope, ())
-        call = partial(calls.replace, key, envelope, token=token, stamp=stamp)
-        replies = await self._by_hand(key, call, calls.nonces(markers))
-        done, there = calls.changed(replies[-1])
-        if there is None:
-            return done, None, ""
-        found = self._opening.entry(key, there, codec)
-        found = await self._opening.standing(key, found, scope, dict(zip(markers, replies, strict=False)), there[0])
-        return False, found, self._packing.stamp(there[0])
-
-    def stamp(self, envelope: Any) -> Any:
-        """What LEASE, ADD and REPLACE know an envelope by."""
-        return self._packing.stamp(envelope)
-
-    async def _by_hand(self, key: str, call: Callable[..., Call], before: list[Call]) -> list[Reply]:
-        """Run a script that stores under *key* and tells the others; `Refused` is raised."""
-        bus = self.line.bus
-        echo = bus.begin()
-        try:
-            replies = await self.line.send(*before, call(channel=bus.channel, echo=echo))
-        except BaseException:
-            bus.void(echo)
-            raise
-        for reply in replies:
-            if isinstance(reply, Refused):
-                bus.void(echo)
-                self._events.redis_refused(reply)
-                raise reply
-        if calls.changed(replies[-1]).done:  # if a failover loses this, what comes back may be older
-            self.line.acknowledged([Invalidation(key)])
-        else:
-            bus.void(echo)
-        return replies
-
-    async def touch(self, key: str, fresh: float, stale: float, markers: tuple[str, ...], keep_ms: int) -> bool:
-        """Give a fresh entry a new TTL; whether there was one."""
-        bus = self.line.bus
-        echo = bus.begin()
-        call = calls.touch(key, fresh=fresh, stale=stale, channel=bus.channel, echo=echo)
-        try:
-            *_, reply = await self.line.send(*self.markers.marks(markers, keep_ms), call)
-        except BaseException:
-            bus.void(echo)
-            raise
-        return bool(reply == 1)

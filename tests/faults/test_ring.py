@@ -480,7 +480,7 @@ def is_away(guard: CacheGuard, server: RedisServer) -> bool:
 async def test_the_keys_of_a_dead_node_are_found_in_the_next_one_if_that_is_wanted(
     moving_door: Door, moving: str, ring: RingOfServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cacheguard.servers.ring.GRACE", 0.1)
+    monkeypatch.setattr("cacheguard.servers.members.GRACE", 0.1)
     door = moving_door
     await door.set_many(dict.fromkeys(ROWS, "cached"))
     victim = ring.home_of(ROWS[0])
@@ -541,7 +541,7 @@ async def test_a_node_that_comes_back_with_what_it_had_serves_nothing_older(movi
 async def test_what_was_stored_at_home_again_leaves_nothing_older_for_the_next_time(
     moving: str, ring: RingOfServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cacheguard.servers.ring.GRACE", 0.1)
+    monkeypatch.setattr("cacheguard.servers.members.GRACE", 0.1)
     row = ROWS[0]
     victim, standby = ring.order_of(row)[:2]
     with CacheGuard(moving, policy=Policy(l1=False)) as guard:
@@ -561,7 +561,7 @@ async def test_what_was_stored_at_home_again_leaves_nothing_older_for_the_next_t
 async def test_one_lost_reply_moves_nothing(
     moving_door: Door, ring: RingOfServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cacheguard.servers.ring.DOUBT", 60.0)  # this machine may take its time
+    monkeypatch.setattr("cacheguard.servers.members.DOUBT", 60.0)  # this machine may take its time
     row = ROWS[0]
     victim = ring.home_of(row)
     await moving_door.set(row, "here")

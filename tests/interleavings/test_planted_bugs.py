@@ -176,7 +176,7 @@ class NaiveEngine(Engine):
             return found.stored.value
         value = await self.runtime.call(ask.load)
         stored = Stored(Kind.VALUE, value, 300.0, 0.0, ())
-        await self.remote.of(ask.key).store({ask.key: (stored, 300.0, 0.0)}, "", (), 0)
+        await self.remote.of(ask.key).by_hand.store({ask.key: (stored, 300.0, 0.0)}, "", (), 0)
         return value
 
 

@@ -34,16 +34,16 @@ def markers_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
 def nonces_are_read_after_the_load(patch: pytest.MonkeyPatch) -> None:
     async def broken(self: Any, job: Any, draft: Any) -> dict[str, bytes]:
         markers = draft.ask.scope.markers(draft.stored.tags)
-        return dict(zip(markers, await self._remote.nonces(markers, 1000), strict=True))
+        return dict(zip(markers, await self._remote.of(draft.ask.key).markers.ask(markers, 1000), strict=True))
 
     patch.setattr(Filling, "_marks_of", broken)
 
 
 def late_tags_are_claimed_unseen(patch: pytest.MonkeyPatch) -> None:
-    async def broken(self: Remote, scope: Any, tags: Sequence[str], at_ms: int, keep_ms: int) -> Any:
-        return await self.nonces(tuple(map(scope.tag, tags)), keep_ms)
+    async def broken(self: Markers, scope: Any, tags: Sequence[str], at_ms: int, keep_ms: int) -> Any:
+        return await self.ask(tuple(map(scope.tag, tags)), keep_ms)
 
-    patch.setattr(Remote, "claim", broken)
+    patch.setattr(Markers, "claim", broken)
 
 
 def a_fill_is_proven_by_its_lease_alone(patch: pytest.MonkeyPatch) -> None:

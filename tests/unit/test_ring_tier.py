@@ -14,8 +14,11 @@ from cacheguard.delivery.outbox import Invalidation
 from cacheguard.errors import Refused, Unreachable
 from cacheguard.events import Events
 from cacheguard.runtime import run_now
+from cacheguard.servers.buses import Trust
 from cacheguard.servers.hashing import HashRing
-from cacheguard.servers.ring import DOUBT, FAILURES, GRACE, RETRY_AFTER, Members, Ring, RingCommands, Trust
+from cacheguard.servers.members import DOUBT, FAILURES, GRACE, RETRY_AFTER, Members
+from cacheguard.servers.ring import Ring
+from cacheguard.servers.ring_commands import RingCommands
 from cacheguard.tiers.local import DEAD, Entry, Local
 from cacheguard.tiers.remote import Remote
 
