@@ -585,10 +585,6 @@ class Remote:
         """Remember which tags the loader of *key* gives it, so that they are asked for with the entry."""
         self._hint(key, tags)
 
-    async def fill(self, fill: Fill) -> Filled:
-        """Store what was loaded under a lease."""
-        return (await self.fill_many([fill]))[0]
-
     async def fill_many(self, fills: Sequence[Fill]) -> list[Filled]:
         """Several fills in one round trip.
 
