@@ -57,15 +57,13 @@ class Job:
     flights: dict[str, Flight]
     rules: Rules
     load: Callable[[], Any]
-    tokens: dict[str, str] = field(default_factory=dict[str, str])  # of the leases; a key without one is not filled
+    tokens: dict[str, str]  # of the leases; a key without one is not filled
     bounded: bool = True
     primary: bool = False  # the answer before was older than what is known
-    again: bool = False  # it may be run once more, if its answer is older than what is known
     keep: bool = False  # L1 takes what has no lease, since Redis cannot be asked
-    ticket: int = 0  # of L1, taken before Redis was asked
-    asked_at: float = 0.0  # when Redis was asked
+    ticket: int = field(init=False)  # of L1, taken before Redis is asked
+    asked_at: float = field(init=False)  # when Redis is asked
     leases: dict[str, Granted] = field(default_factory=dict[str, Granted])
-    stale: dict[str, Found] = field(default_factory=dict[str, Found])  # what may be served if the load fails
     turn: int | None = None  # to be given back to the breaker of what it loads from
 
     @property
@@ -74,18 +72,23 @@ class Job:
         return all(flight.landed for flight in self.flights.values())
 
     def granted(self, key: str, lease: Granted) -> bool:
-        """Take the lease of *key*, if what is loaded under it can be stored; false if it must be given back.
-
-        The entry that Redis found with the lease was checked after this flight began to ask, so all who join may be
-        served it if the load fails. A refresh never is: it answers with a new value, or says why there is none.
-        """
+        """Take the lease of *key*, if what is loaded under it can be stored; false if it must be given back."""
         ask = self.asks[key]
         if not lease.covers(ask.scope.markers(ask.tags)):
             return False
         self.leases[key] = lease
-        if lease.found is not None and not self.flights[key].anew:
-            self.stale[key] = lease.found
         return True
+
+    def fallback(self, key: str) -> Stored | None:
+        """The old value of *key* that is served if the load fails.
+
+        It is the one that Redis found with the lease, so all who join may have it. What a reader found before the lease
+        may have been invalidated since: that reader alone may fall back on it. A refresh never answers with an old
+        value: it brings a new one, or says why there is none.
+        """
+        lease = self.leases.get(key)
+        found = None if lease is None or self.flights[key].anew else lease.found
+        return found.stored if found is not None and servable(found, self.rules) else None
 
     def unleased(self, *, keep: bool = False) -> Job:
         """The same job without the right to fill."""

@@ -67,7 +67,6 @@ class Batch:
 
     def _look(self, missing: Mapping[str, Found | CutOff | None]) -> None:
         """Note what was found; raise before the first flight is opened, if one of the keys must not be loaded."""
-        shared, now = self._engine.shared, self._engine.runtime.now()
         for key, found in missing.items():
             if isinstance(found, CutOff):
                 self._cut_off.add(key)
@@ -77,7 +76,7 @@ class Batch:
                 self._stale[key] = found.stored
             if CHAIN.get().waits_for(key):
                 raise ReentrantLoad(f"the loader of {key} reads the key that it is loading")
-            failure = shared.paused(key, self._rules, now)
+            failure = self._engine.shared.paused(key, self._rules, self._engine.runtime)
             if failure is not None and key not in self._stale:
                 self._events.backoffs += 1
                 raise failure
@@ -130,9 +129,10 @@ class Batch:
         loading = self._engine.loading
         # What the mapping leaves out is absent. An exception is none of one key: it fails all of them.
         rules = replace(self._rules, not_found=())
-        job = Job({key: self._asks[key] for key in flights}, dict(flights), rules, lambda: self._called(job))
-        with self._rebuilding.tokens(len(flights)) as tokens:
-            await self._lease(job, dict(zip(flights, tokens, strict=True)))
+        job = Job({key: self._asks[key] for key in flights}, dict(flights), rules, lambda: self._called(job), {})
+        tokens = {key: self._engine.runtime.token() for key in flights}
+        with self._rebuilding.holding(tokens.values()):
+            await self._lease(job, tokens)
             loaded = await loading.run(job) if job.flights else None
             if loaded is None:
                 return

@@ -21,7 +21,7 @@ from ..defenses.avalanche import jittered
 from ..defenses.breakdown import early_by
 from ..defenses.consistency import version_text
 from ..errors import CodecError, Refused, Unreachable
-from ..protocol.entry import Fill, Filled, Stored
+from ..protocol.entry import Fill, Filled, Granted, Stored
 from ..protocol.envelope import Kind, Oversize
 from ..protocol.exceptions import describe
 from ..tiers.entries import Entries
@@ -57,23 +57,22 @@ class Filling:
         self._runtime, self._remote, self._shared, self._flights = runtime, remote, shared, flights
         self._local, self._events = shared.local, shared.events
 
-    async def fill_and_land(self, job: Job, loaded: Loaded, values: Mapping[str, Any]) -> bool:
-        """Store *values*, which were *loaded*, and land the flights of *job*.
+    async def fill_and_land(self, job: Job, loaded: Loaded, values: Mapping[str, Any] | None = None) -> bool:
+        """Store what was *loaded* and land the flights of *job*. Of a loader of several keys, *values* are by key.
 
-        True if nothing landed, and the job must be run once more: its answer was older than what is known.
+        True if nothing landed, and the job must be run once more: its answer, for one key, is older than what is known.
         Round trips: one, for the fill; one more for each key to which the loader gave a tag that this process sees for
         the first time; one for the leases of what is not stored.
         """
         began = self._runtime.now()
         drafts: list[Draft] = []
-        for key, ask in job.asks.items():
-            drafts.append(self._draft(job, ask, loaded, values[key]))
-        for key, flight in job.flights.items():  # nobody joins any more once a fill is on its way
+        for key, flight in job.flights.items():
+            drafts.append(self._draft(job, job.asks[key], loaded, loaded.value if values is None else values[key]))
             flight.absence = loaded.absence
-            self._flights.retire(key, flight)
+            self._flights.retire(key, flight)  # nobody joins any more once a fill is on its way
         if job.tokens:
             await self._store(job, drafts, began)
-            if job.again and loaded.load.asked_for and drafts[0].filled is Filled.OLD:
+            if drafts[0].filled is Filled.OLD and values is None and loaded.load.asked_for and not job.primary:
                 return True
         for draft in drafts:
             self._land(job, draft, loaded, began)
@@ -137,14 +136,15 @@ class Filling:
         held: dict[str, Draft] = {}
         for draft in drafts:
             key = draft.ask.key
-            if key not in job.tokens:
+            lease = job.leases.get(key)
+            if lease is None:
                 continue
             try:
-                draft.marks = await self._marks_of(job, draft)
+                draft.marks = await self._marks_of(draft, lease)
             except Unreachable as error:
                 await self._not_filled(job, [key], error)
                 continue
-            fill = None if draft.marks is None else self._fill(job, draft, draft.marks, began - job.asked_at)
+            fill = None if draft.marks is None else self._fill(job, draft, lease, draft.marks, began)
             if fill is None:
                 held[key] = draft
             else:
@@ -154,16 +154,18 @@ class Filling:
             if fills:
                 for draft, outcome in zip(filled, await self._remote.fill_many(fills), strict=True):
                     draft.filled = outcome
-                    self._events.fills += outcome in STORED
-                    self._events.fills_refused += outcome is Filled.REFUSED
-                    self._events.fills_old += outcome is Filled.OLD
-                    self._events.fills_failed += outcome is Filled.FAILED
+                    if outcome in STORED:
+                        self._events.fills += 1
+                    else:
+                        self._events.fills_refused += outcome is Filled.REFUSED
+                        self._events.fills_old += outcome is Filled.OLD
+                        self._events.fills_failed += outcome is Filled.FAILED
             if held:
                 await self._give_back(job, held)
         except Unreachable as error:
             await self._not_filled(job, [*held, *(draft.ask.key for draft in filled)], error)
 
-    async def _marks_of(self, job: Job, draft: Draft) -> dict[str, bytes] | None:
+    async def _marks_of(self, draft: Draft, lease: Granted) -> dict[str, bytes] | None:
         """What the markers of the entry said when its load began; None if that cannot be known any more.
 
         The lease answered for the markers that were known then. A tag that the loader has added is claimed now:
@@ -173,7 +175,7 @@ class Filling:
 
         Without the claim, the entry would carry the nonce of after the invalidation, and stand.
         """
-        lease, ask, tags = job.leases[draft.ask.key], draft.ask, draft.stored.tags
+        ask, tags = draft.ask, draft.stored.tags
         markers = ask.scope.markers(tags)
         marks: dict[str, Any] = dict(zip(markers, map(lease.marks.get, markers), strict=True))
         if None in marks.values():
@@ -184,8 +186,8 @@ class Filling:
             marks |= dict(zip(map(ask.scope.tag, late), claimed, strict=True))
         return marks
 
-    def _fill(self, job: Job, draft: Draft, marks: dict[str, bytes], passed: float) -> Fill | None:
-        """The fill of *draft*, *passed* seconds after its lease was asked for; None if it shall not, or cannot, be."""
+    def _fill(self, job: Job, draft: Draft, lease: Granted, marks: dict[str, bytes], now: float) -> Fill | None:
+        """The fill of *draft*; None if it shall not, or cannot, be stored."""
         ask, stored, ttl = draft.ask, draft.stored, draft.ttl
         stored.nonces = tuple(marks.values())
         if ttl is None:
@@ -197,7 +199,7 @@ class Filling:
         if stored.tags != ask.tags:
             self._remote.learn(ask.key, stored.tags)
         window = stale_window(stored, ask.rules)
-        settles = job.leases[ask.key].settles_within(marks, passed)
+        settles = lease.settles_within(marks, now - job.asked_at)
         if settles is not None:
             # A namespace or a tag is quarantined: the database may still answer with what was before the write. The
             # entry dies with the quarantine, and L1 does not take it. (Where the key itself is, the script sees to it.)

@@ -11,7 +11,7 @@ from ..protocol.entry import Stored
 from ..protocol.envelope import Kind
 from ..protocol.exceptions import describe
 from ..tiers.entries import Entries
-from .ask import Job, Loaded, servable
+from .ask import Job, Loaded
 from .flights import Flights
 from .permits import CHAIN, Chain, Permit, free_permit, next_permit
 from .shared import Shared
@@ -19,6 +19,7 @@ from .shared import Shared
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ..policy import LoadBreaker
     from ..ports import Runtime, Watch
 
 
@@ -42,7 +43,8 @@ class Loading:
     async def run(self, job: Job) -> Loaded | None:
         """Run the loader of *job*; None if its flights have been told already how it ended."""
         try:
-            self._enter_breaker(job)
+            if job.rules.breaker is not None:
+                self._enter_breaker(job, job.rules.breaker)
             permit = await self._permit(job) if job.bounded else None
         except Overloaded as error:
             self._events.overloads += 1
@@ -83,18 +85,19 @@ class Loading:
             chain.over = True
             if permit is not None:
                 permit.end()
-        self._leave_breaker(job, None, loaded.seconds)
-        self._shared.succeeded(job.flights, self._runtime.now())
+        if job.turn is not None:
+            self._leave_breaker(job, None, loaded.seconds)
+        if self._shared.failures:
+            self._shared.succeeded(job.flights, self._runtime.now())
         return loaded
 
-    def _enter_breaker(self, job: Job) -> None:
+    def _enter_breaker(self, job: Job, breaker: LoadBreaker) -> None:
         """Ask the breaker of what is loaded from; `Overloaded` if it is open."""
-        if job.rules.breaker is not None:
-            try:
-                job.turn = job.rules.breaker.enter()
-            except Overloaded:
-                self._events.breaker_rejects += 1
-                raise
+        try:
+            job.turn = breaker.enter()
+        except Overloaded:
+            self._events.breaker_rejects += 1
+            raise
 
     def _leave_breaker(self, job: Job, error: BaseException | None, seconds: float) -> None:
         """Report how the load went, once."""
@@ -156,12 +159,12 @@ class Loading:
     def _end_badly(self, job: Job, error: Exception) -> None:
         """Land the flights of *job*: on an old value where one may be served, else on *error*."""
         for key, flight in job.flights.items():
-            stale = job.stale.get(key)
-            if stale is not None and stale.stored is not None and servable(stale, job.rules):
-                self._events.stale_hits += not flight.landed
-                flight.land(stale.stored, proven=False)
-            else:
+            stale = job.fallback(key)
+            if stale is None:
                 flight.fail(error)
+            else:
+                self._events.stale_hits += not flight.landed
+                flight.land(stale, proven=False)
 
 
 def _names(keys: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -78,6 +78,7 @@ class Rebuilding:
         self._runtime, self._remote, self._shared, self.flights = runtime, remote, shared, flights
         self._loading, self._filling = loading, filling
         self._local, self._events, self._alone = shared.local, shared.events, shared.alone
+        self._failures = shared.failures
         self._asked_for: dict[str, int] = {}  # leases, and the threads that are about to use them
 
     # Who wants a value
@@ -89,7 +90,8 @@ class Rebuilding:
         *anew* the answer comes from a load that begins after this call.
         """
         self._events.misses += 1
-        if CHAIN.get().waits_for(ask.key):
+        chain = CHAIN.get()
+        if chain is not NO_CHAIN and chain.waits_for(ask.key):
             raise ReentrantLoad(f"the loader of {ask.key} reads the key that it is loading")
         if self._alone():
             return await self._loaded_alone(ask)
@@ -98,7 +100,7 @@ class Rebuilding:
             plan.way = Way.CUT_OFF
         elif found is not None:
             plan.stale, plan.void = found.stored if servable(found, ask.rules) else None, found.void
-        failure = None if anew else self._shared.paused(ask.key, ask.rules, self._runtime.now())
+        failure = None if anew or not self._failures else self._shared.paused(ask.key, ask.rules, self._runtime)
         if failure is not None:
             if plan.stale is None:
                 self._events.backoffs += 1
@@ -115,7 +117,7 @@ class Rebuilding:
         """Start a rebuild that nobody waits for, unless one is under way."""
         if ask.key in self.flights or self._alone():
             return
-        if self._shared.paused(ask.key, ask.rules, self._runtime.now()) is not None:
+        if self._shared.paused(ask.key, ask.rules, self._runtime) is not None:
             return
         flight = Flight(self._runtime.signal(), marks=ask.marks, here=self._runtime.here())
         if self.flights.setdefault(ask.key, flight) is not flight:
@@ -141,7 +143,9 @@ class Rebuilding:
 
     def refused(self, flight: Flight, ask: Ask) -> bool:
         """Fail *flight*, just opened, if another one has failed since the caller looked; whether that was so."""
-        failure = None if flight.anew else self._shared.paused(ask.key, ask.rules, self._runtime.now())
+        if flight.anew or not self._failures:
+            return False
+        failure = self._shared.paused(ask.key, ask.rules, self._runtime)
         if failure is None:
             return False
         self.flights.retire(ask.key, flight)
@@ -243,7 +247,7 @@ class Rebuilding:
             if plan.way is Way.LEASE:
                 await self._lead(flight, ask, plan)
             else:
-                job = Job({ask.key: ask}, {ask.key: flight}, ask.rules, ask.load, bounded=ask.bounded)
+                job = Job({ask.key: ask}, {ask.key: flight}, ask.rules, ask.load, {}, ask.bounded)
                 job.ticket = self._local.tickets.take()
                 if plan.way is Way.ALONE or await self._cut_off(flight, job):
                     await self._load(job)
@@ -258,12 +262,15 @@ class Rebuilding:
 
     async def _lead(self, flight: Flight, ask: Ask, plan: Plan) -> None:
         """Get the right to fill and load, or the answer of whoever has that right."""
-        primary, again = False, True
-        while again:  # at most twice: if a replica has answered with an old row, the loader may ask the primary
-            with self.tokens(1) as (token,):
-                job = Job({ask.key: ask}, {ask.key: flight}, ask.rules, ask.load, {ask.key: token}, ask.bounded)
-                job.primary, job.again = primary, not primary
-                again = await self._lease(flight, ask, plan, job) and await self._load(job)
+        primary = False
+        while True:  # at most twice: if a replica has answered with an old row, the loader may ask the primary
+            token = self._runtime.token()
+            with self.holding((token,)):
+                job = Job(
+                    {ask.key: ask}, {ask.key: flight}, ask.rules, ask.load, {ask.key: token}, ask.bounded, primary
+                )
+                if not await self._lease(flight, ask, plan, job, token) or not await self._load(job):
+                    return
             primary = True
 
     async def _load(self, job: Job) -> bool:
@@ -271,26 +278,28 @@ class Rebuilding:
         loaded = await self._loading.run(job)
         if loaded is None:
             return False
-        return await self._filling.fill_and_land(job, loaded, dict.fromkeys(job.asks, loaded.value))
+        return await self._filling.fill_and_land(job, loaded)
 
     @contextmanager
-    def tokens(self, number: int) -> Generator[list[str]]:
-        """Names for so many leases, known as this thread's as long as it may hold them."""
-        tokens, here = [self._runtime.token() for _ in range(number)], self._runtime.here()
-        if here is not None:
-            self._asked_for.update(dict.fromkeys(tokens, here))
+    def holding(self, tokens: Iterable[str]) -> Generator[None]:
+        """Know the leases of these names as this thread's, as long as it may hold them."""
+        here = self._runtime.here()
+        if here is None:  # tasks wait for each other without harm
+            yield
+            return
+        for token in tokens:
+            self._asked_for[token] = here
         try:
-            yield tokens
+            yield
         finally:
             for token in tokens:
                 self._asked_for.pop(token, None)
 
-    async def _lease(self, flight: Flight, ask: Ask, plan: Plan, job: Job) -> bool:
+    async def _lease(self, flight: Flight, ask: Ask, plan: Plan, job: Job, token: str) -> bool:
         """Ask Redis who loads, until it is this process or another one has answered; whether *job* is to be run.
 
         The ticket is taken and the clock is read before each question, since its answer may be kept in L1.
         """
-        (token,) = job.tokens.values()
         floor, void, awaited = plan.floor, plan.void, ""
         waiting_since: float | None = None
         while True:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..delivery.bus import Bus
     from ..events import Events
     from ..policy import Rules
-    from ..ports import Bulkhead
+    from ..ports import Bulkhead, Runtime
     from ..servers.buses import Buses
     from ..tiers.local import Local
 
@@ -122,12 +122,12 @@ class Shared:
 
     # Failures: a loader that failed is not run again at once
 
-    def paused(self, key: str, rules: Rules, now: float) -> Exception | None:
+    def paused(self, key: str, rules: Rules, runtime: Runtime) -> Exception | None:
         """The exception because of which *key* is not loaded now, for one more caller."""
         failure = self.failures.get(key)
         if failure is None or rules.error_backoff is None:
             return None
-        return None if now >= failure.until else failure.error.with_traceback(failure.traceback)
+        return None if runtime.now() >= failure.until else failure.error.with_traceback(failure.traceback)
 
     def failed(self, keys: Iterable[str], error: Exception, rules: Rules, now: float) -> None:
         """Remember that the load of *keys* failed: the pause doubles with each failure in a row."""
@@ -147,8 +147,6 @@ class Shared:
 
     def succeeded(self, keys: Iterable[str], now: float) -> None:
         """Forget the failures of *keys*: their load has succeeded."""
-        if not self.failures:
-            return
         for key in keys:
             self.failures.pop(key, None)
         self.forget_failures(now)

@@ -142,10 +142,6 @@ class Ring:
             ),
         )
 
-    async def fill(self, fill: Fill) -> Filled:
-        """Store what was loaded under a lease; refused if its node has changed since, for there it has no lease."""
-        return await self.of(fill.key).fill(fill)
-
     def pack(self, key: str, stored: Stored, codec: Codec | None) -> Any:
         return self.of(key).pack(key, stored, codec)
 
@@ -233,7 +229,10 @@ class Ring:
         return {key: found.get(key, CUT_OFF) for key in tokens}
 
     async def fill_many(self, fills: Sequence[Fill]) -> list[Filled]:
-        """Several fills, one round trip to each of their nodes; `Filled.FAILED` where one of these took nothing."""
+        """Several fills, one round trip to each of their nodes; `Filled.FAILED` where one of these took nothing.
+
+        A fill is refused if the node of its key has changed since the lease: it has no lease there.
+        """
         parts: dict[str, list[Fill]] = {}
         for fill in fills:
             parts.setdefault(self._members.current(fill.key), []).append(fill)

@@ -142,10 +142,6 @@ class Entries(Protocol):
         """Remember which tags the loader of *key* gives it, so that the next read asks for them. No round trip."""
         ...
 
-    async def fill(self, fill: Fill) -> Filled:
-        """Store what was loaded under a lease; refused where the key has moved since, for there it has no lease."""
-        ...
-
     async def fill_many(self, fills: Sequence[Fill]) -> list[Filled]:
         """Several fills, answered in their order."""
         ...

@@ -249,10 +249,6 @@ class Remote:
         """The bytes of an entry; `CodecError` if there are none."""
         return self._packing.pack(key, stored, codec)
 
-    async def fill(self, fill: Fill) -> Filled:
-        """Store what was loaded under a lease."""
-        return (await self.fill_many([fill]))[0]
-
     async def fill_many(self, fills: Sequence[Fill]) -> list[Filled]:
         """Several fills in one round trip.
 

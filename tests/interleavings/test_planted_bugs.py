@@ -105,9 +105,9 @@ def flights_stay_open_while_they_fill(patch: pytest.MonkeyPatch) -> None:
         filling.update(job.flights.values())
         return loaded
 
-    async def broken_fill(self: Filling, job: Job, loaded: Loaded, values: Mapping[str, Any]) -> bool:
+    async def broken_fill(self: Filling, job: Job, *args: Any) -> bool:
         try:
-            return await fill(self, job, loaded, values)
+            return await fill(self, job, *args)
         finally:
             filling.difference_update(job.flights.values())
 

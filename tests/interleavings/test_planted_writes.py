@@ -32,7 +32,7 @@ def markers_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
 
 
 def nonces_are_read_after_the_load(patch: pytest.MonkeyPatch) -> None:
-    async def broken(self: Any, job: Any, draft: Any) -> dict[str, bytes]:
+    async def broken(self: Any, draft: Any, _: Any) -> dict[str, bytes]:
         markers = draft.ask.scope.markers(draft.stored.tags)
         return dict(zip(markers, await self._remote.of(draft.ask.key).markers.ask(markers, 1000), strict=True))
 

@@ -625,7 +625,7 @@ def test_a_server_that_refuses_everything_is_as_good_as_none() -> None:
     cut(desk, Fault.REFUSED)
     assert desk.read(desk.loader(1)) == 1
     with pytest.raises(Refused):
-        desk.run(desk.engine.remote.fill(Fill(KEY, "token", b"v", 1.0, 0.0)))
+        desk.run(desk.engine.remote.fill_many([Fill(KEY, "token", b"v", 1.0, 0.0)]))
     assert isinstance(desk.engine.remote, Remote)
     with pytest.raises(Refused):
         desk.run(desk.engine.remote.of(KEY).by_hand.store({KEY: (b"v", 1.0, 0.0)}, "", (), 0))
