@@ -306,7 +306,8 @@ class Remote:
 
         False if Redis did not acknowledge it; it is owed then, and delivered before anything else is asked.
         """
-        return await self.line.tell(items)
+        done, _ = await self.line.told(items)
+        return done
 
     async def remove(self, keys: Sequence[str], scope: Scope) -> tuple[bool, int]:
         """Invalidate entries; whether Redis acknowledged it, and how many of them it held fresh.
@@ -337,4 +338,5 @@ class Remote:
         def calls_of(echo: str) -> list[list[Call]]:
             return [[calls.expire(key, channel=channel, echo=echo)] for key in keys]
 
-        return await self.line.tell([Invalidation(key) for key in keys], calls_of)
+        done, _ = await self.line.told([Invalidation(key) for key in keys], calls_of)
+        return done
