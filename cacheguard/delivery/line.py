@@ -215,26 +215,22 @@ class Line:
             *(protocol.dirty(self.bus.channel, item.key) for item in items if not item.begins)
         )
 
-    async def tell(
-        self, items: Sequence[Invalidation], calls_of: Callable[[str], list[list[Call]]] | None = None
-    ) -> bool:
-        """Deliver *items* now. One round trip.
-
-        False if Redis did not acknowledge all of them; they are owed then, and delivered before anything else is asked.
-
-        Args:
-            items: what is owed if it fails.
-            calls_of: what to send for each of them, with the mark of this round trip; their own calls if left out.
-        """
-        return (await self.told(items, calls_of))[0]
-
     async def told(
         self,
         items: Sequence[Invalidation],
         calls_of: Callable[[str], list[list[Call]]] | None = None,
         first: Sequence[Call] = (),
     ) -> tuple[bool, list[Reply]]:
-        """`tell`, and what was answered, to *first* and then to each call; nothing if nobody answered."""
+        """Deliver *items* now. One round trip.
+
+        False if Redis did not acknowledge all of them; they are owed then, and delivered before anything else is asked.
+        And the replies to *first* and then to each call; none unless all servers answered.
+
+        Args:
+            items: what is owed if it fails.
+            calls_of: what to send for each of them, with the mark of this round trip; their own calls if left out.
+            first: what to ask in front of them.
+        """
         bus, outbox = self.bus, self._outbox
         echo = bus.begin()
         calls = [item.calls(bus.channel, echo) for item in items] if calls_of is None else calls_of(echo)

@@ -111,12 +111,12 @@ class Changes:
                 stored.nonces = nonces
                 stale = 0.0 if fresh > limit else stale_window(stored, rules)
                 items[key] = remote.pack(key, stored, codecs[key]), min(fresh, limit), stale
-            done, said, settles = await remote.by_hand.store(items, version, markers, keep_ms)
-            if said == nonces and (not settles or limit < math.inf):
+            put = await remote.by_hand.store(items, version, markers, keep_ms)
+            if put.nonces == nonces and (not put.quarantine or limit < math.inf):
                 await self._remote.elsewhere([Invalidation(key, version=version) for key in items], remote)
-                return done
+                return put.done
             # What was stored is void already, or would outlive a quarantine: once more, under the markers as they are.
-            nonces, limit = said, settles or math.inf
+            nonces, limit = put.nonces, put.quarantine or math.inf
 
     async def add(self, key: str, value: Any, rules: Rules, codec: Codec, tags: tuple[str, ...], scope: Scope) -> bool:
         """Put *value* there by hand unless something usable is there; whether it was put.
@@ -136,7 +136,7 @@ class Changes:
             stored = replace(stored, nonces=nonces)
             envelope = remote.pack(key, stored, codec)
             stale = 0.0 if fresh > limit else stale_window(stored, rules)
-            added, useless, said, settles = await remote.by_hand.add(
+            put = await remote.by_hand.add(
                 key,
                 envelope,
                 min(fresh, limit),
@@ -147,16 +147,16 @@ class Changes:
                 markers=markers,
                 keep_ms=keep_ms,
             )
-            if added and (said != nonces or (settles and limit == math.inf)):
+            if put.done and (put.nonces != nonces or (put.quarantine and limit == math.inf)):
                 # As in `_stored`: void already, or it would outlive a quarantine.
-                nonces, limit, token = said, settles or math.inf, self._runtime.token()
+                nonces, limit, token = put.nonces, put.quarantine or math.inf, self._runtime.token()
                 void = remote.by_hand.stamp(envelope)
-            elif added or useless is None:
-                if added:
+            elif put.done or put.useless is None:
+                if put.done:
                     await self._remote.elsewhere([Invalidation(key)], remote)
-                return added
+                return put.done
             else:
-                void = useless
+                void = put.useless
 
     async def update(self, key: str, change: Callable[[Any], Any], codec: Codec | None, scope: Scope) -> Any:
         """Change the value of *key* in one step, for the rest of its lifetime; what it is then, `MISSING` without one.
@@ -167,8 +167,9 @@ class Changes:
 
     async def _updated(self, key: str, change: Callable[[Any], Any], codec: Codec | None, scope: Scope) -> Any:
         remote = self._remote.of(key)
-        found, stamp = await remote.by_hand.read_exactly(key, codec, scope)
+        exact = await remote.by_hand.read_exactly(key, codec, scope)
         for attempt in range(MOST_ATTEMPTS):
+            found = exact.found
             if found is None or found.stored is None or found.fresh_left <= 0 or found.stored.kind is Kind.ERROR:
                 return MISSING
             stored = found.stored
@@ -176,12 +177,13 @@ class Changes:
             changed = replace(stored, kind=Kind.VALUE, value=value)
             # Kept in shape by its own codec: a function's entry stays readable for the function.
             envelope = remote.pack(key, changed, codec)
-            done, found, stamp = await remote.by_hand.replace(
-                key, envelope, stamp, codec=codec, scope=scope, token=self._runtime.token()
+            replaced = await remote.by_hand.replace(
+                key, envelope, exact.stamp, codec=codec, scope=scope, token=self._runtime.token()
             )
-            if done:
+            if replaced.done:
                 await self._remote.elsewhere([Invalidation(key)], remote)
                 return value
+            exact = replaced.there
             if attempt >= EAGER_ATTEMPTS:
                 await self._runtime.sleep(self._runtime.random() * min(0.001 * attempt, LONGEST_PAUSE))
         raise Overloaded(f"{key} was changed by others {MOST_ATTEMPTS} times while it was to be updated")

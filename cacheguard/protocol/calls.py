@@ -125,24 +125,10 @@ def mark(marker: str, *, nonce: bytes, keep_ms: int) -> Call:
     return ScriptCall(MARK, (marker,), (nonce, keep_ms))
 
 
-class Marked(NamedTuple):
-    """What a marker says.
-
-    Args:
-        nonce: it changes with each invalidation.
-        since_ms: when it was made, in the server's time.
-        quarantine_ms: for how much longer what is cached under it dies with its quarantine; 0 without one.
-    """
-
-    nonce: bytes
-    since_ms: int
-    quarantine_ms: int
-
-
-def marked(reply: Reply) -> Marked:
-    """What `mark` answers."""
-    nonce, since, quarantine = reply
-    return Marked(nonce, int(since), int(quarantine))
+def marked(reply: Reply) -> tuple[bytes, int, int]:
+    """What `mark` answers: the nonce, the server's ms since which it is this one, the ms that a quarantine goes on."""
+    nonce, since_ms, quarantine_ms = reply
+    return nonce, int(since_ms), int(quarantine_ms)
 
 
 def tagged(epoch: str) -> Call:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,9 +16,47 @@ from ..ports import Call, Reply
 from ..protocol import calls
 from ..protocol.entry import Found
 from ..protocol.names import Scope
-from .markers import Markers, quarantines
+from .markers import Markers
 from .opening import Opening
 from .packing import Packing
+
+
+@dataclass(slots=True)
+class Exact:
+    """An entry that is about to be replaced.
+
+    Args:
+        found: None if there is none.
+        stamp: what `ByHand.replace` knows it by.
+    """
+
+    found: Found | None = None
+    stamp: Any = ""
+
+
+@dataclass(slots=True)
+class Put:
+    """What became of values that were put there by hand.
+
+    Args:
+        done: whether all of them were stored.
+        nonces: what the markers said just before; others than in the envelope, and what was stored is void.
+        quarantine: for how many seconds longer one of the markers is quarantined; 0 if none is.
+        useless: of `ByHand.add`, the stamp of what is there instead, if that cannot be used.
+    """
+
+    done: bool
+    nonces: tuple[bytes, ...]
+    quarantine: float
+    useless: Any = None
+
+
+@dataclass(slots=True)
+class Replaced:
+    """Whether a value was replaced, and if not, what is there by now."""
+
+    done: bool
+    there: Exact
 
 
 class ByHand:
@@ -32,35 +71,38 @@ class ByHand:
         self._line, self._packing, self._opening = line, packing, opening
         self._markers, self._events = markers, events
 
-    async def read_exactly(self, key: str, codec: Codec | None, scope: Scope) -> tuple[Found | None, Any]:
-        """The entry of *key*, and what `replace` knows it by."""
+    async def read_exactly(self, key: str, codec: Codec | None, scope: Scope) -> Exact:
+        """The entry of *key*, to be replaced."""
         markers = self._markers.of(key, scope, ())
         fields, pttl, *nonces = await self._line.send(*calls.read(key, markers))
         found = self._opening.found(key, fields, pttl, codec)
         if found is None or found.stored is None:
-            return None, ""
+            return Exact()
         seen = dict(zip(markers, nonces, strict=True))
-        return await self._opening.standing(key, found, scope, seen, fields[0]), self._packing.stamp(fields[0])
+        found = await self._opening.standing(key, found, scope, seen, fields[0])
+        return Exact(found, self._packing.stamp(fields[0]))
 
     async def store(
         self, items: Mapping[str, tuple[Any, float, float]], version: str, markers: tuple[str, ...], keep_ms: int
-    ) -> tuple[bool, tuple[bytes, ...], float]:
-        """Put values there by hand.
+    ) -> Put:
+        """Put values there.
 
-        Whether all were stored, what *markers* said just before, and for how many seconds longer one of them is
-        quarantined.
+        Args:
+            items: by key: the envelope, and for how many seconds it is fresh and after that stale.
+            version: as `version_text` writes it.
+            markers: those that the envelopes depend on.
+            keep_ms: for so long, the markers must be kept.
         """
         stores = [
             partial(calls.store, key, envelope, fresh=fresh, stale=stale, version=version)
             for key, (envelope, fresh, stale) in items.items()
         ]
         replies, _ = await self._sent(self._markers.marks(markers, keep_ms), stores)
-        seen = self._markers.seen(markers, replies[: len(markers)])
+        seen, quarantined = self._markers.seen(markers, replies[: len(markers)])
         # If a failover loses this, what comes back may be older.
         self._line.acknowledged([Invalidation(key) for key in items])
-        settles = min(quarantines(markers, replies).values(), default=0.0)
         done = all(reply == 1 for reply in replies[len(markers) :])
-        return done, tuple(seen[marker] for marker in markers), settles
+        return Put(done, tuple(seen[marker] for marker in markers), min(quarantined.values(), default=0.0))
 
     async def add(
         self,
@@ -74,41 +116,37 @@ class ByHand:
         void: Any,
         markers: tuple[str, ...],
         keep_ms: int,
-    ) -> tuple[bool, Any, tuple[bytes, ...], float]:
-        """Put a value there by hand if no usable one is there.
+    ) -> Put:
+        """Put a value there if no usable one is there.
 
-        Whether it was stored; if what is there cannot be used, what it is known by (call again with it as *void*), else
-        None; what *markers* said just before; and for how many seconds longer one of them is quarantined.
+        Args:
+            token: of this call; with the same one, it is the same call that is repeated.
+            void: the stamp of a value that cannot be used: `Put.useless` of an earlier call.
         """
         call = partial(calls.add, key, envelope, token=token, fresh=fresh, stale=stale, void=void)
         replies = await self._changed(key, call, self._markers.marks(markers, keep_ms))
-        seen = self._markers.seen(markers, replies[: len(markers)])
-        settles = min(quarantines(markers, replies).values(), default=0.0)
-        said = tuple(seen[marker] for marker in markers)
+        seen, quarantined = self._markers.seen(markers, replies[: len(markers)])
         done, there = calls.changed(replies[-1])
-        useless = None
+        put = Put(done, tuple(seen[marker] for marker in markers), min(quarantined.values(), default=0.0))
         if there is not None:
             found = self._opening.entry(key, there, None, outline=True)
             found = await self._opening.standing(key, found, scope, seen, there[0])
-            useless = found.void if found.stored is None else None
-        return done, useless, said, settles
+            put.useless = found.void if found.stored is None else None
+        return put
 
     async def replace(
         self, key: str, envelope: Any, stamp: Any, *, codec: Codec | None, scope: Scope, token: str
-    ) -> tuple[bool, Found | None, Any]:
-        """Put a value in the place of the one that `read_exactly` has read, for the rest of its lifetime.
-
-        Whether that was done; else what is there now, as from `read_exactly`.
-        """
+    ) -> Replaced:
+        """Put a value in the place of the one with this *stamp*, for the rest of its lifetime."""
         markers = self._markers.of(key, scope, ())
         call = partial(calls.replace, key, envelope, token=token, stamp=stamp)
         replies = await self._changed(key, call, calls.nonces(markers))
         done, there = calls.changed(replies[-1])
         if there is None:
-            return done, None, ""
+            return Replaced(done, Exact())
         found = self._opening.entry(key, there, codec)
         found = await self._opening.standing(key, found, scope, dict(zip(markers, replies, strict=False)), there[0])
-        return False, found, self._packing.stamp(there[0])
+        return Replaced(done=False, there=Exact(found, self._packing.stamp(there[0])))
 
     async def touch(self, key: str, fresh: float, stale: float, markers: tuple[str, ...], keep_ms: int) -> bool:
         """Give a fresh entry a new TTL; whether there was one."""

@@ -54,22 +54,30 @@ class Markers:
         """The calls that ask for the nonces of *markers*, and make those that are not there."""
         return [calls.mark(marker, nonce=self._nonce()[:16].encode(), keep_ms=keep_ms) for marker in markers]
 
-    def seen(self, markers: Sequence[str], replies: Sequence[Reply]) -> dict[str, Any]:
-        """The nonces that `marks` was answered; None where Redis refused to tell."""
+    def seen(self, markers: Sequence[str], replies: Sequence[Reply]) -> tuple[dict[str, Any], dict[str, float]]:
+        """What `marks` was answered.
+
+        By marker its nonce, None where Redis refused to tell; and of those that are quarantined, for how many seconds
+        longer.
+        """
         seen: dict[str, Any] = {}
+        quarantined: dict[str, float] = {}
         for marker, reply in zip(markers, replies, strict=True):
             if isinstance(reply, Refused):
                 self._events.redis_refused(reply)
                 seen[marker] = None
-            else:
-                seen[marker] = self._known[marker] = calls.marked(reply).nonce
+                continue
+            nonce, _, quarantine_ms = calls.marked(reply)
+            seen[marker] = self._known[marker] = nonce
+            if quarantine_ms:
+                quarantined[marker] = quarantine_ms / 1000
         while len(self._known) > MOST_HINTS:
             _drop_oldest(self._known)
-        return seen
+        return seen, quarantined
 
     async def ask(self, markers: tuple[str, ...], keep_ms: int) -> tuple[bytes, ...]:
         """The nonces of *markers*, made where there are none; `Unreachable` if Redis refuses. One round trip."""
-        seen = self.seen(markers, await self._line.send(*self.marks(markers, keep_ms)))
+        seen, _ = self.seen(markers, await self._line.send(*self.marks(markers, keep_ms)))
         if None in seen.values():
             raise Refused("a marker of a namespace or a tag cannot be made")
         return tuple(seen[marker] for marker in markers)
@@ -88,12 +96,15 @@ class Markers:
         markers = [scope.tag(tag) for tag in tags]
         asked = [calls.tagged_at(scope.epochs[-1])] if scope.epochs else []
         replies = await self._line.send(*self.marks(markers, keep_ms), *asked)
-        nonces, seen = replies[: len(markers)], self.seen(markers, replies[: len(markers)])
-        last = replies[-1] if asked else None
-        if None in seen.values() or isinstance(last, Refused) or quarantines(markers, replies):
+        marks, last = replies[: len(markers)], replies[-1] if asked else None
+        seen, quarantined = self.seen(markers, marks)
+        if None in seen.values() or isinstance(last, Refused) or quarantined:
             return None
-        if (not asked or int(last or 0) >= at_ms) and any(calls.marked(reply).since_ms >= at_ms for reply in nonces):
-            return None
+        if not asked or int(last or 0) >= at_ms:
+            for reply in marks:
+                _, since_ms, _ = calls.marked(reply)
+                if since_ms >= at_ms:
+                    return None
         return tuple(seen[marker] for marker in markers)
 
     # What that means for an entry
@@ -121,13 +132,6 @@ class Markers:
         )
         if more:
             seen.update(zip(more, await self._line.send(*calls.nonces(more)), strict=True))
-
-
-def quarantines(markers: Sequence[str], replies: Sequence[Reply]) -> dict[str, float]:
-    """By marker, for how many seconds longer it is quarantined; those that are not are left out."""
-    pairs = zip(markers, replies, strict=False)
-    left = {marker: calls.marked(reply).quarantine_ms for marker, reply in pairs if not isinstance(reply, Refused)}
-    return {marker: each / 1000 for marker, each in left.items() if each}
 
 
 def _drop_oldest(kept: OrderedDict[str, Any]) -> None:

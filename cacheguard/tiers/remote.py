@@ -16,7 +16,7 @@ from ..protocol import calls
 from ..protocol.entry import Bypass, CutOff, Failed, Fill, Filled, Found, Granted, LeaseOutcome, Stored, Usable, Wait
 from ..protocol.names import Scope
 from .by_hand import ByHand
-from .markers import Markers, quarantines
+from .markers import Markers
 from .near import Near
 from .opening import Opening
 from .packing import Packing
@@ -176,7 +176,7 @@ class Remote:
         markers = self.markers.of(key, scope, tags)
         lease = calls.lease(key, token=token, floor_ms=floor_ms, awaited=awaited, void=void)
         *nonces, reply = await self._send_leases({key: token}, *self.markers.marks(markers, keep_ms), lease)
-        seen, settles = self.markers.seen(markers, nonces), quarantines(markers, nonces)
+        seen, settles = self.markers.seen(markers, nonces)
         return await self._leased(key, reply, codec, scope, seen, settles=settles, usable=usable)
 
     async def _send_leases(self, tokens: dict[str, str], *asked: Call) -> list[Reply]:
@@ -200,7 +200,7 @@ class Remote:
         markers = tuple(dict.fromkeys(m for key in tokens for m in self.markers.of(key, scope, tags.get(key, ()))))
         leases = [calls.lease(key, token=token, void=voids.get(key, "")) for key, token in tokens.items()]
         replies = await self._send_leases(tokens, *self.markers.marks(markers, keep_ms), *leases)
-        seen, settles = self.markers.seen(markers, replies[: len(markers)]), quarantines(markers, replies)
+        seen, settles = self.markers.seen(markers, replies[: len(markers)])
         return {
             key: await self._leased(key, reply, codec, scope, seen, settles=settles)
             for key, reply in zip(tokens, replies[len(markers) :], strict=True)
@@ -302,7 +302,8 @@ class Remote:
 
         False if Redis did not acknowledge it; it is owed then, and delivered before anything else is asked.
         """
-        return await self.line.tell(items)
+        done, _ = await self.line.told(items)
+        return done
 
     async def remove(self, keys: Sequence[str], scope: Scope) -> tuple[bool, int]:
         """Invalidate entries; whether Redis acknowledged it, and how many of them it held fresh.
@@ -333,4 +334,5 @@ class Remote:
         def calls_of(echo: str) -> list[list[Call]]:
             return [[calls.expire(key, channel=channel, echo=echo)] for key in keys]
 
-        return await self.line.tell([Invalidation(key) for key in keys], calls_of)
+        done, _ = await self.line.told([Invalidation(key) for key in keys], calls_of)
+        return done
