@@ -26,9 +26,8 @@ from .doors.writing import (
     Mode,
     OfResult,
     Terms,
-    WriterTemplates,
     Writing,
-    guarded,
+    decorate_writes,
     names_of,
     settle_seconds,
 )
@@ -916,20 +915,11 @@ class CacheGuard:
             ConfigurationError: an option that cannot work.
         """
         terms = Terms(mode, settle, delay, intent)
-        if not keys and not tags:
-            raise ConfigurationError("invalidates needs keys or tags: @guard.invalidates('user:{user_id}')")
-
-        def decorate(fn: Any) -> Any:
-            if type(fn) in (staticmethod, classmethod):
-                return type(fn)(decorate(fn.__func__))
-            if not callable(fn):
-                raise ConfigurationError(f"only functions can be decorated, got {fn!r}")
-            return guarded(fn, WriterTemplates(fn, keys, tags, version), open_write)
 
         def open_write(keys: list[str], tags: list[str]) -> Writing:
             return Writing(self._hub, self._scope, keys, tags, None, terms)
 
-        return decorate
+        return decorate_writes(open_write, keys, tags, version, called="guard.invalidates")
 
     def expire(self, *keys: str) -> None:
         """Make *keys* stale: the old value is still there for when the load is slow or fails. One round trip."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args
 
 from ..current_load import check_tag
 from ..defenses.consistency import Version, version_text
@@ -18,6 +16,7 @@ from ..errors import ConfigurationError, KeyTemplateError
 from ..keys import TextTemplate
 from ..protocol.names import Scope
 from ..runtime import run_now
+from ..runtime.blocks import OpenBlocks
 from ..tiers.remote import ms
 
 if TYPE_CHECKING:
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 
 Mode: TypeAlias = Literal["fence", "delete", "double"]
 OfResult: TypeAlias = Callable[[Any], str | Iterable[str]]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 INTENT = "10s"
 DELAY = "1s"
@@ -188,24 +189,12 @@ class Writing:
         version_text(version)
         self._hub, self._scope, self._terms = hub, scope, terms
         self._keys, self._tags, self._version = tuple(keys), tuple(tags), version
-        self._open: list[tuple[object, Write]] = []  # changed in single steps: a lock could be held at a fork
+        self._open = OpenBlocks[Write]()
 
     def _entered(self) -> Write:
         write = Write(self._scope, self._keys, self._tags, self._version)
-        self._open.append((_whose(), write))
+        self._open.enter(write)
         return write
-
-    def _left(self) -> Write:
-        """The write whose block ends here: the last one that was begun by this task or thread, else the last one."""
-        here = _whose()
-        while True:
-            blocks = tuple(self._open)
-            block = next((each for each in reversed(blocks) if each[0] == here), blocks[-1])
-            try:
-                self._open.remove(block)
-            except ValueError:  # somebody without a block of his own has taken it meanwhile
-                continue
-            return block[1]
 
     def __enter__(self) -> Write:
         write = self._entered()
@@ -220,7 +209,7 @@ class Writing:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # An exception of the block's own says more than that Redis is away.
-        work = self._left().end(self._hub, self._hub.blocking(), self._terms, quietly=error is not None)
+        work = self._open.leave().end(self._hub, self._hub.blocking(), self._terms, quietly=error is not None)
         run_now(work)
 
     async def __aenter__(self) -> Write:
@@ -229,7 +218,7 @@ class Writing:
         try:
             await write.begin(self._hub, engine, self._terms)
         except BaseException:  # cancelled: the block is not entered, so nothing will end what has begun
-            await engine.runtime.through(self._left().end(self._hub, engine, self._terms, quietly=True))
+            await engine.runtime.through(self._open.leave().end(self._hub, engine, self._terms, quietly=True))
             raise
         return write
 
@@ -237,20 +226,11 @@ class Writing:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         engine = self._hub.running()
-        work = self._left().end(self._hub, engine, self._terms, quietly=error is not None)
+        work = self._open.leave().end(self._hub, engine, self._terms, quietly=error is not None)
         await engine.runtime.through(work)
 
     def _leave_at_once(self) -> None:
-        run_now(self._left().end(self._hub, self._hub.blocking(), self._terms, quietly=True))
-
-
-def _whose() -> object:
-    """The task or thread that runs here."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    return threading.get_ident() if task is None else task
+        run_now(self._open.leave().end(self._hub, self._hub.blocking(), self._terms, quietly=True))
 
 
 class WriterTemplates:
@@ -325,7 +305,37 @@ def _texts(makers: Iterable[TextTemplate | OfResult], values: dict[str, Any], re
     return texts
 
 
-def guarded(fn: Callable[..., Any], templates: WriterTemplates, open_write: Callable[..., Any]) -> Any:
+def decorate_writes(
+    open_write: Callable[[list[str], list[str]], Any],
+    keys: Sequence[str | OfResult],
+    tags: Sequence[str | OfResult],
+    version: Callable[[Any], Version | None] | None,
+    *,
+    called: str,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator that runs each call of a function inside the block that *open_write* makes for it.
+
+    Args:
+        open_write: takes the keys and tags that follow from the arguments; returns a block like `Writing`.
+        keys: templates over the parameters and over ``result``, or functions of the result.
+        tags: likewise.
+        version: a function of the result, or None.
+        called: the name of the decorator in messages.
+    """
+    if not keys and not tags:
+        raise ConfigurationError(f"invalidates needs keys or tags: @{called}('user:{{user_id}}')")
+
+    def decorate(fn: Any) -> Any:
+        if type(fn) in (staticmethod, classmethod):
+            return type(fn)(decorate(fn.__func__))
+        if not callable(fn):
+            raise ConfigurationError(f"only functions can be decorated, got {fn!r}")
+        return _guarded(fn, WriterTemplates(fn, keys, tags, version), open_write)
+
+    return decorate
+
+
+def _guarded(fn: Callable[..., Any], templates: WriterTemplates, open_write: Callable[..., Any]) -> Any:
     """*fn* inside a guarded write."""
     if iscoroutinefunction(fn):
 
