@@ -16,7 +16,17 @@ from .doors.feed import Change, invalidations
 from .doors.methods import decorator
 from .doors.shapes import CachedCoroutineFunction, CachedFunction, Decorator
 from .doors.warming import Progress, Warmed, warm
-from .doors.writing import DELAY, INTENT, Mode, OfResult, Terms, Writing, decorate_writes, named, settle_seconds
+from .doors.writing import (
+    DELAY,
+    INTENT,
+    Mode,
+    OfResult,
+    Terms,
+    Writing,
+    decorate_writes,
+    named,
+    settle_seconds,
+)
 from .durations import Duration, seconds
 from .engine.ask import Ask
 from .engine.looking import Inspection, scan

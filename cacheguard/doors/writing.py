@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
@@ -19,6 +17,7 @@ from ..keys import TextTemplate
 from ..protocol.entry import ms
 from ..protocol.names import Scope
 from ..runtime import run_now
+from ..runtime.blocks import OpenBlocks
 
 if TYPE_CHECKING:
     from ..engine.reading import Engine
@@ -198,24 +197,12 @@ class Writing:
         version_text(version)
         self._hub, self._writes, self._scope, self._terms = hub, hub.writes, scope, terms
         self._keys, self._tags, self._version = tuple(keys), tuple(tags), version
-        self._open: list[tuple[object, Write]] = []  # changed in single steps: a lock could be held at a fork
+        self._open = OpenBlocks[Write]()
 
     def _entered(self) -> Write:
         write = Write(self._scope, self._keys, self._tags, self._version)
-        self._open.append((_whose(), write))
+        self._open.enter(write)
         return write
-
-    def _left(self) -> Write:
-        """The write whose block ends here: the last one that was begun by this task or thread, else the last one."""
-        here = _whose()
-        while True:
-            blocks = tuple(self._open)
-            block = next((each for each in reversed(blocks) if each[0] == here), blocks[-1])
-            try:
-                self._open.remove(block)
-            except ValueError:  # somebody without a block of his own has taken it meanwhile
-                continue
-            return block[1]
 
     def __enter__(self) -> Write:
         write = self._entered()
@@ -230,7 +217,7 @@ class Writing:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # An exception of the block's own says more than that Redis is away.
-        work = self._left().end(self._writes, self._hub.blocking(), self._terms, quietly=error is not None)
+        work = self._open.leave().end(self._writes, self._hub.blocking(), self._terms, quietly=error is not None)
         run_now(work)
 
     async def __aenter__(self) -> Write:
@@ -239,7 +226,7 @@ class Writing:
         try:
             await write.begin(self._writes, engine, self._terms)
         except BaseException:  # cancelled: the block is not entered, so nothing will end what has begun
-            await engine.runtime.through(self._left().end(self._writes, engine, self._terms, quietly=True))
+            await engine.runtime.through(self._open.leave().end(self._writes, engine, self._terms, quietly=True))
             raise
         return write
 
@@ -247,20 +234,11 @@ class Writing:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         engine = self._hub.running()
-        work = self._left().end(self._writes, engine, self._terms, quietly=error is not None)
+        work = self._open.leave().end(self._writes, engine, self._terms, quietly=error is not None)
         await engine.runtime.through(work)
 
     def _leave_at_once(self) -> None:
-        run_now(self._left().end(self._writes, self._hub.blocking(), self._terms, quietly=True))
-
-
-def _whose() -> object:
-    """The task or thread that runs here."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    return threading.get_ident() if task is None else task
+        run_now(self._open.leave().end(self._writes, self._hub.blocking(), self._terms, quietly=True))
 
 
 class WriterTemplates:
@@ -360,12 +338,12 @@ def decorate_writes(
             return type(fn)(decorate(fn.__func__))
         if not callable(fn):
             raise ConfigurationError(f"only functions can be decorated, got {fn!r}")
-        return guarded(fn, WriterTemplates(fn, keys, tags, version), open_write)
+        return _guarded(fn, WriterTemplates(fn, keys, tags, version), open_write)
 
     return decorate
 
 
-def guarded(fn: Callable[..., Any], templates: WriterTemplates, open_write: Callable[..., Any]) -> Any:
+def _guarded(fn: Callable[..., Any], templates: WriterTemplates, open_write: Callable[..., Any]) -> Any:
     """*fn* inside a guarded write."""
     if iscoroutinefunction(fn):
 

@@ -10,9 +10,8 @@ from time import time
 from typing import Any
 
 from cacheguard import CacheGuard
-from cacheguard.checks import count, flag
-from cacheguard.durations import Duration, seconds
 from cacheguard.errors import ConfigurationError
+from cacheguard.extending import Duration, count, flag, seconds
 
 from .answer import Message, Receive, Send, covers, send_page, send_plain
 from .exchange import Fate

@@ -3,8 +3,9 @@
 PYTEST_DONT_REWRITE: beside a pytest plugin, pytest would warn whoever imports this before it.
 """
 
+from .access import guard
 from .backend import CacheGuardCache
-from .guards import close_guards, guard
+from .guards import close_guards
 from .saving import SavedRows, invalidate_on_save
 from .transactions import invalidate, invalidates, writing
 

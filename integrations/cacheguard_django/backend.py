@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
-from django.db.models import QuerySet
 
 from cacheguard import MISSING, CacheGuard
-from cacheguard.durations import FOREVER
-from cacheguard.errors import CodecError
-from cacheguard.protocol.envelope import Oversize
-from cacheguard.protocol.names import bus_channel
+from cacheguard.extending import FOREVER, Oversize, bus_channel
 
 from .guards import opened
+from .listing import PAGE, apages, pages
 from .options import Settings, check_options
 from .recording import recorded
 from .texts import key_of, literal, pattern_of, text_of
+from .timeouts import in_seconds, milliseconds_left, rounded_seconds, until
+from .values import adding, counted, evaluated, serializer_errors
 
-PAGE = 1000  # keys looked at in one round trip of a listing
-AGES = FOREVER / 2  # what lives longer than that was stored without an end
 _KEY_PARTS = 3
 
 
@@ -65,8 +59,7 @@ class CacheGuardCache(BaseCache):
     @property
     def in_process(self) -> bool:
         """Whether there is no Redis: ``memory://``."""
-        given = self.settings.guard.get("client") or self.settings.guard.get("aclient")
-        return not given and (self.settings.url or os.environ.get("CACHEGUARD_URL") or "memory:").startswith("memory:")
+        return self.settings.in_process
 
     @property
     def channel(self) -> str:
@@ -176,7 +169,7 @@ class CacheGuardCache(BaseCache):
         policy = self._lifetime(timeout)
         if policy is None:
             return not self.has_key(key, version=version)
-        with _telling():
+        with serializer_errors():
             return self.guard.add(self._text(key, version), value, **policy)
 
     @recorded
@@ -184,8 +177,8 @@ class CacheGuardCache(BaseCache):
         policy = self._lifetime(timeout)
         if policy is None:
             return not await self.ahas_key(key, version=version)
-        with _telling():
-            return await self.guard.aadd(self._text(key, version), await _evaluated(value), **policy)
+        with serializer_errors():
+            return await self.guard.aadd(self._text(key, version), await evaluated(value), **policy)
 
     @recorded
     def set(  # type: ignore[override]  # Django's answers nothing; with nx it has to
@@ -208,7 +201,7 @@ class CacheGuardCache(BaseCache):
             self.guard.invalidate(text)
             return True
         try:
-            with _telling():
+            with serializer_errors():
                 self.guard.set(text, value, **policy)
         except Oversize:
             self.guard.invalidate(text)
@@ -233,8 +226,8 @@ class CacheGuardCache(BaseCache):
             await self.guard.ainvalidate(text)
             return True
         try:
-            with _telling():
-                await self.guard.aset(text, await _evaluated(value), **policy)
+            with serializer_errors():
+                await self.guard.aset(text, await evaluated(value), **policy)
         except Oversize:
             await self.guard.ainvalidate(text)
             return False
@@ -251,7 +244,7 @@ class CacheGuardCache(BaseCache):
             self.guard.invalidate(*values)
             return []
         try:
-            with _telling():
+            with serializer_errors():
                 self.guard.set_many(values, **policy)
         except Oversize:
             return [key for key, value in data.items() if not self.set(key, value, timeout, version)]
@@ -262,13 +255,13 @@ class CacheGuardCache(BaseCache):
         self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> list[Any]:
         """`set_many`, to be awaited."""
-        values = {self._text(key, version): await _evaluated(value) for key, value in data.items()}
+        values = {self._text(key, version): await evaluated(value) for key, value in data.items()}
         policy = self._lifetime(timeout)
         if policy is None:
             await self.guard.ainvalidate(*values)
             return []
         try:
-            with _telling():
+            with serializer_errors():
                 await self.guard.aset_many(values, **policy)
         except Oversize:
             return [key for key, value in data.items() if not await self.aset(key, value, timeout, version)]
@@ -314,26 +307,26 @@ class CacheGuardCache(BaseCache):
 
         `ValueError` if there is no value; with *ignore_key_check*, it begins at *delta* then.
         """
-        with _telling():
-            value = self.guard.update(self._text(key, version), _adding(delta))
+        with serializer_errors():
+            value = self.guard.update(self._text(key, version), adding(delta))
             while value is MISSING and ignore_key_check and self.guard.stats().l2_up:
                 if self.add(key, delta, version=version):
                     return delta
-                value = self.guard.update(self._text(key, version), _adding(delta))
-            return _found(value, key)
+                value = self.guard.update(self._text(key, version), adding(delta))
+            return counted(value, key)
 
     @recorded
     async def aincr(
         self, key: Any, delta: int = 1, version: int | None = None, *, ignore_key_check: bool = False
     ) -> int:
         """`incr`, to be awaited."""
-        with _telling():
-            value = await self.guard.aupdate(self._text(key, version), _adding(delta))
+        with serializer_errors():
+            value = await self.guard.aupdate(self._text(key, version), adding(delta))
             while value is MISSING and ignore_key_check and self.guard.stats().l2_up:
                 if await self.aadd(key, delta, version=version):
                     return delta
-                value = await self.guard.aupdate(self._text(key, version), _adding(delta))
-            return _found(value, key)
+                value = await self.guard.aupdate(self._text(key, version), adding(delta))
+            return counted(value, key)
 
     def decr(self, key: Any, delta: int = 1, version: int | None = None, *, ignore_key_check: bool = False) -> int:
         """Subtract *delta*, as `incr` adds it."""
@@ -366,20 +359,20 @@ class CacheGuardCache(BaseCache):
     @recorded
     def pttl(self, key: Any, version: int | None = None) -> int | None:
         """The milliseconds that *key* has left: None without an end, 0 if it is not there."""
-        return _milliseconds(self.guard.inspect(self._text(key, version)))
+        return milliseconds_left(self.guard.inspect(self._text(key, version)))
 
     @recorded
     async def apttl(self, key: Any, version: int | None = None) -> int | None:
         """`pttl`, to be awaited."""
-        return _milliseconds(await self.guard.ainspect(self._text(key, version)))
+        return milliseconds_left(await self.guard.ainspect(self._text(key, version)))
 
     def ttl(self, key: Any, version: int | None = None) -> int | None:
         """The seconds that *key* has left, rounded: None without an end, 0 if it is not there."""
-        return _seconds(self.pttl(key, version=version))
+        return rounded_seconds(self.pttl(key, version=version))
 
     async def attl(self, key: Any, version: int | None = None) -> int | None:
         """`ttl`, to be awaited."""
-        return _seconds(await self.apttl(key, version=version))
+        return rounded_seconds(await self.apttl(key, version=version))
 
     def persist(self, key: Any, version: int | None = None) -> bool:
         """Let *key* have no end; whether it is there."""
@@ -391,38 +384,38 @@ class CacheGuardCache(BaseCache):
 
     def expire(self, key: Any, timeout: Any, version: int | None = None) -> bool:
         """Let *key* end in *timeout* seconds, or a `timedelta`; whether it is there."""
-        return self.touch(key, timeout=_in_seconds(timeout), version=version)
+        return self.touch(key, timeout=in_seconds(timeout), version=version)
 
     async def aexpire(self, key: Any, timeout: Any, version: int | None = None) -> bool:
         """`expire`, to be awaited."""
-        return await self.atouch(key, timeout=_in_seconds(timeout), version=version)
+        return await self.atouch(key, timeout=in_seconds(timeout), version=version)
 
     def pexpire(self, key: Any, timeout: Any, version: int | None = None) -> bool:
         """Let *key* end in *timeout* milliseconds, or a `timedelta`; whether it is there."""
-        return self.touch(key, timeout=_in_seconds(timeout, 1000), version=version)
+        return self.touch(key, timeout=in_seconds(timeout, 1000), version=version)
 
     async def apexpire(self, key: Any, timeout: Any, version: int | None = None) -> bool:
         """`pexpire`, to be awaited."""
-        return await self.atouch(key, timeout=_in_seconds(timeout, 1000), version=version)
+        return await self.atouch(key, timeout=in_seconds(timeout, 1000), version=version)
 
     def expire_at(self, key: Any, when: float | datetime, version: int | None = None) -> bool:
         """Let *key* end at a moment, in seconds since 1970 or a `datetime`; whether it is there.
 
         By the clock of this machine.
         """
-        return self.touch(key, timeout=_until(when), version=version)
+        return self.touch(key, timeout=until(when), version=version)
 
     async def aexpire_at(self, key: Any, when: float | datetime, version: int | None = None) -> bool:
         """`expire_at`, to be awaited."""
-        return await self.atouch(key, timeout=_until(when), version=version)
+        return await self.atouch(key, timeout=until(when), version=version)
 
     def pexpire_at(self, key: Any, when: float | datetime, version: int | None = None) -> bool:
         """`expire_at`, with milliseconds since 1970."""
-        return self.touch(key, timeout=_until(when, 1000), version=version)
+        return self.touch(key, timeout=until(when, 1000), version=version)
 
     async def apexpire_at(self, key: Any, when: float | datetime, version: int | None = None) -> bool:
         """`pexpire_at`, to be awaited."""
-        return await self.atouch(key, timeout=_until(when, 1000), version=version)
+        return await self.atouch(key, timeout=until(when, 1000), version=version)
 
     def iter_keys(self, search: str, version: int | None = None, itersize: int = PAGE) -> Generator[str]:
         """The keys that match *search*, as they were given to `set`. Two round trips for *itersize* keys looked at.
@@ -434,22 +427,14 @@ class CacheGuardCache(BaseCache):
 
         Keys of more than 250 characters are not found. Raises `Unreachable` without Redis.
         """
-        pattern, cursor = self._pattern(search, version), ""
-        while True:
-            texts, cursor = self.guard.scan(pattern, cursor=cursor, count=itersize)
+        for texts in pages(self.guard, self._pattern(search, version), itersize):
             yield from map(self._reversed, texts)
-            if not cursor:
-                return
 
     async def aiter_keys(self, search: str, version: int | None = None, itersize: int = PAGE) -> AsyncGenerator[str]:
         """`iter_keys`, for ``async for``."""
-        pattern, cursor = self._pattern(search, version), ""
-        while True:
-            texts, cursor = await self.guard.ascan(pattern, cursor=cursor, count=itersize)
+        async for texts in apages(self.guard, self._pattern(search, version), itersize):
             for text in texts:
                 yield self._reversed(text)
-            if not cursor:
-                return
 
     @recorded
     def keys(self, search: str = "*", version: int | None = None) -> list[str]:
@@ -467,22 +452,15 @@ class CacheGuardCache(BaseCache):
 
         Three round trips for *itersize* keys looked at. A tag does the same in one, whatever their number.
         """
-        pattern, cursor, count = self._pattern(pattern, version), "", 0
-        while True:
-            texts, cursor = self.guard.scan(pattern, cursor=cursor, count=itersize)
-            count += self.guard.remove(*texts)
-            if not cursor:
-                return count
+        return sum(self.guard.remove(*texts) for texts in pages(self.guard, self._pattern(pattern, version), itersize))
 
     @recorded
     async def adelete_pattern(self, pattern: str, version: int | None = None, itersize: int = PAGE) -> int:
         """`delete_pattern`, to be awaited."""
-        pattern, cursor, count = self._pattern(pattern, version), "", 0
-        while True:
-            texts, cursor = await self.guard.ascan(pattern, cursor=cursor, count=itersize)
+        count = 0
+        async for texts in apages(self.guard, self._pattern(pattern, version), itersize):
             count += await self.guard.aremove(*texts)
-            if not cursor:
-                return count
+        return count
 
     def lock(
         self,
@@ -544,58 +522,3 @@ class CacheGuardCache(BaseCache):
 def _without_stale(policy: dict[str, Any]) -> dict[str, Any]:
     """*policy* for a load: what OPTIONS say of stale values counts here."""
     return {name: value for name, value in policy.items() if name != "stale_if_error" or value is not None}
-
-
-async def _evaluated(value: Any) -> Any:
-    """*value*; a queryset has asked the database by then, since pickling it could not, in an event loop."""
-    if _is_queryset(value):
-        async for _ in value:
-            break
-    return value
-
-
-def _is_queryset(value: Any) -> bool:
-    return isinstance(value, QuerySet)
-
-
-@contextmanager
-def _telling() -> Generator[None]:
-    """A value that cannot be stored is said in the serializer's own words, as Django's backends do."""
-    try:
-        yield
-    except CodecError as error:
-        if error.__cause__ is not None and not isinstance(error, Oversize):
-            raise error.__cause__ from None
-        raise
-
-
-def _adding(delta: int) -> Callable[[Any], Any]:
-    return lambda value: value + delta
-
-
-def _found(value: Any, key: Any) -> int:
-    if value is MISSING:
-        raise ValueError(f"Key {key!r} not found")
-    return cast("int", value)
-
-
-def _milliseconds(inspection: Any) -> int | None:
-    if inspection.state not in {"fresh", "null"}:
-        return 0
-    return None if inspection.ttl_left > AGES else max(0, round(inspection.ttl_left * 1000))
-
-
-def _seconds(milliseconds: int | None) -> int | None:
-    return None if milliseconds is None else round(milliseconds / 1000)
-
-
-def _in_seconds(timeout: Any, parts: int = 1) -> Any:
-    """*timeout* as seconds, given in as many parts of one, or as a `timedelta`; None and the default stay."""
-    if timeout is None or timeout is DEFAULT_TIMEOUT:
-        return timeout
-    return float(timeout.total_seconds() if hasattr(timeout, "total_seconds") else timeout / parts)
-
-
-def _until(when: Any, parts: int = 1) -> float:
-    """The seconds until *when*, given in as many parts of a second since 1970, or as a `datetime`."""
-    return float(when.timestamp() if hasattr(when, "timestamp") else when / parts) - time.time()

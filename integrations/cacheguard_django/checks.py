@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Sequence
 from typing import Any
@@ -58,9 +57,7 @@ def _is_ours(name: Any) -> bool:
 
 def _about(alias: str, each: Settings) -> list[CheckMessage]:
     messages: list[CheckMessage] = []
-    url = each.url or os.environ.get("CACHEGUARD_URL") or "memory://"
-    here = each.guard.get("client") is None and each.guard.get("aclient") is None and url.startswith("memory:")
-    if here and not settings.DEBUG:
+    if each.in_process and not settings.DEBUG:
         messages.append(
             Warning(
                 f"CACHES[{alias!r}] is memory://: every process has a cache of its own, and nobody hears of what the "
@@ -70,7 +67,7 @@ def _about(alias: str, each: Settings) -> list[CheckMessage]:
             )
         )
     sessions = settings.SESSION_ENGINE in SESSIONS and alias == settings.SESSION_CACHE_ALIAS
-    if each.policy.get("l1") and sessions and not here:
+    if each.policy.get("l1") and sessions and not each.in_process:
         messages.append(
             Warning(
                 f"CACHES[{alias!r}] keeps entries in the process (l1) and holds the sessions: for about a millisecond "

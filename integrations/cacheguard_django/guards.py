@@ -9,17 +9,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from django.core.cache import caches
-from django.core.exceptions import ImproperlyConfigured
+from typing import Any
 
 from cacheguard import CacheGuard
 
-from . import options as options_of
-
-if TYPE_CHECKING:
-    from .options import Settings
+from .options import Settings, read_settings, secrets
 
 
 class Opened:
@@ -58,32 +52,15 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def opened(location: object, params: Mapping[str, Any], timeout: int | None) -> Opened:
     """What these settings stand for, made the first time that somebody asks. Equal settings share one guard."""
-    name = repr((location, timeout, sorted(params.get("OPTIONS", {}).items()), options_of.secrets()))
+    name = repr((location, timeout, sorted(params.get("OPTIONS", {}).items()), secrets()))
     found = _opened.get(name)
     if found is None or found.guard.closed:
         with _lock:
             found = _opened.get(name)
             if found is None or found.guard.closed:
-                settings = options_of.read(location, params, timeout)
+                settings = read_settings(location, params, timeout)
                 found = _opened[name] = Opened(settings, settings.open(), params)
     return found
-
-
-def guard(alias: str = "default") -> CacheGuard:
-    """The guard behind a cache of ``CACHES``: for ``@guard().cached(…)``, tags, Bloom filters, statistics.
-
-    Raises:
-        ImproperlyConfigured: the cache has another backend.
-    """
-    from .backend import CacheGuardCache
-
-    cache = caches[alias]
-    if not isinstance(cache, CacheGuardCache):
-        raise ImproperlyConfigured(
-            f"CACHES[{alias!r}] has no guard: its BACKEND must be 'cacheguard_django.CacheGuardCache', "
-            f"got {type(cache).__module__}.{type(cache).__qualname__}"
-        )
-    return cache.guard
 
 
 def close_guards() -> None:

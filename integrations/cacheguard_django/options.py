@@ -5,9 +5,8 @@ from __future__ import annotations
 import hmac
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from hashlib import sha256
-from inspect import signature
 from typing import Any, cast
 
 from django.conf import settings
@@ -15,15 +14,14 @@ from django.core.cache.backends.base import InvalidCacheBackendError
 from django.utils.module_loading import import_string
 
 from cacheguard import CacheGuard, Policy
-from cacheguard.durations import FOREVER
 from cacheguard.errors import ConfigurationError
+from cacheguard.extending import FOREVER, GUARD_OPTIONS, POLICY_FIELDS, keeps_in_redis
 
-from .transactions import is_open
+from .atomic import is_open
 
 NAMESPACE = "django"
 OWN = ("fill_in_atomic", "reverse_key_function")
-POLICY = tuple(field.name for field in fields(Policy))
-GUARD = tuple(name for name in signature(CacheGuard).parameters if name not in {"url", "policy", "alone"})
+GUARD = tuple(name for name in GUARD_OPTIONS if name not in {"url", "alone"})
 
 
 class Pickle:
@@ -59,6 +57,11 @@ class Settings:
     fill_in_atomic: bool
     reverse_key_function: Callable[[str], str] | None
 
+    @property
+    def in_process(self) -> bool:
+        """Whether there is no Redis: ``memory://``."""
+        return not keeps_in_redis(self.url, self.guard.get("client"), self.guard.get("aclient"))
+
     def open(self) -> CacheGuard:
         """A guard as the settings ask for it. Nothing is connected yet."""
         # Other processes' L1 may lag by a millisecond: sessions and counters must not, unless somebody wants that.
@@ -79,15 +82,14 @@ def check_options(params: Mapping[str, Any]) -> None:
         raise InvalidCacheBackendError(f"CACHES: OPTIONS must be a dict, got {given!r}")
 
 
-def read(location: object, params: Mapping[str, Any], timeout: int | None) -> Settings:
+def read_settings(location: object, params: Mapping[str, Any], timeout: int | None) -> Settings:
     """The settings of one cache; `InvalidCacheBackendError` naming what cannot work."""
     options = dict(params.get("OPTIONS", {}))
-    unknown = [name for name in options if name not in (*POLICY, *GUARD, *OWN)]
+    unknown = [name for name in options if name not in (*POLICY_FIELDS, *GUARD, *OWN)]
     if unknown:
-        raise InvalidCacheBackendError(
-            f"CACHES: unknown OPTIONS {', '.join(map(repr, unknown))}; there are: {', '.join((*OWN, *GUARD, *POLICY))}"
-        )
-    policy = {name: options.pop(name) for name in POLICY if name in options}
+        known = ", ".join((*OWN, *GUARD, *POLICY_FIELDS))
+        raise InvalidCacheBackendError(f"CACHES: unknown OPTIONS {', '.join(map(repr, unknown))}; there are: {known}")
+    policy = {name: options.pop(name) for name in POLICY_FIELDS if name in options}
     try:
         Policy(**policy)
     except ConfigurationError as error:

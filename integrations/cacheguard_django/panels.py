@@ -12,7 +12,7 @@ from debug_toolbar.panels import Panel
 from django.conf import settings
 from django.core.cache import caches
 
-from cacheguard.events import Stats
+from cacheguard import Stats
 
 from .backend import CacheGuardCache
 from .recording import Record, start

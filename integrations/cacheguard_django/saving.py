@@ -5,15 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from string import Formatter
 from typing import Any
 
 from django.db import models
 from django.db.models.signals import m2m_changed, post_delete, post_init, post_save
 
-from cacheguard.durations import Duration
 from cacheguard.errors import ConfigurationError
-from cacheguard.keys import TextTemplate
+from cacheguard.extending import Duration, TextTemplate, roots_of, row_template
 
 from .transactions import invalidate
 
@@ -182,22 +180,9 @@ def _is_model(model: Any) -> bool:
 def _template(model: type[models.Model], template: str, name: str) -> TextTemplate:
     if not isinstance(template, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(f"{name} must be templates, got {template!r}")
-    try:
-        roots = {field.partition(".")[0].partition("[")[0] for _, field, _, _ in Formatter().parse(template) if field}
-    except ValueError:
-        roots = set[str]()  # said better below
+    roots = roots_of(template)
     known = [root for root in roots if root.isidentifier() and (hasattr(model, root) or _is_field(model, root))]
-    return TextTemplate(template, _row_of(model), more=known)
-
-
-def _row_of(model: type[models.Model]) -> Any:
-    """A function without parameters that is called like *model* in messages."""
-
-    def row() -> None:
-        """Stand for a row."""
-
-    row.__qualname__ = row.__name__ = model.__name__
-    return row
+    return row_template(template, known, model.__name__)
 
 
 def _is_primary(model: type[models.Model], name: str) -> bool:

@@ -9,30 +9,25 @@ from typing import Any, ParamSpec, TypeVar
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from cacheguard import CacheGuard
-from cacheguard.defenses.consistency import Version
-from cacheguard.doors.writing import DELAY, INTENT, Mode, OfResult, Terms, Write, WriterTemplates, Writing, guarded
-from cacheguard.durations import Duration
-from cacheguard.errors import ConfigurationError
+from cacheguard.extending import (
+    DELAY,
+    INTENT,
+    Duration,
+    Mode,
+    OfResult,
+    OpenBlocks,
+    Version,
+    Write,
+    Writing,
+    check_writing,
+    decorate_writes,
+)
+
+from .access import guard
+from .atomic import has_block
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def is_open() -> bool:
-    """Whether this thread has a transaction open in any database: what it reads may be seen by nobody else."""
-    return any(map(_is_open, connections.all(initialized_only=True)))
-
-
-def _is_open(connection: Any) -> bool:
-    """Whether a transaction of the program's own is open.
-
-    The blocks that Django's ``TestCase`` puts around every test do not count, as they do not for ``durable``: a test
-    shall see what happens without them.
-    """
-    if connection.in_atomic_block:
-        blocks = connection.atomic_blocks
-        return not blocks or any(not block._from_testcase for block in blocks)  # noqa: SLF001 - as Atomic does
-    return connection.connection is not None and not connection.autocommit
 
 
 class Pending:
@@ -66,16 +61,16 @@ def invalidate(
         using: the database whose COMMIT is waited for.
         settle: how far the database that loaders read may lag behind; None: not at all.
     """
-    _invalidate(_guard(alias), keys, tuple(tags), using or DEFAULT_DB_ALIAS, settle)
+    _invalidate(guard(alias), keys, tuple(tags), using or DEFAULT_DB_ALIAS, settle)
 
 
 def _invalidate(
     guard: CacheGuard, keys: Sequence[str], tags: Sequence[str], using: str, settle: Duration | None
 ) -> None:
-    connection: Any = connections[using]
-    if not connection.in_atomic_block or not _is_open(connection):
+    if not has_block(using):
         with guard.writing(*keys, tags=tags, mode="delete", settle=settle):
             return
+    connection: Any = connections[using]
     last = connection.run_on_commit[-1] if connection.run_on_commit else ((), None)
     pending = last[1]
     if (
@@ -95,43 +90,43 @@ class TransactionWriting:
 
     def __init__(self, open_block: Callable[[bool], Writing], using: str) -> None:
         self._open_block, self._using = open_block, using
-        self._open: list[tuple[Writing, bool, Write | None]] = []
-
-    def _begin(self) -> tuple[Writing, bool]:
-        connection: Any = connections[self._using]
-        waits = connection.in_atomic_block and _is_open(connection)
-        return self._open_block(waits), waits
+        self._open = OpenBlocks[tuple[Writing, bool]]()
 
     def __enter__(self) -> Write:
-        block, waits = self._begin()
+        waits = has_block(self._using)
+        block = self._open_block(waits)
         write = block.__enter__()
-        self._open.append((block, waits, write))
+        self._open.enter((block, waits))
         return write
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        block, waits, _ = self._open.pop()
+        block, waits = self._open.leave()
         if waits:
-            # Also on an exception: whoever catches it may commit what was written before.
-            transaction.on_commit(lambda: block.__exit__(None, None, None), using=self._using)
+            self._end_at_commit(block)
         else:
             block.__exit__(kind, error, traceback)
 
     async def __aenter__(self) -> Write:
-        block, waits = self._begin()
+        waits = has_block(self._using)
+        block = self._open_block(waits)
         write = await block.__aenter__()
-        self._open.append((block, waits, write))
+        self._open.enter((block, waits))
         return write
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        block, waits, _ = self._open.pop()
+        block, waits = self._open.leave()
         if waits:
-            transaction.on_commit(lambda: block.__exit__(None, None, None), using=self._using)
+            self._end_at_commit(block)
         else:
             await block.__aexit__(kind, error, traceback)
+
+    def _end_at_commit(self, block: Writing) -> None:
+        # After an exception, too: whoever catches it may commit what was written before.
+        transaction.on_commit(lambda: block.__exit__(None, None, None), using=self._using)
 
 
 def writing(
@@ -162,10 +157,10 @@ def writing(
         delay: likewise.
         intent: likewise.
     """
-    Terms(mode, settle, delay, intent)  # what cannot work is said here
+    check_writing(mode, settle, delay, intent)  # here, rather than when the block is entered
 
     def open_block(waits: bool) -> Writing:  # noqa: FBT001 - called by position only
-        return _guard(alias).writing(
+        return guard(alias).writing(
             *keys,
             tags=tags,
             mode="delete" if waits else mode,
@@ -208,26 +203,11 @@ def invalidates(
         KeyTemplateError: a template that does not fit the function.
         ConfigurationError: an option that cannot work.
     """
-    Terms(mode, settle, delay, intent)
-    if not keys and not tags:
-        raise ConfigurationError("invalidates needs keys or tags: @invalidates('user:{user_id}')")
+    check_writing(mode, settle, delay, intent)
 
     def open_write(names: list[str], tags: list[str]) -> TransactionWriting:
         return writing(
             *names, tags=tags, alias=alias, using=using, mode=mode, settle=settle, delay=delay, intent=intent
         )
 
-    def decorate(fn: Any) -> Any:
-        if type(fn) in (staticmethod, classmethod):
-            return type(fn)(decorate(fn.__func__))
-        if not callable(fn):
-            raise ConfigurationError(f"only functions can be decorated, got {fn!r}")
-        return guarded(fn, WriterTemplates(fn, keys, tags, version), open_write)
-
-    return decorate
-
-
-def _guard(alias: str) -> CacheGuard:
-    from .guards import guard
-
-    return guard(alias)
+    return decorate_writes(open_write, keys, tags, version, called="invalidates")

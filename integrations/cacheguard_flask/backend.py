@@ -6,10 +6,8 @@ import hmac
 import pickle
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from datetime import timedelta
 from hashlib import sha256
-from inspect import signature
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -18,18 +16,17 @@ from flask import Flask
 from flask_caching.backends.base import BaseCache
 
 from cacheguard import MISSING, CacheGuard, Policy
-from cacheguard.codec import TAGGED
 from cacheguard.errors import CodecError, ConfigurationError
+from cacheguard.extending import GUARD_OPTIONS, POLICY_FIELDS, TAGGED, keeps_in_redis
 
-from .settings import leaves_the_process
 from .timeouts import ttl_of
 from .values import counted
 
 SHORTEST_SECRET_KEY = 16  # bytes; what is shorter can be guessed, and who guesses it chooses what is unpickled
 PURPOSE = b"cacheguard_flask.CacheGuardBackend"
 
-_OPTIONS = tuple(name for name in signature(CacheGuard).parameters if name not in {"policy", "serializer"})
-_FIELDS = tuple(field.name for field in fields(Policy) if field.name != "ttl")
+_OPTIONS = tuple(name for name in GUARD_OPTIONS if name != "serializer")
+_FIELDS = tuple(name for name in POLICY_FIELDS if name != "ttl")
 _OF_FLASK_CACHING = ("default_timeout", "ignore_delete_many_errors")
 
 # Flask-Caching means its timeouts exactly: memoize keeps a version beside its values, which must not go before them.
@@ -105,7 +102,8 @@ class CacheGuardBackend(BaseCache):
             guard = CacheGuard(policy=policy, **options)
         except ConfigurationError as error:
             raise ConfigurationError(f"CACHE_OPTIONS: {error}") from error
-        if not options["secret"] and leaves_the_process(options) and not _is_safe(config.get("CACHE_SERIALIZER")):
+        in_redis = keeps_in_redis(options.get("url"), options.get("client"), options.get("aclient"))
+        if in_redis and not options["secret"] and not _is_safe(config.get("CACHE_SERIALIZER")):
             guard.close()
             raise ConfigurationError(
                 "CacheGuardBackend keeps pickles in Redis and needs a secret to sign them with: set SECRET_KEY or "

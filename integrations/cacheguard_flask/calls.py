@@ -1,4 +1,4 @@
-"""What the decorators of views and of functions have in common: whom they ask before they use the cache."""
+"""What the decorators of views and of functions have in common: the options that both take, checked."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 from cacheguard import Policy
 from cacheguard.errors import ConfigurationError
-from cacheguard.keys import TextTemplate
+from cacheguard.extending import TextTemplate
 
-from .settings import HashMethod
+from .app_cache import AppCache
+from .settings import HashMethod, checked_hash_method
 from .timeouts import Timeout, ttl_of
 
 
@@ -77,7 +78,80 @@ class Tags:
         return tuple(each.text(bound.arguments) for each in self._templates)
 
 
-def checked_policy(timeout: Timeout | None, policy: dict[str, Any]) -> dict[str, Any]:
+class Common:
+    """The options that `cached` and `memoize` both take, checked. Their meaning is documented there.
+
+    `ConfigurationError` for one that cannot work, `KeyTemplateError` for a tag that does not fit the function.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        timeout: Timeout | None,
+        unless: Callable[..., object] | None,
+        forced_update: Callable[..., object] | None,
+        is_stale: Callable[..., object] | None,
+        response_filter: Callable[[Any], object] | None,
+        hash_method: HashMethod | None,
+        cache_none: bool | None,
+        source_check: bool | None,
+        tags: Sequence[str],
+        policy: dict[str, Any],
+    ) -> None:
+        self.fn: Callable[..., Any] = fn
+        self.timeout: Timeout | None = timeout
+        self.policy: dict[str, Any] = _checked_policy(timeout, policy)
+        self.tags: Tags = Tags(tags, fn)
+        self._unless, self._filter = Bypass(unless), response_filter
+        self._forced_update = Question("forced_update", forced_update)
+        self._is_stale = Question("is_stale", is_stale, before=1)
+        self._hash_method = None if hash_method is None else checked_hash_method(hash_method, "hash_method")
+        self._cache_none, self._source_check = cache_none, source_check
+
+    def is_bypassed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether this call must not use the cache."""
+        return self._unless(self.fn, args, kwargs)
+
+    def is_unwanted(self, value: Any) -> bool:
+        """Whether *value*, which the function returned, must not be kept."""
+        return self._filter is not None and not self._filter(value)
+
+    def usable(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], shown: Callable[[Any], Any] | None = None
+    ) -> Callable[[Any], bool] | None:
+        """Which cached values this call may be answered with; None: all.
+
+        Args:
+            args: of the call.
+            kwargs: of the call.
+            shown: makes of a cached value what the user's function takes.
+        """
+        if self._forced_update(args=args, kwargs=kwargs):
+            return _nothing_is_usable
+        if not self._is_stale:
+            return None
+        return lambda stored: not self._is_stale(stored if shown is None else shown(stored), args=args, kwargs=kwargs)
+
+    def rules(self, cache: AppCache, timeout: Timeout | None) -> dict[str, Any]:
+        """The policy of a call; *timeout* is the function's ``cache_timeout``, which the user may have changed."""
+        rules = self.policy | ttl_of(timeout, "cache_timeout")
+        if self._cache_none is not None:
+            rules["null_ttl"] = cache.none_ttl(timeout) if self._cache_none else None
+        return rules
+
+    def digest(self, cache: AppCache, data: bytes) -> str:
+        """A digest of *data*, for a key."""
+        digest: str = (self._hash_method or cache.hash_method)(data).hexdigest()
+        return digest
+
+    def source_digest(self, cache: AppCache) -> str:
+        """A digest of the function's source, if that is part of the key; else nothing."""
+        is_checked = cache.source_check if self._source_check is None else self._source_check
+        return self.digest(cache, inspect.getsource(self.fn).encode()) if is_checked else ""
+
+
+def _checked_policy(timeout: Timeout | None, policy: dict[str, Any]) -> dict[str, Any]:
     """*policy*, if its fields and *timeout* can work."""
     if "ttl" in policy:
         raise ConfigurationError("ttl is called timeout here")
@@ -86,7 +160,5 @@ def checked_policy(timeout: Timeout | None, policy: dict[str, Any]) -> dict[str,
     return policy
 
 
-def source_digest(fn: Callable[..., Any], method: HashMethod) -> str:
-    """A digest of the source of *fn*."""
-    digest: str = method(inspect.getsource(fn).encode()).hexdigest()
-    return digest
+def _nothing_is_usable(_value: Any) -> bool:
+    return False

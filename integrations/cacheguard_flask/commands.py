@@ -92,7 +92,7 @@ def inspect(key: str) -> None:
 @click.argument("keys", nargs=-1, required=True)
 def invalidate(keys: tuple[str, ...]) -> None:
     """Forget KEYS, and the pages under them."""
-    current_app.extensions["cacheguard"].extension.delete_many(*keys)
+    current_app.extensions["cacheguard"].forget(*keys)
     _delivered(_guard())
     click.echo(f"{len(keys)} invalidated")
 

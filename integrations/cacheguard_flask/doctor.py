@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
-from cacheguard.durations import seconds
-from cacheguard.policy import DEFAULTS
+from cacheguard.extending import DEFAULTS, keeps_in_redis, seconds
 
-from .settings import leaves_the_process
-
-if TYPE_CHECKING:
-    from .extension import AppCache
+from .app_cache import AppCache
 
 SLOW = 0.02  # seconds for a round trip; each hit in Redis takes one
 
@@ -53,9 +49,7 @@ def _tried(cache: AppCache) -> list[Finding]:
 
 def _settings(cache: AppCache, config: Mapping[str, Any]) -> list[Finding]:
     found: list[Finding] = []
-    if not leaves_the_process(
-        {name: config.get(f"CACHEGUARD_{name.upper()}") for name in ("url", "client", "aclient")}
-    ):
+    if not keeps_in_redis(*(config.get(f"CACHEGUARD_{name}") for name in ("URL", "CLIENT", "ACLIENT"))):
         found.append(Finding("warning", "memory://: each process has a cache of its own, and cannot hear of others"))
     if config.get("CACHEGUARD_SERIALIZER") is not None and not config.get("CACHEGUARD_SECRET"):
         text = (

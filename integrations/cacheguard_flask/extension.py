@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from flask import Flask, current_app, has_app_context, request_started
 
-from cacheguard import MISSING, CacheGuard, Change
-from cacheguard.durations import FOREVER, seconds
+from cacheguard import MISSING, CacheGuard
 from cacheguard.errors import ConfigurationError
-from cacheguard.policy import DEFAULTS
 
+from .app_cache import NAME, AppCache
+from .calls import Common
 from .commands import commands
 from .fragments import FragmentExtension, make_template_fragment_key
 from .memoized import Memoized, memoized_of
-from .settings import HashMethod, Settings, settings_of
-from .timeouts import Timeout, is_never, ttl_of
+from .settings import HashMethod, settings_of
+from .timeouts import Timeout, ttl_of
 from .use import cookies_are_unread
-from .views import CachedView, Passes, QueryArguments, pages_tag
+from .views import CachedView, QueryArguments
 
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
-
-NAME = "cacheguard"
 
 
 class CachedFunction(Protocol[P, R_co]):
@@ -53,45 +50,6 @@ class MemoizedFunction(CachedFunction[P, R_co], Protocol[P, R_co]):
     """A function decorated with `CacheGuardFlask.memoize`."""
 
     delete_memoized: Callable[[], None]
-
-
-class AppCache:
-    """What one app has: ``app.extensions["cacheguard"]``."""
-
-    def __init__(self, extension: CacheGuardFlask, app: Flask, settings: Settings) -> None:
-        self.extension = extension
-        self.guard: CacheGuard = settings.guard
-        self.hash_method: HashMethod = settings.hash_method
-        self.source_check, self.disabled = settings.source_check, settings.disabled
-        self.null_ttl, self.ttl, self.l1 = settings.null_ttl, settings.ttl, settings.l1
-        self.passes = Passes()
-        self._app = weakref.ref(app)
-        self._stack = ExitStack()
-        self._stack.callback(self.guard.close)
-        if settings.disabled:
-            self._stack.enter_context(self.guard.disabled())
-        # Flask tells nobody that an app is done with.
-        self._end = weakref.finalize(app, self._stack.close)
-
-    def __repr__(self) -> str:
-        return f"<AppCache of {self._app()!r}, {self.guard!r}>"
-
-    @property
-    def app(self) -> Flask:
-        """The app."""
-        app = self._app()
-        if app is None:
-            raise RuntimeError("the app of this cache is gone")
-        return app
-
-    def none_ttl(self, timeout: Timeout | None) -> float:
-        """Seconds for which a None is kept that is worth as much as any other answer."""
-        ttl: Any = self.ttl if timeout is None else None if is_never(timeout) else timeout
-        return seconds(DEFAULTS.ttl if callable(ttl) else FOREVER if ttl is None else ttl, "timeout")
-
-    def close(self) -> None:
-        """End the guard's threads and connections. Twice is once; it happens by itself at the end of the app."""
-        self._end()
 
 
 class CacheGuardFlask:
@@ -226,26 +184,29 @@ class CacheGuardFlask:
         """
 
         def decorate(fn: Callable[P, R]) -> CachedFunction[P, R]:
-            view = CachedView(
-                self._cache,
+            common = Common(
                 fn,
                 timeout=timeout,
-                key_prefix=key_prefix,
                 unless=unless,
                 forced_update=forced_update,
                 is_stale=is_stale,
                 response_filter=response_filter,
-                query_string=query_string,
                 hash_method=hash_method,
                 cache_none=cache_none,
-                make_cache_key=make_cache_key,
                 source_check=source_check,
-                response_hit_indication=response_hit_indication,
                 tags=tags,
+                policy=policy,
+            )
+            view = CachedView(
+                self._cache,
+                common,
+                key_prefix=key_prefix,
+                query_string=query_string,
+                make_cache_key=make_cache_key,
+                response_hit_indication=response_hit_indication,
                 methods=methods,
                 vary=vary,
                 ignore_credentials=ignore_credentials,
-                policy=policy,
             )
             wrapper: CachedFunction[P, R] = view.wrapper
             return wrapper
@@ -294,11 +255,9 @@ class CacheGuardFlask:
         """
 
         def decorate(fn: Callable[P, R]) -> MemoizedFunction[P, R]:
-            memoized = Memoized(
-                self._cache,
+            common = Common(
                 fn,
                 timeout=timeout,
-                make_name=make_name,
                 unless=unless,
                 forced_update=forced_update,
                 is_stale=is_stale,
@@ -306,10 +265,10 @@ class CacheGuardFlask:
                 hash_method=hash_method,
                 cache_none=cache_none,
                 source_check=source_check,
-                args_to_ignore=args_to_ignore,
                 tags=tags,
                 policy=policy,
             )
+            memoized = Memoized(self._cache, common, make_name=make_name, args_to_ignore=args_to_ignore)
             wrapper: MemoizedFunction[P, R] = memoized.wrapper
             return wrapper
 
@@ -377,7 +336,7 @@ class CacheGuardFlask:
     def delete(self, key: str) -> bool:
         """Forget *key*, and the pages under it; whether there was a value for exactly this key. Two round trips."""
         there = self.has(key)
-        self.guard.apply([Change(key), Change(tag=pages_tag(key))])
+        self._cache().forget(key)
         return there
 
     def get_many(self, *keys: str) -> list[Any]:
@@ -402,7 +361,7 @@ class CacheGuardFlask:
 
     def delete_many(self, *keys: str) -> list[str]:
         """Forget *keys*, and the pages under them; the keys. One round trip."""
-        self.guard.apply([change for key in keys for change in (Change(key), Change(tag=pages_tag(key)))])
+        self._cache().forget(*keys)
         return list(keys)
 
     def clear(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from flask import current_app
@@ -11,11 +11,9 @@ from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
+from .app_cache import AppCache
 from .contexts import in_its_context
 from .timeouts import Timeout, ttl_of
-
-if TYPE_CHECKING:
-    from .extension import AppCache
 
 DELETE = "del"
 

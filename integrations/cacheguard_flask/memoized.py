@@ -6,20 +6,16 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from cacheguard import current_load
 from cacheguard.errors import ConfigurationError, KeyTemplateError
-from cacheguard.keys import CallText
+from cacheguard.extending import CallText, call_text
 
-from .calls import Bypass, Question, Tags, checked_policy, source_digest
+from .app_cache import AppCache
+from .calls import Common
 from .contexts import in_its_context
 from .objects import Identities
-from .settings import HashMethod, checked_hash_method
-from .timeouts import Timeout, ttl_of
-
-if TYPE_CHECKING:
-    from .extension import AppCache
 
 
 class Call(NamedTuple):
@@ -37,39 +33,23 @@ class Memoized:
     def __init__(
         self,
         caches: Callable[[], AppCache],
-        fn: Callable[..., Any],
+        common: Common,
         *,
-        timeout: Timeout | None,
         make_name: Callable[[str], str] | None,
-        unless: Callable[..., object] | None,
-        forced_update: Callable[..., object] | None,
-        is_stale: Callable[..., object] | None,
-        response_filter: Callable[[Any], object] | None,
-        hash_method: HashMethod | None,
-        cache_none: bool | None,
-        source_check: bool | None,
         args_to_ignore: Sequence[str] | None,
-        tags: Sequence[str],
-        policy: dict[str, Any],
     ) -> None:
+        self._caches, self._common = caches, common
+        self._fn = fn = common.fn
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
             raise ConfigurationError(f"{fn.__qualname__} is a generator: its items cannot be cached, return a list")
-        self._caches, self._fn = caches, fn
-        self._policy = checked_policy(timeout, policy)
-        self._unless, self._filter = Bypass(unless), response_filter
-        self._forced_update = Question("forced_update", forced_update)
-        self._is_stale = Question("is_stale", is_stale, before=1)
-        self._hash_method = None if hash_method is None else checked_hash_method(hash_method, "hash_method")
-        self._cache_none, self._source_check = cache_none, source_check
         self._signature = inspect.signature(fn)
-        self._names = self._names_in_key(args_to_ignore)
+        self._names: list[str] = self._names_in_key(args_to_ignore)
         self._owner = self._owner_name()
         self._name = f"{fn.__module__}.{fn.__qualname__}"
-        self._text = CallText(_stand_in(make_name(self._name) if make_name else self._name, self._names))
-        self._owner_text = CallText(_stand_in(self._name, ["owner"]))
-        self._tags = Tags(tags, fn)
+        self._text: CallText = call_text(make_name(self._name) if make_name else self._name, self._names)
+        self._owner_text: CallText = call_text(self._name, ["owner"])
         self._identities = Identities()
-        self.wrapper = self._wrapper(timeout)
+        self.wrapper: Any = self._wrapper()
 
     def _names_in_key(self, ignored: Sequence[str] | None) -> list[str]:
         names = list(self._signature.parameters)
@@ -85,7 +65,7 @@ class Memoized:
         first = next(iter(self._signature.parameters), None)
         return first if first in ("self", "cls") and first in self._names else None
 
-    def _wrapper(self, timeout: Timeout | None) -> Any:
+    def _wrapper(self) -> Any:
         if inspect.iscoroutinefunction(self._fn):
 
             @functools.wraps(self._fn)
@@ -101,7 +81,7 @@ class Memoized:
 
             made = cast("Any", wrapper)
         made.uncached = self._fn
-        made.cache_timeout = timeout
+        made.cache_timeout = self._common.timeout
         made.make_cache_key = self.make_cache_key
         made.delete_memoized = self.delete_all
         made.cacheguard_memoized = self
@@ -125,10 +105,8 @@ class Memoized:
             key = self._text.text_of(*values.values())
         except KeyTemplateError as error:
             raise self._nameless(error) from error
-        cache = self._caches()
-        if cache.source_check if self._source_check is None else self._source_check:
-            key += source_digest(self._fn, self._hash_method or cache.hash_method)
-        return Call(key, (*tags, *self._tags.of(args, kwargs)), here)
+        key += self._common.source_digest(self._caches())
+        return Call(key, (*tags, *self._common.tags.of(args, kwargs)), here)
 
     def _named_owner(self, owner: Any) -> tuple[Any, bool]:
         """What tells *owner* apart, and whether it does so in this process alone."""
@@ -161,7 +139,7 @@ class Memoized:
     # Calls
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._unless(self._fn, args, kwargs):
+        if self._common.is_bypassed(args, kwargs):
             return self._fn(*args, **kwargs)
         cache, call = self._caches(), self._named(args, kwargs)
         alone, caller = list[Any](), threading.get_ident()
@@ -173,14 +151,14 @@ class Memoized:
             call.key,
             in_its_context(cache.app, load),
             tags=call.tags,
-            usable=self._usable(args, kwargs),
+            usable=self._common.usable(args, kwargs),
             returns=self._fn,
             **self._rules(cache, call),
         )
         return alone[0] if alone else value
 
     async def _acall(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._unless(self._fn, args, kwargs):
+        if self._common.is_bypassed(args, kwargs):
             return await self._fn(*args, **kwargs)
         cache, call = self._caches(), self._named(args, kwargs)
         app, alone = cache.app, list[Any]()
@@ -194,7 +172,7 @@ class Memoized:
             call.key,
             load,
             tags=call.tags,
-            usable=self._usable(args, kwargs),
+            usable=self._common.usable(args, kwargs),
             returns=self._fn,
             **self._rules(cache, call),
         )
@@ -206,22 +184,14 @@ class Memoized:
             current_load().private = True
             alone.append(value)
             return None
-        if self._filter is not None and not self._filter(value):
+        if self._common.is_unwanted(value):
             current_load().cacheable = False
         return value
 
-    def _usable(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Any], bool] | None:
-        if self._forced_update(args=args, kwargs=kwargs):
-            return _nothing_is_usable
-        return (lambda value: not self._is_stale(value, args=args, kwargs=kwargs)) if self._is_stale else None
-
     def _rules(self, cache: AppCache, call: Call) -> dict[str, Any]:
-        timeout = self.wrapper.cache_timeout
-        rules = self._policy | ttl_of(timeout, "cache_timeout")
-        if call.here and self._policy.get("l1", cache.l1):
-            rules["l2"] = False  # nobody else could ever ask for it
-        if self._cache_none is not None:
-            rules["null_ttl"] = cache.none_ttl(timeout) if self._cache_none else None
+        rules = self._common.rules(cache, self.wrapper.cache_timeout)
+        if call.here and self._common.policy.get("l1", cache.l1):
+            rules["l2"] = False  # no other process could ever ask for it
         return rules
 
     # Deleting
@@ -265,23 +235,3 @@ def _identity(value: Any) -> Any:
     """What tells *value* apart: what its ``__caching_id__`` says, if it has one."""
     ask = None if isinstance(value, type) else getattr(value, "__caching_id__", None)
     return (type(value), ask()) if callable(ask) else value
-
-
-def _nothing_is_usable(_value: Any) -> bool:
-    return False
-
-
-def _stand_in(name: str, parameters: Sequence[str]) -> Callable[..., Any]:
-    """A function called *name* with these parameters, for the maker of key texts to look at."""
-
-    def stand_in() -> None:
-        """Is looked at, never called."""
-
-    module, _, own = name.rpartition(".")
-    stand_in.__module__, stand_in.__qualname__ = module, own
-    # An object stands under another name than self: what tells it apart is in its place already.
-    kinds = [
-        inspect.Parameter(f"{each}_" if each == "self" else each, inspect.Parameter.KEYWORD_ONLY) for each in parameters
-    ]
-    cast("Any", stand_in).__signature__ = inspect.Signature(kinds)
-    return stand_in

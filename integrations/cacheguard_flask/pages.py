@@ -11,7 +11,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import Gone, HTTPException, NotFound, default_exceptions
 from werkzeug.wrappers import Response
 
-from cacheguard.durations import FOREVER, seconds
+from cacheguard.extending import FOREVER, seconds
 
 from .use import RequestUse
 
@@ -29,6 +29,11 @@ _LEAST_STATUS, _GREATEST_STATUS = 100, 599
 STORABLE = frozenset({200, 203, 204, 300, 301, 302, 307, 308, 404, 405, 410, 414, 501})
 
 _ABSENT: tuple[type[HTTPException], ...] = (NotFound, Gone)
+
+
+def pages_tag(key: str) -> str:
+    """The tag of all pages under *key*: there is one for each host, method and varying header."""
+    return f"cacheguard_flask:pages:{key}"
 
 
 def is_stored_page(value: Any) -> bool:

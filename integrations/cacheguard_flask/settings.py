@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 from cacheguard import CacheGuard, Policy
-from cacheguard.durations import seconds
 from cacheguard.errors import ConfigurationError
-from cacheguard.policy import DEFAULTS
+from cacheguard.extending import DEFAULTS, GUARD_OPTIONS, POLICY_FIELDS, seconds
 
 PREFIX = "CACHEGUARD_"
 LONGEST_NAMESPACE = 100
 
 HashMethod: TypeAlias = Callable[[bytes], Any]
 
-_OPTIONS = tuple(name for name in inspect.signature(CacheGuard).parameters if name != "policy")
-_FIELDS = tuple(field.name for field in fields(Policy))
 _OWN = ("disabled", "hash_method", "source_check")
 _PAIRS = ("error_backoff", "not_found")  # tuples, which JSON (and so the environment) can only give as lists
 
@@ -59,8 +54,8 @@ def settings_of(config: Mapping[str, Any], default_namespace: str) -> Settings:
     for name in given:
         _check_name(name)
     own = {name.lower(): value for name, value in given.items() if name.lower() in _OWN}
-    policy = Policy(**{name: _field(name, given[name.upper()]) for name in _FIELDS if name.upper() in given})
-    options = {name: _option(name, given[name.upper()]) for name in _OPTIONS if name.upper() in given}
+    policy = Policy(**{name: _field(name, given[name.upper()]) for name in POLICY_FIELDS if name.upper() in given})
+    options = {name: _option(name, given[name.upper()]) for name in GUARD_OPTIONS if name.upper() in given}
     options.setdefault("namespace", default_namespace[:LONGEST_NAMESPACE])
     disabled, source_check = own.get("disabled", False), own.get("source_check", False)
     for name, value in (("DISABLED", disabled), ("SOURCE_CHECK", source_check)):
@@ -83,14 +78,6 @@ def settings_of(config: Mapping[str, Any], default_namespace: str) -> Settings:
     )
 
 
-def leaves_the_process(options: Mapping[str, Any]) -> bool:
-    """Whether a guard with these options keeps anything in Redis."""
-    if options.get("client") is not None or options.get("aclient") is not None:
-        return True
-    url = options.get("url") or os.environ.get("CACHEGUARD_URL") or "memory://"
-    return not str(url).startswith("memory:")
-
-
 def checked_hash_method(method: Any, name: str) -> HashMethod:
     """*method* if it makes a digest of bytes, as `hashlib.sha256` does."""
     try:
@@ -102,7 +89,7 @@ def checked_hash_method(method: Any, name: str) -> HashMethod:
 
 
 def _check_name(name: str) -> None:
-    known = sorted({each.upper() for each in (*_OPTIONS, *_FIELDS, *_OWN)})
+    known = sorted({each.upper() for each in (*GUARD_OPTIONS, *POLICY_FIELDS, *_OWN)})
     if name not in known:
         raise ConfigurationError(f"unknown setting {PREFIX}{name}; there are {PREFIX} and: {', '.join(known)}")
 
@@ -140,4 +127,4 @@ def _named(message: str) -> str:
 
 
 def _setting(name: str) -> str:
-    return f"{PREFIX}{name.upper()}" if name in _OPTIONS or name in _FIELDS else name
+    return f"{PREFIX}{name.upper()}" if name in GUARD_OPTIONS or name in POLICY_FIELDS else name

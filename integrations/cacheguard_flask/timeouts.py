@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, TypeAlias
 
-from cacheguard.durations import seconds
+from cacheguard.extending import seconds
 
 Timeout: TypeAlias = float | str | timedelta
 """Seconds, a `timedelta`, or text like ``"5m"``; 0: until it is deleted. (None, where allowed, is the default.)"""

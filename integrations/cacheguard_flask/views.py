@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 from urllib.parse import parse_qsl, quote
 
 from flask import Flask, has_request_context, request, url_for
@@ -19,7 +17,8 @@ from werkzeug.wrappers import Response
 from cacheguard import MISSING, Load, current_load
 from cacheguard.errors import ConfigurationError, LoadTimeout, Overloaded
 
-from .calls import Bypass, Question, Tags, checked_policy, source_digest
+from .app_cache import AppCache
+from .calls import Common
 from .contexts import in_its_context
 from .pages import (
     PageTtl,
@@ -27,48 +26,17 @@ from .pages import (
     is_stored_page,
     packed,
     packed_absence,
+    pages_tag,
     unpacked,
     why_private,
 )
-from .settings import HashMethod, checked_hash_method
-from .timeouts import Timeout, ttl_of
 from .use import RequestUse
-
-if TYPE_CHECKING:
-    from .extension import AppCache
 
 log = logging.getLogger("cacheguard")
 
 QueryArguments: TypeAlias = str | Mapping[str, Any] | Iterable[tuple[str, Any]]
 
-PASS_FOR = 5.0  # seconds for which a page that turned out to be private is not asked for in the cache
-MOST_PASSES = 10_000
 FIRST_SERVER_ERROR = 500
-
-
-def pages_tag(key: str) -> str:
-    """The tag of every page under *key*: one for each host, method and varying header."""
-    return f"cacheguard_flask:pages:{key}"
-
-
-class Passes:
-    """Keys whose answers turned out to be private: nobody should wait for another one's answer there."""
-
-    def __init__(self) -> None:
-        self._until: dict[str, float] = {}
-
-    def has(self, key: str) -> bool:
-        return self._until.get(key, 0.0) > time.monotonic()
-
-    def note(self, key: str) -> None:
-        self._until.pop(key, None)
-        self._until[key] = time.monotonic() + PASS_FOR
-        with contextlib.suppress(KeyError, RuntimeError):  # another thread may be at it, too
-            while len(self._until) > MOST_PASSES:
-                self._until.pop(next(iter(self._until)), None)
-
-    def forget(self, key: str) -> None:
-        self._until.pop(key, None)
 
 
 class Answer:
@@ -91,54 +59,37 @@ class CachedView:
     def __init__(
         self,
         caches: Callable[[], AppCache],
-        fn: Callable[..., Any],
+        common: Common,
         *,
-        timeout: Timeout | None,
         key_prefix: str | Callable[[], str],
-        unless: Callable[..., object] | None,
-        forced_update: Callable[..., object] | None,
-        is_stale: Callable[..., object] | None,
-        response_filter: Callable[[Any], object] | None,
         query_string: bool | None,
-        hash_method: HashMethod | None,
-        cache_none: bool | None,
         make_cache_key: Callable[..., str] | None,
-        source_check: bool | None,
         response_hit_indication: bool,
-        tags: Sequence[str],
         methods: Sequence[str],
         vary: Sequence[str],
         ignore_credentials: bool,
-        policy: dict[str, Any],
     ) -> None:
-        self._caches, self._fn = caches, fn
-        self._policy = checked_policy(timeout, policy)
+        self._caches, self._common, self._fn = caches, common, common.fn
         self._key_prefix, self._query_string, self._made_by_user = key_prefix, query_string, make_cache_key
         if make_cache_key is not None and not callable(make_cache_key):
             raise ConfigurationError(f"make_cache_key must be a function, got {make_cache_key!r}")
         prefix: Any = key_prefix
         if not callable(prefix) and (not isinstance(prefix, str) or not prefix):
             raise ConfigurationError(f"key_prefix must be a text or a function that makes one, got {key_prefix!r}")
-        self._hash_method = None if hash_method is None else checked_hash_method(hash_method, "hash_method")
-        self._unless, self._filter = Bypass(unless), response_filter
-        self._forced_update = Question("forced_update", forced_update)
-        self._is_stale = Question("is_stale", is_stale, before=1)
-        self._cache_none, self._source_check = cache_none, source_check
         self._says_hit, self._ignore_credentials = response_hit_indication, ignore_credentials
-        self._tags = Tags(tags, fn)
         self._methods = frozenset(method.upper() for method in _texts("methods", methods))
         self._vary = tuple(sorted(name.lower() for name in _texts("vary", vary)))
         self._said: set[str] = set()
-        self.wrapper = self._wrapper(timeout)
+        self.wrapper: Any = self._wrapper()
 
-    def _wrapper(self, timeout: Timeout | None) -> Any:
+    def _wrapper(self) -> Any:
         @functools.wraps(self._fn)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             return self._call(args, kwargs)
 
         made = cast("Any", wrapper)
         made.uncached = self._fn
-        made.cache_timeout = timeout
+        made.cache_timeout = self._common.timeout
         made.make_cache_key = self.make_cache_key
         return made
 
@@ -156,14 +107,13 @@ class CachedView:
             key = prefix.replace("%s", path if path is not None else self._path(args, kwargs))
         else:
             key = prefix
-        digest = self._hash_method or self._caches().hash_method
+        cache = self._caches()
         if self._query_string:
             pairs = list(request.args.items(multi=True)) if query_args is None else _pairs(query_args)
             # The order of parameters does not matter, that of the values of one does.
             in_order = sorted(pairs, key=lambda pair: pair[0])
-            key += digest(repr(in_order).encode("utf-8", "surrogatepass")).hexdigest()
-        checks = self._caches().source_check if self._source_check is None else self._source_check
-        return key + source_digest(self._fn, digest) if checks else key
+            key += self._common.digest(cache, repr(in_order).encode("utf-8", "surrogatepass"))
+        return key + self._common.source_digest(cache)
 
     def _path(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         names = self._fn.__code__.co_varnames if hasattr(self._fn, "__code__") else ()
@@ -215,7 +165,7 @@ class CachedView:
         def run() -> Any:
             return app.ensure_sync(self._fn)(*args, **kwargs)
 
-        if self._unless(self._fn, args, kwargs):
+        if self._common.is_bypassed(args, kwargs):
             return run()
         if self._is_of_request and has_request_context():
             return self._page(cache, app, run, args, kwargs)
@@ -264,7 +214,7 @@ class CachedView:
         if cache.passes.has(key):
             self._load(cache, app, key, run, answer, Load(), page=page)
             return answer.given()
-        tags = self._tags.of(args, kwargs)
+        tags = self._common.tags.of(args, kwargs)
         stored = cache.guard.get_or_set(
             key,
             in_its_context(app, load, as_request=page),
@@ -313,7 +263,7 @@ class CachedView:
             return None
         cache.passes.forget(key)
         judged: Any = value if error is None else error.get_response()
-        unwanted = self._filter is not None and not self._filter(judged)
+        unwanted = self._common.is_unwanted(judged)
         if unwanted or not is_storable(app, value, page=page) or (error is not None and cache.null_ttl is None):
             load.cacheable = False
         return packed(value) if error is None else stored
@@ -327,25 +277,12 @@ class CachedView:
         return response
 
     def _usable(self, app: Flask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Any], bool] | None:
-        if self._forced_update(args=args, kwargs=kwargs):
-            return _nothing_is_usable
-        if not self._is_stale:
-            return None
-
-        def usable(stored: Any) -> bool:
-            value = stored if not is_stored_page(stored) else _shown(app, stored)
-            return not self._is_stale(value, args=args, kwargs=kwargs)
-
-        return usable
+        return self._common.usable(args, kwargs, lambda stored: _shown(app, stored))
 
     def _rules(self, cache: AppCache, *, page: bool) -> dict[str, Any]:
-        timeout = self.wrapper.cache_timeout
-        ttl = ttl_of(timeout, "cache_timeout")
-        rules = self._policy | ttl
-        if self._cache_none is not None:
-            rules["null_ttl"] = cache.none_ttl(timeout) if self._cache_none else None
+        rules = self._common.rules(cache, self.wrapper.cache_timeout)
         if page:
-            rules["ttl"] = PageTtl(ttl.get("ttl", cache.ttl), cache.null_ttl)
+            rules["ttl"] = PageTtl(rules.get("ttl", cache.ttl), cache.null_ttl)
         return rules
 
     def _say_once(self, reason: str) -> None:
@@ -354,11 +291,10 @@ class CachedView:
             log.warning("%s is not cached: %s", self._fn.__qualname__, reason)
 
 
-def _nothing_is_usable(_value: Any) -> bool:
-    return False
-
-
 def _shown(app: Flask, stored: Any) -> Any:
+    """What was cached, as the user's ``is_stale`` takes it: a page as a response."""
+    if not is_stored_page(stored):
+        return stored
     try:
         return unpacked(app, stored)
     except HTTPException as error:

@@ -22,6 +22,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from cacheguard import CacheGuard, Change
 from cacheguard.errors import ConfigurationError, Unreachable
+from cacheguard.extending import count
 
 from .payload import Heard
 from .trigger import check_channel
@@ -100,7 +101,6 @@ class PostgresFeed:
         check_channel(channel)
         if on_gap not in ("clear", "ignore") and not callable(on_gap):
             raise ConfigurationError(f"on_gap must be 'clear', 'ignore' or a function, got {on_gap!r}")
-        _check_batch(batch)
         try:
             given = conninfo_to_dict(conninfo)
         except psycopg.Error as error:
@@ -108,7 +108,7 @@ class PostgresFeed:
             raise ConfigurationError(
                 f"conninfo is no connection string or URL for libpq ({type(error).__name__})"
             ) from None
-        self._guard, self._on_gap, self._batch = guard, on_gap, batch
+        self._guard, self._on_gap, self._batch = guard, on_gap, count("batch", batch)
         self._channel = channel
         self._parameters: dict[str, Any] = {**_DEFAULTS, **given, "client_encoding": "utf8"}
         self._listen = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
@@ -343,8 +343,3 @@ def _cut(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> 
     """End a connection from outside. libpq waits for an answer for ever; it does notice that its socket is shut."""
     with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
         wire.shutdown(socket.SHUT_RDWR)
-
-
-def _check_batch(batch: object) -> None:
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise ConfigurationError(f"batch must be a whole number >= 1, got {batch!r}")

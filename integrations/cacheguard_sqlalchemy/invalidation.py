@@ -7,43 +7,33 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, Table, TextClause, event, insert, inspect, select
+from sqlalchemy import Connection, Engine, Table, TextClause, event, insert, inspect
 from sqlalchemy.orm import (
     Mapper,
     ORMExecuteState,
     Session,
     SessionTransaction,
     object_session,
-    scoped_session,
-    sessionmaker,
 )
 
 from cacheguard import CacheGuard, Change, Load
-from cacheguard.current_load import CURRENT
-from cacheguard.doors.writing import settle_seconds
-from cacheguard.durations import Duration
 from cacheguard.errors import ConfigurationError
+from cacheguard.extending import Duration, load_here, settle_seconds
 
 from .bulk import OPTION, Bulk
-from .doors import asyncio_extension, through
+from .doors import through
 from .outbox import check_outbox, rows_of
 from .pending import Pending, open_here, remember_here, sees_a_snapshot
+from .rows import changed_names, loaded_mappers, values_before
 from .rules import Rules, Template, Touches, rules_of
+from .targets import watched
 
 Mode: TypeAlias = Literal["delete", "fence", "outbox"]
 Alone: TypeAlias = Literal["changed", "open"]
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
+    from sqlalchemy.ext.asyncio import AsyncSession
 
-    SessionOrFactory: TypeAlias = (
-        type[Session | AsyncSession]
-        | Session
-        | sessionmaker[Any]
-        | scoped_session[Any]
-        | AsyncSession
-        | async_sessionmaker[Any]
-        | async_scoped_session[Any]
-    )
+    from .targets import SessionOrFactory
 
 _NEVER_LOADED = frozenset({"dynamic", "write_only", "noload", "raise", "raise_on_sql"})
 _READS = ("SELECT", "VALUES", "SHOW", "EXPLAIN", "PRAGMA", "SET")
@@ -110,44 +100,13 @@ def invalidate_on_commit(
     settle_seconds(settle)
     return OnCommit(
         guard,
-        _watched(target),
+        watched(target),
         rules_of(models, versions=versions),
         mode=mode,
         outbox=None if outbox is None else check_outbox(outbox),
         settle=settle,
         alone=alone,
     )
-
-
-def _watched(target: Any) -> Any:
-    """What SQLAlchemy's events take for *target*."""
-    asynchronous = asyncio_extension()
-    if asynchronous is not None:
-        if isinstance(target, asynchronous.async_scoped_session):
-            target = target.session_factory
-        if isinstance(target, asynchronous.async_sessionmaker):
-            # All of them share one class of sessions; from now on this one has its own.
-            own = _own_class(target.kw.get("sync_session_class") or target.class_.sync_session_class)
-            target.configure(sync_session_class=own)
-            return own
-        if isinstance(target, asynchronous.AsyncSession):
-            return target.sync_session
-        if isinstance(target, type) and asynchronous.AsyncSession in target.__mro__[1:]:
-            derived: Any = target
-            derived.sync_session_class = _own_class(derived.sync_session_class)
-            return derived.sync_session_class
-    if isinstance(target, scoped_session):
-        target = cast("Any", target).session_factory
-    if isinstance(target, sessionmaker | Session) or (isinstance(target, type) and issubclass(target, Session)):
-        return cast("Any", target)
-    raise ConfigurationError(
-        "target must be a sessionmaker, an async_sessionmaker, a scoped session, a class of sessions, or a session, "
-        f"got {target!r}"
-    )
-
-
-def _own_class(watched: type) -> type:
-    return type(watched.__name__, (watched,), {})
 
 
 class OnCommit:
@@ -225,7 +184,7 @@ class OnCommit:
         """What the transaction of *session* has changed; this thread or task is inside it from now on."""
         pending: Pending | None = session.info.get(self)
         if pending is None:
-            pending = session.info[self] = Pending(self, session, CURRENT.get())
+            pending = session.info[self] = Pending(self, session, load_here())
         remember_here(pending)
         return pending
 
@@ -282,15 +241,15 @@ class OnCommit:
             return
         pending.rows.append(instance)
         for rules in self._rules_of(mapper):
-            if _changed_names(instance, rules.attributes):
-                pending.add(rules.of_values(_values_before(mapper, connection, instance, rules.attributes)))
+            if changed_names(instance, rules.attributes):
+                pending.add(rules.of_values(values_before(mapper, connection, instance, rules.attributes)))
 
     def _before_delete(self, mapper: Mapper[Any], connection: Connection, instance: Any) -> None:
         pending = self._ours(instance)
         if pending is None:
             return
         for rules in self._rules_of(mapper):
-            values = _values_before(mapper, connection, instance, rules.attributes)
+            values = values_before(mapper, connection, instance, rules.attributes)
             pending.add(rules.of_values(values, deleted=True))
             pending.add(rules.of_instance(instance))
 
@@ -321,7 +280,7 @@ class OnCommit:
     def _do_orm_execute(self, state: ORMExecuteState) -> Any:
         session, statement = state.session, state.statement
         pending = self._of(session)
-        load = CURRENT.get()
+        load = load_here()
         if load is not None and self._is_private(state, pending, load):
             load.private = True
         if statement.is_select:
@@ -372,7 +331,7 @@ class OnCommit:
             return False
         if any(self._sees_a_snapshot(connection) for connection in pending.connections):
             return True
-        loaded = _loaded_mappers(state) if state.is_select else ()
+        loaded = loaded_mappers(state) if state.is_select else ()
         if not loaded:
             return False
         # Objects that the session holds are answered as they were when it loaded them.
@@ -459,16 +418,6 @@ class OnCommit:
             through(self._guard.clear, self._guard.aclear)
 
 
-def _loaded_mappers(state: ORMExecuteState) -> set[Mapper[Any]]:
-    """The models of which a SELECT makes objects, and those that they lead to."""
-    described: list[Any] = getattr(state.statement, "column_descriptions", [])
-    entities = [
-        each["entity"] for each in described if each.get("entity") is not None and each["expr"] is each["entity"]
-    ]
-    mappers = {inspect(entity).mapper for entity in entities}
-    return mappers.union(*({each.mapper for each in mapper.relationships} for mapper in mappers))
-
-
 def _names(pending: Pending) -> tuple[list[str], list[str]]:
     changes = pending.changes.values()
     return (
@@ -489,35 +438,3 @@ def _said(said: Any) -> list[Change]:
                 f"the execution option {OPTION!r} must be a list of Change objects, which may be empty, got {said!r}"
             )
     return changes
-
-
-def _changed_names(instance: Any, attributes: Iterable[str]) -> bool:
-    """Whether one of *attributes* is another than before, as far as that is known."""
-    attrs = inspect(instance).attrs
-    return any(attrs[name].history.has_changes() for name in attributes)
-
-
-def _values_before(
-    mapper: Mapper[Any], connection: Connection, instance: Any, attributes: Iterable[str]
-) -> dict[str, Any]:
-    """The values that the row had before this flush; those that were never loaded are asked for."""
-    state = inspect(instance)
-    values: dict[str, Any] = {}
-    unknown: list[str] = []
-    for name in attributes:
-        history = state.attrs[name].history
-        before = history.deleted or history.unchanged
-        if before:
-            values[name] = before[0]
-        else:
-            unknown.append(name)
-    if unknown:
-        columns = [mapper.column_attrs[name].columns[0].label(name) for name in unknown]
-        identity = zip(mapper.primary_key, state.identity, strict=True)
-        asked = select(*columns).select_from(mapper.selectable).where(*(column == value for column, value in identity))
-        row = connection.execute(asked).mappings().one_or_none()
-        if row is not None:
-            values.update({name: row[name] for name in unknown})
-        else:  # gone already: there is nothing of it to be invalidated
-            values.update(dict.fromkeys(unknown))
-    return values

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from sqlalchemy import Connection, Engine, Row, Table, func, select
 
 from cacheguard import CacheGuard
-from cacheguard.durations import Duration, seconds
 from cacheguard.errors import ConfigurationError, Unreachable
+from cacheguard.extending import Duration, count, seconds
 
 from .doors import asyncio_extension, through
 from .outbox import ALL, change_of, check_outbox
@@ -99,9 +99,8 @@ class OutboxRelay:
             raise ConfigurationError(f"engine must be an Engine or an AsyncEngine, got {engine!r}")
         if not isinstance(guard, CacheGuard):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"guard must be a CacheGuard, got {guard!r}")
-        _check_batch(batch)
         self._engine, self._table, self._guard = engine, check_outbox(table), guard
-        self._interval, self._batch = seconds(interval, "interval"), batch
+        self._interval, self._batch = seconds(interval, "interval"), count("batch", batch)
         self._claim, self._warn_after = seconds(claim, "claim"), seconds(warn_after, "warn_after")
         self._skips = engine.dialect.name in _SKIP_LOCKED
         self._stop = threading.Event()
@@ -341,11 +340,6 @@ class OutboxRelay:
         if isinstance(self._engine, Engine):
             raise ConfigurationError("this relay has a blocking Engine: use run, run_once, pending and start")
         return self._engine
-
-
-def _check_batch(batch: object) -> None:
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise ConfigurationError(f"batch must be a whole number >= 1, got {batch!r}")
 
 
 def _is_async(engine: object) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from string import Formatter
 from typing import Any, TypeAlias, cast
 
 from sqlalchemy import Column, inspect
@@ -12,7 +11,7 @@ from sqlalchemy.orm import ColumnProperty, Mapper
 
 from cacheguard import Change
 from cacheguard.errors import ConfigurationError, KeyTemplateError
-from cacheguard.keys import TextTemplate
+from cacheguard.extending import TextTemplate, roots_of, row_template
 
 OfRow: TypeAlias = Callable[[Any], "str | Iterable[str]"]
 Template: TypeAlias = "str | OfRow"
@@ -171,21 +170,12 @@ def _checked(mapper: Mapper[Any], what: str, given: Any) -> list[Any]:
 
 def _template(mapper: Mapper[Any], columns: tuple[str, ...], text: str) -> TextTemplate:
     name = mapper.class_.__name__
-    known = ", ".join(columns)
-    try:
-        roots = [
-            root.partition(".")[0].partition("[")[0] for _, root, _, _ in Formatter().parse(text) if root is not None
-        ]
-    except ValueError as error:
-        raise KeyTemplateError(f"template {text!r} of {name} is broken ({error})") from error
-    for root in roots:
+    for root in roots_of(text):
         if root not in columns:
-            raise KeyTemplateError(f"template {text!r} of {name}: {{{root}}} is no column attribute; they are: {known}")
-    return TextTemplate(text, _no_parameters, more=columns)
-
-
-def _no_parameters() -> None:
-    """Stand for the function whose parameters a template usually names."""
+            raise KeyTemplateError(
+                f"template {text!r} of {name}: {{{root}}} is no column attribute; they are: {', '.join(columns)}"
+            )
+    return row_template(text, columns, name)
 
 
 def _tag(mapper: Mapper[Any], tag: str) -> Change:

@@ -18,6 +18,7 @@ TEXTS = [
     for path in (ROOT / room).rglob("*.[mp][dy]")
 ]
 SCRIPTS = sorted(path for path in (ROOT / "cacheguard").rglob("lua/*.lua") if path.stem != "prelude")
+FRONTS = sorted((ROOT / "integrations").glob("**/*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +54,43 @@ def test_every_integration_is_shipped_and_shipped_packages_are_typed(settings: d
     assert all((ROOT / package / "py.typed").exists() for package in shipped)
 
 
+def test_the_linter_knows_every_integration(settings: dict[str, Any]) -> None:
+    linter = settings["tool"]["importlinter"]
+    fronts = {file.parent.name for file in (ROOT / "integrations").glob("*/__init__.py")}
+    contracts = {contract["id"]: contract for contract in linter["contracts"] if "id" in contract}
+    assert set(linter["root_packages"]) == fronts | {"cacheguard"}
+    assert set(contracts["fronts-stay-outside"]["source_modules"]) == fronts
+    assert set(contracts["fronts-without-circles"]["ancestors"]) == fronts
+
+
 def test_pytest_warns_nobody_who_imports_a_shipped_package_before_it(settings: dict[str, Any]) -> None:
     for package in settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
         module = ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8"))
         assert "PYTEST_DONT_REWRITE" in (ast.get_docstring(module) or ""), package
+
+
+@pytest.mark.parametrize("file", FRONTS, ids=lambda file: str(file.relative_to(ROOT / "integrations")))
+def test_an_integration_imports_nothing_from_inside(file: Path) -> None:
+    allowed = {"cacheguard", "cacheguard.errors", "cacheguard.extending"}
+    if file.parent.name == "cacheguard_pytest":
+        allowed.add("cacheguard.testing")
+    tree = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    imported = [
+        name
+        for node in tree
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names])
+    ]
+    assert {name for name in imported if name.split(".")[0] == "cacheguard"} <= allowed
+
+
+def test_extending_says_of_each_of_its_names_what_it_is_for() -> None:
+    from cacheguard import extending
+
+    described = re.findall(r"^- (`\w+`(?:, `\w+`)*):", extending.__doc__ or "", re.MULTILINE)
+    names = [name for names in described for name in re.findall(r"\w+", names)]
+    assert sorted(names) == sorted(extending.__all__)
+    assert all(hasattr(extending, name) for name in extending.__all__)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

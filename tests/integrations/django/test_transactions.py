@@ -177,6 +177,26 @@ def test_an_exception_that_is_caught_inside_the_transaction_still_invalidates(pe
     assert name_of(person.pk) == "Countess"
 
 
+def test_a_block_ends_for_the_thread_that_entered_it(person: Person) -> None:
+    block = writing(f"person:{person.pk}")
+    inside, seen = threading.Event(), threading.Event()
+
+    def in_a_transaction() -> None:
+        with transaction.atomic(), block:
+            inside.set()
+            seen.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        with block:  # raises a fence; the other thread, inside of its transaction, raises none
+            other = pool.submit(in_thread, in_a_transaction)
+            assert inside.wait(10)
+        assert name_of(person.pk) == "Ada"
+        assert cached(person.pk) == "Ada"  # the fence is down, although the other thread entered later
+        seen.set()
+        other.result(10)
+    assert cached(person.pk) is MISSING
+
+
 def test_around_a_transaction_there_is_a_fence(person: Person) -> None:
     with writing(f"person:{person.pk}"), transaction.atomic():
         Person.objects.filter(pk=person.pk).update(name="Countess")

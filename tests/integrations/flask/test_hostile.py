@@ -222,10 +222,10 @@ def test_a_stranger_who_writes_to_redis_cannot_put_words_into_our_pages(make_app
 
 
 def test_what_is_remembered_of_private_pages_is_bounded(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cacheguard_flask import views
+    from cacheguard_flask import passes as module
 
-    monkeypatch.setattr(views, "MOST_PASSES", 10)
-    passes = views.Passes()
+    monkeypatch.setattr(module, "MOST_PASSES", 10)
+    passes = module.Passes()
     for number in range(1000):
         passes.note(f"k{number}")
     assert sum(passes.has(f"k{number}") for number in range(1000)) == 10

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from cacheguard.errors import CacheGuardError
 from cacheguard_django.backend import CacheGuardCache
+from cacheguard_django.listing import pages
 
 OLDEST = (6, 2)
 EVICTING = (
@@ -71,7 +72,7 @@ class Command(BaseCommand):
     def _stats(self, cache: CacheGuardCache, _: dict[str, Any]) -> None:
         """What the server says; the counters of the serving processes are in their own `stats()`."""
         self._say("namespace", cache.settings.guard["namespace"])
-        self._say("entries", sum(1 for _ in _all_texts(cache)))
+        self._say("entries", sum(map(len, pages(cache.guard))))
         if cache.in_process:
             self._say("server", "none: memory://")
             return
@@ -111,15 +112,6 @@ class Command(BaseCommand):
             self.stdout.write(f"{style('wrong' if problem else 'ok'):<6} {what}{f': {problem}' if problem else ''}")
         if wrong:
             raise CommandError(f"{wrong} of these are wrong")
-
-
-def _all_texts(cache: CacheGuardCache) -> Iterator[str]:
-    cursor = ""
-    while True:
-        texts, cursor = cache.guard.scan(cursor=cursor)
-        yield from texts
-        if not cursor:
-            return
 
 
 def _each_server(cache: CacheGuardCache) -> list[tuple[str, dict[str, Any]]]:

@@ -1,0 +1,48 @@
+"""Values on their way into the cache, with the errors that Django's own backends raise for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from django.db.models import QuerySet
+
+from cacheguard import MISSING
+from cacheguard.errors import CodecError
+from cacheguard.extending import Oversize
+
+
+async def evaluated(value: Any) -> Any:
+    """*value*; a queryset runs its query here, because pickling it in an event loop could not."""
+    if _is_queryset(value):
+        async for _ in value:
+            break
+    return value
+
+
+def _is_queryset(value: Any) -> bool:
+    return isinstance(value, QuerySet)
+
+
+@contextmanager
+def serializer_errors() -> Generator[None]:
+    """Raise the serializer's own error for a value that cannot be stored, as Django's backends do."""
+    try:
+        yield
+    except CodecError as error:
+        if error.__cause__ is not None and not isinstance(error, Oversize):
+            raise error.__cause__ from None
+        raise
+
+
+def adding(delta: int) -> Callable[[Any], Any]:
+    """A function that adds *delta* to a value."""
+    return lambda value: value + delta
+
+
+def counted(value: Any, key: Any) -> int:
+    """*value*, which `incr` has made; `ValueError` if there was nothing to count."""
+    if value is MISSING:
+        raise ValueError(f"Key {key!r} not found")
+    return cast("int", value)
