@@ -28,11 +28,10 @@ settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True
 settings.register_profile("night", deadline=None, max_examples=20_000, print_blob=True, suppress_health_check=SLOW)
 settings.load_profile(os.environ.get("CACHEGUARD_HYPOTHESIS_PROFILE", "dev"))
 
-# Rooms whose word must hold on every server at hand: `make test` asks the first one, `make test-slow` the others.
-EVERY_SERVER = ("behaviour", "conformance")
-
-# Several servers that work together; others than the first are met by `make chaos`.
-GROUPS = ("redis_cluster", "sentinels")
+# What meets every server at hand, and the mark of those behind the first: `make test` compares the model with all of
+# them, `make test-slow` asks whether the README's word holds on them, `make chaos` whether several work together.
+ROOMS: dict[str, list[pytest.MarkDecorator]] = {"conformance": [], "behaviour": [pytest.mark.slow]}
+GROUPS = {"redis_cluster": [pytest.mark.chaos], "sentinels": [pytest.mark.chaos]}
 
 start_hearing_signals()
 
@@ -40,18 +39,10 @@ start_hearing_signals()
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     first, *others = list(find_binaries()) or ["missing"]
     room = metafunc.definition.path.parent.name
-    if "redis_server" in metafunc.fixturenames:
-        _parametrize(metafunc, "redis_server", first, others if room in EVERY_SERVER else [], pytest.mark.slow)
-    for group in GROUPS:
-        if group in metafunc.fixturenames:
-            _parametrize(metafunc, group, first, others, pytest.mark.chaos)
-
-
-def _parametrize(
-    metafunc: pytest.Metafunc, fixture: str, first: str, others: list[str], mark: pytest.MarkDecorator
-) -> None:
-    servers = [first, *(pytest.param(each, marks=mark) for each in others)]
-    metafunc.parametrize(fixture, servers, indirect=True, ids=name_of_server, scope="session")
+    for fixture, marks in {"redis_server": ROOMS.get(room), **GROUPS}.items():
+        if fixture in metafunc.fixturenames:
+            behind = [] if marks is None else [pytest.param(each, marks=marks) for each in others]
+            metafunc.parametrize(fixture, [first, *behind], indirect=True, ids=name_of_server, scope="session")
 
 
 def name_of_server(version: str) -> str:
@@ -77,7 +68,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server of one version; tests in `EVERY_SERVER` meet each. Ask for `redis_url` as well to get it clean."""
+    """A server of one version; tests in `ROOMS` meet each. Ask for `redis_url` as well to get it clean."""
     binary = find_binaries().get(request.param)
     if binary is None:
         _no_redis()

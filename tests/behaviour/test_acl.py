@@ -218,8 +218,8 @@ def without(*missing: str) -> list[str]:
 
 RIGHTS: dict[str, tuple[list[str], list[str], list[str], str]] = {
     "no scripts": (KEYS, CHANNELS, without("evalsha", "eval"), "evalsha"),
-    "no keys": ([], CHANNELS, EVERY_COMMAND, "keys"),
-    "keys of another": (["~cg:other:*"], CHANNELS, EVERY_COMMAND, "keys"),
+    "no keys": ([], CHANNELS, EVERY_COMMAND, "key"),  # Redis: "one of the keys used as arguments"; Valkey: "a key"
+    "keys of another": (["~cg:other:*"], CHANNELS, EVERY_COMMAND, "key"),
     "no channels": (KEYS, [], EVERY_COMMAND, "channel"),
     "no PUBLISH": (KEYS, CHANNELS, without("publish"), "command"),
 }
