@@ -26,9 +26,11 @@ _SHARED = frozenset({
     "host", "port", "path", "db", "username", "password", "client_name", "credential_provider", "protocol",
     "socket_keepalive", "socket_keepalive_options", "socket_type", "encoding", "encoding_errors",
 })  # fmt: skip
-# What a cluster client does on each connection is about reading from replicas, and about itself.
-_OF_A_CLUSTER = ("redis_connect_func", "himport_registry", "response_callbacks")
-_PREFIXES_OF_A_CLUSTER = ("maint_", "oss_", "orig_")
+# Settings that tie a connection to the client it was made for: its pool hears what a server tells of maintenance, and
+# gives the connection the client's host and timeouts again when that is over.
+_TIES = ("himport_registry", "maint_", "oss_", "orig_")
+# What a cluster client does on each connection is about reading from replicas.
+_OF_A_CLUSTER = ("redis_connect_func", "response_callbacks")
 
 
 class Private(NamedTuple):
@@ -397,13 +399,14 @@ def lent_by(client: Any) -> Lent:
         return _lent_by_cluster(client)
     pool = client.connection_pool
     manager = getattr(pool, "sentinel_manager", None)
+    settings = _untied(pool.connection_kwargs)
     if manager is None:
-        return Lent(pool.connection_class, pool.connection_kwargs)
+        return Lent(pool.connection_class, settings)
     asked = [each.connection_pool for each in manager.sentinels]
     return Lent(
         pool.connection_class,
-        pool.connection_kwargs,
-        sentinels=tuple((each.connection_class, each.connection_kwargs) for each in asked),
+        settings,
+        sentinels=tuple((each.connection_class, _untied(each.connection_kwargs)) for each in asked),
         service=pool.service_name,
         forced_host=getattr(manager, "_force_master_ip", None),
         is_master=pool.is_master,
@@ -419,13 +422,13 @@ def _lent_by_cluster(client: Any) -> Lent:
         ready = [node.redis_connection for node in known if node.redis_connection is not None]
         pool = ready[0].connection_pool
         kind, settings = pool.connection_class, pool.connection_kwargs
-    mine = {
-        name: value
-        for name, value in settings.items()
-        if name not in _OF_A_CLUSTER and not name.startswith(_PREFIXES_OF_A_CLUSTER)
-    }
+    mine = {name: value for name, value in _untied(settings).items() if name not in _OF_A_CLUSTER}
     addresses = tuple(dict.fromkeys((str(node.host), int(node.port)) for node in known))
     return Lent(kind, mine, addresses, getattr(manager, "address_remap", None))
+
+
+def _untied(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if not name.startswith(_TIES)}
 
 
 def dropped_by_a_cluster_client(settings: dict[str, Any], *, asynchronous: bool) -> list[str]:

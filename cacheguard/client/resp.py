@@ -1,4 +1,4 @@
-"""Calls as bytes on the wire (RESP), and what the Redis client raises as our errors."""
+"""Calls as bytes on the wire (RESP), and what is answered or raised as our errors."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..client.listener import Listener
     from ..delivery.ledger import FileLedger
     from ..ports import Runtime
-    from ..servers.cluster import AsyncCluster
+    from ..servers.cluster import AsyncNodes, Cluster
     from ..servers.wires import Wires
     from ..tiers.local import Local
 
@@ -45,7 +45,7 @@ NOWHERE = Place(None, {})
 
 Way = TypeVar("Way")
 Ways: TypeAlias = Mapping[str, Way]  # by the names of the nodes
-AsyncWay: TypeAlias = "AsyncCommands | AsyncCluster"
+AsyncWay: TypeAlias = "AsyncCommands | Cluster[AsyncNodes]"
 
 
 class Node:

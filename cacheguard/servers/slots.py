@@ -70,6 +70,10 @@ class Map:
                 known.insert(0, routing.hint)
         return list(dict.fromkeys(known))
 
+    def known(self) -> set[Address]:
+        """The nodes that may still be of use: those that own something, and those that the user has named."""
+        return {*self.masters, *self._place.nodes}
+
     def worth_asking(self, routing: Routing) -> bool:
         """Whether the nodes may say something else now than they did a moment ago."""
         return routing.hint is not None or time.monotonic() >= self.heard_at + AGAIN_AFTER

@@ -11,7 +11,7 @@ from ..client.identity import Identity
 from ..client.places import Place
 from ..ports import AnotherServer
 from ..runtime import run_now
-from .cluster import AsyncCluster, BlockingCluster
+from .cluster import AsyncNodes, BlockingNodes, Cluster
 from .replicas import AsyncReplicas, BlockingReplicas, Following, following_of
 from .slots import Map
 
@@ -43,9 +43,10 @@ class Wires:
             raise ValueError("neither a place for threads nor one for event loops")
         self._threads = threads
         self._map = Map(threads, identity) if threads.nodes else None
-        self.blocking: BlockingCommands | BlockingCluster
+        self.blocking: BlockingCommands | Cluster[BlockingNodes]
         if self._map is not None:
-            self.blocking = BlockingCluster(threads, self._map, most, timeout, identity, circuits)
+            nodes = BlockingNodes(threads, most, timeout, identity, circuits)
+            self.blocking = Cluster(nodes, self._map, timeout, identity)
         else:
             self.blocking = redis_commands(threads, most, timeout, identity, circuits.of(""))
         self._following: Following | None = None
@@ -54,12 +55,13 @@ class Wires:
         if aplace is not None:
             self._connect = redis_connector(aplace.at(aplace.nodes[0]) if aplace.nodes else aplace, timeout)
 
-    def running(self) -> AsyncCommands | AsyncCluster:
+    def running(self) -> AsyncCommands | Cluster[AsyncNodes]:
         """A way for the event loop that runs here."""
         if self._aplace is None or self._connect is None:
             raise ValueError("there is no place for event loops")
         if self._map is not None:
-            return AsyncCluster(self._aplace, self._map, self._timeout, self._identity, self.circuits)
+            nodes = AsyncNodes(self._aplace, self._timeout, self._identity, self.circuits)
+            return Cluster(nodes, self._map, self._timeout, self._identity)
         return AsyncCommands(self._connect, self._timeout, self._identity, self.circuits.of(""))
 
     def ask(self, name: str) -> float:
@@ -79,7 +81,7 @@ class Wires:
         self.replicas = BlockingReplicas(self._following)
         return self._following
 
-    def replicas_beside(self, way: AsyncCommands | AsyncCluster) -> AsyncReplicas | None:
+    def replicas_beside(self, way: AsyncCommands | Cluster[AsyncNodes]) -> AsyncReplicas | None:
         """Replicas for the event loop that goes this *way*, ended with it; None if they are not to be read from."""
         if self._following is None or self._aplace is None:
             return None

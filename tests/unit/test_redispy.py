@@ -243,16 +243,37 @@ def test_every_kind_of_connection_can_be_silenced(kind: Any) -> None:
     assert redispy.silence(kind, {"lib_name": "mine"}) == {}
 
 
+def lent_by_a_cluster(client: Any) -> redispy.Lent:
+    manager = client.nodes_manager
+    for node in manager.startup_nodes.values():
+        if isinstance(node, redis.cluster.ClusterNode):
+            node.redis_connection = manager.create_redis_node("here", 1, **manager.connection_kwargs)
+    return redispy.lent_by(client)
+
+
 @pytest.mark.parametrize("client", [cluster, made(running_cluster)])
-def test_a_cluster_client_lends_nothing_that_is_bound_to_it(client: Callable[[], AbstractContextManager[Any]]) -> None:
+def test_a_cluster_client_lends_nothing_that_is_tied_to_it(client: Callable[[], AbstractContextManager[Any]]) -> None:
     with client() as mine:
-        manager = mine.nodes_manager
-        for node in manager.startup_nodes.values():
-            if isinstance(node, redis.cluster.ClusterNode):
-                node.redis_connection = manager.create_redis_node("here", 1, **manager.connection_kwargs)
-        lent = redispy.lent_by(mine)
+        lent = lent_by_a_cluster(mine)
     assert lent.nodes == (("here", 1),)
     assert lent.kind(**{"host": "here", **lent.settings}).host == "here"
-    modules = {type(value).__module__ for value in lent.settings.values()}
+    assert_untied(lent.settings)
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("module", [BLOCKING, RUNNING])
+def test_a_client_lends_nothing_that_is_tied_to_it(module: Any, protocol: int) -> None:
+    sentinel = module.sentinel.Sentinel([("here", 1)], {"protocol": protocol}, protocol=protocol)
+    for client in (module.Redis(host="here", protocol=protocol), sentinel.master_for("main")):
+        lent = redispy.lent_by(client)
+        settings = [lent.settings, *(each for _, each in lent.sentinels or ())]
+        for each in settings:
+            assert_untied({name: value for name, value in each.items() if name != redispy.FINDER})
+    assert redispy.lent_by(sentinel.master_for("main")).service == "main"
+
+
+def assert_untied(settings: dict[str, Any]) -> None:
+    """Plain values, and what any number of connections may share."""
+    modules = {type(value).__module__ for value in settings.values()}
     assert modules <= {"builtins", "redis.retry", "redis.asyncio.retry", "redis.driver_info"}
-    assert not [name for name, value in lent.settings.items() if callable(value)]
+    assert not [name for name, value in settings.items() if callable(value)]
