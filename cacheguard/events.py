@@ -81,7 +81,7 @@ class Stats:
     replayed: int
     """Invalidations repeated because another Redis answers than the one that had acknowledged them."""
     outbox_overflows: int
-    """Times more was owed to Redis than can be kept, so that the whole namespace was invalidated instead."""
+    """Times more was pending than can be kept, so that the whole namespace was invalidated instead."""
     bus_messages: int
     """Invalidations heard of from other processes."""
     bus_gaps: int

@@ -71,8 +71,8 @@ from .doors.writing import (
     INTENT,
     Mode,
     OfResult,
-    Terms,
     Write,
+    WriteTerms,
     Writing,
     decorate_writes,
     settle_seconds,
@@ -143,7 +143,7 @@ def load_here() -> Load | None:
 
 def check_writing(mode: Mode, settle: Duration | None, delay: Duration, intent: Duration) -> None:
     """Check the options of `CacheGuard.writing`; `ConfigurationError` names the one that cannot work."""
-    Terms(mode, settle, delay, intent)
+    WriteTerms(mode, settle, delay, intent)
 
 
 def roots_of(template: str) -> tuple[str, ...]:

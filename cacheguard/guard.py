@@ -21,7 +21,7 @@ from .doors.writing import (
     INTENT,
     Mode,
     OfResult,
-    Terms,
+    WriteTerms,
     Writing,
     decorate_writes,
     named,
@@ -685,7 +685,7 @@ class CacheGuard:
         Raises `ConfigurationError`, `TypeError` or `ValueError` here for what cannot work; `Unreachable` at the end of
         the block if Redis does not acknowledge it and the guard was made with ``on_unreachable="raise"``.
         """
-        return Writing(self._hub, self._scope, keys, tags, version, Terms(mode, settle, delay, intent))
+        return Writing(self._hub, self._scope, keys, tags, version, WriteTerms(mode, settle, delay, intent))
 
     def invalidates(
         self,
@@ -714,7 +714,7 @@ class CacheGuard:
             KeyTemplateError: a template that does not fit the function.
             ConfigurationError: an option that cannot work.
         """
-        terms = Terms(mode, settle, delay, intent)
+        terms = WriteTerms(mode, settle, delay, intent)
 
         def open_write(keys: list[str], tags: list[str]) -> Writing:
             return Writing(self._hub, self._scope, keys, tags, None, terms)

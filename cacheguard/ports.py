@@ -123,15 +123,15 @@ class Bulkhead(Protocol):
     """Seconds that one waits in line."""
 
     def try_enter(self) -> bool:
-        """Take a place if one is free."""
+        """Take a permit if one is free."""
         ...
 
     async def enter(self, runtime: Runtime) -> None:
-        """Take a place, waiting in line if need be; `Overloaded` if none comes free in time."""
+        """Take a permit; wait in the queue if none is free; `Overloaded` if none comes free in time."""
         ...
 
     def leave(self) -> None:
-        """Give the place back."""
+        """Give the permit back."""
         ...
 
 

@@ -19,10 +19,10 @@ from ..ports import AnotherServer, Call, Commands, Reply
 from . import redispy, resp
 from .circuits import Circuit
 from .connecting import connector, hint_of
+from .endpoints import Endpoint
 from .identity import Identity, facts_of, is_wrong
-from .places import Place
 
-Batch = list[tuple[bytes, int, asyncio.Future[list[Reply]]]]
+Packet = list[tuple[bytes, int, asyncio.Future[list[Reply]]]]
 
 LATE = 0.1  # of a timeout; a timer later than this says more about this loop than about the server
 
@@ -35,9 +35,9 @@ class AsyncCommands:
 
     Args:
         connect: makes one connection, unconnected.
-        timeout: seconds for a batch to be answered.
+        timeout: seconds for a packet to be answered.
         identity: is told whom each connection has reached.
-        circuit: says whether the server is to be left alone, and is told how each batch went.
+        circuit: says whether the server is to be left alone, and is told how each packet went.
     """
 
     def __init__(self, connect: Callable[[], Any], timeout: float, identity: Identity, circuit: Circuit) -> None:
@@ -46,8 +46,8 @@ class AsyncCommands:
         self._generation = -1  # of the connection
         self._connection: Any = None
         self._used = False
-        self._began = 0.0  # when the last batch was sent
-        self._queue: Batch = []
+        self._began = 0.0  # when the last packet was sent
+        self._queue: Packet = []
         self._queued_in = 0  # the oldest generation in which something of the queue was decided
         self._pump: asyncio.Task[None] | None = None
         self.beside: list[Any] = []  # what else belongs to this event loop, and ends with it
@@ -87,29 +87,29 @@ class AsyncCommands:
         return answer
 
     async def _run(self) -> None:
-        """Send what is queued, batch after batch, until nothing is left."""
-        batch: Batch = []
+        """Send what is queued, packet after packet, until nothing is left."""
+        packet: Packet = []
         try:
             while self._queue:
-                batch, self._queue = self._queue, []
+                packet, self._queue = self._queue, []
                 try:
-                    await self._one_batch(batch, self._queued_in)
+                    await self._one_packet(packet, self._queued_in)
                 except AnotherServer as change:
-                    _tell(batch, change)
+                    _fail_all(packet, change)
         except Unreachable as error:
-            self._fail(batch, error)
+            self._fail(packet, error)
         except BaseException as error:
-            self._fail(batch, resp.unreachable(error))
+            self._fail(packet, resp.unreachable(error))
             await self._disconnect()
             raise
         finally:
             self._pump = None
 
-    async def _one_batch(self, batch: Batch, since: int) -> None:
+    async def _one_packet(self, packet: Packet, since: int) -> None:
         circuit = self._circuit
         turn = await circuit.asked()
         try:
-            replies = await self._asked(batch, since)
+            replies = await self._asked(packet, since)
         except Unreachable as error:
             circuit.failed(turn, error.fault)
             raise
@@ -117,7 +117,7 @@ class AsyncCommands:
             circuit.leave(turn, Outcome.NONE)
             raise
         self._used = True
-        for (_, _, answer), reply in zip(batch, replies, strict=True):
+        for (_, _, answer), reply in zip(packet, replies, strict=True):
             if not answer.done():
                 answer.set_result(reply)
         faults = {fault for each in replies for fault in resp.faults_of(each)}
@@ -130,18 +130,18 @@ class AsyncCommands:
         if Fault.READONLY in faults:  # a master that is none any more; a new connection may find the one that is
             await self._disconnect()
 
-    async def _asked(self, batch: Batch, since: int) -> list[list[Reply]]:
+    async def _asked(self, packet: Packet, since: int) -> list[list[Reply]]:
         try:
             async with _Deadline(self._timeout):
                 try:
-                    return await self._ask(batch, since)
+                    return await self._ask(packet, since)
                 except redis.exceptions.TimeoutError:
                     raise
                 except (redis.exceptions.ConnectionError, OSError):
                     if not self._used:
                         raise
                     await self._disconnect()  # an idle link that the server has dropped: once more, on a new one
-                    return await self._ask(batch, since)
+                    return await self._ask(packet, since)
         except (redis.exceptions.RedisError, OSError, ValueError, TimeoutError) as error:
             hint = "" if self._used else hint_of(self._connection, error)
             await self._disconnect()
@@ -150,7 +150,7 @@ class AsyncCommands:
             await self._disconnect()
             raise
 
-    async def _ask(self, batch: Batch, since: int) -> list[list[Reply]]:
+    async def _ask(self, packet: Packet, since: int) -> list[list[Reply]]:
         if self._connection is not None and self._generation != self._identity.generation:
             await self._disconnect()
         connection = self._connection
@@ -162,7 +162,7 @@ class AsyncCommands:
         if self._identity.generation != since:
             raise AnotherServer
         self._began = time.monotonic()
-        return await redispy.aask(connection, [payload for payload, _, _ in batch], [count for _, count, _ in batch])
+        return await redispy.aask(connection, [payload for payload, _, _ in packet], [count for _, count, _ in packet])
 
     async def _open(self, connection: Any) -> None:
         """Connect, unless that was refused a moment ago for something that will not change soon."""
@@ -183,10 +183,10 @@ class AsyncCommands:
             raise redis.exceptions.ConnectionError("the server that Sentinel named is no master")
         self._generation = self._identity.tell(self._name, facts)
 
-    def _fail(self, batch: Batch, error: Unreachable) -> None:
+    def _fail(self, packet: Packet, error: Unreachable) -> None:
         # What queued up meanwhile would meet the same server: nobody loses more than one timeout.
         queued, self._queue = self._queue, []
-        _tell(batch + queued, error)
+        _fail_all(packet + queued, error)
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -217,9 +217,9 @@ class AsyncCommands:
             each.abandon()
 
 
-def _tell(batch: Batch, error: Exception) -> None:
+def _fail_all(packet: Packet, error: Exception) -> None:
     """Raise *error* for everybody who still waits."""
-    for _, _, answer in batch:
+    for _, _, answer in packet:
         if not answer.done():
             answer.set_exception(error)
 
@@ -256,7 +256,7 @@ class _Deadline:
             raise TimeoutError(f"no reply within {self._seconds:g} s")
 
 
-def redis_connector(place: Place, timeout: float) -> Callable[[], Any]:
-    """Makes connections to the server of *place*; `ConfigurationError` if its settings make none."""
-    # One timer for a batch is ours; the client's own, one for each reply, would cost more than the reply does.
-    return connector(place, Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=None)
+def redis_connector(endpoint: Endpoint, timeout: float) -> Callable[[], Any]:
+    """Makes connections to the server of *endpoint*; `ConfigurationError` if its settings make none."""
+    # One timer for a packet is ours; the client's own, one for each reply, would cost more than the reply does.
+    return connector(endpoint, Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=None)

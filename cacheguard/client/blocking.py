@@ -19,10 +19,10 @@ from ..ports import AnotherServer, Call, Commands, Reply
 from . import redispy, resp
 from .circuits import Circuit
 from .connecting import connector, hint_of
+from .endpoints import Endpoint
 from .finders import BlockingFinder
 from .identity import Identity, facts_of, is_wrong
 from .names import resolve_within
-from .places import Place
 
 
 class BlockingCommands:
@@ -270,9 +270,11 @@ class BlockingCommands:
         self._reset()
 
 
-def redis_commands(place: Place, most: int, timeout: float, identity: Identity, circuit: Circuit) -> BlockingCommands:
-    """Commands that reach the server of *place*; `ConfigurationError` if its settings make no connection."""
-    connect = redispy.limited(connector(place, Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=timeout))
-    finder = place.finder
+def redis_commands(
+    endpoint: Endpoint, most: int, timeout: float, identity: Identity, circuit: Circuit
+) -> BlockingCommands:
+    """Commands that reach the server of *endpoint*; `ConfigurationError` if its settings make no connection."""
+    connect = redispy.limited(connector(endpoint, Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=timeout))
+    finder = endpoint.finder
     mine = finder.within(timeout) if isinstance(finder, BlockingFinder) else None
     return BlockingCommands(connect, most, timeout, identity, circuit, mine)

@@ -161,7 +161,7 @@ class Circuits:
             self._tell()
 
     def probe_with(self, probe: Callable[[str], float]) -> None:
-        """*probe* asks one server whether it is well, and delivers what is owed.
+        """*probe* asks one server whether it is well, and delivers pending invalidations.
 
         It returns the seconds that the answer took, and raises `Unreachable` if there was none.
         """

@@ -1,4 +1,4 @@
-"""How connections are made: the settings of a place, with one short timeout and no retries inside the client."""
+"""How connections are made: the settings of a endpoint, with one short timeout and no retries inside the client."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from . import redispy
+from .endpoints import Endpoint
 from .finders import Finder
-from .places import Place
 
 
-def connector(place: Place, retry: Any, *, timeout: float, reply_timeout: float | None) -> Callable[[], Any]:
-    """Makes connections to *place* that are ours alone: a client lends its settings, never its connections.
+def connector(endpoint: Endpoint, retry: Any, *, timeout: float, reply_timeout: float | None) -> Callable[[], Any]:
+    """Makes connections to *endpoint* that are ours alone: a client lends its settings, never its connections.
 
     Raises `ConfigurationError` if the settings make none.
 
     Args:
-        retry: what the client shall do about a failure: nothing, in the colour of the place.
+        retry: what the client shall do about a failure: nothing, in the colour of the endpoint.
         timeout: seconds for connecting.
         reply_timeout: seconds for each reply, for the client to watch over; None if we do.
     """
     settings = {
-        **place.connection_kwargs,
+        **endpoint.connection_kwargs,
         "socket_timeout": reply_timeout,
         "socket_connect_timeout": timeout,
         "health_check_interval": 0,
@@ -31,15 +31,15 @@ def connector(place: Place, retry: Any, *, timeout: float, reply_timeout: float 
         "retry": retry,
     }
     settings.pop("max_connections", None)  # a pool's matter
-    settings |= redispy.silence(place.connection_class, settings)
+    settings |= redispy.silence(endpoint.connection_class, settings)
     _check_credentials(settings)
-    if isinstance(finder := place.finder, Finder):
-        for sentinel in finder.places:
+    if isinstance(finder := endpoint.finder, Finder):
+        for sentinel in finder.endpoints:
             _check_credentials(sentinel.connection_kwargs)
         settings[redispy.FINDER] = finder.within(timeout)
 
     def connect() -> Any:
-        return place.connection_class(**settings)
+        return endpoint.connection_class(**settings)
 
     try:
         connect()

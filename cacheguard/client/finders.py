@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, Self, cast
 from ..ports import Reply
 from ..runtime import run_now
 from . import redispy
-from .places import Address, Place
+from .endpoints import Address, Endpoint
 
 
 class Newest:
@@ -78,10 +78,10 @@ class Finder:
     believes it still is the master. So what one says counts only if it is no older than what another has said before.
 
     Args:
-        places: the sentinels; one that did not answer is asked last the next time.
+        endpoints: the sentinels; one that did not answer is asked last the next time.
     """
 
-    places: list[Place]
+    endpoints: list[Endpoint]
     service: str
     forced_host: str | None = None
     timeout: float = 0.1
@@ -92,20 +92,20 @@ class Finder:
 
     def within(self, timeout: float) -> Self:
         """The same; two sentinels can be asked in *timeout*."""
-        return replace(self, places=list(self.places), timeout=timeout / 2)
+        return replace(self, endpoints=list(self.endpoints), timeout=timeout / 2)
 
     def twin(self) -> BlockingFinder:
-        places = [place.twin() for place in self.places]
-        return BlockingFinder(places, self.service, self.forced_host, self.timeout, self.newest)
+        endpoints = [endpoint.twin() for endpoint in self.endpoints]
+        return BlockingFinder(endpoints, self.service, self.forced_host, self.timeout, self.newest)
 
     async def _master(self) -> Address:
         """Where the master is; the sentinels are asked one after the other, until one is not behind the times."""
         causes: list[Exception] = []
         older: list[Address] = []
-        for _ in range(len(self.places)):
-            place, talk = self._next()
+        for _ in range(len(self.endpoints)):
+            endpoint, talk = self._next()
             try:
-                found = self._found(place, await self._told(talk), older)
+                found = self._found(endpoint, await self._told(talk), older)
                 if found is not None:
                     return found
             except Exception as error:  # noqa: BLE001 - the next one may know
@@ -117,13 +117,13 @@ class Finder:
             return older[0]
         raise self._lost(causes)
 
-    def _next(self) -> tuple[Place, _Talk]:
+    def _next(self) -> tuple[Endpoint, _Talk]:
         """The sentinel whose turn it is; the next time it comes last, unless it answers."""
-        place = self.places.pop(0)
-        self.places.append(place)
+        endpoint = self.endpoints.pop(0)
+        self.endpoints.append(endpoint)
         settings = {
             name: value
-            for name, value in place.connection_kwargs.items()
+            for name, value in endpoint.connection_kwargs.items()
             if name not in ("retry", "retry_on_error", "retry_on_timeout")
         }
         settings |= {
@@ -131,11 +131,11 @@ class Finder:
             "socket_connect_timeout": self.timeout,
             "health_check_interval": 0,
         }
-        return place, self._talk(place.connection_class(**settings))
+        return endpoint, self._talk(endpoint.connection_class(**settings))
 
-    def _ask_first(self, place: Place) -> None:
-        self.places.remove(place)
-        self.places.insert(0, place)
+    def _ask_first(self, endpoint: Endpoint) -> None:
+        self.endpoints.remove(endpoint)
+        self.endpoints.insert(0, endpoint)
 
     async def _told(self, talk: _Talk) -> tuple[Address, int] | None:
         """What a sentinel says of the master: its address, and the number of the failover that it knows of."""
@@ -151,7 +151,7 @@ class Finder:
         epoch = dict(zip(words[::2], words[1::2], strict=False)).get("config-epoch", "")
         return (self.forced_host or host, int(port)), int(epoch) if epoch.isdecimal() else -1
 
-    def _found(self, place: Place, said: tuple[Address, int] | None, older: list[Address]) -> Address | None:
+    def _found(self, endpoint: Endpoint, said: tuple[Address, int] | None, older: list[Address]) -> Address | None:
         """The address of *said*; if that is behind the times, it is noted as *older*."""
         if said is None:
             return None
@@ -159,7 +159,7 @@ class Finder:
         if epoch >= 0 and not self.newest.takes(epoch):
             older.append(address)
             return None
-        self._ask_first(place)
+        self._ask_first(endpoint)
         return address
 
     def _lost(self, causes: Sequence[Exception]) -> Exception:
@@ -170,7 +170,7 @@ class Finder:
 
     def doubt(self) -> None:
         """Whoever was asked last named a server that is no master: ask the others first."""
-        self.places.append(self.places.pop(0))
+        self.endpoints.append(self.endpoints.pop(0))
 
 
 class BlockingFinder(Finder):
@@ -192,7 +192,7 @@ class BlockingFinder(Finder):
 
     async def _latest(self) -> Address | None:
         heard: list[tuple[int, Address]] = []
-        for _ in range(len(self.places)):
+        for _ in range(len(self.endpoints)):
             _, talk = self._next()
             try:
                 said = await self._told(talk)
@@ -206,8 +206,8 @@ class BlockingFinder(Finder):
         return address if address is not None and (epoch < 0 or self.newest.takes(epoch)) else None
 
     async def _replicas(self) -> list[Address]:
-        for _ in range(len(self.places)):
-            place, talk = self._next()
+        for _ in range(len(self.endpoints)):
+            endpoint, talk = self._next()
             try:
                 (answer,) = await talk.ask(("SENTINEL", "REPLICAS", self.service))
             except Exception:  # noqa: BLE001, S112 - the next one may know
@@ -215,7 +215,7 @@ class BlockingFinder(Finder):
             finally:
                 await talk.end()
             if isinstance(answer, list):
-                self._ask_first(place)
+                self._ask_first(endpoint)
                 return [found for each in cast("Any", answer) if (found := _follower(each)) is not None]
         return []
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import redis.exceptions
 
 from ..delivery.bus import BEAT_EVERY, HORIZON, Bus
-from ..delivery.line import Line
+from ..delivery.gate import Gate
 from ..errors import Refused, Unreachable
 from ..events import Events, log
 from ..faults import Fault, fault_of
@@ -47,7 +47,7 @@ class Listener:
     Args:
         bus: what is heard goes there.
         post: a way to the servers, for heartbeats and for subscribing.
-        line: the same way, for what is owed; delivered as soon as Redis is back, even if nobody asks for anything.
+        gate: the same way, for pending invalidations. They are delivered as soon as Redis is back, without any request.
         on_beat: called with those servers, once a second.
     """
 
@@ -55,13 +55,13 @@ class Listener:
         self,
         bus: Bus,
         post: Post,
-        line: Line,
+        gate: Gate,
         events: Events,
-        owes: Callable[[], bool],
+        has_pending: Callable[[], bool],
         *,
         on_beat: Callable[[list[tuple[str, Commands]]], None] | None = None,
     ) -> None:
-        self._bus, self._post, self._line, self._events, self._owes = bus, post, line, events, owes
+        self._bus, self._post, self._gate, self._events, self._has_pending = bus, post, gate, events, has_pending
         self._on_beat = on_beat
         self._reset()
 
@@ -125,8 +125,8 @@ class Listener:
     def turn(self, connection: Any) -> tuple[Any, float]:
         """Do what is due; the connection to wait for, if there is one, and how long."""
         now = self._bus.now()
-        if connection is not None and (self._bus.silent(now) or self._line.changes != self._changes):
-            if self._line.changes == self._changes:
+        if connection is not None and (self._bus.silent(now) or self._gate.changes != self._changes):
+            if self._gate.changes == self._changes:
                 log.warning("no heartbeat came back over the invalidation bus for %g s", HORIZON)
             drop(connection)  # where another server answers now, what others say is not said here any more
             connection = None
@@ -149,7 +149,7 @@ class Listener:
         """A connection on which the subscription stands; None if that cannot be had now."""
         bus = self._bus
         connection = None
-        self._changes = self._line.changes
+        self._changes = self._gate.changes
         try:
             connection = self._post.subscriber()
             redispy.subscribe(connection, bus.channel, bus.own_channel)
@@ -210,10 +210,10 @@ class Listener:
             self._bus.mute(f"PUBLISH was refused ({errors[0]})")
 
     def _pay(self) -> None:
-        """Deliver what is owed, if Redis takes it."""
-        if self._owes():
+        """Deliver pending invalidations, if Redis takes it."""
+        if self._has_pending():
             try:
-                run_now(self._line.settle())
+                run_now(self._gate.deliver_pending())
             except Unreachable as error:
                 self._events.redis_failed(error)
 

@@ -11,7 +11,7 @@ from ..ports import Call, Commands, Reply
 
 
 class Counted:
-    """`Commands` whose failures are counted in *events*, as those of a `Line` are.
+    """`Commands` whose failures are counted in *events*, as those of a `Gate` are.
 
     All keys of one call belong to one server, so none fails in part.
     """

@@ -44,7 +44,7 @@ class Change:
             raise ConfigurationError(str(error)) from error
 
 
-def invalidations(scope: Scope, changes: Iterable[Any], settle_ms: int) -> list[Invalidation]:
+def invalidations(scope: Scope, changes: Iterable[Any], lag_ms: int) -> list[Invalidation]:
     """What *changes* come to, each key once, with the largest of its versions.
 
     A change is a `Change`, or a pair of key and version.
@@ -55,7 +55,7 @@ def invalidations(scope: Scope, changes: Iterable[Any], settle_ms: int) -> list[
         name = scope.key(change.key) if change.key is not None else scope.tag(change.tag or "")
         version = "" if change.key is None else version_text(change.version)
         latest[name] = max(latest.get(name, ""), version)
-    return [Invalidation(name, settle_ms=settle_ms, version=version) for name, version in latest.items()]
+    return [Invalidation(name, lag_ms=lag_ms, version=version) for name, version in latest.items()]
 
 
 def _of_pair(pair: Any) -> Change:

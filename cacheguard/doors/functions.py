@@ -55,12 +55,12 @@ class Function:
         self.fn, self.rules, self.is_async = fn, rules, iscoroutinefunction(fn)
         self.signature = signature(fn)
         self._names = tuple(self.signature.parameters)
-        self._places = {name: place for place, name in enumerate(self._names)}
+        self._positions = {name: position for position, name in enumerate(self._names)}
         self._call = caller(self.signature)
         self.hub, self.scope, self.version = hub, scope, version
         self._shared = hub.shared
         self._keys: KeyMaker = compile_key(template, fn)
-        self._key_places = tuple(self._places[name] for name in self._keys.fields)
+        self._key_positions = tuple(self._positions[name] for name in self._keys.fields)
         self._tags = tuple(TextTemplate(_text(tag, "tags"), fn) for tag in _tags(tags))
         self.codec: Codec = hub.options.codec or return_codec(fn)
         hub.registry.register(self.codec)
@@ -73,7 +73,7 @@ class Function:
         self.guarded = self._bloom is not None or self._validate is not None
         # What `validate` and the filter look at is part of the index's key: a hit must not skip what they would refuse.
         indexed_by = (*self._keys.fields, *(name for name in self._guard_names() if name not in self._keys.fields))
-        self._index_places = tuple(self._places[name] for name in indexed_by)
+        self._index_positions = tuple(self._positions[name] for name in indexed_by)
         self._index: Index | None = {} if self._can_index(indexed_by) else None
         self._index_key = IndexKey(indexed_by, self._texts() if template else ())
         self._copy = copied if hub.options.l1_copy else None
@@ -104,9 +104,9 @@ class Function:
             if not text.fields:
                 raise ConfigurationError(f"bloom_item={item!r} names no parameter of {_name(self.fn)}")
             self._item_names = text.fields
-            places = [self._places[name] for name in text.fields]
-            return lambda values: text.text_of(*[values[place] for place in places])
-        own = [name for name in self._names if not (self._places[name] == 0 and name in {"self", "cls"})]
+            positions = [self._positions[name] for name in text.fields]
+            return lambda values: text.text_of(*[values[position] for position in positions])
+        own = [name for name in self._names if not (self._positions[name] == 0 and name in {"self", "cls"})]
         variadic = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
         if len(own) != 1 or self.signature.parameters[own[0]].kind in variadic:
             raise ConfigurationError(
@@ -114,8 +114,8 @@ class Function:
                 f"say which of them the filter holds, like bloom_item='{{{own[0] if own else 'id'}}}'"
             )
         self._item_names = (own[0],)
-        place = self._places[own[0]]
-        return lambda values: values[place]
+        position = self._positions[own[0]]
+        return lambda values: values[position]
 
     def _checked(self, asked: Any) -> Callable[..., object]:
         validate = plain_function("validate", asked, "of the same parameters")
@@ -182,13 +182,13 @@ class Function:
 
     def text(self, values: tuple[Any, ...]) -> str:
         """The key text."""
-        return self._keys.text_of(*[values[place] for place in self._key_places])
+        return self._keys.text_of(*[values[position] for position in self._key_positions])
 
     def tags(self, values: tuple[Any, ...]) -> tuple[str, ...]:
         """The tags of an entry."""
         if not self._tags:
             return ()
-        return tuple(tag.text_of(*[values[self._places[name]] for name in tag.fields]) for tag in self._tags)
+        return tuple(tag.text_of(*[values[self._positions[name]] for name in tag.fields]) for tag in self._tags)
 
     def ask(self, values: tuple[Any, ...]) -> Ask:
         """The question that a call with *values* puts to the engine."""
@@ -281,7 +281,7 @@ class Function:
         """Let these arguments lead straight to the entry from now on."""
         if self._index is None:
             return
-        found = self._index_key.of([values[place] for place in self._index_places])
+        found = self._index_key.of([values[position] for position in self._index_positions])
         entry = self.hub.local.find(key)
         if found is not None and entry is not None and entry.kind is not Kind.ERROR:
             self.hub.local.bind(entry, self._index, *found)

@@ -36,7 +36,7 @@ LONGEST_SETTLE = 86_400.0
 LONGEST_RENEWAL = 5.0  # seconds that a write waits for its last renewal to be over
 
 
-class Terms:
+class WriteTerms:
     """How writes are guarded: what was asked for, checked.
 
     Args:
@@ -45,7 +45,7 @@ class Terms:
         intent: how long a fence stands if the process that raised it dies; while it lives, it is renewed.
     """
 
-    __slots__ = ("intent_ms", "mode", "settle_ms")
+    __slots__ = ("intent_ms", "lag_ms", "mode")
 
     def __init__(self, mode: Mode, settle: Duration | None, delay: Duration, intent: Duration) -> None:
         if mode not in get_args(Mode):
@@ -54,7 +54,7 @@ class Terms:
         # "Once more after a delay" is a state in Redis, not a timer that dies with its process: until the delay is
         # over, nothing is cached that would outlive it.
         lag = max(settle_seconds(settle), settle_seconds(delay) if mode == "double" else 0.0)
-        self.settle_ms = ms(lag) if lag else 0
+        self.lag_ms = ms(lag) if lag else 0
         self.intent_ms = ms(seconds(intent, "intent"))
 
 
@@ -102,10 +102,10 @@ class Write:
         """
         self._names.update(dict.fromkeys(names_of(self._scope, keys, tags)))
 
-    async def begin(self, writes: Writes, engine: Engine, terms: Terms) -> None:
+    async def begin(self, writes: Writes, engine: Engine, terms: WriteTerms) -> None:
         """Announce the write. One round trip, none for ``mode="delete"``.
 
-        That Redis cannot be reached is no reason not to write: it is counted, and what is owed is delivered later.
+        If Redis cannot be reached, the write goes on: this is counted, and the invalidation is delivered later.
         """
         if terms.mode == "delete" or not self._names:
             return
@@ -118,7 +118,7 @@ class Write:
                 lambda: self._renew(writes, engine, terms), terms.intent_ms / 3000, _never, None
             )
 
-    async def _renew(self, writes: Writes, engine: Engine, terms: Terms) -> None:
+    async def _renew(self, writes: Writes, engine: Engine, terms: WriteTerms) -> None:
         """Say once more that the write goes on; never after its end, or it would go on for ever."""
         done = self._renewing = engine.runtime.signal()
         try:
@@ -127,7 +127,7 @@ class Write:
         finally:
             done.set()
 
-    def _begun(self, terms: Terms) -> list[Invalidation]:
+    def _begun(self, terms: WriteTerms) -> list[Invalidation]:
         # A tag is not fenced: nothing that has it could be cached meanwhile, and that may be all there is.
         return [
             Invalidation(name, begins=self._token, intent_ms=terms.intent_ms)
@@ -136,7 +136,7 @@ class Write:
             for name in self._names
         ]
 
-    async def end(self, writes: Writes, engine: Engine, terms: Terms, *, quietly: bool) -> None:
+    async def end(self, writes: Writes, engine: Engine, terms: WriteTerms, *, quietly: bool) -> None:
         """Invalidate. One round trip, whatever the number of keys and tags."""
         self._over = True
         if self._watch is not None:
@@ -146,7 +146,7 @@ class Write:
         items = [
             Invalidation(
                 name,
-                settle_ms=terms.settle_ms,
+                lag_ms=terms.lag_ms,
                 version="" if self._scope.is_tag(name) else self._text,
                 ends=self._token if name in self._fenced and not self._scope.is_tag(name) else "",
             )
@@ -179,8 +179,8 @@ def named(
     scope: Scope, keys: Iterable[str], tags: Iterable[str], version: Version | None, settle: Duration | None
 ) -> list[Invalidation]:
     """What it takes to invalidate *keys* and *tags* at once."""
-    of_source, settle_ms = version_text(version), round(settle_seconds(settle) * 1000)
-    return [Invalidation(name, settle_ms, of_source) for name in names_of(scope, keys, tags)]
+    of_source, lag_ms = version_text(version), round(settle_seconds(settle) * 1000)
+    return [Invalidation(name, lag_ms, of_source) for name in names_of(scope, keys, tags)]
 
 
 class Writing:
@@ -191,7 +191,13 @@ class Writing:
     """
 
     def __init__(
-        self, hub: Hub, scope: Scope, keys: Sequence[str], tags: Sequence[str], version: Version | None, terms: Terms
+        self,
+        hub: Hub,
+        scope: Scope,
+        keys: Sequence[str],
+        tags: Sequence[str],
+        version: Version | None,
+        terms: WriteTerms,
     ) -> None:
         names_of(scope, keys, tags)  # what is wrong is said here, not inside the transaction
         version_text(version)

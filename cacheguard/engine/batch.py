@@ -38,7 +38,7 @@ class Batch:
         self._first = next(iter(asks.values()))  # rules, codec and scope are those of all
         self._rules = self._first.rules
         self._alone = engine.shared.alone()  # nobody else may see what is loaded here
-        self._voids: dict[str, Any] = {}
+        self._unusable: dict[str, Any] = {}
         self._cut_off: set[str] = set()
         self._stale: dict[str, Stored] = {}  # what this batch may serve where a load fails; not for others who joined
 
@@ -71,7 +71,7 @@ class Batch:
             if isinstance(found, CutOff):
                 self._cut_off.add(key)
             elif found is not None and found.stored is None:
-                self._voids[key] = found.void
+                self._unusable[key] = found.unusable
             elif found is not None and found.stored is not None and servable(found, self._rules):
                 self._stale[key] = found.stored
             if CHAIN.get().waits_for(key):
@@ -170,7 +170,7 @@ class Batch:
                 self._first.codec,
                 self._first.scope,
                 {key: ask.tags for key, ask in job.asks.items()},
-                voids=self._voids,
+                unusable=self._unusable,
                 keep_ms=marker_ms(self._rules),
             )
         except Unreachable:

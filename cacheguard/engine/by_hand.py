@@ -31,29 +31,29 @@ class Verb:
         off: its answer under `disabled()`.
         away: its answer if Redis cannot be asked, and ``on_unreachable="queue"``.
         lost: what `Unreachable` says under ``on_unreachable="raise"``.
-        voids: under `disabled()` it claims to have stored, so nothing older may be left.
+        replaces: under `disabled()` it claims to have stored, so nothing older may be left.
         is_news: whether its answer means that copies of other processes are old; None: never.
     """
 
     off: Any
     away: Any
     lost: str
-    voids: bool = False
+    replaces: bool = False
     is_news: Callable[[Any], bool] | None
 
 
 class _Away(Exception):  # noqa: N818 - never seen outside
-    """Redis could not be asked to do what a verb does; that the news of it is owed is another matter."""
+    """Redis could not be asked to do what a verb does; that the news of it is pending is another matter."""
 
 
 SET = Verb(
     off=None,
     away=None,
     lost="not everything is stored, and older values are invalidated",
-    voids=True,
+    replaces=True,
     is_news=lambda _: True,
 )
-ADD = Verb(off=True, away=False, lost="nothing is added, or nobody knows", voids=True, is_news=bool)
+ADD = Verb(off=True, away=False, lost="nothing is added, or nobody knows", replaces=True, is_news=bool)
 UPDATE = Verb(
     off=MISSING,
     away=MISSING,
@@ -164,7 +164,7 @@ class ByHand:
         - If the caller is cancelled, all of this goes on to its end.
         """
         if self._shared.off:
-            if verb.voids:
+            if verb.replaces:
                 await self._writes.write(engine_of(), [Invalidation(key) for key in keys])
             return verb.off
         engine = engine_of(l2=l2)

@@ -35,13 +35,13 @@ LONGEST_PAUSE = 0.02  # seconds between two later ones
 class Changes:
     """Invalidates and stores under one runtime.
 
-    Raises `Unreachable` where Redis has to answer; an invalidation is owed instead, and false is returned.
+    Raises `Unreachable` where Redis has to answer; an invalidation is pending instead, and false is returned.
     """
 
     def __init__(self, runtime: Runtime, remote: Entries, shared: Shared) -> None:
         self._runtime, self._remote, self._shared = runtime, remote, shared
 
-    async def _said(self, names: Sequence[str], saying: Awaitable[Any]) -> Any:
+    async def _dropping(self, names: Sequence[str], saying: Awaitable[Any]) -> Any:
         """Drop *names* here before and after the others are told, whatever comes of it."""
         self._shared.drop(names)
         try:
@@ -54,17 +54,17 @@ class Changes:
     async def invalidate(self, items: Sequence[Invalidation]) -> bool:
         """Invalidate *items* everywhere; false if Redis has not acknowledged it yet. One round trip."""
         self._shared.events.invalidations += len(items)
-        return bool(await self._said([item.key for item in items], self._remote.invalidate(items)))
+        return bool(await self._dropping([item.key for item in items], self._remote.invalidate(items)))
 
     async def expire(self, keys: Sequence[str]) -> bool:
         """Make *keys* stale; false if Redis has not acknowledged it yet. One round trip."""
         self._shared.events.invalidations += len(keys)
-        return bool(await self._said(keys, self._remote.expire(keys)))
+        return bool(await self._dropping(keys, self._remote.expire(keys)))
 
     async def remove(self, keys: Sequence[str], scope: Scope) -> tuple[bool, int]:
         """Remove *keys* everywhere; whether Redis has acknowledged it, and how many it held. One round trip."""
         self._shared.events.invalidations += len(keys)
-        done, count = await self._said(keys, self._remote.remove(keys, scope))
+        done, count = await self._dropping(keys, self._remote.remove(keys, scope))
         return bool(done), int(count)
 
     # Storing
@@ -84,7 +84,7 @@ class Changes:
         """
         drawn = {key: self._drawn(value, rules, tags) for key, value in values.items()}
         work = self._stored(drawn, rules, codecs, scope.markers(tags), version)
-        return bool(await self._said(list(values), work))
+        return bool(await self._dropping(list(values), work))
 
     def _drawn(self, value: Any, rules: Rules, tags: tuple[str, ...]) -> tuple[Stored, float]:
         """The entry that *value* becomes, and for how many seconds it is fresh."""
@@ -115,7 +115,7 @@ class Changes:
             if put.nonces == nonces and (not put.quarantine or limit < math.inf):
                 await self._remote.elsewhere([Invalidation(key, version=version) for key in items], remote)
                 return put.done
-            # What was stored is void already, or would outlive a quarantine: once more, under the markers as they are.
+            # What was stored is unusable already, or would outlive a quarantine: again, under the markers as they are.
             nonces, limit = put.nonces, put.quarantine or math.inf
 
     async def add(self, key: str, value: Any, rules: Rules, codec: Codec, tags: tuple[str, ...], scope: Scope) -> bool:
@@ -123,7 +123,7 @@ class Changes:
 
         As many round trips as `store`.
         """
-        return bool(await self._said([key], self._added(key, self._drawn(value, rules, tags), rules, codec, scope)))
+        return bool(await self._dropping([key], self._added(key, self._drawn(value, rules, tags), rules, codec, scope)))
 
     async def _added(self, key: str, drawn: tuple[Stored, float], rules: Rules, codec: Codec, scope: Scope) -> bool:
         stored, fresh = drawn
@@ -131,7 +131,7 @@ class Changes:
         keep_ms = max(marker_ms(rules), ms(fresh + rules.stale))
         remote = self._remote.of(key)
         nonces = remote.markers.last_seen(markers) or await remote.markers.ask(markers, keep_ms)
-        limit, token, void = math.inf, self._runtime.token(), ""
+        limit, token, unusable = math.inf, self._runtime.token(), ""
         while True:
             stored = replace(stored, nonces=nonces)
             envelope = remote.pack(key, stored, codec)
@@ -143,27 +143,27 @@ class Changes:
                 stale,
                 scope=scope,
                 token=token,
-                void=void,
+                unusable=unusable,
                 markers=markers,
                 keep_ms=keep_ms,
             )
             if put.done and (put.nonces != nonces or (put.quarantine and limit == math.inf)):
                 # As in `_stored`: void already, or it would outlive a quarantine.
                 nonces, limit, token = put.nonces, put.quarantine or math.inf, self._runtime.token()
-                void = remote.by_hand.stamp(envelope)
+                unusable = remote.by_hand.stamp(envelope)
             elif put.done or put.useless is None:
                 if put.done:
                     await self._remote.elsewhere([Invalidation(key)], remote)
                 return put.done
             else:
-                void = put.useless
+                unusable = put.useless
 
     async def update(self, key: str, change: Callable[[Any], Any], codec: Codec | None, scope: Scope) -> Any:
         """Change the value of *key* in one step, for the rest of its lifetime; what it is then, `MISSING` without one.
 
         Two round trips; one more each time that somebody else was faster.
         """
-        return await self._said([key], self._updated(key, change, codec, scope))
+        return await self._dropping([key], self._updated(key, change, codec, scope))
 
     async def _updated(self, key: str, change: Callable[[Any], Any], codec: Codec | None, scope: Scope) -> Any:
         remote = self._remote.of(key)
@@ -190,7 +190,7 @@ class Changes:
 
     async def touch(self, key: str, rules: Rules, scope: Scope) -> bool:
         """Give a fresh entry its TTL anew; whether there was one. Two round trips."""
-        return bool(await self._said([key], self._touched(key, rules, scope)))
+        return bool(await self._dropping([key], self._touched(key, rules, scope)))
 
     async def _touched(self, key: str, rules: Rules, scope: Scope) -> bool:
         remote = self._remote.of(key)

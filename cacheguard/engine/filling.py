@@ -199,11 +199,11 @@ class Filling:
         if stored.tags != ask.tags:
             self._remote.learn(ask.key, stored.tags)
         window = stale_window(stored, ask.rules)
-        settles = lease.settles_within(marks, now - job.asked_at)
-        if settles is not None:
+        quarantined = lease.quarantined_for(marks, now - job.asked_at)
+        if quarantined is not None:
             # A namespace or a tag is quarantined: the database may still answer with what was before the write. The
             # entry dies with the quarantine, and L1 does not take it. (Where the key itself is, the script sees to it.)
-            ttl, window, draft.ttl = min(ttl, settles), 0.0, None
+            ttl, window, draft.ttl = min(ttl, quarantined), 0.0, None
         return Fill(ask.key, job.tokens[ask.key], envelope, ttl, window, draft.version, tuple(marks), stored.nonces)
 
     def _packed(self, ask: Ask, stored: Stored) -> Any:
@@ -249,7 +249,9 @@ class Filling:
         flight, proven = job.flights[ask.key], draft.filled in STORED
         if ask.key in job.tokens:
             if ttl is not None and draft.filled is Filled.STORED:
-                if flight.anew:  # a reader that asked Redis before may still bring the old value: its ticket is void
+                if (
+                    flight.anew
+                ):  # a reader that asked Redis before may still bring the old value: its ticket is unusable
                     ticket = self._local.renewed_ticket(ask.key, ticket)
                 self.keep(ask, stored, ttl, ticket, began)
         elif ttl is not None:  # Redis cannot be asked: what was heard in this process must do

@@ -136,7 +136,7 @@ async def next_permit(bulkhead: Bulkhead, lock: AbstractContextManager[Any], run
         return Permit(bulkhead.leave, lock)
     if await held.wait(runtime.signal(), bulkhead.patience):
         return Permit(held.give_back, lock)
-    raise Overloaded(f"all places are taken and none came free within {bulkhead.patience:g} s")
+    raise Overloaded(f"all permits are taken and none came free within {bulkhead.patience:g} s")
 
 
 def after_fork() -> None:

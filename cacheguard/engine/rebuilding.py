@@ -43,14 +43,14 @@ class Plan:
     Args:
         stale: may be served if the load fails or is slow.
         floor: in ms; an entry that turns up and stays fresh for longer is taken instead of a load.
-        void: the entry that was found and cannot be used, as LEASE knows it: it is replaced.
+        unusable: the entry that was found and cannot be used, as LEASE knows it: it is replaced.
         behind: no caller waits for it.
     """
 
     way: Way
     stale: Stored | None = None
     floor: int = 0
-    void: Any = ""
+    unusable: Any = ""
     behind: bool = False
 
 
@@ -99,7 +99,7 @@ class Rebuilding:
         if isinstance(found, CutOff):
             plan.way = Way.CUT_OFF
         elif found is not None:
-            plan.stale, plan.void = found.stored if servable(found, ask.rules) else None, found.void
+            plan.stale, plan.unusable = found.stored if servable(found, ask.rules) else None, found.unusable
         failure = None if anew or not self._failures else self._shared.paused(ask.key, ask.rules, self._runtime)
         if failure is not None:
             if plan.stale is None:
@@ -300,7 +300,7 @@ class Rebuilding:
 
         The ticket is taken and the clock is read before each question, since its answer may be kept in L1.
         """
-        floor, void, awaited = plan.floor, plan.void, ""
+        floor, unusable, awaited = plan.floor, plan.unusable, ""
         waiting_since: float | None = None
         while True:
             flight.leases += 1
@@ -315,7 +315,7 @@ class Rebuilding:
                     token=token,
                     floor_ms=floor,
                     awaited=awaited,
-                    void=void,
+                    unusable=unusable,
                     keep_ms=marker_ms(ask.rules),
                 )
             except Unreachable:
@@ -333,7 +333,7 @@ class Rebuilding:
                 awaited, floor = lease.holder, floor if flight.anew else 0
                 await self._runtime.sleep(poll_delay(waited, self._runtime.random()))
             elif isinstance(lease, Found) and lease.stored is None:
-                void = lease.void  # unusable here, or invalidated by a tag: the next question replaces it
+                unusable = lease.unusable  # unusable here, or invalidated by a tag: the next question replaces it
             else:
                 return await self._follow(flight, ask, plan, lease, job)
 

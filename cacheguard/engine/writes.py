@@ -48,18 +48,18 @@ class Writes:
     async def write(self, engine: Engine, items: Sequence[Invalidation], *, quietly: bool = False) -> None:
         """Invalidate *items*. One round trip."""
         self._here.forget(items)
-        await self._tell(engine, engine.changes.invalidate, items, quietly=quietly)
+        await self._deliver(engine, engine.changes.invalidate, items, quietly=quietly)
 
     async def apply(self, engine: Engine, items: Sequence[Invalidation]) -> int:
         """Invalidate *items*, which may be many; their number. One round trip for a thousand of them."""
         self._here.forget(items)
-        await self._tell(engine, engine.changes.invalidate, items, at_once=MOST_AT_ONCE)
+        await self._deliver(engine, engine.changes.invalidate, items, at_once=MOST_AT_ONCE)
         return len(items)
 
     async def expire(self, engine: Engine, keys: Sequence[str]) -> None:
         """Make *keys* stale. One round trip."""
         self._here.expire(keys)
-        await self._tell(engine, engine.changes.expire, keys)
+        await self._deliver(engine, engine.changes.expire, keys)
 
     async def remove(self, engine_of: Callable[..., Engine], keys: Sequence[str], scope: Scope, *, l2: bool) -> int:
         """Invalidate *keys*, and say how many of them there were. One round trip for a thousand of them.
@@ -81,15 +81,15 @@ class Writes:
             await self.write(engine, [Invalidation(key) for key in keys])
             return here
         self._here.forget([Invalidation(key) for key in keys])
-        await self._tell(engine, removed, keys, at_once=MOST_AT_ONCE)
+        await self._deliver(engine, removed, keys, at_once=MOST_AT_ONCE)
         return count
 
     async def elsewhere(self, engine: Engine, keys: Sequence[str]) -> None:
         """Invalidate *keys* wherever they are but here, where their values were changed just now. One round trip."""
         if self._here.beside_redis:
-            await self._tell(engine, engine.changes.invalidate, [Invalidation(key) for key in keys])
+            await self._deliver(engine, engine.changes.invalidate, [Invalidation(key) for key in keys])
 
-    async def _tell(
+    async def _deliver(
         self,
         engine: Engine,
         say: Callable[[Sequence[T]], Awaitable[bool]],
@@ -101,21 +101,23 @@ class Writes:
         """The rule of all invalidations.
 
         Each is said even if the caller is cancelled, or one before it was not acknowledged. What Redis has not
-        acknowledged is owed, and delivered before anything else is asked; who wants to know gets `Unreachable`, when
+        acknowledged is pending, and delivered before anything else is asked; who wants to know gets `Unreachable`, when
         all is said.
 
         Args:
             engine: the one that knows Redis.
-            say: says some of *what*; false if that is owed.
+            say: says some of *what*; false if they are pending.
             at_once: how many in one round trip; 0: all.
             quietly: never raise.
         """
-        if not what or await engine.runtime.through(self._said(say, what, at_once or len(what))):
+        if not what or await engine.runtime.through(self._say_all(say, what, at_once or len(what))):
             return
         if self._raises and not quietly:
             raise Unreachable("Redis cannot be reached: the invalidation is queued and delivered when it is back")
 
-    async def _said(self, say: Callable[[Sequence[Any]], Awaitable[bool]], what: Sequence[Any], at_once: int) -> bool:
+    async def _say_all(
+        self, say: Callable[[Sequence[Any]], Awaitable[bool]], what: Sequence[Any], at_once: int
+    ) -> bool:
         done = True
         for at in range(0, len(what), at_once):
             done &= await say(what[at : at + at_once])

@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from ..client.places import Place
+from ..client.endpoints import Endpoint
 from ..codec import Registry
 from ..defenses.penetration.absences import AbsenceBudget
 from ..defenses.penetration.filter import BloomTier
 from ..delivery.bus import Bus
-from ..delivery.line import Line
+from ..delivery.gate import Gate
 from ..delivery.outbox import Outbox
 from ..engine.asking import Asking
 from ..engine.auditing import Auditor
@@ -74,7 +74,7 @@ class Hub:
             options.l1_size, threading.RLock(), self.now, max_bytes=options.l1_max_bytes, weigh=weigh_stored
         )
         root = namespace_scope(namespace).epochs[0]
-        # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be owed.
+        # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be pending.
         self._unheard = (
             Bus("", "", _ignore, self.local, self.events, now=self.now),
             Outbox(root, self.events, self.now),
@@ -151,9 +151,9 @@ class Hub:
         """An engine that goes to Redis these *ways*; without any, it works on what this process keeps instead."""
         if self._nodes is None or ways is None:
             bus, outbox = self._unheard
-            line = Line(self._store, self.events, outbox, bus)
+            gate = Gate(self._store, self.events, outbox, bus)
             packing = ObjectPacking(copies=self.options.l1_copy)
-            remote: Entries = Remote(line, packing, self.events, runtime.token)
+            remote: Entries = Remote(gate, packing, self.events, runtime.token)
         else:
             sealed = SealedPacking(self.options.sealer, self.registry)
             remote = self._nodes.remote(ways, runtime, sealed, abreast=isinstance(runtime, AsyncRuntime))
@@ -206,19 +206,19 @@ class Hub:
 
     def new_client(self, *, is_async: bool, key: str | None) -> Any:
         """A client of redis-py's own for the same servers; of several nodes, for the one that *key* belongs to."""
-        place = self._apool if is_async else self._pool
-        if place is None:
+        endpoint = self._apool if is_async else self._pool
+        if endpoint is None:
             raise ConfigurationError(
                 "there is no Redis to make a client for: memory://, or a guard with clients of the other kind only"
             )
-        if place.ring is not None and self._nodes is not None:
+        if endpoint.ring is not None and self._nodes is not None:
             if key is None:
                 raise ConfigurationError(
                     "key must say for which of the nodes of redis+ring:// the client is: new_client(key=...) makes one "
                     "for the node that this Redis key belongs to"
                 )
-            place = place.of(self._nodes.home_of(key))
-        return client_of(place, is_async=is_async)
+            endpoint = endpoint.of(self._nodes.home_of(key))
+        return client_of(endpoint, is_async=is_async)
 
     def new_lock(self) -> AbstractContextManager[Any]:
         """A lock for a part that must not know threads."""
@@ -294,14 +294,14 @@ class Hub:
                 _left_behind.append(engine)
 
 
-def _check(options: Options, place: Place | None) -> None:
+def _check(options: Options, endpoint: Endpoint | None) -> None:
     """Refuse, or warn of, what cannot work, or not safely, where the guard is."""
-    if options.from_replicas and not (place is not None and place.has_replicas):
+    if options.from_replicas and not (endpoint is not None and endpoint.has_replicas):
         raise ConfigurationError(
             "read_from='replica' needs replicas that can be found: redis+sentinel://, redis+cluster://, or a "
-            f"client of either; got {'memory://' if place is None else 'a single server'}"
+            f"client of either; got {'memory://' if endpoint is None else 'a single server'}"
         )
-    if options.runs_code and place is not None:
+    if options.runs_code and endpoint is not None:
         log.warning(
             "serializer=%s runs what it reads, and whoever can write to Redis can run code here: give a secret as "
             "well, so that only what is signed is read",

@@ -1,4 +1,4 @@
-"""One Redis as a guard in this process knows it: the ways to it, what is owed to it, and what is heard from it."""
+"""One Redis as a guard in this process knows it: the ways to it, what is pending to it, and what is heard from it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from ..client.endpoints import Endpoint
 from ..client.identity import Identity, Steady
-from ..client.places import Place
 from ..delivery.bus import Bus, Kept
 from ..delivery.counted import Counted
-from ..delivery.line import Line
+from ..delivery.gate import Gate
 from ..delivery.outbox import Outbox
 from ..errors import Unreachable
 from ..events import Events
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 MOST_CONNECTIONS = 64
 PATIENCE_AT_FORK = 0.5  # seconds
-NOWHERE = Place(None, {})
+NOWHERE = Endpoint(None, {})
 
 Way = TypeVar("Way")
 Ways: TypeAlias = Mapping[str, Way]  # by the names of the nodes
@@ -52,8 +52,8 @@ class Node:
     """One server, or the servers behind one Sentinel service, or one cluster.
 
     Args:
-        place: for threads; None if only event loops use the guard.
-        aplace: for event loops.
+        endpoint: for threads; None if only event loops use the guard.
+        aendpoint: for event loops.
         channel: of the guard's bus.
         root: the marker of the guard's namespace.
         local: the in-process tier, as this node's bus may treat it.
@@ -66,8 +66,8 @@ class Node:
 
     def __init__(
         self,
-        place: Place | None,
-        aplace: Place | None,
+        endpoint: Endpoint | None,
+        aendpoint: Endpoint | None,
         options: Options,
         *,
         channel: str,
@@ -94,21 +94,23 @@ class Node:
         self.bus = Bus(channel, os.urandom(8).hex(), forget, _Heard(local, missed), events, now=now)
         self.circuits = Circuits(options.operation_timeout, events)
         identity = Identity(self.outbox.replay)
-        self.wires = Wires(place, aplace, MOST_CONNECTIONS, options.operation_timeout, identity, self.circuits)
-        line, outbox = self.line(self.wires.blocking), self.outbox
-        self.circuits.probe_with(partial(_found_out, self.wires, line))
+        self.wires = Wires(endpoint, aendpoint, MOST_CONNECTIONS, options.operation_timeout, identity, self.circuits)
+        gate, outbox = self.gate(self.wires.blocking), self.outbox
+        self.circuits.probe_with(partial(_found_out, self.wires, gate))
         on_beat = None
         if options.from_replicas:
             self.bus.keep_notes(threading.RLock())
             on_beat = self.wires.follow(f"{channel}:beat:", MOST_CONNECTIONS).beat
-        self.listener = Listener(self.bus, self.wires.blocking, line, events, lambda: outbox.owes, on_beat=on_beat)
+        self.listener = Listener(
+            self.bus, self.wires.blocking, gate, events, lambda: outbox.has_pending, on_beat=on_beat
+        )
         self.bus.start = _starting(weakref.ref(self.listener))
 
-    def line(self, commands: Commands, replicas: Replicas | None = None) -> Line:
-        """The way to it through *commands*, on which nothing is asked before what is owed."""
-        if self.outbox.owed:  # an earlier process has left it
+    def gate(self, commands: Commands, replicas: Replicas | None = None) -> Gate:
+        """The way to it through *commands*, on which nothing is asked before pending invalidations are delivered."""
+        if self.outbox.pending:  # an earlier process has left it
             self.bus.listen()
-        return Line(commands, self.events, self.outbox, self.bus, replicas)
+        return Gate(commands, self.events, self.outbox, self.bus, replicas)
 
     def replicas(self, way: Any) -> Replicas | None:
         """Its replicas, for who goes this *way* to the masters; None if they are not to be read from."""
@@ -155,11 +157,11 @@ class _Heard:
         self._local.trust(until)
 
 
-def _found_out(wires: Wires, line: Line, name: str) -> float:
-    """Ask a server whether it is well; what is owed is delivered before anybody reads there again."""
+def _found_out(wires: Wires, gate: Gate, name: str) -> float:
+    """Ask a server whether it is well; pending invalidations are delivered before anybody reads there again."""
     took = wires.ask(name)
-    with suppress(Unreachable):  # refused, or owed to another server: whoever reads will meet it
-        run_now(line.settle())
+    with suppress(Unreachable):  # refused, or pending for another server: whoever reads will meet it
+        run_now(gate.deliver_pending())
     return took
 
 
@@ -176,32 +178,32 @@ class Nodes:
     """All the Redis of a guard: one node, or the several of a ring.
 
     Args:
-        make: makes a node of a place for threads and one for event loops.
+        make: makes a node of an endpoint for threads and one for event loops.
         now: monotonic seconds.
     """
 
     def __init__(
         self,
-        place: Place | None,
-        aplace: Place | None,
+        endpoint: Endpoint | None,
+        aendpoint: Endpoint | None,
         local: Local,
         events: Events,
         make: Callable[..., Node],
         now: Callable[[], float],
     ) -> None:
-        plan = (place or aplace or NOWHERE).ring
+        plan = (endpoint or aendpoint or NOWHERE).ring
         self._members: Members | None = None
         self._trust: Trust | None = None
         self.bus: Bus | Buses
         if plan is None:
-            self._nodes = {"": make(place, aplace, local=local, events=events)}
+            self._nodes = {"": make(endpoint, aendpoint, local=local, events=events)}
             self.bus = self._nodes[""].bus
             return
         self._trust = Trust(local, plan.addresses)
         self._nodes = {
             name: make(
-                place and place.of(name),
-                aplace and aplace.of(name),
+                endpoint and endpoint.of(name),
+                aendpoint and aendpoint.of(name),
                 local=self._trust.of(name),
                 events=Events(name, events),
                 name=name,
@@ -250,7 +252,7 @@ class Nodes:
         """
         remotes = {
             name: Remote(
-                self._nodes[name].line(way, self._nodes[name].replicas(way)),
+                self._nodes[name].gate(way, self._nodes[name].replicas(way)),
                 packing,
                 self._nodes[name].events,
                 runtime.token,

@@ -30,7 +30,7 @@ SCAN         ``SCAN cursor MATCH pattern COUNT count``                    cursor
 HEAD         bytes                                                        first bytes of v, g, pttl
 MARK         M: nonce, keep ms                                            nonce, made at, ms of quarantine left
 TAGGED       M: (none); ``HGET M l`` asks for it                          1
-LEASE        token, lease ms, grace ms, floor ms, awaited, void           HIT v g pttl; GRANTED now v g pttl;
+LEASE        token, lease ms, grace ms, floor ms, awaited, unusable           HIT v g pttl; GRANTED now v g pttl;
                                                                           WAIT ms holder v g pttl; BYPASS ms;
                                                                           FAILED what the awaited load died of
 FILL         token, envelope, fresh ms, stale ms, version                 1; 2 until the quarantine ends; 0 no lease;
@@ -42,10 +42,10 @@ INVALIDATE   K or M: channel, message, quarantine ms, floor, floor ms,    1; 2 t
 EXPIRE       channel, message                                             1; 0 no value
 TOUCH        fresh ms, stale ms, channel, message                         1; 0 no fresh value
 STORE        envelope, fresh ms, stale ms, version, channel, message      1; 0 a write is under way; -1 older than f
-ADD          token, envelope, fresh ms, stale ms, void, channel, message  1; 0 a write is under way; 2 v g pttl
+ADD          token, envelope, fresh ms, stale ms, unusable, channel, message  1; 0 a write is under way; 2 v g pttl
 REPLACE      token, stamp, envelope, channel, message                     1; 0 no fresh value; 2 v g pttl
 DIRTY        ``PUBLISH channel message``: Redis refuses to remove K       (not read)
 ===========  ===========================================================  =============================================
 
-*void* and *stamp* are the SHA-1 of an envelope. Every call may be repeated after a lost reply.
+*unusable* and *stamp* are the SHA-1 of an envelope. Every call may be repeated after a lost reply.
 """

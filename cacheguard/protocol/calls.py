@@ -152,16 +152,16 @@ def lease(
     grace_ms: int = GRACE_MS,
     floor_ms: int = 0,
     awaited: str = "",
-    void: Any = "",
+    unusable: Any = "",
 ) -> Call:
     """The fresh value, or the right to fill *key*.
 
     Args:
         floor_ms: a value that is fresh for no longer than this does not count.
         awaited: the token of a lease that this caller has waited for.
-        void: the stamp of a value that this caller cannot use.
+        unusable: the stamp of a value that this caller cannot use.
     """
-    return ScriptCall(LEASE, (key,), (token, lease_ms, grace_ms, floor_ms, awaited, void))
+    return ScriptCall(LEASE, (key,), (token, lease_ms, grace_ms, floor_ms, awaited, unusable))
 
 
 @dataclass(slots=True)
@@ -274,10 +274,12 @@ def store(key: str, envelope: Any, *, fresh: float, stale: float, version: str =
     return ScriptCall(STORE, (key,), (envelope, *lives, version, channel, messages.drop(echo, key)))
 
 
-def add(key: str, envelope: Any, *, token: str, fresh: float, stale: float, void: Any, channel: str, echo: str) -> Call:
-    """Put a value there unless a fresh one is there, other than the one with the stamp *void*."""
+def add(
+    key: str, envelope: Any, *, token: str, fresh: float, stale: float, unusable: Any, channel: str, echo: str
+) -> Call:
+    """Put a value there unless a fresh one is there, other than the one with the stamp *unusable*."""
     lives = ms(fresh), round(stale * 1000)
-    return ScriptCall(ADD, (key,), (token, envelope, *lives, void, channel, messages.drop(echo, key)))
+    return ScriptCall(ADD, (key,), (token, envelope, *lives, unusable, channel, messages.drop(echo, key)))
 
 
 def replace(key: str, envelope: Any, *, token: str, stamp: Any, channel: str, echo: str) -> Call:

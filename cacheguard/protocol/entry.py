@@ -30,7 +30,7 @@ class Found:
 
     stored: Stored | None  # None: nothing that may be used
     fresh_left: float  # seconds; negative: stale since
-    void: Any = ""  # why nothing may be used: LEASE knows the useless value by this
+    unusable: Any = ""  # why nothing may be used: LEASE knows the useless value by this
 
 
 class Granted:
@@ -40,17 +40,19 @@ class Granted:
         found: what is stored, and stale.
         marks: what the markers that were asked for say now; None where one has no answer.
         at_ms: the server's time.
-        settles: by marker, for how many seconds longer what is cached under it is quarantined.
+        quarantines: by marker, for how many seconds longer what is cached under it is quarantined.
     """
 
-    __slots__ = ("at_ms", "found", "marks", "settles")
+    __slots__ = ("at_ms", "found", "marks", "quarantines")
 
-    def __init__(self, found: Found | None, marks: Mapping[str, Any], at_ms: int, settles: Mapping[str, float]) -> None:
-        self.found, self.marks, self.at_ms, self.settles = found, marks, at_ms, settles
+    def __init__(
+        self, found: Found | None, marks: Mapping[str, Any], at_ms: int, quarantines: Mapping[str, float]
+    ) -> None:
+        self.found, self.marks, self.at_ms, self.quarantines = found, marks, at_ms, quarantines
 
-    def settles_within(self, markers: Iterable[str], passed: float) -> float | None:
+    def quarantined_for(self, markers: Iterable[str], passed: float) -> float | None:
         """The seconds until the quarantine of one of *markers* ends, *passed* after the lease; None without one."""
-        left = [self.settles[marker] - passed for marker in markers if marker in self.settles]
+        left = [self.quarantines[marker] - passed for marker in markers if marker in self.quarantines]
         return max(0.001, min(left)) if left else None
 
     def covers(self, markers: Sequence[str]) -> bool:

@@ -204,10 +204,19 @@ class MemoryCommands:
         return 1
 
     def _lease(
-        self, fields: Hash, now: int, key: str, token: str, lease: int, grace: int, floor: int, awaited: str, void: Any
+        self,
+        fields: Hash,
+        now: int,
+        key: str,
+        token: str,
+        lease: int,
+        grace: int,
+        floor: int,
+        awaited: str,
+        unusable: Any,
     ) -> Reply:
         value, stale, pttl = fields.get("v"), fields.get("g", 0), self._pttl(key, now)
-        usable = None if value is void else value
+        usable = None if value is unusable else value
         if usable is not None and pttl - stale > floor:
             return [b"HIT", usable, stale, pttl]
         if fields.get("t") == token:
@@ -364,14 +373,14 @@ class MemoryCommands:
         envelope: Any,
         fresh: int,
         stale: int,
-        void: Any,
+        unusable: Any,
         channel: str,
         message: str,
     ) -> Reply:
         value, g, past, pttl = fields.get("v"), fields.get("g", 0), fields.get("r", ""), self._pttl(key, now)
         if token in past:
             return [1]
-        if value is not None and pttl > g and not self.is_stamp(void, value):
+        if value is not None and pttl > g and not self.is_stamp(unusable, value):
             return [2, value, g, pttl]
         self._drop(key, fields, "t", "u", "x")
         write = self._write_until(key, fields, now)

@@ -15,8 +15,8 @@ from ..client import resp
 from ..client.aio import AsyncCommands, redis_connector
 from ..client.blocking import BlockingCommands, redis_commands
 from ..client.circuits import Circuits
+from ..client.endpoints import Address, Endpoint
 from ..client.identity import Identity
-from ..client.places import Address, Place
 from ..errors import Unreachable
 from ..ports import AnotherServer, Call, Commands, Reply
 from ..runtime import run_now
@@ -58,18 +58,18 @@ class BlockingNodes:
     """Nodes that threads ask; one after the other, since a thread waits for one thing at a time.
 
     Args:
-        place: what connections are made with, and some nodes.
+        endpoint: what connections are made with, and some nodes.
         most: connections at once, to each node.
         timeout: seconds for connecting and for each reply.
     """
 
-    def __init__(self, place: Place, most: int, timeout: float, identity: Identity, circuits: Circuits) -> None:
-        self._place, self._most, self._timeout = place, most, timeout
+    def __init__(self, endpoint: Endpoint, most: int, timeout: float, identity: Identity, circuits: Circuits) -> None:
+        self._endpoint, self._most, self._timeout = endpoint, most, timeout
         self._identity, self._circuits = identity, circuits
         self.open: dict[Address, BlockingCommands] = {}
         self._closed = False
         self._lock = threading.RLock()
-        self.of(place.nodes[0])  # settings that make no connection are refused now
+        self.of(endpoint.nodes[0])  # settings that make no connection are refused now
 
     def of(self, address: Address) -> BlockingCommands:
         node = self.open.get(address)
@@ -79,7 +79,7 @@ class BlockingNodes:
             node = self.open.get(address)
             if node is None:
                 circuit = self._circuits.of(_name(address))
-                node = redis_commands(self._place.at(address), self._most, self._timeout, self._identity, circuit)
+                node = redis_commands(self._endpoint.at(address), self._most, self._timeout, self._identity, circuit)
                 if self._closed:
                     node.close()
                 self.open[address] = node
@@ -127,12 +127,12 @@ class AsyncNodes:
     """Nodes that one event loop asks, several at the same time.
 
     Args:
-        place: what connections are made with.
+        endpoint: what connections are made with.
         timeout: seconds for a batch to be answered by one node.
     """
 
-    def __init__(self, place: Place, timeout: float, identity: Identity, circuits: Circuits) -> None:
-        self._place, self._timeout, self._identity, self._circuits = place, timeout, identity, circuits
+    def __init__(self, endpoint: Endpoint, timeout: float, identity: Identity, circuits: Circuits) -> None:
+        self._endpoint, self._timeout, self._identity, self._circuits = endpoint, timeout, identity, circuits
         self.open: dict[Address, AsyncCommands] = {}
         self.beside: list[Any] = []  # what else belongs to this event loop, and ends with it
         self._leaving: set[asyncio.Task[None]] = set()
@@ -144,7 +144,7 @@ class AsyncNodes:
             raise Unreachable("the guard is closed")
         node = self.open.get(address)
         if node is None:
-            connect = redis_connector(self._place.at(address), self._timeout)
+            connect = redis_connector(self._endpoint.at(address), self._timeout)
             circuit = self._circuits.of(_name(address))
             node = self.open[address] = AsyncCommands(connect, self._timeout, self._identity, circuit)
         return node

@@ -6,20 +6,20 @@ import os
 from typing import Any
 
 from ..client import redispy
+from ..client.endpoints import Endpoint
 from ..client.finders import AsyncFinder, BlockingFinder, Finder
-from ..client.places import Place
 from ..errors import ConfigurationError
-from .urls.reading import places_of
+from .urls.reading import endpoints_of
 
 LONGEST_ASK = 1.0  # seconds in which a sentinel tells a client that is made for its user
 
 
-def pools(url: str | None, client: Any, aclient: Any) -> tuple[Place | None, Place | None, bool]:
+def pools(url: str | None, client: Any, aclient: Any) -> tuple[Endpoint | None, Endpoint | None, bool]:
     """Where connections come from, for threads and for event loops, and whether there are none: ``memory://``."""
     if client is not None or aclient is not None:
         if url is not None:
             raise ConfigurationError("give a URL or clients, not both")
-        lent = _place_of(client, "client"), _place_of(aclient, "aclient")
+        lent = _endpoint_of(client, "client"), _endpoint_of(aclient, "aclient")
         if lent[0] is not None and lent[1] is not None and bool(lent[0].nodes) != bool(lent[1].nodes):
             raise ConfigurationError(
                 "client and aclient must reach the same servers, got a cluster client "
@@ -31,34 +31,34 @@ def pools(url: str | None, client: Any, aclient: Any) -> tuple[Place | None, Pla
         raise ConfigurationError(f"url must be a text like 'redis://localhost:6379/0', got {type(address).__name__}")
     if address.partition("://")[0].lower() == "memory":
         return None, None, True
-    return *places_of(address), False
+    return *endpoints_of(address), False
 
 
-def client_of(place: Place, *, is_async: bool) -> Any:
-    """A client of redis-py's own for the servers of *place*; who asks for it closes it."""
+def client_of(endpoint: Endpoint, *, is_async: bool) -> Any:
+    """A client of redis-py's own for the servers of *endpoint*; who asks for it closes it."""
     import redis
     import redis.asyncio
     import redis.asyncio.cluster
     import redis.cluster
 
-    settings = {"protocol": 2, **place.connection_kwargs}
-    if isinstance(place.finder, Finder):
-        settings[redispy.FINDER] = place.finder.within(2 * LONGEST_ASK)
-    if place.nodes:
+    settings = {"protocol": 2, **endpoint.connection_kwargs}
+    if isinstance(endpoint.finder, Finder):
+        settings[redispy.FINDER] = endpoint.finder.within(2 * LONGEST_ASK)
+    if endpoint.nodes:
         kind: Any = redis.asyncio.RedisCluster if is_async else redis.RedisCluster
         node: Any = redis.asyncio.cluster.ClusterNode if is_async else redis.cluster.ClusterNode
-        if place.tls:
+        if endpoint.tls:
             settings["ssl"] = True
         lost = redispy.dropped_by_a_cluster_client(settings, asynchronous=is_async)
         if lost:
             raise ConfigurationError(f"a {kind.__module__}.RedisCluster cannot be made with {', '.join(lost)}")
-        return kind(startup_nodes=[node(host, port) for host, port in place.nodes], **settings)
+        return kind(startup_nodes=[node(host, port) for host, port in endpoint.nodes], **settings)
     pool: Any = redis.asyncio.ConnectionPool if is_async else redis.ConnectionPool
     client: Any = redis.asyncio.Redis if is_async else redis.Redis
-    return client.from_pool(pool(connection_class=place.connection_class, **settings))
+    return client.from_pool(pool(connection_class=endpoint.connection_class, **settings))
 
 
-def _place_of(client: Any, name: str) -> Place | None:
+def _endpoint_of(client: Any, name: str) -> Endpoint | None:
     if client is None:
         return None
     is_async = redispy.is_async(client)
@@ -73,10 +73,10 @@ def _place_of(client: Any, name: str) -> Place | None:
         )
     lent = redispy.lent_by(client)
     if lent.sentinels is None:
-        return Place(lent.kind, lent.settings, lent.nodes, lent.remap)
+        return Endpoint(lent.kind, lent.settings, lent.nodes, lent.remap)
     if not lent.is_master:
         raise ConfigurationError(f"{name} must reach the master (master_for), got a client of its replicas")
     finder = (AsyncFinder if is_async else BlockingFinder)(
-        [Place(kind, settings) for kind, settings in lent.sentinels], lent.service, lent.forced_host
+        [Endpoint(kind, settings) for kind, settings in lent.sentinels], lent.service, lent.forced_host
     )
-    return Place(lent.kind, {**lent.settings, redispy.FINDER: finder})
+    return Endpoint(lent.kind, {**lent.settings, redispy.FINDER: finder})

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 FAILURES = 3  # round trips in a row that were not answered: a node that loses one reply is not away
 DOUBT = 0.3  # seconds for which a breaker may be open after a failure: it is closed at once if that was nothing
-GRACE = 2.5  # seconds for which a node is left alone that is back: others deliver meanwhile what they owe to it
+GRACE = 2.5  # seconds for which a node that is back is left alone: pending invalidations of others arrive first
 RETRY_AFTER = 5.0  # seconds after which a node that was away is asked although its bus has proven nothing
 
 
@@ -52,10 +52,10 @@ class Members:
 
     def candidates(self, key: str) -> tuple[str, ...]:
         """Every node in which an entry may be: its home, its standby where keys move, and where others have it."""
-        here = self._places(self._ring, key)
-        return here if self._also is None else tuple(dict.fromkeys((*here, *self._places(self._also, key))))
+        here = self._holders(self._ring, key)
+        return here if self._also is None else tuple(dict.fromkeys((*here, *self._holders(self._also, key))))
 
-    def _places(self, ring: HashRing, key: str) -> tuple[str, ...]:
+    def _holders(self, ring: HashRing, key: str) -> tuple[str, ...]:
         """The home, and where keys move its standby."""
         if not self._moves:
             return (ring.node_of(_together(key)),)
@@ -65,15 +65,15 @@ class Members:
         """The node that is asked for *key* now."""
         if not self._moves:
             return self._ring.node_of(_together(key))
-        home, standby = self._places(self._ring, key)
+        home, standby = self._holders(self._ring, key)
         return standby if self.is_away(home) and not self.is_away(standby) else home
 
     def instead_of(self, name: str, key: str) -> str | None:
         """The node to ask for *key* now that *name* has not answered; None if there is none."""
         if not self._moves or not self.is_away(name):
             return None
-        places = self._places(self._ring, key)
-        return next((other for other in places if other != name and not self.is_away(other)), None)
+        holders = self._holders(self._ring, key)
+        return next((other for other in holders if other != name and not self.is_away(other)), None)
 
     def is_away(self, name: str) -> bool:
         """Whether the node does not answer, or it has not been long that it does again."""
@@ -93,9 +93,9 @@ class Members:
             return True
         if left is None:
             return False  # it has failed, but not often enough
-        # It answers again. Others may owe it invalidations from the time when it was away:
+        # It answers again. Others may have invalidations pending from the time when it was away:
         #
-        # P1:  owes an invalidation of k ....... sees that the node is back, delivers it
+        # P1:  an invalidation of k pends ...... sees that the node is back, delivers it
         # P2:                    sees it first: would read the old k
         #
         # So this process leaves it alone from the first call that sees it back, until the others, who try once a

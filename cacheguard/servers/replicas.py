@@ -19,8 +19,8 @@ from typing import Any, Protocol
 from ..client.aio import AsyncCommands, redis_connector
 from ..client.blocking import BlockingCommands, redis_commands
 from ..client.circuits import Circuit, Circuits
+from ..client.endpoints import Address, Endpoint
 from ..client.identity import Identity
-from ..client.places import Address, Place
 from ..defenses.outage import BreakerTerms
 from ..errors import Refused, Unreachable
 from ..faults import Fault
@@ -78,18 +78,18 @@ class Following:
     Args:
         prefix: what the keys of beats begin with.
         topology: who follows whom.
-        place: what connections to a replica are made with, for threads.
+        endpoint: what connections to a replica are made with, for threads.
         most: connections to each replica at once, of all threads.
         timeout: seconds for connecting and for each reply.
         circuits: the breakers, of replicas too.
     """
 
     def __init__(
-        self, prefix: str, topology: Topology, place: Place, most: int, timeout: float, circuits: Circuits
+        self, prefix: str, topology: Topology, endpoint: Endpoint, most: int, timeout: float, circuits: Circuits
     ) -> None:
         self._circuits = circuits
         self._prefix, self._topology = prefix, topology
-        self._place, self._most, self._timeout = place, most, timeout
+        self._endpoint, self._most, self._timeout = endpoint, most, timeout
         self.first = topology.first
         self._reset()
 
@@ -163,7 +163,7 @@ class Following:
             with self._lock:
                 node = self._nodes.get(address)
                 if node is None:
-                    at = self._place.at(address)
+                    at = self._endpoint.at(address)
                     node = redis_commands(at, self._most, self._timeout, Identity(_nothing), self.circuit(address))
                     if self._closed:
                         node.close()
@@ -226,15 +226,15 @@ class BlockingReplicas:
 class AsyncReplicas(BlockingReplicas):
     """Replicas, from one event loop."""
 
-    def __init__(self, following: Following, place: Place, timeout: float) -> None:
+    def __init__(self, following: Following, endpoint: Endpoint, timeout: float) -> None:
         super().__init__(following)
-        self._place, self._timeout = place, timeout
+        self._endpoint, self._timeout = endpoint, timeout
         self._mine: dict[Address, AsyncCommands] = {}
 
     def _node(self, address: Address) -> Commands:
         node = self._mine.get(address)
         if node is None:
-            connect = redis_connector(self._place.at(address), self._timeout)
+            connect = redis_connector(self._endpoint.at(address), self._timeout)
             node = self._mine[address] = AsyncCommands(
                 connect, self._timeout, Identity(_nothing), self._following.circuit(address)
             )
@@ -293,12 +293,14 @@ class Shards:
         return f"{{{tag}}}"
 
 
-def following_of(place: Place, owners: Any, prefix: str, most: int, timeout: float, circuits: Circuits) -> Following:
+def following_of(
+    endpoint: Endpoint, owners: Any, prefix: str, most: int, timeout: float, circuits: Circuits
+) -> Following:
     """The replicas of a Sentinel group or a cluster."""
     if owners is not None:
-        return Following(prefix, Shards(owners), place, most, timeout, circuits)
-    finder = place.finder.within(timeout)
-    return Following(prefix, Group(finder), place.of_replicas(), most, timeout, circuits)
+        return Following(prefix, Shards(owners), endpoint, most, timeout, circuits)
+    finder = endpoint.finder.within(timeout)
+    return Following(prefix, Group(finder), endpoint.of_replicas(), most, timeout, circuits)
 
 
 def _nothing() -> None:

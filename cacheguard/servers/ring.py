@@ -1,19 +1,20 @@
 """L2 on several Redis nodes that know nothing of one another: each key belongs to one of them.
 
 Each node is complete by itself: it has its own markers with nonces of its own, its own bus, and its own list of what is
-owed to it. An entry depends on the markers of the node in which it lives and on no others, so the protocol holds on
+pending for it. An entry depends on the markers of the node in which it lives and on no others, so the protocol holds on
 each node as it does on a single Redis, and one that is away concerns its own keys only. What invalidates by a marker (a
 tag, a namespace) is said to all of them.
 
 With ``on_dead="move"`` the keys of a node that is away are looked for in the node behind it on the ring, their standby:
 
-    P1:  writes, invalidates on home and standby: home is away, so it is owed; the standby has acknowledged it
+    P1:  writes, invalidates on home and standby: home is away, so it is pending; the standby has acknowledged it
     P2:  thinks that home is alive: it reads there what P1 could not yet remove, as it would from a single Redis
     P3:  thinks that home is away: it reads the standby, where nothing older is left
 
 That is as safe as a single Redis because both are told of every invalidation, whoever thinks what of them: what one
-of them keeps while nobody asks it loses what is invalidated meanwhile, and if it could not be told, it is owed and said
-before it is read. A home that is back is left alone for a while, so that those who owe it something are first.
+of them keeps while nobody asks it loses what is invalidated meanwhile. If it could not be told, the invalidation is
+pending, and it is delivered before that node is read. A home that is back is left alone for a while, so that pending
+invalidations arrive first.
 """
 
 from __future__ import annotations
@@ -74,14 +75,14 @@ class Ring:
     async def elsewhere(self, items: Sequence[Invalidation], stored_in: Remote) -> None:
         """Invalidate *items* in the nodes that may hold something older than what was just stored in one.
 
-        No round trip, unless keys move. What is not acknowledged is owed.
+        No round trip, unless keys move. What is not acknowledged is pending.
         """
         parts: dict[str, list[Invalidation]] = {}
         for item in items:
             for name in self._members.candidates(item.key):
                 if self._remotes[name] is not stored_in:
                     parts.setdefault(name, []).append(item)
-        if not all(await self._told(parts, Remote.invalidate)):  # who listens delivers it
+        if not all(await self._deliver(parts, Remote.invalidate)):  # who listens delivers it
             for name in parts:
                 self._members.buses[name].listen()
 
@@ -123,7 +124,7 @@ class Ring:
         token: str,
         floor_ms: int,
         awaited: str,
-        void: Any,
+        unusable: Any,
         keep_ms: int,
     ) -> LeaseOutcome:
         return await self._ask(
@@ -137,7 +138,7 @@ class Ring:
                 token=token,
                 floor_ms=floor_ms,
                 awaited=awaited,
-                void=void,
+                unusable=unusable,
                 keep_ms=keep_ms,
             ),
         )
@@ -216,14 +217,14 @@ class Ring:
         scope: Scope,
         tags: Mapping[str, tuple[str, ...]],
         *,
-        voids: Mapping[str, Any],
+        unusable: Mapping[str, Any],
         keep_ms: int,
     ) -> Mapping[str, LeaseOutcome | CutOff]:
         """Leases for several keys; one round trip to each of their nodes."""
 
         def ask(remote: Remote, mine: list[str]) -> Awaitable[Mapping[str, Any]]:
             own = {key: tokens[key] for key in mine}
-            return remote.lease_many(own, codec, scope, tags, voids=voids, keep_ms=keep_ms)
+            return remote.lease_many(own, codec, scope, tags, unusable=unusable, keep_ms=keep_ms)
 
         found = await self._gathered(tokens, ask)
         return {key: found.get(key, CUT_OFF) for key in tokens}
@@ -289,19 +290,19 @@ class Ring:
     async def invalidate(self, items: Sequence[Invalidation]) -> bool:
         """Invalidate entries where they may be; tags and namespaces in all nodes.
 
-        One round trip to each of them. False if one of them did not acknowledge it; it is owed there then.
+        One round trip to each of them. False if one of them did not acknowledge it; it is pending there then.
         """
         parts: dict[str, list[Invalidation]] = {}
         for item in items:
             names = self._members.names if is_marker(item.key) else self._members.candidates(item.key)
             for name in names:
                 parts.setdefault(name, []).append(item)
-        return all(await self._told(parts, Remote.invalidate))
+        return all(await self._deliver(parts, Remote.invalidate))
 
-    async def _told(
+    async def _deliver(
         self, parts: Mapping[str, list[Invalidation]], tell: Callable[[Remote, list[Invalidation]], Awaitable[T]]
     ) -> list[T]:
-        """Tell each node its part. If that is interrupted before the turn of a node has come, it is owed its part."""
+        """Tell each node its part. If that is interrupted, the parts of nodes not asked yet are pending."""
         waiting = {id(self._remotes[name]): (self._remotes[name], mine) for name, mine in parts.items()}
 
         async def ask(remote: Remote, mine: list[Invalidation]) -> T:
@@ -312,7 +313,7 @@ class Ring:
             return _answers(await self._each(parts, ask)) if parts else []
         finally:
             for remote, mine in waiting.values():
-                remote.owe(mine)
+                remote.queue(mine)
 
     def _where(self, keys: Iterable[str], *, current: bool) -> dict[str, list[Invalidation]]:
         """By node, the entries that are asked for there now; or those that may be there nevertheless."""
@@ -332,12 +333,12 @@ class Ring:
             return remote.remove([item.key for item in mine], scope)
 
         try:
-            answers = await self._told(here, tell)
+            answers = await self._deliver(here, tell)
         except BaseException:
             for name, items in rest.items():
-                self._remotes[name].owe(items)
+                self._remotes[name].queue(items)
             raise
-        done = all(await self._told(rest, Remote.invalidate))
+        done = all(await self._deliver(rest, Remote.invalidate))
         return done and all(each for each, _ in answers), sum(count for _, count in answers)
 
     async def expire(self, keys: Sequence[str]) -> bool:
@@ -346,7 +347,7 @@ class Ring:
         for key in keys:
             for name in self._members.candidates(key):
                 parts.setdefault(name, []).append(Invalidation(key))
-        return all(await self._told(parts, lambda remote, mine: remote.expire([item.key for item in mine])))
+        return all(await self._deliver(parts, lambda remote, mine: remote.expire([item.key for item in mine])))
 
 
 def _answers(said: Mapping[str, T | Unreachable]) -> list[T]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..client import redispy
+from ..client.endpoints import Address, Endpoint
 from ..client.identity import Identity
-from ..client.places import Address, Place
 from ..errors import Refused, Unreachable
 from ..faults import Fault
 from ..ports import Call, PartlyUnreachable, Reply, ScriptCall
@@ -44,12 +44,12 @@ class Map:
     """Who owns which slot, as it was heard last; shared by the threads and the event loops of one guard.
 
     Args:
-        place: its nodes are asked while no others are known.
+        endpoint: its nodes are asked while no others are known.
         identity: is told when a slot has another owner.
     """
 
-    def __init__(self, place: Place, identity: Identity) -> None:
-        self._place, self._identity = place, identity
+    def __init__(self, endpoint: Endpoint, identity: Identity) -> None:
+        self._endpoint, self._identity = endpoint, identity
         self.owners: list[Address | None] = [None] * SLOTS
         self.masters: tuple[Address, ...] = ()
         self.replicas: dict[Address, tuple[Address, ...]] = {}
@@ -63,7 +63,7 @@ class Map:
 
     def candidates(self, routing: Routing | None) -> list[Address]:
         """Those that may know, the likeliest first; at the end those that did not answer just now."""
-        known = [*random.sample(self.masters, len(self.masters)), *self._place.nodes]
+        known = [*random.sample(self.masters, len(self.masters)), *self._endpoint.nodes]
         if routing is not None:
             known.sort(key=lambda address: address in routing.silent)
             if routing.hint is not None:
@@ -72,7 +72,7 @@ class Map:
 
     def known(self) -> set[Address]:
         """The nodes that may still be of use: those that own something, and those that the user has named."""
-        return {*self.masters, *self._place.nodes}
+        return {*self.masters, *self._endpoint.nodes}
 
     def worth_asking(self, routing: Routing) -> bool:
         """Whether the nodes may say something else now than they did a moment ago."""
@@ -116,7 +116,7 @@ class Map:
         """Where a node is that *asked* has named; without a host, it is where *asked* is."""
         name = host.decode() if isinstance(host, bytes) else host
         found = (name if name and name != "?" else asked[0], int(port))
-        return self._place.remap(found) if self._place.remap is not None else found
+        return self._endpoint.remap(found) if self._endpoint.remap is not None else found
 
 
 def _may_have_lost(owners: list[Address | None], ids: dict[Address, bytes], told: _Told) -> bool:

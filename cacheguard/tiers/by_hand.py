@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ..codec import Codec
-from ..delivery.line import Line
+from ..delivery.gate import Gate
 from ..delivery.outbox import Invalidation
 from ..errors import Refused
 from ..events import Events
@@ -40,7 +40,7 @@ class Put:
 
     Args:
         done: whether all of them were stored.
-        nonces: what the markers said just before; others than in the envelope, and what was stored is void.
+        nonces: what the markers said just before; others than in the envelope, and what was stored is unusable.
         quarantine: for how many seconds longer one of the markers is quarantined; 0 if none is.
         useless: of `ByHand.add`, the stamp of what is there instead, if that cannot be used.
     """
@@ -64,17 +64,17 @@ class ByHand:
 
     There is no lease here whose loss would tell that a tag or a namespace was invalidated since its nonce was read. So
     each write asks for the markers in its own round trip, in front of itself, and answers what they said: where that is
-    not what the envelope says, what was written is void, and the caller writes once more.
+    not what the envelope says, what was written is unusable, and the caller writes once more.
     """
 
-    def __init__(self, line: Line, packing: Packing, opening: Opening, markers: Markers, events: Events) -> None:
-        self._line, self._packing, self._opening = line, packing, opening
+    def __init__(self, gate: Gate, packing: Packing, opening: Opening, markers: Markers, events: Events) -> None:
+        self._gate, self._packing, self._opening = gate, packing, opening
         self._markers, self._events = markers, events
 
     async def read_exactly(self, key: str, codec: Codec | None, scope: Scope) -> Exact:
         """The entry of *key*, to be replaced."""
         markers = self._markers.of(key, scope, ())
-        fields, pttl, *nonces = await self._line.send(*calls.read(key, markers))
+        fields, pttl, *nonces = await self._gate.send(*calls.read(key, markers))
         found = self._opening.found(key, fields, pttl, codec)
         if found is None or found.stored is None:
             return Exact()
@@ -100,7 +100,7 @@ class ByHand:
         replies, _ = await self._sent(self._markers.marks(markers, keep_ms), stores)
         seen, quarantined = self._markers.seen(markers, replies[: len(markers)])
         # If a failover loses this, what comes back may be older.
-        self._line.acknowledged([Invalidation(key) for key in items])
+        self._gate.acknowledged([Invalidation(key) for key in items])
         done = all(reply == 1 for reply in replies[len(markers) :])
         return Put(done, tuple(seen[marker] for marker in markers), min(quarantined.values(), default=0.0))
 
@@ -113,7 +113,7 @@ class ByHand:
         *,
         scope: Scope,
         token: str,
-        void: Any,
+        unusable: Any,
         markers: tuple[str, ...],
         keep_ms: int,
     ) -> Put:
@@ -121,9 +121,9 @@ class ByHand:
 
         Args:
             token: of this call; with the same one, it is the same call that is repeated.
-            void: the stamp of a value that cannot be used: `Put.useless` of an earlier call.
+            unusable: the stamp of a value that cannot be used: `Put.useless` of an earlier call.
         """
-        call = partial(calls.add, key, envelope, token=token, fresh=fresh, stale=stale, void=void)
+        call = partial(calls.add, key, envelope, token=token, fresh=fresh, stale=stale, unusable=unusable)
         replies = await self._changed(key, call, self._markers.marks(markers, keep_ms))
         seen, quarantined = self._markers.seen(markers, replies[: len(markers)])
         done, there = calls.changed(replies[-1])
@@ -131,7 +131,7 @@ class ByHand:
         if there is not None:
             found = self._opening.entry(key, there, None, outline=True)
             found = await self._opening.standing(key, found, scope, seen, there[0])
-            put.useless = found.void if found.stored is None else None
+            put.useless = found.unusable if found.stored is None else None
         return put
 
     async def replace(
@@ -150,13 +150,13 @@ class ByHand:
 
     async def touch(self, key: str, fresh: float, stale: float, markers: tuple[str, ...], keep_ms: int) -> bool:
         """Give a fresh entry a new TTL; whether there was one."""
-        bus = self._line.bus
+        bus = self._gate.bus
         echo = bus.begin()
         call = calls.touch(key, fresh=fresh, stale=stale, channel=bus.channel, echo=echo)
         try:
-            *_, reply = await self._line.send(*self._markers.marks(markers, keep_ms), call)
+            *_, reply = await self._gate.send(*self._markers.marks(markers, keep_ms), call)
         except BaseException:
-            bus.void(echo)
+            bus.disown(echo)
             raise
         return bool(reply == 1)
 
@@ -168,9 +168,9 @@ class ByHand:
         """Run ADD or REPLACE."""
         replies, echo = await self._sent(before, [call])
         if calls.changed(replies[-1]).done:  # if a failover loses this, what comes back may be older
-            self._line.acknowledged([Invalidation(key)])
+            self._gate.acknowledged([Invalidation(key)])
         else:
-            self._line.bus.void(echo)
+            self._gate.bus.disown(echo)
         return replies
 
     async def _sent(self, before: list[Call], news: Sequence[Callable[..., Call]]) -> tuple[list[Reply], str]:
@@ -178,16 +178,16 @@ class ByHand:
 
         `Refused` is raised. Unless all has been answered, the messages of this round trip are heeded here, too.
         """
-        bus = self._line.bus
+        bus = self._gate.bus
         echo = bus.begin()
         try:
-            replies = await self._line.send(*before, *(call(channel=bus.channel, echo=echo) for call in news))
+            replies = await self._gate.send(*before, *(call(channel=bus.channel, echo=echo) for call in news))
         except BaseException:
-            bus.void(echo)
+            bus.disown(echo)
             raise
         for reply in replies:
             if isinstance(reply, Refused):
-                bus.void(echo)
+                bus.disown(echo)
                 self._events.redis_refused(reply)
                 raise reply
         return replies, echo

@@ -63,7 +63,7 @@ class Entries(Protocol):
     ) -> Found | None:
         """The entry of *key*; one round trip more if it has tags that could not be known.
 
-        A value for which *usable* returns False is void, as if it had been invalidated.
+        A value for which *usable* returns False is unusable, as if it had been invalidated.
         """
         ...
 
@@ -108,7 +108,7 @@ class Entries(Protocol):
         token: str,
         floor_ms: int,
         awaited: str,
-        void: Any,
+        unusable: Any,
         keep_ms: int,
     ) -> LeaseOutcome:
         """The right to fill *key*, or the reason why not.
@@ -116,7 +116,7 @@ class Entries(Protocol):
         Args:
             floor_ms: a value that is fresh for no longer than this does not count.
             awaited: the token of a lease that this caller has waited for.
-            void: what the useless value is known by that was found.
+            unusable: what the useless value is known by that was found.
             keep_ms: for so long, the markers must be kept.
         """
         ...
@@ -128,7 +128,7 @@ class Entries(Protocol):
         scope: Scope,
         tags: Mapping[str, tuple[str, ...]],
         *,
-        voids: Mapping[str, Any],
+        unusable: Mapping[str, Any],
         keep_ms: int,
     ) -> Mapping[str, LeaseOutcome | CutOff]:
         """Leases for several keys."""
@@ -165,7 +165,7 @@ class Entries(Protocol):
     async def invalidate(self, items: Sequence[Invalidation]) -> bool:
         """Invalidate entries, tags, namespaces, wherever something of them may be.
 
-        False if that was not acknowledged; it is owed then, and delivered before anything else is asked.
+        False if that was not acknowledged; it is pending then, and delivered before anything else is asked.
         """
         ...
 

@@ -195,7 +195,7 @@ class Local:
         """Something may have gone unheard: no entry answers until the tier is trusted again."""
         with self.lock:
             self.trusted_until = DEAD
-            self.tickets.void_all()
+            self.tickets.revoke_all()
             for entry in list(self._index.values()):
                 if entry.shared:
                     entry.until = DEAD
@@ -246,11 +246,11 @@ class Local:
         with self.lock:
             prefixes = beneath(name)
             if prefixes is not None:
-                self.tickets.void_all()
+                self.tickets.revoke_all()
                 for key in [key for key in list(self._index) if key.startswith(prefixes)]:
                     self._drop(key)
                 return
-            self.tickets.void(name)
+            self.tickets.revoke(name)
             self._drop(name)
             for key in self._tagged.pop(name, ()):
                 self._drop(key)
@@ -259,14 +259,14 @@ class Local:
         """Void every ticket of *key* and give a new one for *ticket*, if that still holds."""
         with self.lock:
             if self.tickets.holds(ticket, key):
-                self.tickets.void(key)
+                self.tickets.revoke(key)
                 return self.tickets.take()
         return ticket
 
     def drop_all(self) -> None:
         """Forget everything, and refuse what was asked for before this moment."""
         with self.lock:
-            self.tickets.void_all()
+            self.tickets.revoke_all()
             for entry in list(self._index.values()):
                 self._drop(entry.key)
 
@@ -277,7 +277,7 @@ class Local:
             concerns: whether it is about an entry of this key; None: it is about all.
         """
         with self.lock:
-            self.tickets.void_all()
+            self.tickets.revoke_all()
             for entry in [entry for entry in list(self._index.values()) if entry.shared]:
                 if concerns is None or concerns(entry.key):
                     self._drop(entry.key)

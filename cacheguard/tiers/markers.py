@@ -12,7 +12,7 @@ from contextlib import suppress
 from operator import eq
 from typing import Any, cast
 
-from ..delivery.line import Line
+from ..delivery.gate import Gate
 from ..errors import Refused
 from ..events import Events
 from ..ports import Call, Reply
@@ -30,8 +30,8 @@ class Markers:
         nonce: makes the nonce of a marker that is not there yet.
     """
 
-    def __init__(self, line: Line, events: Events, nonce: Callable[[], str]) -> None:
-        self._line, self._events, self._nonce = line, events, nonce
+    def __init__(self, gate: Gate, events: Events, nonce: Callable[[], str]) -> None:
+        self._gate, self._events, self._nonce = gate, events, nonce
         self._hints: OrderedDict[str, tuple[str, ...]] = OrderedDict()  # by key, tags that its loader gave it
         self._known: OrderedDict[str, bytes] = OrderedDict()  # what markers said last; manual writes begin with it
 
@@ -77,7 +77,7 @@ class Markers:
 
     async def ask(self, markers: tuple[str, ...], keep_ms: int) -> tuple[bytes, ...]:
         """The nonces of *markers*, made where there are none; `Unreachable` if Redis refuses. One round trip."""
-        seen, _ = self.seen(markers, await self._line.send(*self.marks(markers, keep_ms)))
+        seen, _ = self.seen(markers, await self._gate.send(*self.marks(markers, keep_ms)))
         if None in seen.values():
             raise Refused("a marker of a namespace or a tag cannot be made")
         return tuple(seen[marker] for marker in markers)
@@ -95,7 +95,7 @@ class Markers:
         """
         markers = [scope.tag(tag) for tag in tags]
         asked = [calls.tagged_at(scope.epochs[-1])] if scope.epochs else []
-        replies = await self._line.send(*self.marks(markers, keep_ms), *asked)
+        replies = await self._gate.send(*self.marks(markers, keep_ms), *asked)
         marks, last = replies[: len(markers)], replies[-1] if asked else None
         seen, quarantined = self.seen(markers, marks)
         if None in seen.values() or isinstance(last, Refused) or quarantined:
@@ -121,7 +121,7 @@ class Markers:
             self.learn(key, stored.tags)
         nonces = stored.nonces
         stands = len(nonces) == len(markers) and all(map(eq, map(seen.get, markers), nonces))
-        return stands and not self._line.bus.is_dirty(key, markers)
+        return stands and not self._gate.bus.is_dirty(key, markers)
 
     async def ask_for_more(self, scope: Scope, stored: Sequence[Stored], seen: dict[str, Any]) -> None:
         """Ask for what the entries depend on and *seen* does not have. One round trip, if there is anything."""
@@ -131,7 +131,7 @@ class Markers:
             )
         )
         if more:
-            seen.update(zip(more, await self._line.send(*calls.nonces(more)), strict=True))
+            seen.update(zip(more, await self._gate.send(*calls.nonces(more)), strict=True))
 
 
 def _drop_oldest(kept: OrderedDict[str, Any]) -> None:

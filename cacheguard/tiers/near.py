@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..codec import Codec
-from ..delivery.line import Line
+from ..delivery.gate import Gate
 from ..events import Events
 from ..protocol import calls
 from ..protocol.entry import Found, Usable
@@ -17,8 +17,8 @@ from .opening import Opening
 class Near:
     """The replicas of one place."""
 
-    def __init__(self, line: Line, opening: Opening, events: Events) -> None:
-        self._line, self._opening, self._events = line, opening, events
+    def __init__(self, gate: Gate, opening: Opening, events: Events) -> None:
+        self._gate, self._opening, self._events = gate, opening, events
 
     async def read(
         self,
@@ -36,7 +36,7 @@ class Near:
             markers: of all of them.
             usable: whether the caller has a use for a value.
         """
-        replies = await self._line.ask_replicas(*calls.read_near(keys, markers))
+        replies = await self._gate.ask_replicas(*calls.read_near(keys, markers))
         if replies is None:
             return [None] * len(keys)
         pairs, seen = calls.were_read(keys, markers, replies)
@@ -46,7 +46,7 @@ class Near:
             held = calls.was_read_near(*pair)
             found = None if held is None else self._entry(key, held, codec, its_tags, tuple(map(seen.get, names)))
             if found is not None and (
-                self._line.bus.is_dirty(key, names) or self._opening.wanted(found, usable, b"").stored is None
+                self._gate.bus.is_dirty(key, names) or self._opening.wanted(found, usable, b"").stored is None
             ):
                 found = None
             self._events.replica_hits += found is not None

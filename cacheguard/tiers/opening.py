@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..codec import Codec
-from ..delivery.line import Line, is_foreign
+from ..delivery.gate import Gate, is_foreign
 from ..errors import CodecError, Refused
 from ..events import Events
 from ..ports import Reply
@@ -20,10 +20,10 @@ from .packing import Packing
 
 
 class Opening:
-    """Opens envelopes. What cannot be read is a miss and counted; what does not stand is void."""
+    """Opens envelopes. What cannot be read is a miss and counted; what does not stand is unusable."""
 
-    def __init__(self, packing: Packing, markers: Markers, line: Line, events: Events) -> None:
-        self._packing, self._markers, self._line, self._events = packing, markers, line, events
+    def __init__(self, packing: Packing, markers: Markers, gate: Gate, events: Events) -> None:
+        self._packing, self._markers, self._gate, self._events = packing, markers, gate, events
 
     def found(
         self, key: str, fields: Reply, pttl: Reply, codec: Codec | None, *, outline: bool = False
@@ -45,7 +45,7 @@ class Opening:
         except (CodecError, TypeError, ValueError, OverflowError):
             pass
         self._events.undecodable += 1
-        return self.void(envelope)
+        return self.unusable(envelope)
 
     def strange(self, key: str, reply: Reply) -> Found:
         """Something of another type lives under our key: a miss that nobody can fill."""
@@ -59,20 +59,20 @@ class Opening:
         return Found(None, -1.0)
 
     async def standing(self, key: str, found: Found, scope: Scope, seen: dict[str, Any], envelope: Any) -> Found:
-        """*found* if nothing that its entry depends on was invalidated since its load began, else what is void."""
+        """*found* if nothing that its entry depends on was invalidated since its load began, else what is unusable."""
         stored = found.stored
         if stored is None or await self._markers.stand(key, stored, scope, seen):
             return found
-        return self.void(envelope)
+        return self.unusable(envelope)
 
     def wanted(self, found: Found, usable: Usable | None, envelope: Any) -> Found:
         """*found*, which stands, unless the caller has no use for its value."""
         stored = found.stored
         if usable is None or stored is None or stored.kind is not Kind.VALUE or usable(stored.value):
             return found
-        return self.void(envelope)
+        return self.unusable(envelope)
 
-    def void(self, envelope: Any) -> Found:
+    def unusable(self, envelope: Any) -> Found:
         """What is found in the place of an entry that nobody may use: LEASE knows it by its stamp."""
         return Found(None, -1.0, self._packing.stamp(envelope))
 
@@ -89,5 +89,5 @@ class Opening:
             key
             for key, each in stored.items()
             if tuple(map(seen.get, markers := scope.markers(each.tags))) == each.nonces
-            and not self._line.bus.is_dirty(key, markers)
+            and not self._gate.bus.is_dirty(key, markers)
         ]

@@ -7,7 +7,7 @@ from itertools import repeat
 from typing import Any
 
 from ..codec import Codec
-from ..delivery.line import Line, is_foreign
+from ..delivery.gate import Gate, is_foreign
 from ..delivery.outbox import Invalidation
 from ..errors import CodecError, Refused, Unreachable
 from ..events import Events
@@ -31,12 +31,12 @@ class Remote:
 
     abreast = 1
 
-    def __init__(self, line: Line, packing: Packing, events: Events, nonce: Callable[[], str]) -> None:
-        self.line, self._packing, self._events = line, packing, events
-        self.markers = Markers(line, events, nonce)
-        self._opening = Opening(packing, self.markers, line, events)
-        self._near = Near(line, self._opening, events)
-        self.by_hand = ByHand(line, packing, self._opening, self.markers, events)
+    def __init__(self, gate: Gate, packing: Packing, events: Events, nonce: Callable[[], str]) -> None:
+        self.gate, self._packing, self._events = gate, packing, events
+        self.markers = Markers(gate, events, nonce)
+        self._opening = Opening(packing, self.markers, gate, events)
+        self._near = Near(gate, self._opening, events)
+        self.by_hand = ByHand(gate, packing, self._opening, self.markers, events)
 
     # Places
 
@@ -51,9 +51,9 @@ class Remote:
     async def elsewhere(self, items: Sequence[Invalidation], _stored_in: Remote) -> None:
         """Invalidate what other places may hold of entries that were changed in one of them: there are none."""
 
-    def owe(self, items: Sequence[Invalidation]) -> None:
+    def queue(self, items: Sequence[Invalidation]) -> None:
         """Invalidate *items* before anything else is asked. No round trip."""
-        self.line.owe(items)
+        self.gate.queue(items)
 
     # Reading
 
@@ -69,15 +69,15 @@ class Remote:
     ) -> Found | None:
         """The entry of *key*; one round trip more if it has tags that could not be known.
 
-        A value for which *usable* says no is void, as if it had been invalidated. What may be as old as a copy in the
-        process may be (*near*) is read from a replica, where there is one; what that does not have costs one more.
+        A value for which *usable* returns False is treated as if it had been invalidated. With *near*, an entry may be
+        read from a replica; what the replica does not have costs one round trip more.
         """
         markers = self.markers.of(key, scope, tags)
-        if near and self.line.replicas is not None:
+        if near and self.gate.replicas is not None:
             (found,) = await self._near.read([key], codec, scope, [tags], markers, usable)
             if found is not None:
                 return found
-        fields, pttl, *nonces = await self.line.send(*calls.read(key, markers))
+        fields, pttl, *nonces = await self.gate.send(*calls.read(key, markers))
         # As `Opening.found` does, but here a hit passes.
         if type(fields) is not list:
             return self._opening.strange(key, fields)
@@ -89,14 +89,14 @@ class Remote:
         if stored is None:
             return found
         # What `Opening.standing` says, at once, where everything that matters was asked for.
-        if stored.tags != tags or stored.nonces != tuple(nonces) or self.line.bus.is_dirty(key, markers):
+        if stored.tags != tags or stored.nonces != tuple(nonces) or self.gate.bus.is_dirty(key, markers):
             found = await self._opening.standing(key, found, scope, dict(zip(markers, nonces, strict=True)), fields[0])
         return found if usable is None else self._opening.wanted(found, usable, fields[0])
 
     async def look(self, key: str, scope: Scope) -> Found | None:
         """What is stored under *key*, without its value."""
         markers = self.markers.of(key, scope, ())
-        fields, pttl, *nonces = await self.line.send(*calls.read(key, markers))
+        fields, pttl, *nonces = await self.gate.send(*calls.read(key, markers))
         found = self._opening.found(key, fields, pttl, None, outline=True)
         if found is None or found.stored is None:
             return found
@@ -106,12 +106,12 @@ class Remote:
         self, scope: Scope, at: int, cursor: str, pattern: str, count: int
     ) -> tuple[list[str], tuple[int, str] | None]:
         """One page of the Redis keys of fresh entries, and where to go on. Two round trips; three for unknown tags."""
-        names, following = await self.line.scan(at, cursor, pattern, count)
+        names, following = await self.gate.scan(at, cursor, pattern, count)
         names = list(dict.fromkeys(names))
         if not names:
             return names, following
         markers = scope.markers(())
-        replies = await self.line.send(*map(calls.head, names), *calls.nonces(markers))
+        replies = await self.gate.send(*map(calls.head, names), *calls.nonces(markers))
         seen = dict(zip(markers, replies[len(names) :], strict=True))
         return await self._opening.fresh(scope, dict(zip(names, replies, strict=False)), seen), following
 
@@ -129,7 +129,7 @@ class Remote:
         From replicas, as in `read`: those that are not found there cost one more.
         """
         tags = tags or [()] * len(keys)
-        if not near or self.line.replicas is None:
+        if not near or self.gate.replicas is None:
             return await self._read_each(keys, codec, scope, tags)
         markers = tuple(dict.fromkeys(marker for each in tags for marker in scope.markers(each)))
         found = await self._near.read(keys, codec, scope, tags, markers)
@@ -147,7 +147,7 @@ class Remote:
         opening = self._opening
         per_key = map(self.markers.of, keys, repeat(scope), tags)
         markers = tuple(dict.fromkeys(marker for each in per_key for marker in each))
-        pairs, seen = calls.were_read(keys, markers, await self.line.send(*calls.read_many(keys, markers)))
+        pairs, seen = calls.were_read(keys, markers, await self.gate.send(*calls.read_many(keys, markers)))
         there = [opening.found(key, *pair, codec) for key, pair in zip(keys, pairs, strict=True)]
         # All tags that could not be known at once, so that they cost one round trip and not one each.
         await self.markers.ask_for_more(scope, [each.stored for each in there if each and each.stored], seen)
@@ -169,21 +169,21 @@ class Remote:
         token: str,
         floor_ms: int,
         awaited: str,
-        void: Any,
+        unusable: Any,
         keep_ms: int,
     ) -> LeaseOutcome:
         """The right to fill *key*, or the reason why not."""
         markers = self.markers.of(key, scope, tags)
-        lease = calls.lease(key, token=token, floor_ms=floor_ms, awaited=awaited, void=void)
+        lease = calls.lease(key, token=token, floor_ms=floor_ms, awaited=awaited, unusable=unusable)
         *nonces, reply = await self._send_leases({key: token}, *self.markers.marks(markers, keep_ms), lease)
-        seen, settles = self.markers.seen(markers, nonces)
-        return await self._leased(key, reply, codec, scope, seen, settles=settles, usable=usable)
+        seen, quarantines = self.markers.seen(markers, nonces)
+        return await self._leased(key, reply, codec, scope, seen, quarantines=quarantines, usable=usable)
 
     async def _send_leases(self, tokens: dict[str, str], *asked: Call) -> list[Reply]:
         try:
-            return await self.line.send(*asked)
+            return await self.gate.send(*asked)
         except Unreachable:
-            self.line.orphaned(tokens)
+            self.gate.orphaned(tokens)
             raise
 
     async def lease_many(
@@ -193,16 +193,16 @@ class Remote:
         scope: Scope,
         tags: Mapping[str, tuple[str, ...]],
         *,
-        voids: Mapping[str, Any],
+        unusable: Mapping[str, Any],
         keep_ms: int,
     ) -> Mapping[str, LeaseOutcome | CutOff]:
         """Leases for several keys, in one round trip."""
         markers = tuple(dict.fromkeys(m for key in tokens for m in self.markers.of(key, scope, tags.get(key, ()))))
-        leases = [calls.lease(key, token=token, void=voids.get(key, "")) for key, token in tokens.items()]
+        leases = [calls.lease(key, token=token, unusable=unusable.get(key, "")) for key, token in tokens.items()]
         replies = await self._send_leases(tokens, *self.markers.marks(markers, keep_ms), *leases)
-        seen, settles = self.markers.seen(markers, replies[: len(markers)])
+        seen, quarantines = self.markers.seen(markers, replies[: len(markers)])
         return {
-            key: await self._leased(key, reply, codec, scope, seen, settles=settles)
+            key: await self._leased(key, reply, codec, scope, seen, quarantines=quarantines)
             for key, reply in zip(tokens, replies[len(markers) :], strict=True)
         }
 
@@ -214,7 +214,7 @@ class Remote:
         scope: Scope,
         seen: dict[str, Any],
         *,
-        settles: Mapping[str, float],
+        quarantines: Mapping[str, float],
         usable: Usable | None = None,
     ) -> LeaseOutcome:
         if isinstance(reply, Refused):
@@ -237,7 +237,7 @@ class Remote:
             old = None if found.stored is None else found
         if leased.word == b"WAIT":
             return Wait(leased.holder, old)
-        return Granted(old, seen, leased.at_ms, settles)
+        return Granted(old, seen, leased.at_ms, quarantines)
 
     # Filling
 
@@ -256,7 +256,7 @@ class Remote:
         before an invalidation of its tags, and only this tells.
         """
         markers = tuple(dict.fromkeys(marker for fill in fills for marker in fill.markers))
-        replies = await self.line.send(*map(calls.fill, fills), *calls.nonces(markers))
+        replies = await self.gate.send(*map(calls.fill, fills), *calls.nonces(markers))
         seen = dict(zip(markers, replies[len(fills) :], strict=True))
         outcomes: list[Filled] = []
         for fill, reply in zip(fills, replies, strict=False):
@@ -281,7 +281,7 @@ class Remote:
         """
         released = [calls.release(key, token=token, died_of=self._word(key, failure)) for key, token in tokens.items()]
         marks = marks or {}
-        replies = await self.line.send(*released, *calls.nonces(tuple(marks)))
+        replies = await self.gate.send(*released, *calls.nonces(tuple(marks)))
         left, said = replies[: len(released)], replies[len(released) :]
         return all(reply == 1 for reply in left) and said == list(marks.values())
 
@@ -293,16 +293,16 @@ class Remote:
 
     async def renew(self, tokens: dict[str, str]) -> None:
         """Keep leases for another while; those that are gone stay gone."""
-        await self.line.send(*(calls.renew(key, token=token) for key, token in tokens.items()))
+        await self.gate.send(*(calls.renew(key, token=token) for key, token in tokens.items()))
 
     # Writing
 
     async def invalidate(self, items: Sequence[Invalidation]) -> bool:
         """Invalidate entries, tags, namespaces.
 
-        False if Redis did not acknowledge it; it is owed then, and delivered before anything else is asked.
+        False if Redis did not acknowledge it; it is pending then, and delivered before anything else is asked.
         """
-        done, _ = await self.line.told(items)
+        done, _ = await self.gate.deliver(items)
         return done
 
     async def remove(self, keys: Sequence[str], scope: Scope) -> tuple[bool, int]:
@@ -310,14 +310,14 @@ class Remote:
 
         0 if it goes away before it has said what their tags say now: then nobody knows.
         """
-        channel = self.line.bus.channel
+        channel = self.gate.bus.channel
         markers = tuple(dict.fromkeys(marker for key in keys for marker in self.markers.of(key, scope, ())))
 
         def calls_of(echo: str) -> list[list[Call]]:
             return [[calls.invalidate(key, channel=channel, echo=echo, head=calls.HEAD_BYTES)] for key in keys]
 
         items = [Invalidation(key) for key in keys]
-        done, replies = await self.line.told(items, calls_of, calls.nonces(markers))
+        done, replies = await self.gate.deliver(items, calls_of, calls.nonces(markers))
         if not replies:
             return done, 0
         seen = dict(zip(markers, replies, strict=False))
@@ -329,10 +329,10 @@ class Remote:
 
     async def expire(self, keys: Sequence[str]) -> bool:
         """Make entries stale; false if Redis did not acknowledge it, and they will be invalidated instead."""
-        channel = self.line.bus.channel
+        channel = self.gate.bus.channel
 
         def calls_of(echo: str) -> list[list[Call]]:
             return [[calls.expire(key, channel=channel, echo=echo)] for key in keys]
 
-        done, _ = await self.line.told([Invalidation(key) for key in keys], calls_of)
+        done, _ = await self.gate.deliver([Invalidation(key) for key in keys], calls_of)
         return done

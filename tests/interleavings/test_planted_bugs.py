@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cacheguard.delivery.line import Line
+from cacheguard.delivery.gate import Gate
 from cacheguard.delivery.outbox import Invalidation
 from cacheguard.engine.ask import Ask, Job, Loaded
 from cacheguard.engine.changes import Changes
@@ -139,12 +139,12 @@ def the_local_tier_is_emptied_too_early(patch: pytest.MonkeyPatch) -> None:
 
 def what_is_owed_is_struck_off_unread(patch: pytest.MonkeyPatch) -> None:
     async def broken(self: Any) -> None:
-        items = list(self._outbox.owed)
+        items = list(self._outbox.pending)
         await self._told(items)
         for item in items:
-            self._outbox.owed.pop(item, None)
+            self._outbox.pending.pop(item, None)
 
-    patch.setattr(Line, "_deliver", broken)
+    patch.setattr(Gate, "_deliver", broken)
 
 
 def a_refresh_takes_what_it_finds(patch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cacheguard.defenses.penetration.absences import AbsenceBudget
 from cacheguard.delivery.bus import Bus
-from cacheguard.delivery.line import Line
+from cacheguard.delivery.gate import Gate
 from cacheguard.delivery.outbox import Outbox
 from cacheguard.engine.reading import Engine
 from cacheguard.engine.shared import Shared
@@ -326,7 +326,7 @@ class Process:
         self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(1000), self.bus)
         self.runtime = SteppedRuntime(self)
         self.outbox = Outbox("cg:world:m", self.events, lambda: stepper.now)
-        line = Line(self.runtime.commands, self.events, self.outbox, self.bus)
+        line = Gate(self.runtime.commands, self.events, self.outbox, self.bus)
         remote = Remote(line, ObjectPacking(), self.events, self.runtime.token)
         self.engine = make_engine(self.runtime, remote, self.shared)
         self.inbox: list[str] = []

@@ -8,7 +8,7 @@ from typing import Any
 
 from cacheguard.current_load import current_load
 from cacheguard.delivery.outbox import Invalidation
-from cacheguard.doors.writing import Mode, Terms, Write
+from cacheguard.doors.writing import Mode, Write, WriteTerms
 from cacheguard.engine.ask import NO_SCOPE, Ask, opened, stored_of
 from cacheguard.engine.batch import Batch
 from cacheguard.engine.reading import Engine
@@ -199,7 +199,7 @@ class World:
         self.stepper.add(name, work, process.name, Pause("starts", writes=process.here))
 
     async def _write_guarded(self, process: Process, key: str, mode: Mode, options: dict[str, Any]) -> None:
-        terms = Terms(mode, options.get("settle"), "1s", "10s")
+        terms = WriteTerms(mode, options.get("settle"), "1s", "10s")
         write = Write(self.scope, [key], [], None)
         hub: Any = _Desk()
         await write.begin(hub, process.engine, terms)
@@ -210,7 +210,7 @@ class World:
         await process.pause("has committed", writes=process.here)
         write.version = version if self.versioned else None
         await write.end(hub, process.engine, terms, quietly=False)
-        self._note(process, key, version, everywhere=not process.outbox.owed)
+        self._note(process, key, version, everywhere=not process.outbox.pending)
 
     def replication(self, name: str = "replication", key: str = KEY, steps: int = 1) -> None:
         """The replica hears of what the database says now; *steps* times."""
@@ -351,7 +351,7 @@ class World:
 
     def _judge_process(self, process: Process) -> None:
         for key, least in process.told.items():
-            if not any(item.key == self._name(key) for item in process.outbox.owed):
+            if not any(item.key == self._name(key) for item in process.outbox.pending):
                 self._judge_redis(key, least)
             _at_least(process.l1_value(self._name(key)), least, f"what is left of {key} in {process.name}")
         if self.bus:

@@ -383,7 +383,7 @@ def test_packages_are_read_from_the_table() -> None:
 
 
 def dead_terms(glossary: str, others: str) -> list[str]:
-    """Terms that the glossary explains and nobody uses, in singular or plural, hyphenated or not."""
+    """WriteTerms that the glossary explains and nobody uses, in singular or plural, hyphenated or not."""
     terms = {
         term for shown in tables(glossary) for row in shown.rows for term in re.findall(r"\*\*(.+?)\*\*", str(row))
     }

@@ -771,19 +771,19 @@ def test_an_invalidation_that_is_not_acknowledged_is_delivered_before_anything_i
     assert desk.events.invalidations_queued == 1
     if name == "invalidate":
         assert desk.read(desk.loader(2)) == 2
-        assert [item.key for item in desk.process.outbox.owed] == [KEY]
+        assert [item.key for item in desk.process.outbox.pending] == [KEY]
     desk.faults.clear()
     assert desk.read(desk.loader(3), l1=False) == 3
     assert desk.events.invalidations_queued == 0
 
 
 def test_more_invalidations_than_can_be_owed_become_one_of_the_whole_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cacheguard.delivery.outbox.MOST_OWED", 1)
+    monkeypatch.setattr("cacheguard.delivery.outbox.MOST_PENDING", 1)
     desk = Desk()
     cut(desk)
     assert not desk.run(desk.engine.changes.invalidate([Invalidation("a")]))
     assert not desk.run(desk.engine.changes.invalidate([Invalidation("b")]))
-    assert [item.key for item in desk.process.outbox.owed] == ["cg:world:m"]
+    assert [item.key for item in desk.process.outbox.pending] == ["cg:world:m"]
     assert desk.events.outbox_overflows == 1
 
 

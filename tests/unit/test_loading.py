@@ -42,7 +42,7 @@ def test_a_load_for_which_no_place_comes_free_gives_its_lease_back() -> None:
     )
     desk.go()
     assert desk.result(first) == 1
-    with pytest.raises(Overloaded, match="no place came free"):
+    with pytest.raises(Overloaded, match="no permit came free"):
         desk.result(second)
     assert desk.events.overloads == 1
     assert desk.server.holders == {}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from redis.crc import key_slot
 
+from cacheguard.client.endpoints import Address, Endpoint
 from cacheguard.client.identity import Identity
-from cacheguard.client.places import Address, Place
 from cacheguard.errors import Refused
 from cacheguard.servers.slots import SLOTS, Map, slot_of
 
@@ -32,7 +32,7 @@ class Told:
 
     def __init__(self) -> None:
         self.losses = 0
-        self.map = Map(Place(None, {}, (A,)), Identity(self._lost))
+        self.map = Map(Endpoint(None, {}, (A,)), Identity(self._lost))
 
     def _lost(self) -> None:
         self.losses += 1
@@ -108,7 +108,7 @@ def test_a_node_without_a_host_is_where_the_one_is_that_was_asked() -> None:
 
 
 def test_an_address_is_found_where_the_user_says() -> None:
-    place = Place(None, {}, (A,), remap=lambda address: ("outside", address[1]))
+    place = Endpoint(None, {}, (A,), remap=lambda address: ("outside", address[1]))
     owners = Map(place, Identity(lambda: None))
     owners.learn(A, [[0, SLOTS - 1, [b"inside", 8, b"1"]]])
     assert owners.masters == (("outside", 8),)

@@ -6,11 +6,11 @@ from struct import Struct
 
 from ...ports import Runtime, ScriptCall
 from .items import Texts
-from .layout import Hashes, Shape, chunks_of, describe, hashes_of, next_shape, parse, place, positions, probe
+from .layout import Hashes, Shape, chunk_and_bit, chunks_of, describe, hashes_of, next_shape, parse, positions, probe
 from .stored import ADD, GROW, LOG_LENGTH, Keys, header_of, new_epoch
 
 ITEMS_PER_CALL = 50
-_PLACES_PER_CALL = 1000
+_BITS_PER_CALL = 1000
 
 
 class Plan:
@@ -23,8 +23,8 @@ class Plan:
         self.layers = describe(shapes)
         self.probe = probe(shapes[0]) if shapes else ""
         self.hashes: tuple[Hashes, ...] = tuple(map(hashes_of, shapes))
-        places = sum(shape.slices for shape in shapes) or 1
-        self.items_per_call = max(1, min(ITEMS_PER_CALL, _PLACES_PER_CALL // places))
+        bits = sum(shape.slices for shape in shapes) or 1
+        self.items_per_call = max(1, min(ITEMS_PER_CALL, _BITS_PER_CALL // bits))
 
     @classmethod
     def new(cls, runtime: Runtime, first: Shape) -> Plan:
@@ -61,7 +61,7 @@ def add_call(plan: Plan, keys: Keys, texts: Texts, lease: int, *, create: bool) 
         pairs: list[int] = []
         for layer, (shape, hashes) in enumerate(zip(plan.shapes, plan.hashes, strict=True)):
             for position in positions(shape, hashes, text):
-                chunk, bit = place(position)
+                chunk, bit = chunk_and_bit(position)
                 key = keys.chunk(plan.epoch, layer, chunk)
                 pairs += chunk_keys.setdefault(key, len(chunk_keys) + 4), bit
         args += text, packed.pack(*pairs)

@@ -47,21 +47,21 @@ class Layers:
         if self.holds(text):
             return []
         layer = self.filters[-1]
-        places = positions(self.shapes[-1], layer.make_hashes, text)
+        set_bits = positions(self.shapes[-1], layer.make_hashes, text)
         bits = layer.bitarray
-        for position in places:
+        for position in set_bits:
             bits[position] = 1
-        return places
+        return set_bits
 
     def add(self, text: str) -> list[int]:
         """`put`, counting; a new layer is opened when the last one is full."""
         if self.filled >= self.shapes[-1].capacity and not self.holds(text):
             self.append(next_shape(self.shapes))
-        places = self.put(text)
-        if places:
+        set_bits = self.put(text)
+        if set_bits:
             self.count += 1
             self.filled += 1
-        return places
+        return set_bits
 
     def chunk(self, layer: int, number: int) -> bytes:
         """One chunk of a layer's bits, filled up with zeros."""

@@ -35,7 +35,7 @@ from .bits import Layers, Mirror
 from .info import BloomInfo, State
 from .items import LONGEST_TEXT, Items, Texts, batches_of, item_text
 from .layout import CHUNK_BYTES, HEADER_BYTES, Shape, checked_plan, describe, parse, probe
-from .rebuild import Rebuild, checked_settle
+from .rebuild import Rebuild, checked_lag
 from .stored import (
     CHUNKS_PER_SEND,
     DAMAGE,
@@ -201,11 +201,11 @@ class BloomTier:
                 what was added within that time (it was flushed, restarted, or is new), the rebuild waits for the rest
                 of it, and for a lease at least, before it reads *items*.
         """
-        settle_ms = checked_settle(settle)
+        lag_ms = checked_lag(settle)
         if self._alone is not None:
             await self._rebuild_alone(runtime, self._alone, items)
             return
-        mirror = await Rebuild(self._keys, self._first, self._lease, runtime).run(items, settle_ms)
+        mirror = await Rebuild(self._keys, self._first, self._lease, runtime).run(items, lag_ms)
         with self._lock:
             self._mirror, self._again = mirror, -math.inf
         self._plan, self._met = Plan(mirror.epoch, mirror.layers.shapes), True

@@ -113,7 +113,7 @@ def probe(shape: Shape) -> str:
     return ",".join(map(str, positions(shape, hashes_of(shape), _PROBE_TEXT)))
 
 
-def place(position: int) -> tuple[int, int]:
+def chunk_and_bit(position: int) -> tuple[int, int]:
     """The chunk that holds a bit, and the bit's number inside it as Redis counts: past the header, high bit first."""
     chunk, inside = divmod(position, CHUNK_BITS)
     return chunk, HEADER_BYTES * 8 + (inside ^ 7)

@@ -14,7 +14,7 @@ from ...ports import Command, Reply, Runtime
 from .adding import Plan
 from .bits import Layers, Mirror
 from .items import ITEMS_PER_BREATH, Items, batches_of
-from .layout import Shape, chunks_of, describe, parse, place, probe
+from .layout import Shape, chunk_and_bit, chunks_of, describe, parse, probe
 from .stored import ABORT, BEGIN, CHUNKS_PER_SEND, LOG_LENGTH, SWITCH, Keys, header_of, new_epoch, refusal, text_of
 
 REBUILD_ALLOWANCE = 3600.0  # seconds of silence after which a rebuild counts as dead
@@ -35,9 +35,9 @@ class Rebuild:
         self._taken = 0  # items taken over from those who added meanwhile
         self._heard = runtime.now()
 
-    async def run(self, items: Items, settle_ms: int) -> Mirror:
+    async def run(self, items: Items, lag_ms: int) -> Mirror:
         """Build, upload, switch; returns the mirror of the new filter."""
-        pause, replaced = await self._begin(settle_ms)
+        pause, replaced = await self._begin(lag_ms)
         try:
             await self._pause(pause)
             await self._gather(items)
@@ -54,14 +54,14 @@ class Rebuild:
                 await self._discard(epoch, layers)
         return Mirror(self._epoch, self._layers, seq)
 
-    async def _begin(self, settle_ms: int) -> tuple[float, list[list[str]]]:
+    async def _begin(self, lag_ms: int) -> tuple[float, list[list[str]]]:
         """Seconds to wait before the rows are read, and what earlier rebuilds left behind."""
         plan = Plan.new(self._runtime, self._first)
         (reply,) = await self._runtime.commands.send(
             BEGIN(self._keys.meta, self._keys.log, self._keys.side)(
                 self._epoch,
                 _ALLOWANCE_MS,
-                settle_ms,
+                lag_ms,
                 LOG_LENGTH,
                 plan.epoch,
                 plan.layers,
@@ -133,7 +133,7 @@ class Rebuild:
             for position in self._layers.add(text_of(text)):
                 layer = len(self._layers.shapes) - 1
                 if layer < self._uploaded:
-                    chunk, bit = place(position)
+                    chunk, bit = chunk_and_bit(position)
                     bits.append(("SETBIT", self._keys.chunk(self._epoch, layer, chunk), bit, 1))
         await self._send_in_parts(bits, _COMMANDS_PER_SEND)
         self._taken += len(texts)
@@ -172,7 +172,7 @@ class Rebuild:
             await self._runtime.commands.send(*part)
 
 
-def checked_settle(seconds: object) -> int:
+def checked_lag(seconds: object) -> int:
     """A time to settle in whole milliseconds."""
     if not 0 <= number_of(seconds) <= REBUILD_ALLOWANCE:
         raise ConfigurationError(f"settle must be seconds from 0 to {REBUILD_ALLOWANCE:.0f}, got {seconds!r}")

@@ -1,7 +1,7 @@
 -- ADD: put a value there by hand if no usable one is there; a load under way may no longer fill.
 -- KEYS[1] the entry
 -- ARGV    token of this call, envelope, fresh ms, stale ms,
---         void (SHA-1 of a value that this caller cannot use, or ''), channel, message
+--         unusable (SHA-1 of a value that this caller cannot use, or ''), channel, message
 -- Reply   {1} stored | {0} not stored: a write is under way | {2, v, g, pttl} not stored: there is a fresh value
 -- needs: prelude
 local now = server_now()

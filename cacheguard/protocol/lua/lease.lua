@@ -2,7 +2,7 @@
 -- KEYS[1] the entry
 -- ARGV    token, lease ms, grace ms, floor ms (a value that stays fresh no longer than this does not count),
 --         awaited (the token of a lease that this caller waited for, or ''),
---         void (SHA-1 of a value that this caller cannot use, or '')
+--         unusable (SHA-1 of a value that this caller cannot use, or '')
 -- Reply   {'HIT', v, g, pttl} | {'GRANTED', server ms, v or false, g, pttl}
 --         | {'WAIT', ms left, holder's token, v or false, g, pttl}
 --         | {'BYPASS', ms left} (a write is under way) | {'FAILED', what the awaited load died of}

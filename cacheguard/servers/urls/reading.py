@@ -6,11 +6,11 @@ import re
 from typing import Any
 
 from ...client import redispy
+from ...client.endpoints import Address, Endpoint
 from ...client.finders import AsyncFinder, BlockingFinder, Newest
-from ...client.places import Address, Place
 from ...errors import ConfigurationError
 from .parts import REDIS_PORT, SHAPES, Url, database_of, decoded, settings_of, wrong
-from .ring import ring_places
+from .ring import ring_endpoints
 
 SCHEMES = (
     "memory",
@@ -55,7 +55,7 @@ def _split(url: str) -> Url | None:
     return None if "@" in behind or not _HOSTS.fullmatch(parts.hosts) else parts
 
 
-def places_of(url: str) -> tuple[Place, Place]:
+def endpoints_of(url: str) -> tuple[Endpoint, Endpoint]:
     """Where *url* leads, for threads and for event loops; `ConfigurationError` if that cannot be read."""
     scheme = url.partition("://")[0].lower()
     if "://" not in url or scheme not in SCHEMES:
@@ -70,16 +70,16 @@ def places_of(url: str) -> tuple[Place, Place]:
             f"('@' %40, ':' %3A, '/' %2F, '?' %3F, '#' %23, '%' %25, space %20), got {scheme}://***"
         )
     if parts.kind == "ring":
-        return ring_places(parts)
+        return ring_endpoints(parts)
     settings = settings_of(parts, parts.query)
     if parts.kind == "sentinel":
-        return _sentinel_places(parts, settings)
+        return _sentinel_endpoints(parts, settings)
     if parts.kind == "cluster":
-        return _cluster_places(parts, settings)
-    return _single_places(parts, settings)
+        return _cluster_endpoints(parts, settings)
+    return _single_endpoints(parts, settings)
 
 
-def _single_places(parts: Url, settings: dict[str, Any]) -> tuple[Place, Place]:
+def _single_endpoints(parts: Url, settings: dict[str, Any]) -> tuple[Endpoint, Endpoint]:
     if parts.kind == "unix":
         if parts.hosts or not parts.path:
             raise wrong(parts)
@@ -93,7 +93,7 @@ def _single_places(parts: Url, settings: dict[str, Any]) -> tuple[Place, Place]:
     return _both(redispy.kinds(tls=parts.tls), settings)
 
 
-def _sentinel_places(parts: Url, settings: dict[str, Any]) -> tuple[Place, Place]:
+def _sentinel_endpoints(parts: Url, settings: dict[str, Any]) -> tuple[Endpoint, Endpoint]:
     service, _, database = decoded(parts.path).strip("/").partition("/")
     if not service or not parts.hosts:
         raise wrong(parts)
@@ -110,15 +110,15 @@ def _sentinel_places(parts: Url, settings: dict[str, Any]) -> tuple[Place, Place
     kind, akind = redispy.kinds(tls=parts.tls)
     managed, amanaged = redispy.kinds_that_ask(tls=parts.tls)
     newest = Newest()
-    finder = BlockingFinder([Place(kind, one) for one in each], service, newest=newest)
-    afinder = AsyncFinder([Place(akind, dict(one)) for one in each], service, newest=newest)
+    finder = BlockingFinder([Endpoint(kind, one) for one in each], service, newest=newest)
+    afinder = AsyncFinder([Endpoint(akind, dict(one)) for one in each], service, newest=newest)
     return (
-        Place(managed, {**settings, redispy.FINDER: finder}),
-        Place(amanaged, {**settings, redispy.FINDER: afinder}),
+        Endpoint(managed, {**settings, redispy.FINDER: finder}),
+        Endpoint(amanaged, {**settings, redispy.FINDER: afinder}),
     )
 
 
-def _cluster_places(parts: Url, settings: dict[str, Any]) -> tuple[Place, Place]:
+def _cluster_endpoints(parts: Url, settings: dict[str, Any]) -> tuple[Endpoint, Endpoint]:
     if parts.path.strip("/") or "db" in settings:
         raise ConfigurationError(
             f"url must look like {SHAPES['cluster']}: a cluster has no numbered databases, got {parts.shown()!r}"
@@ -129,9 +129,11 @@ def _cluster_places(parts: Url, settings: dict[str, Any]) -> tuple[Place, Place]
     return _both(redispy.kinds(tls=parts.tls), settings, nodes)
 
 
-def _both(kinds: tuple[Any, Any], settings: dict[str, Any], nodes: tuple[Address, ...] = ()) -> tuple[Place, Place]:
+def _both(
+    kinds: tuple[Any, Any], settings: dict[str, Any], nodes: tuple[Address, ...] = ()
+) -> tuple[Endpoint, Endpoint]:
     """The same for threads and for event loops."""
-    return Place(kinds[0], settings, nodes), Place(kinds[1], dict(settings), nodes)
+    return Endpoint(kinds[0], settings, nodes), Endpoint(kinds[1], dict(settings), nodes)
 
 
 def _addresses(parts: Url, port: int) -> list[Address]:

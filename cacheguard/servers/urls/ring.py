@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ...client import redispy
-from ...client.places import Address, Place, RingPlan
+from ...client.endpoints import Address, Endpoint, RingPlan
 from ...errors import ConfigurationError
 from .parts import REDIS_PORT, SHAPES, Url, database_of, decoded, settings_of, wrong
 
@@ -15,7 +15,7 @@ HEAVIEST = 100.0
 _NODE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]*\s]+)(?::(\d{1,5}))?(?:\*(\d{1,4}(?:\.\d{1,3})?))?")
 
 
-def ring_places(parts: Url) -> tuple[Place, Place]:
+def ring_endpoints(parts: Url) -> tuple[Endpoint, Endpoint]:
     """Where the connections to the nodes of a URL come from, for threads and for event loops.
 
     User, password, database and TLS (``rediss+ring://``) are the same on each node. ``*2`` behind a node gives it twice
@@ -37,7 +37,7 @@ def ring_places(parts: Url) -> tuple[Place, Place]:
     also, more = _nodes(parts, options["also"]) if "also" in options else ({}, {})
     plan = RingPlan(weights, also, addresses | more, _moves(parts, options.get("on_dead", "miss")))
     kinds = redispy.kinds(tls=parts.tls)
-    return Place(kinds[0], settings, ring=plan), Place(kinds[1], dict(settings), ring=plan)
+    return Endpoint(kinds[0], settings, ring=plan), Endpoint(kinds[1], dict(settings), ring=plan)
 
 
 def _nodes(parts: Url, text: str) -> tuple[dict[str, float], dict[str, Address]]:

@@ -29,7 +29,7 @@ class RingPlan:
 
 
 @dataclass(frozen=True, repr=False)  # its settings hold passwords
-class Place:
+class Endpoint:
     """Where connections of one kind go: what a pool would know, and nothing that is connected.
 
     Args:
@@ -57,7 +57,7 @@ class Place:
         if self.ring is not None:
             return f"{scheme}+ring://{','.join(self.ring.weights)}{database}"
         if finder is not None:
-            asked = [each.connection_kwargs for each in finder.places]
+            asked = [each.connection_kwargs for each in finder.endpoints]
             hosts = ",".join(_joined(each.get("host"), each.get("port")) for each in asked)
             return f"{scheme}+sentinel://{hosts}/{finder.service}{database}"
         return f"{scheme}://{_joined(settings.get('host'), settings.get('port'))}{database}"
@@ -72,27 +72,27 @@ class Place:
         """Who asks sentinels for the master; None if nobody does."""
         return self.connection_kwargs.get(redispy.FINDER)
 
-    def of(self, name: str) -> Place:
+    def of(self, name: str) -> Endpoint:
         """One node of a ring."""
         if self.ring is None:
-            raise ValueError("this place is no ring")
+            raise ValueError("this endpoint is no ring")
         return self.at(self.ring.addresses[name])
 
-    def at(self, address: Address) -> Place:
+    def at(self, address: Address) -> Endpoint:
         """One node of a cluster."""
-        return Place(self.connection_class, {**self.connection_kwargs, "host": address[0], "port": address[1]})
+        return Endpoint(self.connection_class, {**self.connection_kwargs, "host": address[0], "port": address[1]})
 
     @property
     def has_replicas(self) -> bool:
         """Whether it can be found out which replicas there are."""
         return bool(self.nodes) or self.finder is not None
 
-    def of_replicas(self) -> Place:
+    def of_replicas(self) -> Endpoint:
         """What connections to a replica are made with, where this one asks sentinels for the master."""
         settings = {name: value for name, value in self.connection_kwargs.items() if name != redispy.FINDER}
-        return Place(redispy.plain(self.connection_class), settings)
+        return Endpoint(redispy.plain(self.connection_class), settings)
 
-    def twin(self) -> Place:
+    def twin(self) -> Endpoint:
         """The same for threads, if this is for event loops."""
         kind, settings = redispy.blocking_form(self.connection_class, self.connection_kwargs)
         if self.finder is not None:

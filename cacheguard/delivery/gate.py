@@ -1,4 +1,4 @@
-"""The way to Redis on which nothing is asked before what is owed has been delivered."""
+"""The way to Redis on which nothing is asked before pending invalidations are delivered."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..protocol import calls as protocol
 from .bus import Bus
 from .outbox import Invalidation, Outbox
 
-PART = 1000  # of what is owed, in one round trip
+PART = 1000  # pending invalidations in one round trip
 MOST_ANNOUNCED = 10_000  # dirty keys, every second
 
 
-class Line:
+class Gate:
     """One way to Redis, under one runtime; the outbox is shared by all ways of a guard."""
 
     def __init__(
@@ -29,7 +29,7 @@ class Line:
         self._commands, self._events, self._outbox, self.bus = commands, events, outbox, bus
 
     async def send(self, *calls: Call, reading: bool = True) -> list[Reply]:
-        """`Commands.send_each`, counted, after whatever invalidation is still owed.
+        """`Commands.send_each`, counted, after the pending invalidations.
 
         Not *reading*, it asks for nothing that could be old.
 
@@ -55,13 +55,13 @@ class Line:
         return replies
 
     async def ask_replicas(self, *calls: Call) -> list[Reply] | None:
-        """What replicas answer; None where that may be older than what this process has heard of, or owes.
+        """What replicas answer; None where that may be older than what this process has heard of, or has pending.
 
         An answer counts for as much as a copy in the process does: it is used only while it is proven that this process
         hears of invalidations, and only if it contains all that it has heard of. One round trip.
         """
         replicas, outbox, bus = self.replicas, self._outbox, self.bus
-        if replicas is None or outbox.owes or not bus.hears:
+        if replicas is None or outbox.has_pending or not bus.hears:
             return None
         changes = outbox.changes
         answer = await replicas.ask(*calls)
@@ -101,8 +101,8 @@ class Line:
     async def _scanned(
         self, at: int, cursor: str, pattern: str, count: int
     ) -> tuple[list[str], tuple[int, str] | None]:
-        if self._outbox.owes:
-            await self._settle(())
+        if self._outbox.has_pending:
+            await self._empty(())
         masters = await self._commands.masters()
         if at >= len(masters):
             return [], None
@@ -116,30 +116,30 @@ class Line:
         outbox = self._outbox
         changes = outbox.changes
         # Where Redis is left alone, saying so must not cost the making of a thousand calls.
-        if outbox.owes and not self._commands.away:
-            await self._settle(set(map(_key, calls)) if reading else frozenset())
+        if outbox.has_pending and not self._commands.away:
+            await self._empty(set(map(_key, calls)) if reading else frozenset())
         replies = await self._commands.send_each(*calls)
         # Another thread may notice a change that this one does not see:
         #
         # this thread:   asks .............................. is answered "old" by the new server
-        # that thread:          meets the new server, owes it what the old one may have lost
+        # that thread:          meets the new server, has_pending it what the old one may have lost
         if changes != outbox.changes:
             raise AnotherServer
         return replies
 
-    async def _settle(self, keys: Collection[str]) -> None:
+    async def _empty(self, keys: Collection[str]) -> None:
         """Deliver the invalidations that Redis has not acknowledged; nothing that they concern is read before that.
 
-        Where one of several servers cannot be asked, what is owed to it is set aside, and whoever asks for something
-        else goes on. An answer can be made old by what is owed under its own key, or under a marker of its tags or its
-        namespaces, by nothing else; and it is used only after all of these were asked for. So it is enough to look at
-        *keys*, which are about to be asked for.
+        If one of several servers cannot be asked, its pending invalidations are set aside, and other keys are asked for
+        as ever. Only a pending invalidation of its own key, or of a marker of its tags or namespaces, makes an answer
+        old; and the answer is used only after all of these were asked for. So it is enough to look at *keys*, which are
+        about to be asked for.
         """
-        await until_steady(partial(self._settle_once, keys))
+        await until_steady(partial(self._empty_once, keys))
 
-    async def _settle_once(self, keys: Collection[str]) -> None:
+    async def _empty_once(self, keys: Collection[str]) -> None:
         await self._release_orphans(keys)
-        while self._outbox.owed:  # other threads may owe more meanwhile
+        while self._outbox.pending:  # other threads may queue more meanwhile
             await self._deliver()
         if self._outbox.parked:
             await self._deliver_these(self._outbox.parked_part(keys))
@@ -164,14 +164,14 @@ class Line:
     async def _deliver_these(self, part: dict[Invalidation, object]) -> None:
         if not part:
             return
-        outcome = await self._told(list(part))
+        outcome = await self._deliver_again(list(part))
         left = {*outcome.missed, *outcome.away}
-        self._outbox.settled({item: mark for item, mark in part.items() if item not in left})
+        self._outbox.delivered({item: mark for item, mark in part.items() if item not in left})
         self._outbox.park(outcome.away)
         if outcome.missed:
             raise outcome.refusal or Unreachable("an invalidation was not acknowledged")
 
-    async def _told(self, items: Sequence[Invalidation]) -> Outcome:
+    async def _deliver_again(self, items: Sequence[Invalidation]) -> Outcome:
         """Deliver *items*, without a mark of our own: this process, too, drops its copies when the message is heard."""
         calls = [item.calls(self.bus.channel, "-") for item in items]
         return _outcome(items, calls, await self._answers([call for each in calls for call in each]))
@@ -183,26 +183,26 @@ class Line:
         except PartlyUnreachable as error:
             return error.replies
 
-    async def settle(self) -> None:
-        """Deliver what is owed, and say which keys are dirty where Redis takes no writes; for whoever has time.
+    async def deliver_pending(self) -> None:
+        """Deliver pending invalidations. Where Redis takes no writes, announce which keys are dirty.
 
         Raises `Unreachable` if Redis cannot be asked.
         """
         outbox = self._outbox
         try:
-            if outbox.owes:
-                await self._settle(())
+            if outbox.has_pending:
+                await self._empty(())
             parked = list(outbox.all_parked().items())
             for at in range(0, len(parked), PART):
                 with suppress(AnotherServer):
                     await self._deliver_these(dict(parked[at : at + PART]))
         except Refused:
-            await self._announce_owed()
+            await self._announce_pending()
             raise
         if outbox.parked:
-            await self._announce_owed()
+            await self._announce_pending()
 
-    async def _announce_owed(self) -> None:
+    async def _announce_pending(self) -> None:
         outbox = self._outbox
         items = [*outbox.part(MOST_ANNOUNCED), *outbox.all_parked()][:MOST_ANNOUNCED]
         with suppress(AnotherServer):
@@ -215,7 +215,7 @@ class Line:
             *(protocol.dirty(self.bus.channel, item.key) for item in items if not item.begins)
         )
 
-    async def told(
+    async def deliver(
         self,
         items: Sequence[Invalidation],
         calls_of: Callable[[str], list[list[Call]]] | None = None,
@@ -223,11 +223,11 @@ class Line:
     ) -> tuple[bool, list[Reply]]:
         """Deliver *items* now. One round trip.
 
-        False if Redis did not acknowledge all of them; they are owed then, and delivered before anything else is asked.
-        And the replies to *first* and then to each call; none unless all servers answered.
+        Returns whether Redis acknowledged all of them; the others are pending, and delivered before anything else is
+        asked. And the replies to *first* and then to each call; none unless all servers answered.
 
         Args:
-            items: what is owed if it fails.
+            items: what is pending if it fails.
             calls_of: what to send for each of them, with the mark of this round trip; their own calls if left out.
             first: what to ask in front of them.
         """
@@ -237,15 +237,15 @@ class Line:
         try:
             outcome = await self._first_try(items, calls, first)
         except BaseException:  # interrupted: nobody knows whether it has arrived
-            bus.void(echo)
-            outbox.owe(items)
+            bus.disown(echo)
+            outbox.queue(items)
             raise
         if not outcome.missed and not outcome.away:
             outbox.acknowledged(items)
             return True, outcome.replies
         # Some of it may have arrived, and its message may be on its way with this echo. This process then drops its
         # copies once more, for a reader here may have cached the old value meanwhile.
-        bus.void(echo)
+        bus.disown(echo)
         await self._keep(items, outcome)
         return False, outcome.replies
 
@@ -257,7 +257,7 @@ class Line:
             replies = await self.send(*first, *(call for each in calls for call in each), reading=False)
         except PartlyUnreachable as error:
             return _outcome(items, calls, error.replies[len(first) :])
-        except Refused as error:  # something that was owed before is refused: so would this be
+        except Refused as error:  # something that was pending before is refused: so would this be
             return Outcome(list(items), refusal=error)
         except Unreachable:
             return Outcome(list(items))
@@ -266,11 +266,11 @@ class Line:
         return outcome
 
     async def _keep(self, items: Sequence[Invalidation], outcome: Outcome) -> None:
-        """Owe what was not acknowledged of *items*; where Redis still publishes, warn the others of it."""
+        """Queue what was not acknowledged of *items*; where Redis still publishes, warn the others of it."""
         outbox, left = self._outbox, [*outcome.missed, *outcome.away]
         outbox.acknowledged([item for item in items if item not in left])
-        outbox.owe(outcome.missed)
-        outbox.owe(outcome.away, aside=True)
+        outbox.queue(outcome.missed)
+        outbox.queue(outcome.away, aside=True)
         if outcome.refusal is not None:
             self._events.redis_refused(outcome.refusal)
         elif not outcome.away:  # no server was reached, so nobody could be told
@@ -282,9 +282,9 @@ class Line:
         except Unreachable as error:
             self._failed(error)
 
-    def owe(self, items: Sequence[Invalidation]) -> None:
+    def queue(self, items: Sequence[Invalidation]) -> None:
         """Deliver *items* before anything else is asked."""
-        self._outbox.owe(items)
+        self._outbox.queue(items)
 
     def acknowledged(self, items: Sequence[Invalidation]) -> None:
         """Remember that Redis has taken a write which, if a failover loses it, leaves something old behind."""
