@@ -63,7 +63,7 @@ async def test_other_processes_drop_what_is_invalidated(door: Door, other: Cache
         "cleared": door.clear,
     }
     for key, tell in ways.items():
-        assert tier(other, key) == "l1"
+        await asyncio.to_thread(until, lambda key=key: other.get(key) and tier(other, key) == "l1")
         await tell()
         await asyncio.to_thread(until, partial(_is_not_kept, other, key))
     assert other.stats().bus_messages >= len(ways)

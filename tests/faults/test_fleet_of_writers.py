@@ -111,7 +111,7 @@ database.close()
 """
 
 
-@pytest.mark.parametrize("keys", [400, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("keys", [200, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["fence", "delete"])
 @pytest.mark.parametrize("colour", ["blocking", "async"])
 def test_raced_keys_are_stale_in_neither_process(

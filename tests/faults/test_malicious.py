@@ -300,11 +300,11 @@ for name, path in zip(sys.argv[1::2], sys.argv[2::2]):
     Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
     for _ in range(3):
-        begun = time.perf_counter()
+        begun = time.process_time()  # a busy machine is no fault of the envelope's
         try:
             sealer.open(blob, "k")
         except Exception as error:
-            times.append(time.perf_counter() - begun)
+            times.append(time.process_time() - begun)
             assert type(error).__name__ == "Oversize", error
     print(name, len(blob), round(min(times) * 1000, 1), round((status("VmHWM") - before) / 1024, 1))
 """

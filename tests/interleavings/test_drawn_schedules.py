@@ -42,13 +42,13 @@ def test_round_trips_fail_processes_crash_and_callers_give_up(data: st.DataObjec
 
 @pytest.mark.parametrize("build", [peaceful_world, troubled_world, owing_world, failing_world])
 def test_many_schedules_at_random(build: Callable[[Pick], World]) -> None:
-    assert searched(build, runs=1000, seconds=10) > 300
+    assert searched(build, runs=500, seconds=10) > 300
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("build", [peaceful_world, troubled_world, owing_world, failing_world])
 def test_many_more_schedules_at_random(build: Callable[[Pick], World]) -> None:
-    assert searched(build, runs=10_000, seconds=20, seed=2) > 300
+    assert searched(build, runs=3000, seconds=20, seed=2) > 300
 
 
 @pytest.mark.chaos

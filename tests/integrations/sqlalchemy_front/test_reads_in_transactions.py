@@ -295,7 +295,7 @@ def impatient(database_url: Callable[[str], str]) -> Iterator[Engine]:
     engine.dispose()
 
 
-@pytest.mark.parametrize("share", [5, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "many"])
+@pytest.mark.parametrize("share", [10, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "many"])
 @pytest.mark.parametrize("alone", ["changed", "open"])
 def test_random_programs_cache_nothing_that_is_not_committed(
     impatient: Engine, redis_url: str, alone: Alone, share: int
