@@ -17,7 +17,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import redis
 from redis.backoff import NoBackoff
@@ -25,6 +25,9 @@ from redis.retry import Retry
 
 READY_WITHIN = 15.0  # seconds
 PATIENCE = 1.0  # seconds that a command of ours may take
+
+# What undoes what a test did, beside the settings.
+WASHING = (("CLIENT", "UNPAUSE"), ("FLUSHALL",), ("SCRIPT", "FLUSH"), ("CONFIG", "RESETSTAT"))
 
 # Below the range from which systems pick the ports of outgoing connections: while a server is down, nobody takes its
 # port by chance, and it comes back where its clients expect it.
@@ -187,7 +190,7 @@ class RedisServer:
         self.thaw()
         try:
             self._wash()
-        except redis.RedisError:
+        except (redis.RedisError, OSError):
             # Paused, behind a password, a replica of something: quicker to replace than to repair.
             self.restart()
 
@@ -225,9 +228,20 @@ class RedisServer:
         return {str(name): str(value) for name, value in pairs}
 
     def _wash(self) -> None:
-        now = self._settings()
-        changed = [("CONFIG", "SET", name, value) for name, value in self._pristine.items() if now[name] != value]
-        self.commands(*changed, ("CLIENT", "UNPAUSE"), ("FLUSHALL",), ("SCRIPT", "FLUSH"), ("CONFIG", "RESETSTAT"))
+        if "unixsocket" in self.config:
+            now = self._settings()
+            changed = [("CONFIG", "SET", name, value) for name, value in self._pristine.items() if now[name] != value]
+            self.commands(*changed, *WASHING)
+            return
+        # Without the client: this stands before every test, and a client costs ten times what the server does.
+        with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as wire, wire.makefile("rb") as replies:
+            wire.sendall(_packed(("CONFIG", "GET", "*")))
+            pairs = _reply(replies)
+            now = dict(zip(pairs[::2], pairs[1::2], strict=True))
+            changed = [("CONFIG", "SET", name, value) for name, value in self._pristine.items() if now[name] != value]
+            wire.sendall(_packed(*changed, *WASHING))
+            for _ in (*changed, *WASHING):
+                _reply(replies)
 
     def _start_on(self, port: int) -> bool:
         words = self._command_line(port)
@@ -282,6 +296,29 @@ class RedisServer:
 
     def _log_tail(self) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-10:]) if self._log.exists() else "(no log)"
+
+
+def _packed(*calls: tuple[str, ...]) -> bytes:
+    """*calls* as they go over the wire (RESP 2)."""
+    words = [[word.encode() for word in call] for call in calls]
+    return b"".join(
+        b"*%d\r\n" % len(call) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in call) for call in words
+    )
+
+
+def _reply(wire: BinaryIO) -> Any:
+    """The next reply on the wire: text, or a list. Raises `redis.RedisError` for an error, and for the end."""
+    line = wire.readline()
+    kind, rest = line[:1], line[1:-2].decode()
+    if kind == b"*":
+        return [_reply(wire) for _ in range(int(rest))]
+    if kind == b"$":
+        return wire.read(int(rest) + 2)[:-2].decode()
+    if kind == b"-":
+        raise redis.ResponseError(rest)
+    if not kind:
+        raise redis.ConnectionError("the server has closed the connection")
+    return rest
 
 
 def is_free(port: int) -> bool:

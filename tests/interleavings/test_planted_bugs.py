@@ -140,7 +140,7 @@ def the_local_tier_is_emptied_too_early(patch: pytest.MonkeyPatch) -> None:
 def what_is_owed_is_struck_off_unread(patch: pytest.MonkeyPatch) -> None:
     async def broken(self: Any) -> None:
         items = list(self._outbox.pending)
-        await self._told(items)
+        await self._deliver_again(items)
         for item in items:
             self._outbox.pending.pop(item, None)
 

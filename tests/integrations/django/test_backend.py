@@ -462,6 +462,7 @@ def test_other_threads_and_processes_see_what_was_set_at_once(cache: CacheGuardC
             assert cache.get("k") == number
 
 
+@pytest.mark.slow
 async def test_everything_works_in_a_cluster(configure: Configure, cluster_url: str, twins: bool) -> None:
     either = Either(configure(LOCATION=cluster_url, OPTIONS={"operation_timeout": "5s"}), twins=twins)
     names = [f"k{number}" for number in range(20)]
