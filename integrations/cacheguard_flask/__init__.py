@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .extension import AppCache, CacheGuardFlask
+from .app_cache import AppCache
+from .extension import CacheGuardFlask
 from .fragments import make_template_fragment_key
 
 if TYPE_CHECKING:
