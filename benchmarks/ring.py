@@ -20,28 +20,28 @@ SLOW = "rendezvous"  # asks every node for every key, and needs no luck: one set
 SHARE, LEAST_MOVED, MOST_MOVED = 0.10, 0.15, 0.19
 MOST_SECONDS = 5e-6
 
-Place: TypeAlias = Callable[[str], str]
-Build: TypeAlias = Callable[[Sequence[str]], Place]
+Endpoint: TypeAlias = Callable[[str], str]
+Build: TypeAlias = Callable[[Sequence[str]], Endpoint]
 
 
-def ours(names: Sequence[str]) -> Place:
+def ours(names: Sequence[str]) -> Endpoint:
     return HashRing(dict.fromkeys(names, 1)).node_of
 
 
 def uhashring(**how: Any) -> Build:
-    def build(names: Sequence[str]) -> Place:
-        place: Place = import_module("uhashring").HashRing(nodes=list(names), **how).get_node
+    def build(names: Sequence[str]) -> Endpoint:
+        place: Endpoint = import_module("uhashring").HashRing(nodes=list(names), **how).get_node
         return place
 
     return build
 
 
-def rendezvous(names: Sequence[str]) -> Place:
-    place: Place = import_module("pymemcache.client.rendezvous").RendezvousHash(nodes=list(names)).get_node
+def rendezvous(names: Sequence[str]) -> Endpoint:
+    place: Endpoint = import_module("pymemcache.client.rendezvous").RendezvousHash(nodes=list(names)).get_node
     return place
 
 
-def modulo(names: Sequence[str]) -> Place:
+def modulo(names: Sequence[str]) -> Endpoint:
     """What many do by hand."""
     import zlib
 

@@ -7,9 +7,10 @@ from .coordination.breaker import Breaker
 from .current_load import Load, current_load
 from .doors.bloom import BloomFilter
 from .doors.feed import Change
+from .engine.looking import Inspection
 from .errors import CacheGuardError
 from .events import StateChange, Stats
-from .guard import CacheGuard, Inspection
+from .guard import CacheGuard
 from .missing import MISSING
 from .policy import Policy
 

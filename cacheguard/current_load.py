@@ -1,21 +1,23 @@
-"""What a loader may say and ask about the load that it is."""
+"""What a loader may set and ask about its own load."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
+
+from .checks import check_tag
 
 
 class Load:
     """The load that runs now; `current_load` hands it to the loader.
 
     Args:
-        primary: an answer that was loaded just now was older than what is known of the row: a replica lags behind. A
+        primary: an answer loaded just now was older than the newest known version of the row: a replica lags behind. A
             loader that can should read from the primary this time.
 
     A loader may set, before it returns:
 
-    - ``cacheable = False``: everybody who waits for this load gets the answer, no tier keeps it.
-    - ``private = True``: the answer is for the caller who loads; no tier keeps it, and who waits loads for himself.
+    - ``cacheable = False``: all callers that wait for this load get the answer; no tier keeps it.
+    - ``private = True``: only the caller that loads gets the answer; no tier keeps it, and waiters load for themselves.
     """
 
     __slots__ = ("asked_for", "cacheable", "primary", "private", "tags")
@@ -46,19 +48,11 @@ class Load:
         self.tags.update(dict.fromkeys(tags))
 
 
-def check_tag(tag: object, what: str = "tag") -> None:
-    """`TypeError` or `ValueError` for what cannot be a tag."""
-    if not isinstance(tag, str):
-        raise TypeError(f"a {what} must be text, got {tag!r}")
-    if not tag and what == "tag":
-        raise ValueError("a tag must not be empty, got ''")
-
-
 CURRENT: ContextVar[Load | None] = ContextVar("cacheguard_current_load", default=None)
 
 
 def current_load() -> Load:
-    """The load that the caller is part of; outside of one, a `Load` of which nobody takes notice."""
+    """The load that the caller is part of; outside of a load, a `Load` that has no effect."""
     load = CURRENT.get()
     if load is None:
         return Load()

@@ -18,7 +18,7 @@ DAY = 86_400.0
 FOREVER = 365 * DAY  # a Redis key always keeps some TTL, so "no expiry" is a year
 
 NOW: ContextVar[Callable[[], float]] = ContextVar("cacheguard_now", default=time.monotonic)
-"""Monotonic seconds, for what is built here: the system's, unless a test says otherwise."""
+"""The clock (monotonic seconds) of objects that are built now: the system's, unless a test sets another."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")

@@ -62,6 +62,7 @@ from inspect import Parameter, Signature, signature
 from string import Formatter
 from typing import Any, Final, cast
 
+from .checks import count, flag
 from .codec import TAGGED
 from .current_load import CURRENT, Load
 from .defenses.consistency import Version
@@ -70,8 +71,8 @@ from .doors.writing import (
     INTENT,
     Mode,
     OfResult,
-    Terms,
     Write,
+    WriteTerms,
     Writing,
     decorate_writes,
     settle_seconds,
@@ -79,7 +80,6 @@ from .doors.writing import (
 from .durations import FOREVER, Duration, seconds
 from .guard import CacheGuard
 from .keys import CallText, TextTemplate
-from .options import count, flag
 from .policy import DEFAULTS, Policy
 from .protocol.envelope import Oversize
 from .protocol.names import bus_channel
@@ -143,7 +143,7 @@ def load_here() -> Load | None:
 
 def check_writing(mode: Mode, settle: Duration | None, delay: Duration, intent: Duration) -> None:
     """Check the options of `CacheGuard.writing`; `ConfigurationError` names the one that cannot work."""
-    Terms(mode, settle, delay, intent)
+    WriteTerms(mode, settle, delay, intent)
 
 
 def roots_of(template: str) -> tuple[str, ...]:

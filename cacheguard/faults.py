@@ -49,7 +49,7 @@ class Remedy(StrEnum):
     BYPASS = "bypass"
     """Go on without Redis for this call."""
     QUEUE = "queue"
-    """Reads still work: what could not be invalidated is owed, and every process is told to go past it."""
+    """Reads still work: what could not be invalidated is pending, and every process is told to go past it."""
     GIVE_UP = "give up"
     """Nothing will change soon: no connection is attempted for a second, by anybody in this process."""
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from inspect import isawaitable
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
-from .codec import CustomCodec, runs_code
+from .checks import check_change, check_loader, check_usable, question, tags_of, texts
 from .defenses.consistency import Version, version_text
-from .defenses.penetration.filter import BloomTier
 from .delivery.outbox import Invalidation
 from .doors.bloom import BloomFilter
 from .doors.feed import Change, invalidations
-from .doors.functions import Function
-from .doors.methods import decorated
+from .doors.methods import decorator
 from .doors.shapes import CachedCoroutineFunction, CachedFunction, Decorator
 from .doors.warming import Progress, Warmed, warm
 from .doors.writing import (
@@ -25,69 +21,26 @@ from .doors.writing import (
     INTENT,
     Mode,
     OfResult,
-    Terms,
+    WriteTerms,
     Writing,
     decorate_writes,
-    names_of,
+    named,
     settle_seconds,
 )
 from .durations import Duration, seconds
-from .engine.batch import Batch
-from .engine.loading import Ask
-from .engine.reading import Engine
-from .engine.rebuilding import opened, stored_of
-from .errors import ConfigurationError, Unreachable
-from .events import StateChange, Stats, log
-from .missing import MISSING
-from .options import (
-    Options,
-    check_change,
-    check_loader,
-    check_usable,
-    count,
-    flag,
-    listener,
-    path_of,
-    question,
-    share,
-    tags_of,
-    texts,
-)
-from .policy import Policy, PolicyOptions, Rules, resolve
+from .engine.ask import Ask
+from .engine.looking import Inspection, scan
+from .events import StateChange, Stats
+from .options import Options, Policies
+from .policy import Policy, PolicyOptions
 from .process.hub import Hub
-from .protocol.envelope import Kind, Sealer
+from .protocol.envelope import DEFAULT_COMPRESS_ABOVE, DEFAULT_MAX_VALUE_BYTES
 from .protocol.names import namespace_scope
 from .runtime import run_now
-from .servers.lending import pools
-from .tiers.local import Entry, Eviction, check
-from .tiers.packing import copied
-from .tiers.remote import Stored
+from .tiers.local import Eviction
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-DEFAULT_MAX_ABSENCES = 100_000
-MOST_CALL_POLICIES = 256
-MOST_AT_ONCE = 1000  # changes in one round trip
-
-
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """What is cached for a key.
-
-    Args:
-        state: ``"fresh"``, ``"stale"``, ``"null"`` (a fresh absence) or ``"missing"``.
-        tier: ``"l1"``, ``"l2"``, or None where nothing is.
-        age: seconds since it was stored; None where nothing is.
-        ttl_left: seconds until it is stale; negative since it is; None where nothing is.
-        tags: its tags.
-    """
-
-    state: Literal["fresh", "stale", "null", "missing"]
-    tier: Literal["l1", "l2"] | None
-    age: float | None
-    ttl_left: float | None
-    tags: tuple[str, ...]
 
 
 class CacheGuard:
@@ -153,14 +106,14 @@ class CacheGuard:
         l1_copy: bool = False,
         serializer: Any = None,
         secret: bytes | Sequence[bytes] | None = None,
-        max_value_bytes: int = 8 * 1024 * 1024,
+        max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
         compression: str | None = "auto",
-        compress_above: int = 2048,
+        compress_above: int = DEFAULT_COMPRESS_ABOVE,
         operation_timeout: Duration = 0.2,
         max_loads: int = 64,
         load_wait: Duration = "1s",
         load_queue: int = 1000,
-        max_absences: int = DEFAULT_MAX_ABSENCES,
+        max_absences: int = 100_000,
         on_unreachable: Literal["queue", "raise"] = "queue",
         read_from: Literal["master", "replica"] = "master",
         outbox: str | PathLike[str] | None = None,
@@ -168,56 +121,33 @@ class CacheGuard:
         audit: float = 0.0,
         on_state_change: Callable[[StateChange], object] | None = None,
     ) -> None:
-        check(l1_size, l1_max_bytes, l1_eviction)
-        if on_unreachable not in ("queue", "raise"):
-            raise ConfigurationError(f"on_unreachable must be 'queue' or 'raise', got {on_unreachable!r}")
-        if read_from not in ("master", "replica"):
-            raise ConfigurationError(f"read_from must be 'master' or 'replica', got {read_from!r}")
-        options = Options(
+        options = Options.of(
             l1_size=l1_size,
             l1_max_bytes=l1_max_bytes,
             l1_eviction=l1_eviction,
-            l1_copy=flag("l1_copy", l1_copy),
-            codec=None if serializer is None else CustomCodec(serializer),
-            sealer=Sealer(
-                secret=secret,
-                compression=compression,
-                compress_above=compress_above,
-                max_value_bytes=max_value_bytes,
-            ),
-            operation_timeout=seconds(operation_timeout, "operation_timeout"),
-            max_loads=count("max_loads", max_loads),
-            load_wait=seconds(load_wait, "load_wait"),
-            load_queue=count("load_queue", load_queue),
-            max_absences=count("max_absences", max_absences),
-            raise_unreachable=on_unreachable == "raise",
-            from_replicas=read_from == "replica",
-            outbox=path_of("outbox", outbox),
-            audit=share("audit", audit),
-            alone=question("alone", alone),
-            on_state_change=listener("on_state_change", on_state_change),
+            l1_copy=l1_copy,
+            serializer=serializer,
+            secret=secret,
+            max_value_bytes=max_value_bytes,
+            compression=compression,
+            compress_above=compress_above,
+            operation_timeout=operation_timeout,
+            max_loads=max_loads,
+            load_wait=load_wait,
+            load_queue=load_queue,
+            max_absences=max_absences,
+            on_unreachable=on_unreachable,
+            read_from=read_from,
+            outbox=outbox,
+            alone=alone,
+            audit=audit,
+            on_state_change=on_state_change,
         )
         self._names: tuple[str, ...] = (namespace,)
         self._scope = namespace_scope(self._names)
-        self._policy = _policy(policy)
-        self._rules = resolve(self._policy)
-        self._calls: dict[tuple[tuple[str, Any], ...], Rules] = {}
-        pool, apool, memory = pools(url, client, aclient)
-        known = pool or apool
-        if options.from_replicas and not (known is not None and known.has_replicas):
-            raise ConfigurationError(
-                "read_from='replica' needs replicas that can be found: redis+sentinel://, redis+cluster://, or a "
-                f"client of either; got {'memory://' if memory else 'a single server'}"
-            )
-        if secret is None and not memory and runs_code(serializer):
-            log.warning(
-                "serializer=%s runs what it reads, and whoever can write to Redis can run code here: give a secret as "
-                "well, so that only what is signed is read",
-                getattr(serializer, "__name__", type(serializer).__name__),
-            )
-        self._hub = Hub(options, namespace, pool, apool, memory=memory)
-        if options.codec is not None:
-            self._hub.registry.register(options.codec)
+        self._policies = Policies(policy)
+        self._rules = self._policies.rules
+        self._hub = Hub(options, namespace, url, client, aclient)
 
     def __repr__(self) -> str:
         return f"<CacheGuard {'/'.join(self._names)!r} at {self._hub.where}>"
@@ -227,9 +157,8 @@ class CacheGuard:
         child = object.__new__(type(self))
         child._names = (*self._names, name)
         child._scope = namespace_scope(child._names)
-        child._policy = _policy(policy).over(self._policy)
-        child._rules = resolve(child._policy)
-        child._calls = {}
+        child._policies = Policies(policy, self._policies.policy)
+        child._rules = child._policies.rules
         child._hub = self._hub
         return child
 
@@ -289,33 +218,17 @@ class CacheGuard:
         """
         if callable(key):
             return self.cached()(key)
-        if key is not None and (not isinstance(key, str) or not key):
-            raise ConfigurationError(f"key must be a template like 'user:{{user_id}}', got {key!r}")
-        _check_bloom(bloom)
-        if version is not None and not callable(version):
-            raise ConfigurationError(f"version must be a function of the value, got {version!r}")
-        rules = self._merged(policy)
-
-        def decorate(fn: Any) -> Any:
-            if type(fn) in (staticmethod, classmethod):
-                return type(fn)(decorate(fn.__func__))
-            if not callable(fn):
-                raise ConfigurationError(f"only functions can be decorated, got {fn!r}")
-            function = Function(
-                self._hub,
-                self._scope,
-                fn,
-                key,
-                rules,
-                tags=tags,
-                version=version,
-                bloom=bloom,
-                bloom_item=bloom_item,
-                validate=validate,
-            )
-            return decorated(function)
-
-        return decorate
+        return decorator(
+            self._hub,
+            self._scope,
+            self._policies.of(policy),
+            key,
+            tags=tags,
+            version=version,
+            bloom=bloom,
+            bloom_item=bloom_item,
+            validate=validate,
+        )
 
     def bloom(
         self,
@@ -337,47 +250,29 @@ class CacheGuard:
         Nothing is read or written before it is first used.
         """
         lease = None if mirror_lease is None else seconds(mirror_lease, "mirror_lease")
-        known = (self._names, name, capacity, error_rate, lease)
-        tier = self._hub.filters.get(known) or BloomTier(
-            name,
-            capacity=capacity,
-            error_rate=error_rate,
-            lock=self._hub.new_lock(),
-            namespace="/".join(self._names),
-            shared=not self._hub.memory,
-            mirror_lease=lease,
-        )
-        self._hub.filters[known] = tier
-        return BloomFilter(self._hub, tier)
+        return BloomFilter(self._hub, self._hub.filter(self._names, name, capacity, error_rate, lease))
 
     # Reading
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of *key*, or *default* if there is none that may be served. At most one round trip."""
-        redis_name = self._scope.key(key)
-        entry = self._alive(redis_name, self._rules)
+        redis_name, rules, hub = self._scope.key(key), self._rules, self._hub
+        entry = hub.local.alive(redis_name) if rules.l1 else None
         if entry is not None:
-            return self._out(stored_of(entry), default)
-        return run_now(self._get(self._hub.blocking(l2=self._rules.l2), redis_name, default))
+            return hub.looking.value_in(entry, default)
+        return run_now(hub.looking.get(hub.blocking(l2=rules.l2), redis_name, default, rules, self._scope))
 
     async def aget(self, key: str, default: Any = None) -> Any:
         """`get`, to be awaited."""
-        redis_name = self._scope.key(key)
-        entry = self._alive(redis_name, self._rules)
+        redis_name, rules, hub = self._scope.key(key), self._rules, self._hub
+        entry = hub.local.alive(redis_name) if rules.l1 else None
         if entry is not None:
-            return self._out(stored_of(entry), default)
-        return await self._get(self._hub.running(l2=self._rules.l2), redis_name, default)
-
-    async def _get(self, engine: Engine, key: str, default: Any) -> Any:
-        if self._hub.off:
-            return default
-        found = await engine.peek([key], None, self._rules, self._scope)
-        return self._out(found[key][0], default) if found else default
+            return hub.looking.value_in(entry, default)
+        return await hub.looking.get(hub.running(l2=rules.l2), redis_name, default, rules, self._scope)
 
     def at_hand(self, key: str, default: Any = None) -> Any:
         """The value of *key* if this process has it, else *default*. No round trip, and nothing to await."""
-        entry = self._alive(self._scope.key(key), self._rules)
-        return default if entry is None or self._hub.off else self._out(stored_of(entry), default)
+        return self._hub.looking.at_hand(self._scope.key(key), default, self._rules)
 
     def get_or_set(
         self,
@@ -407,9 +302,10 @@ class CacheGuard:
                 bounded elsewhere.
             policy: fields of `Policy`, over the guard's own.
         """
-        rules = self._merged(cast("dict[str, Any]", policy))
-        ask = self._ask(key, loader, rules, tags=tags, version=version, usable=usable, returns=returns, bounded=bounded)
-        return run_now(self._get_or_set(self._hub.blocking, ask))
+        ask = self._ask(
+            key, loader, policy, tags=tags, version=version, usable=usable, returns=returns, bounded=bounded
+        )
+        return run_now(self._hub.asking.one(self._hub.blocking, ask))
 
     async def aget_or_set(
         self,
@@ -424,61 +320,40 @@ class CacheGuard:
         **policy: Unpack[PolicyOptions],
     ) -> Any:
         """`get_or_set`, to be awaited; *loader* may be a coroutine function."""
-        rules = self._merged(cast("dict[str, Any]", policy))
-        ask = self._ask(key, loader, rules, tags=tags, version=version, usable=usable, returns=returns, bounded=bounded)
-        return await self._get_or_set(self._hub.running, ask)
+        ask = self._ask(
+            key, loader, policy, tags=tags, version=version, usable=usable, returns=returns, bounded=bounded
+        )
+        return await self._hub.asking.one(self._hub.running, ask)
 
     def _ask(
         self,
         key: str,
         loader: Callable[[], Any],
-        rules: Rules,
-        *,
+        policy: PolicyOptions,
         tags: Sequence[str],
         version: Callable[[Any], Any] | None,
+        *,
         usable: Callable[[Any], bool] | None,
         returns: Any,
         bounded: bool,
     ) -> Ask:
         check_loader(loader)
         check_usable(usable)
+        rules = self._policies.of(cast("dict[str, Any]", policy))
         codec = self._hub.options.codec
         if codec is None and returns is not None:
             codec = self._hub.registry.returned(returns)
         return Ask(self._scope.key(key), rules, codec, loader, tags_of(tags), self._scope, version, usable, bounded)
 
-    async def _get_or_set(self, engine_of: Callable[..., Engine], ask: Ask) -> Any:
-        rules = ask.rules
-        if self._hub.off:
-            return await engine_of(l2=rules.l2).runtime.call(ask.load)
-        entry = self._alive(ask.key, rules)
-        if entry is None or not ask.takes(stored_of(entry)):
-            answer = await engine_of(l2=rules.l2).read(ask)
-        else:
-            answer = opened(stored_of(entry), rules)
-            if self._hub.auditor is not None:
-                await self._hub.auditor.consider(engine_of(l2=rules.l2), ask, answer)
-        return copied(answer) if self._hub.options.l1_copy else answer
-
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """The values of those of *keys* that have one. At most one round trip."""
-        return run_now(self._get_many(self._hub.blocking(l2=self._rules.l2), keys))
+        hub = self._hub
+        return run_now(hub.looking.get_many(hub.blocking, texts(keys), self._rules, self._scope))
 
     async def aget_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """`get_many`, to be awaited."""
-        return await self._get_many(self._hub.running(l2=self._rules.l2), keys)
-
-    async def _get_many(self, engine: Engine, keys: Iterable[str]) -> dict[str, Any]:
-        names = texts(keys)
-        if self._hub.off:
-            return {}
-        found = {name: entry for name in names if (entry := self._alive(self._scope.key(name), self._rules))}
-        values = {name: self._out(stored_of(entry), MISSING) for name, entry in found.items()}
-        rest = {self._scope.key(name): name for name in names if name not in found}
-        if rest:
-            for key, (stored, _) in (await engine.peek(list(rest), None, self._rules, self._scope)).items():
-                values[rest[key]] = self._out(stored, MISSING)
-        return {name: values[name] for name in names if values.get(name, MISSING) is not MISSING}
+        hub = self._hub
+        return await hub.looking.get_many(hub.running, texts(keys), self._rules, self._scope)
 
     def get_or_set_many(
         self,
@@ -494,9 +369,7 @@ class CacheGuard:
         What the dict leaves out is an absence, and None in the answer. Keys that another call in this process is
         loading are waited for. Three round trips at most, whatever the number of keys.
         """
-        return run_now(
-            self._get_or_set_many(self._hub.blocking, keys, loader, tags, version, cast("dict[str, Any]", policy))
-        )
+        return run_now(self._ask_many(self._hub.blocking, keys, loader, policy, tags, version))
 
     async def aget_or_set_many(
         self,
@@ -508,63 +381,38 @@ class CacheGuard:
         **policy: Unpack[PolicyOptions],
     ) -> dict[str, Any]:
         """`get_or_set_many`, to be awaited; *loader* may be a coroutine function."""
-        return await self._get_or_set_many(
-            self._hub.running, keys, loader, tags, version, cast("dict[str, Any]", policy)
-        )
+        return await self._ask_many(self._hub.running, keys, loader, policy, tags, version)
 
-    async def _get_or_set_many(
+    def _ask_many(
         self,
-        engine_of: Callable[..., Engine],
+        engine_of: Callable[..., Any],
         keys: Iterable[str],
         loader: Callable[[list[str]], Any],
+        policy: PolicyOptions,
         tags: Sequence[str],
         version: Callable[[Any], Any] | None,
-        policy: dict[str, Any],
-    ) -> dict[str, Any]:
+    ) -> Coroutine[Any, Any, dict[str, Any]]:
         check_loader(loader)
-        names, rules, tags = texts(keys), self._merged(policy), tags_of(tags)
-        engine = engine_of(l2=rules.l2)
-        if self._hub.off:
-            loaded = await engine.runtime.call(lambda: loader(list(names)))
-            return {name: loaded.get(name) for name in names}
-        values: dict[str, Any] = {}
-        asks: dict[str, Ask] = {}
-        by_key: dict[str, str] = {}
-        for name in names:
-            key = self._scope.key(name)
-            entry = self._alive(key, rules)
-            if entry is not None:
-                values[name] = opened(stored_of(entry), rules)
-            else:
-                one = _loader_of_one(loader, name)
-                asks[key] = Ask(key, rules, self._hub.options.codec, one, tags, self._scope, version)
-                by_key[key] = name
-        if asks:
-            for key, value in (await Batch(engine, asks, by_key, loader).read()).items():
-                values[by_key[key]] = value
-        copies = self._hub.options.l1_copy
-        return {name: copied(values[name]) if copies else values[name] for name in names}
+        return self._hub.asking.many(
+            engine_of,
+            texts(keys),
+            loader,
+            self._policies.of(cast("dict[str, Any]", policy)),
+            self._scope,
+            tags=tags_of(tags),
+            version=version,
+            codec=self._hub.options.codec,
+        )
 
     def inspect(self, key: str) -> Inspection:
         """What is cached for *key*, and where; counts as no hit. At most one round trip."""
-        return run_now(self._inspect(self._hub.blocking(l2=self._rules.l2), key))
+        engine = self._hub.blocking(l2=self._rules.l2)
+        return run_now(self._hub.looking.inspect(engine, self._scope.key(key), self._rules, self._scope))
 
     async def ainspect(self, key: str) -> Inspection:
         """`inspect`, to be awaited."""
-        return await self._inspect(self._hub.running(l2=self._rules.l2), key)
-
-    async def _inspect(self, engine: Engine, key: str) -> Inspection:
-        redis_name = self._scope.key(key)
-        entry, now = self._hub.local.peek(redis_name), self._hub.now()
-        if self._rules.l1 and entry is not None:
-            state: Literal["fresh", "null"] = "null" if entry.kind else "fresh"
-            return Inspection(state, "l1", max(0.0, now - entry.born), entry.fresh_until - now, entry.tags)
-        found = await engine.look(redis_name, self._scope)
-        if found is None or found.stored is None:
-            return Inspection("missing", None, None, None, ())
-        stored, left = found.stored, found.fresh_left
-        fresh: Literal["fresh", "null"] = "null" if stored.kind is not Kind.VALUE else "fresh"
-        return Inspection(fresh if left > 0 else "stale", "l2", max(0.0, stored.ttl - left), left, stored.tags)
+        engine = self._hub.running(l2=self._rules.l2)
+        return await self._hub.looking.inspect(engine, self._scope.key(key), self._rules, self._scope)
 
     # Writing
 
@@ -606,7 +454,7 @@ class CacheGuard:
         **policy: Unpack[PolicyOptions],
     ) -> None:
         """`set` for several keys, in one round trip."""
-        run_now(self._set_many(self._hub.blocking, values, tags, version, cast("dict[str, Any]", policy)))
+        run_now(self._set(self._hub.blocking, values, tags, version, policy))
 
     async def aset_many(
         self,
@@ -617,27 +465,24 @@ class CacheGuard:
         **policy: Unpack[PolicyOptions],
     ) -> None:
         """`set_many`, to be awaited."""
-        await self._set_many(self._hub.running, values, tags, version, cast("dict[str, Any]", policy))
+        await self._set(self._hub.running, values, tags, version, policy)
 
-    async def _set_many(
+    def _set(
         self,
-        engine_of: Callable[..., Engine],
+        engine_of: Callable[..., Any],
         values: Mapping[str, Any],
         tags: Sequence[str],
-        of_source: Version | None,
-        policy: dict[str, Any],
-    ) -> None:
-        tags, version = tags_of(tags), version_text(of_source)
-        if not values:
-            return
-        rules = self._merged(policy)
-        named = {self._scope.key(name): value for name, value in values.items()}
-        if rules.l2:
-            self._hub.forget_here([Invalidation(key) for key in named])
-        codec = self._hub.options.codec
-        codecs = {key: codec or self._hub.registry.for_value(value) for key, value in named.items()}
-        engine = engine_of(l2=rules.l2)
-        await self._hub.put(engine, named, rules, codecs, tags=tags, scope=self._scope, version=version)
+        version: Version | None,
+        policy: PolicyOptions,
+    ) -> Coroutine[Any, Any, None]:
+        return self._hub.by_hand.set(
+            engine_of,
+            {self._scope.key(name): value for name, value in values.items()},
+            self._policies.of(cast("dict[str, Any]", policy)),
+            self._scope,
+            tags=tags_of(tags),
+            version=version_text(version),
+        )
 
     def add(self, key: str, value: Any, *, tags: Sequence[str] = (), **policy: Unpack[PolicyOptions]) -> bool:
         """Store *value* if there is nothing fresh under *key*, in one step. One round trip, as a rule.
@@ -654,25 +499,15 @@ class CacheGuard:
 
         Raises `CodecError` if the value has no bytes.
         """
-        return run_now(self._add(self._hub.blocking, key, value, tags, cast("dict[str, Any]", policy)))
+        rules, name = self._policies.of(cast("dict[str, Any]", policy)), self._scope.key(key)
+        engine_of = self._hub.blocking
+        return run_now(self._hub.by_hand.add(engine_of, name, value, rules, self._scope, tags=tags_of(tags)))
 
     async def aadd(self, key: str, value: Any, *, tags: Sequence[str] = (), **policy: Unpack[PolicyOptions]) -> bool:
         """`add`, to be awaited."""
-        return await self._add(self._hub.running, key, value, tags, cast("dict[str, Any]", policy))
-
-    async def _add(
-        self,
-        engine_of: Callable[..., Engine],
-        key: str,
-        value: Any,
-        tags: Sequence[str],
-        policy: dict[str, Any],
-    ) -> bool:
-        rules, name = self._merged(policy), self._scope.key(key)
-        codec = self._hub.options.codec or self._hub.registry.for_value(value)
-        return await self._hub.add(
-            engine_of(l2=rules.l2), name, value, rules, codec, tags=tags_of(tags), scope=self._scope
-        )
+        rules, name = self._policies.of(cast("dict[str, Any]", policy)), self._scope.key(key)
+        engine_of = self._hub.running
+        return await self._hub.by_hand.add(engine_of, name, value, rules, self._scope, tags=tags_of(tags))
 
     def update(self, key: str, change: Callable[[Any], Any]) -> Any:
         """Change a fresh value in one step, among all processes; its TTL and its tags stay. Two round trips.
@@ -688,15 +523,15 @@ class CacheGuard:
         Raises what *change* raises; `CodecError` if the new value has no bytes; `Overloaded` if others were faster a
         thousand times.
         """
-        return run_now(self._update(self._hub.blocking(l2=self._rules.l2), key, change))
+        check_change(change)
+        engine_of, name = self._hub.blocking, self._scope.key(key)
+        return run_now(self._hub.by_hand.update(engine_of, name, change, self._rules, self._scope))
 
     async def aupdate(self, key: str, change: Callable[[Any], Any]) -> Any:
         """`update`, to be awaited; goes on to its end if it is cancelled."""
-        return await self._update(self._hub.running(l2=self._rules.l2), key, change)
-
-    async def _update(self, engine: Engine, key: str, change: Callable[[Any], Any]) -> Any:
         check_change(change)
-        return await self._hub.update(engine, self._scope.key(key), change, self._hub.options.codec, self._scope)
+        engine_of, name = self._hub.running, self._scope.key(key)
+        return await self._hub.by_hand.update(engine_of, name, change, self._rules, self._scope)
 
     def remove(self, *keys: str) -> int:
         """`invalidate` *keys*, and say how many of them there were. One round trip for a thousand of them.
@@ -704,27 +539,15 @@ class CacheGuard:
         Of several who remove a key at the same time, one counts it. 0 if Redis does not acknowledge it; it is queued
         then, or `Unreachable` is raised, as `invalidate` does.
         """
-        return run_now(self._remove(self._hub.blocking(l2=self._rules.l2), keys))
+        names = [self._scope.key(key) for key in texts(keys)]
+        engine_of, l2 = self._hub.blocking, self._rules.l2
+        return run_now(self._hub.writes.remove(engine_of, names, self._scope, l2=l2))
 
     async def aremove(self, *keys: str) -> int:
         """`remove`, to be awaited; goes on to its end if it is cancelled."""
-        return await self._remove(self._hub.running(l2=self._rules.l2), keys)
-
-    async def _remove(self, engine: Engine, keys: Sequence[str]) -> int:
         names = [self._scope.key(key) for key in texts(keys)]
-        count = 0
-
-        async def removed(names: Sequence[str]) -> bool:
-            nonlocal count
-            done, there = await engine.remove(names, self._scope)
-            count += there
-            return done
-
-        if self._rules.l2:
-            self._hub.forget_here([Invalidation(name) for name in names])
-        for at in range(0, len(names), MOST_AT_ONCE):
-            await self._hub.tell(removed, names[at : at + MOST_AT_ONCE])
-        return count
+        engine_of, l2 = self._hub.running, self._rules.l2
+        return await self._hub.writes.remove(engine_of, names, self._scope, l2=l2)
 
     def scan(self, match: str = "*", *, cursor: str = "", count: int = 1000) -> tuple[list[str], str]:
         r"""The key texts of this namespace's fresh entries, one page of them. Two round trips.
@@ -744,32 +567,25 @@ class CacheGuard:
         Raises:
             Unreachable: Redis cannot be asked.
         """
-        return run_now(self._scan(self._hub.blocking(l2=self._rules.l2), match, cursor, count))
+        return run_now(scan(self._hub.blocking(l2=self._rules.l2), self._scope, match, cursor, count))
 
     async def ascan(self, match: str = "*", *, cursor: str = "", count: int = 1000) -> tuple[list[str], str]:
         """`scan`, to be awaited."""
-        return await self._scan(self._hub.running(l2=self._rules.l2), match, cursor, count)
-
-    async def _scan(self, engine: Engine, match: str, cursor: str, most: int) -> tuple[list[str], str]:
-        at, _, there = (cursor or "0-0").partition("-")
-        if not (at.isdecimal() and there.isdecimal()):
-            raise ValueError(f"cursor must be one that came with a page, got {cursor!r}")
-        pattern = self._scope.pattern(match)
-        names, following = await engine.remote.scan(self._scope, int(at), there, pattern, count("count", most))
-        plain = [text for name in names if (text := self._scope.text(name)) is not None]
-        return plain, "" if following is None else f"{following[0]}-{following[1]}"
+        return await scan(self._hub.running(l2=self._rules.l2), self._scope, match, cursor, count)
 
     def touch(self, key: str, **policy: Unpack[PolicyOptions]) -> bool:
-        """Give a fresh entry a new TTL; whether there was one. Two round trips."""
-        return run_now(self._touch(self._hub.blocking, key, cast("dict[str, Any]", policy)))
+        """Give a fresh entry a new TTL; whether there was one. Two round trips.
+
+        False also if Redis cannot be asked, unless the guard was made with ``on_unreachable="raise"``: then it raises
+        `Unreachable`.
+        """
+        rules, name = self._policies.of(cast("dict[str, Any]", policy)), self._scope.key(key)
+        return run_now(self._hub.by_hand.touch(self._hub.blocking, name, rules, self._scope))
 
     async def atouch(self, key: str, **policy: Unpack[PolicyOptions]) -> bool:
         """`touch`, to be awaited."""
-        return await self._touch(self._hub.running, key, cast("dict[str, Any]", policy))
-
-    async def _touch(self, engine_of: Callable[..., Engine], key: str, policy: dict[str, Any]) -> bool:
-        rules = self._merged(policy)
-        return await self._hub.touch(engine_of(l2=rules.l2), self._scope.key(key), rules, self._scope)
+        rules, name = self._policies.of(cast("dict[str, Any]", policy)), self._scope.key(key)
+        return await self._hub.by_hand.touch(self._hub.running, name, rules, self._scope)
 
     def invalidate(self, *keys: str, version: Version | None = None, settle: Duration | None = None) -> None:
         """Remove *keys* everywhere. A load that began before this returned fills no tier afterwards. One round trip.
@@ -783,11 +599,11 @@ class CacheGuard:
 
         Raises `Unreachable` if Redis does not acknowledge it and the guard was made with ``on_unreachable="raise"``.
         """
-        run_now(self._hub.write(self._hub.blocking(), self._named(keys, (), version, settle)))
+        run_now(self._hub.writes.write(self._hub.blocking(), named(self._scope, keys, (), version, settle)))
 
     async def ainvalidate(self, *keys: str, version: Version | None = None, settle: Duration | None = None) -> None:
         """`invalidate`, to be awaited; goes on to its end if it is cancelled."""
-        await self._hub.write(self._hub.running(), self._named(keys, (), version, settle))
+        await self._hub.writes.write(self._hub.running(), named(self._scope, keys, (), version, settle))
 
     def invalidate_tags(self, *tags: str, settle: Duration | None = None) -> None:
         """Remove every entry of this namespace that has one of *tags*, everywhere. One round trip, however many.
@@ -798,22 +614,22 @@ class CacheGuard:
             tags: texts, as given to ``tags=`` or `current_load`.
             settle: as in `invalidate`.
         """
-        run_now(self._hub.write(self._hub.blocking(), self._named((), tags, None, settle)))
+        run_now(self._hub.writes.write(self._hub.blocking(), named(self._scope, (), tags, None, settle)))
 
     async def ainvalidate_tags(self, *tags: str, settle: Duration | None = None) -> None:
         """`invalidate_tags`, to be awaited; goes on to its end if it is cancelled."""
-        await self._hub.write(self._hub.running(), self._named((), tags, None, settle))
+        await self._hub.writes.write(self._hub.running(), named(self._scope, (), tags, None, settle))
 
     def clear(self) -> None:
         """Remove every entry of this namespace and of those inside it, everywhere. One round trip, however many.
 
         Nothing is scanned: the entries can no longer be read from now on, and leave Redis with their TTLs.
         """
-        run_now(self._hub.write(self._hub.blocking(), [Invalidation(self._scope.epochs[-1])]))
+        run_now(self._hub.writes.write(self._hub.blocking(), [Invalidation(self._scope.epochs[-1])]))
 
     async def aclear(self) -> None:
         """`clear`, to be awaited; goes on to its end if it is cancelled."""
-        await self._hub.write(self._hub.running(), [Invalidation(self._scope.epochs[-1])])
+        await self._hub.writes.write(self._hub.running(), [Invalidation(self._scope.epochs[-1])])
 
     def apply(self, changes: Iterable[Change | tuple[str, Version | None]], *, settle: Duration | None = None) -> int:
         """Invalidate what a change feed reports; events may be repeated and out of order.
@@ -828,31 +644,15 @@ class CacheGuard:
         Returns:
             How many keys and tags were concerned.
         """
-        return run_now(self._apply(self._hub.blocking(), changes, settle))
+        items = invalidations(self._scope, changes, round(settle_seconds(settle) * 1000))
+        return run_now(self._hub.writes.apply(self._hub.blocking(), items))
 
     async def aapply(
         self, changes: Iterable[Change | tuple[str, Version | None]], *, settle: Duration | None = None
     ) -> int:
         """`apply`, to be awaited."""
-        return await self._apply(self._hub.running(), changes, settle)
-
-    async def _apply(self, engine: Engine, changes: Iterable[Any], settle: Duration | None) -> int:
         items = invalidations(self._scope, changes, round(settle_seconds(settle) * 1000))
-        missed: Unreachable | None = None
-        for at in range(0, len(items), MOST_AT_ONCE):
-            try:
-                await self._hub.write(engine, items[at : at + MOST_AT_ONCE])
-            except Unreachable as error:  # queued; so must the others be
-                missed = error
-        if missed is not None:
-            raise missed
-        return len(items)
-
-    def _named(
-        self, keys: Sequence[str], tags: Sequence[str], version: Version | None, settle: Duration | None
-    ) -> list[Invalidation]:
-        of_source, settle_ms = version_text(version), round(settle_seconds(settle) * 1000)
-        return [Invalidation(name, settle_ms, of_source) for name in names_of(self._scope, keys, tags)]
+        return await self._hub.writes.apply(self._hub.running(), items)
 
     def writing(
         self,
@@ -885,7 +685,7 @@ class CacheGuard:
         Raises `ConfigurationError`, `TypeError` or `ValueError` here for what cannot work; `Unreachable` at the end of
         the block if Redis does not acknowledge it and the guard was made with ``on_unreachable="raise"``.
         """
-        return Writing(self._hub, self._scope, keys, tags, version, Terms(mode, settle, delay, intent))
+        return Writing(self._hub, self._scope, keys, tags, version, WriteTerms(mode, settle, delay, intent))
 
     def invalidates(
         self,
@@ -914,7 +714,7 @@ class CacheGuard:
             KeyTemplateError: a template that does not fit the function.
             ConfigurationError: an option that cannot work.
         """
-        terms = Terms(mode, settle, delay, intent)
+        terms = WriteTerms(mode, settle, delay, intent)
 
         def open_write(keys: list[str], tags: list[str]) -> Writing:
             return Writing(self._hub, self._scope, keys, tags, None, terms)
@@ -923,16 +723,13 @@ class CacheGuard:
 
     def expire(self, *keys: str) -> None:
         """Make *keys* stale: the old value is still there for when the load is slow or fails. One round trip."""
-        run_now(self._tell(self._hub.blocking().expire, keys))
+        names = [self._scope.key(key) for key in texts(keys)]
+        run_now(self._hub.writes.expire(self._hub.blocking(), names))
 
     async def aexpire(self, *keys: str) -> None:
         """`expire`, to be awaited."""
-        await self._tell(self._hub.running().expire, keys)
-
-    async def _tell(self, engine_call: Callable[[list[str]], Any], keys: Sequence[str]) -> None:
         names = [self._scope.key(key) for key in texts(keys)]
-        self._hub.forget_here([Invalidation(name) for name in names])
-        await self._hub.tell(engine_call, names)
+        await self._hub.writes.expire(self._hub.running(), names)
 
     # Running
 
@@ -946,14 +743,7 @@ class CacheGuard:
         Returns:
             A function that ends it. No round trip.
         """
-        shared = self._hub.shared
-        asked = question("alone", alone)
-        shared.questions = (*shared.questions, asked)
-
-        def end() -> None:
-            shared.questions = tuple(each for each in shared.questions if each is not asked)
-
-        return end
+        return self._hub.asking.alone_when(question("alone", alone))
 
     def warm(
         self,
@@ -975,10 +765,9 @@ class CacheGuard:
 
         A load that fails is counted, not raised. Their TTLs are jittered, so they will not expire together.
         """
-        _check_color(fn, is_async=False)
-        engine = self._hub.blocking(l2=self._rules.l2)
+        engine, lock = self._hub.blocking(l2=self._rules.l2), self._hub.new_lock()
         return run_now(
-            warm(engine.runtime, self._hub.new_lock(), fn, calls, rate=rate, progress=progress, concurrency=concurrency)
+            warm(engine.runtime, lock, fn, calls, rate=rate, progress=progress, concurrency=concurrency, is_async=False)
         )
 
     async def awarm(
@@ -991,10 +780,9 @@ class CacheGuard:
         concurrency: int = 8,
     ) -> Warmed:
         """`warm` for a coroutine function, to be awaited."""
-        _check_color(fn, is_async=True)
-        engine = self._hub.running(l2=self._rules.l2)
+        engine, lock = self._hub.running(l2=self._rules.l2), self._hub.new_lock()
         return await warm(
-            engine.runtime, self._hub.new_lock(), fn, calls, rate=rate, progress=progress, concurrency=concurrency
+            engine.runtime, lock, fn, calls, rate=rate, progress=progress, concurrency=concurrency, is_async=True
         )
 
     def stats(self) -> Stats:
@@ -1007,11 +795,11 @@ class CacheGuard:
 
         Invalidations go on as ever. The in-process tier is empty afterwards.
         """
-        self._hub.switch(off=True)
+        self._hub.shared.switch(off=True)
         try:
             yield
         finally:
-            self._hub.switch(off=False)
+            self._hub.shared.switch(off=False)
 
     def new_client(self, *, is_async: bool = False, key: str | None = None) -> Any:
         """A `redis.Redis` for the same servers, or a `redis.asyncio.Redis`, of redis-py's own; yours to close.
@@ -1055,61 +843,3 @@ class CacheGuard:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
-
-    # What they share
-
-    def _merged(self, options: Mapping[str, Any]) -> Rules:
-        if not options:
-            return self._rules
-        try:
-            name = tuple(options.items())
-            known = self._calls.get(name)
-        except TypeError:  # an option without a hash
-            return resolve(Policy.of(options).over(self._policy))
-        if known is None:
-            known = resolve(Policy.of(options).over(self._policy))
-            if len(self._calls) < MOST_CALL_POLICIES:
-                self._calls[name] = known
-        return known
-
-    def _alive(self, key: str, rules: Rules) -> Entry | None:
-        """The entry in the process that can be used; counts the hit."""
-        return self._hub.local.alive(key) if rules.l1 else None
-
-    def _out(self, stored: Stored, default: Any) -> Any:
-        if stored.kind is Kind.ERROR:
-            return default
-        return copied(stored.value) if self._hub.options.l1_copy else stored.value
-
-
-def _policy(policy: object) -> Policy:
-    if policy is None:
-        return Policy()
-    if not isinstance(policy, Policy):
-        raise ConfigurationError(f"policy must be a Policy, got {policy!r}")
-    return policy
-
-
-def _check_bloom(bloom: object) -> None:
-    if bloom is not None and not isinstance(bloom, BloomFilter):
-        raise ConfigurationError(f"bloom must be a filter made by guard.bloom(…), got {bloom!r}")
-
-
-def _check_color(fn: object, *, is_async: bool) -> None:
-    if getattr(getattr(fn, "cacheguard", None), "is_async", is_async) is not is_async:
-        wanted, other = ("a coroutine function", "warm") if is_async else ("a blocking function", "awarm")
-        raise ConfigurationError(f"this takes {wanted}, got {fn!r}; use {other} for it")
-
-
-def _loader_of_one(loader: Callable[[list[str]], Any], name: str) -> Callable[[], Any]:
-    """The loader of many keys as a loader of one, for a key that goes its own way."""
-
-    def one() -> Any:
-        loaded = loader([name])
-        return _picked(loaded, name) if isawaitable(loaded) else loaded.get(name)
-
-    return one
-
-
-async def _picked(loaded: Any, name: str) -> Any:
-    return (await loaded).get(name)

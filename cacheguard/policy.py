@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, Literal, Protocol, TypeAlias, TypedDict
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, get_args
 
+from .checks import exception_classes, flag, number_of, one_of
 from .durations import DAY, FOREVER, Duration, seconds
 from .errors import ConfigurationError
 
@@ -24,11 +25,9 @@ class Unset(Enum):
 
 UNSET = Unset.UNSET
 
-_REBUILDS = ("mutex", "logical", "early")
-
 
 class LoadBreaker(Protocol):
-    """Says whether a load may begin, and is told how it went; a `Breaker`, or anything like it."""
+    """Decides whether a load may begin, and hears how it ended: a `Breaker`, or anything with its two methods."""
 
     def enter(self) -> int:
         """Ask for a load; `Overloaded` if there must be none."""
@@ -39,6 +38,75 @@ class LoadBreaker(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Knob:
+    """What is behind a field of `Policy`.
+
+    Args:
+        default: what counts where nobody has set the field, as a user would write it.
+        read: takes the field's name and a value that was set, and returns what the engine reads; `ConfigurationError`
+            if the value cannot work.
+        rule: the field of `Rules` that has it, if that has another name.
+        resolved: the default, as the engine reads it.
+    """
+
+    default: Any
+    read: Callable[[str, Any], Any]
+    rule: str
+    resolved: Any
+
+
+def _knob(read: Callable[[str, Any], Any], *, default: Any, rule: str = "") -> dict[str, _Knob]:
+    return {"knob": _Knob(default, read, rule, read("default", default))}
+
+
+def _seconds_or(off: float | None) -> Callable[[str, Any], float | None]:
+    """Reads a duration; *off* is what None stands for."""
+    return lambda name, value: off if value is None else seconds(value, name)
+
+
+def _ttl(name: str, value: Any) -> Any:
+    if value is None:
+        return FOREVER
+    return value if callable(value) else seconds(value, name)
+
+
+def _ratio(name: str, value: Any) -> float:
+    if value is None:
+        return 0.0
+    if not 0 <= number_of(value) < 1:
+        raise ConfigurationError(f"{name} must be a ratio in [0, 1), got {value!r}")
+    return float(value)
+
+
+def _rebuild(name: str, value: Any) -> Rebuild:
+    one_of(name, value, get_args(Rebuild))
+    rebuild: Rebuild = value
+    return rebuild
+
+
+def _backoff(name: str, value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    if not issubclass(type(value), tuple) or len(value) != 2:  # noqa: PLR2004 - a pair
+        raise ConfigurationError(f"{name} must be a pair (first, longest) of durations or None, got {value!r}")
+    first, longest = seconds(value[0], f"{name}[0]"), seconds(value[1], f"{name}[1]")
+    if first > longest:
+        raise ConfigurationError(f"{name} must not start above its longest pause, got {value!r}")
+    return first, longest
+
+
+def _breaker(name: str, value: Any) -> LoadBreaker | None:
+    if value is not None and not (callable(getattr(value, "enter", None)) and callable(getattr(value, "leave", None))):
+        raise ConfigurationError(f"{name} must be a Breaker or None, got {value!r}")
+    breaker: LoadBreaker | None = value
+    return breaker
+
+
+def _anything(_name: str, value: Any) -> Any:
+    return value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """How one kind of entry is cached. A field left unset inherits: call > decorator > namespace > guard > default.
@@ -47,53 +115,63 @@ class Policy:
     means off. A value that cannot work raises `ConfigurationError` here, not at the first miss.
     """
 
-    ttl: Duration | Callable[[Any], Duration | None] | Unset | None = UNSET
+    ttl: Duration | Callable[[Any], Duration | None] | Unset | None = field(
+        default=UNSET, metadata=_knob(_ttl, default="5m")
+    )
     """How long an entry is fresh, or a function of the value. Default 5 minutes; None: until invalidated."""
-    jitter: float | Unset | None = UNSET
+    jitter: float | Unset | None = field(default=UNSET, metadata=_knob(_ratio, default=0.1))
     """Ratio in [0, 1): each stored TTL is drawn from [ttl * (1 - jitter), ttl]. Default 0.1, so that keys stored
     together do not expire together."""
-    null_ttl: Duration | Unset | None = UNSET
+    null_ttl: Duration | Unset | None = field(default=UNSET, metadata=_knob(_seconds_or(None), default="30s"))
     """How long an absence is cached. Default 30 s: long enough to stop a scan, short enough for a row to appear."""
-    not_found: type[Exception] | tuple[type[Exception], ...] | Unset = UNSET
+    not_found: type[Exception] | tuple[type[Exception], ...] | Unset = field(
+        default=UNSET, metadata=_knob(exception_classes, default=())
+    )
     """Exceptions that mean "does not exist": cached for ``null_ttl`` and raised again. Default none."""
-    rebuild: Rebuild | Unset = UNSET
+    rebuild: Rebuild | Unset = field(default=UNSET, metadata=_knob(_rebuild, default="mutex"))
     """``"mutex"`` (default): one loads, the others wait. ``"logical"``: the old value at once, one loads behind.
     ``"early"``: one reader reloads shortly before expiry (XFetch)."""
-    stale_while_revalidate: Duration | Unset | None = UNSET
+    stale_while_revalidate: Duration | Unset | None = field(
+        default=UNSET, metadata=_knob(_seconds_or(None), default=None, rule="revalidate")
+    )
     """For this long after ``ttl`` the old value is served while it is reloaded (RFC 5861). Default off; a day under
     ``rebuild="logical"``."""
-    stale_if_error: Duration | Unset | None = UNSET
+    stale_if_error: Duration | Unset | None = field(
+        default=UNSET, metadata=_knob(_seconds_or(0.0), default="1m", rule="if_error")
+    )
     """For this long after ``ttl`` a failing load is answered with the old value (RFC 5861). Default 1 minute."""
-    soft_timeout: Duration | Unset | None = UNSET
+    soft_timeout: Duration | Unset | None = field(default=UNSET, metadata=_knob(_seconds_or(None), default=None))
     """A load slower than this is answered with the old value, if there is one, and goes on behind. Default off."""
-    hard_timeout: Duration | Unset | None = UNSET
+    hard_timeout: Duration | Unset | None = field(default=UNSET, metadata=_knob(_seconds_or(None), default="30s"))
     """A load slower than this loses its lease and its waiters get `LoadTimeout`. Default 30 s."""
-    wait_timeout: Duration | Unset | None = UNSET
+    wait_timeout: Duration | Unset | None = field(default=UNSET, metadata=_knob(_seconds_or(None), default=None))
     """A waiter that waited this long loads for itself, without filling. Default off: all wait for one load."""
-    error_backoff: tuple[Duration, Duration] | Unset | None = UNSET
+    error_backoff: tuple[Duration, Duration] | Unset | None = field(
+        default=UNSET, metadata=_knob(_backoff, default=("100ms", "5s"))
+    )
     """First and longest pause after a failed load, doubling in between. Default 100 ms and 5 s."""
-    l1_ttl: Duration | Unset | None = UNSET
+    l1_ttl: Duration | Unset | None = field(default=UNSET, metadata=_knob(_seconds_or(FOREVER), default="60s"))
     """How long the in-process tier may hold an entry. Default 1 minute; never beyond the entry's own end."""
-    breaker: LoadBreaker | Unset | None = UNSET
-    """A `Breaker`: while it is open, nothing is loaded, and who has nothing stale gets `Overloaded`. Share one among
-    all that depend on the same database. Default none."""
-    fallback: Any | Unset = UNSET
+    breaker: LoadBreaker | Unset | None = field(default=UNSET, metadata=_knob(_breaker, default=None))
+    """A `Breaker`: while it is open, nothing is loaded, and a caller without a stale value gets `Overloaded`. Share one
+    among all that depend on the same database. Default none."""
+    fallback: Any | Unset = field(default=UNSET, metadata=_knob(_anything, default=None))
     """What a caller gets in place of `Overloaded` or `LoadTimeout`: a value, or a function of that error, which may be
     a coroutine function for ``async def``. It is not cached. The loader's own exceptions are not replaced. Default
     None: the error is raised; for the value None give ``lambda error: None``."""
-    l1: bool | Unset = UNSET
+    l1: bool | Unset = field(default=UNSET, metadata=_knob(flag, default=True))
     """Use the in-process tier. Default True."""
-    l2: bool | Unset = UNSET
+    l2: bool | Unset = field(default=UNSET, metadata=_knob(flag, default=True))
     """Use Redis. Default True."""
 
     def __post_init__(self) -> None:
-        for name in _NAMES:
+        for name, knob in _KNOBS.items():
             value = getattr(self, name)
             if value is not UNSET:
-                _CHECKS[name](value, name)
+                knob.read(name, value)
 
     def over(self, base: Policy) -> Policy:
-        """This policy, with *base* where this one is silent."""
+        """This policy; fields that it leaves unset are taken from *base*."""
         own = {name: value for name in _NAMES if (value := getattr(self, name)) is not UNSET}
         return Policy(**{name: getattr(base, name) for name in _NAMES} | own)
 
@@ -128,106 +206,10 @@ class PolicyOptions(TypedDict, total=False):
     l2: bool
 
 
-_NAMES = tuple(field.name for field in fields(Policy))
+_KNOBS: dict[str, _Knob] = {each.name: each.metadata["knob"] for each in fields(Policy)}
+_NAMES = tuple(_KNOBS)
 
-
-def _duration(value: object, name: str) -> None:
-    if value is not None:
-        seconds(value, name)
-
-
-def _ttl(value: object, name: str) -> None:
-    if not callable(value):
-        _duration(value, name)
-
-
-def _flag(value: object, name: str) -> None:
-    if not isinstance(value, bool):
-        msg = f"{name} must be True or False, got {value!r}"
-        raise ConfigurationError(msg)
-
-
-def _jitter(value: object, name: str) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        msg = f"{name} must be a ratio in [0, 1), got {value!r}"
-        raise ConfigurationError(msg)
-
-
-def _not_found(value: Any, name: str) -> None:
-    classes: tuple[Any, ...] = value if issubclass(type(value), tuple) else (value,)
-    for each in classes:
-        if not (isinstance(each, type) and issubclass(each, Exception)):
-            msg = f"{name} must be an exception class or a tuple of them, got {value!r}"
-            raise ConfigurationError(msg)
-
-
-def _rebuild(value: object, name: str) -> None:
-    if value not in _REBUILDS:
-        msg = f"{name} must be one of {', '.join(map(repr, _REBUILDS))}, got {value!r}"
-        raise ConfigurationError(msg)
-
-
-def _backoff(value: Any, name: str) -> None:
-    if value is None:
-        return
-    if not issubclass(type(value), tuple) or len(value) != 2:  # noqa: PLR2004 - a pair
-        msg = f"{name} must be a pair (first, longest) of durations or None, got {value!r}"
-        raise ConfigurationError(msg)
-    first, longest = seconds(value[0], f"{name}[0]"), seconds(value[1], f"{name}[1]")
-    if first > longest:
-        msg = f"{name} must not start above its longest pause, got {value!r}"
-        raise ConfigurationError(msg)
-
-
-def _breaker(value: Any, name: str) -> None:
-    if value is not None and not (callable(getattr(value, "enter", None)) and callable(getattr(value, "leave", None))):
-        msg = f"{name} must be a Breaker or None, got {value!r}"
-        raise ConfigurationError(msg)
-
-
-def _anything(value: object, name: str) -> None:
-    """Whatever the caller likes."""
-
-
-_CHECKS: dict[str, Callable[[object, str], None]] = {
-    "ttl": _ttl,
-    "jitter": _jitter,
-    "null_ttl": _duration,
-    "not_found": _not_found,
-    "rebuild": _rebuild,
-    "stale_while_revalidate": _duration,
-    "stale_if_error": _duration,
-    "soft_timeout": _duration,
-    "hard_timeout": _duration,
-    "wait_timeout": _duration,
-    "error_backoff": _backoff,
-    "breaker": _breaker,
-    "fallback": _anything,
-    "l1_ttl": _duration,
-    "l1": _flag,
-    "l2": _flag,
-}
-
-DEFAULTS = Policy(
-    ttl="5m",
-    jitter=0.1,
-    null_ttl="30s",
-    not_found=(),
-    rebuild="mutex",
-    stale_while_revalidate=None,
-    stale_if_error="1m",
-    soft_timeout=None,
-    hard_timeout="30s",
-    wait_timeout=None,
-    error_backoff=("100ms", "5s"),
-    breaker=None,
-    fallback=None,
-    l1_ttl="60s",
-    l1=True,
-    l2=True,
-)
+DEFAULTS = Policy(**{name: knob.default for name, knob in _KNOBS.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +221,7 @@ class Rules:
     null_ttl: float | None
     not_found: tuple[type[Exception], ...]
     rebuild: Rebuild
-    revalidate: float  # stale_while_revalidate, 0 when off
+    revalidate: float  # stale_while_revalidate; 0 when off, a day where nothing is said under rebuild="logical"
     if_error: float  # stale_if_error, 0 when off
     soft_timeout: float | None
     hard_timeout: float | None
@@ -265,41 +247,22 @@ class Rules:
         return FOREVER if asked is None else seconds(asked, "ttl(value)")
 
 
-def _optional(value: Any, name: str, off: float) -> float:
-    return off if value is None else seconds(value, name)
-
-
-def _maybe(value: Any, name: str) -> float | None:
-    return None if value is None else seconds(value, name)
-
-
 def resolve(policy: Policy) -> Rules:
     """The numbers behind *policy*; `ConfigurationError` for fields that contradict each other."""
-    p: Any = policy.over(DEFAULTS)
-    logical = p.rebuild == "logical"
-    ttl: Any = p.ttl if callable(p.ttl) else _optional(p.ttl, "ttl", FOREVER)
-    rules = Rules(
-        ttl=ttl,
-        jitter=float(p.jitter or 0.0),
-        null_ttl=_maybe(p.null_ttl, "null_ttl"),
-        not_found=p.not_found if issubclass(type(p.not_found), tuple) else (p.not_found,),
-        rebuild=p.rebuild,
-        revalidate=_optional(p.stale_while_revalidate, "stale_while_revalidate", DAY if logical else 0.0),
-        if_error=_optional(p.stale_if_error, "stale_if_error", 0.0),
-        soft_timeout=_maybe(p.soft_timeout, "soft_timeout"),
-        hard_timeout=_maybe(p.hard_timeout, "hard_timeout"),
-        wait_timeout=_maybe(p.wait_timeout, "wait_timeout"),
-        error_backoff=p.error_backoff and (seconds(p.error_backoff[0], ""), seconds(p.error_backoff[1], "")),
-        breaker=p.breaker,
-        fallback=p.fallback,
-        l1_ttl=_optional(p.l1_ttl, "l1_ttl", FOREVER),
-        l1=p.l1,
-        l2=p.l2,
-    )
+    values: dict[str, Any] = {}
+    for name, knob in _KNOBS.items():
+        value = getattr(policy, name)
+        values[knob.rule or name] = knob.resolved if value is UNSET else knob.read(name, value)
+    if values["revalidate"] is None:
+        values["revalidate"] = DAY if values["rebuild"] == "logical" else 0.0
+    rules = Rules(**values)
     if rules.soft_timeout is not None and rules.hard_timeout is not None and rules.soft_timeout >= rules.hard_timeout:
-        msg = f"soft_timeout must be below hard_timeout, got {p.soft_timeout!r} and {p.hard_timeout!r}"
-        raise ConfigurationError(msg)
+        p = policy.over(DEFAULTS)
+        raise ConfigurationError(
+            f"soft_timeout must be below hard_timeout, got {p.soft_timeout!r} and {p.hard_timeout!r}"
+        )
     if not rules.l1 and not rules.l2:
-        msg = "l1=False and l2=False leave nothing to cache in; use `with guard.disabled()` to switch caching off"
-        raise ConfigurationError(msg)
+        raise ConfigurationError(
+            "l1=False and l2=False leave nothing to cache in; use `with guard.disabled()` to switch caching off"
+        )
     return rules

@@ -7,15 +7,20 @@ single ``send(None)``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from .errors import Unreachable
+
+T = TypeVar("T")
 
 Arg = str | bytes | int
 Reply = Any  # what a Redis server may answer: bytes, int, None, or a list of these
 Command = tuple[Arg, ...]
+
+CHANGES = 3  # servers in a row that turn out to be others
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +53,18 @@ class AnotherServer(Exception):  # noqa: N818 - an event, not a fault
 
     What the old one acknowledged may be unknown to this one. Once that has been repeated, the caller may ask again.
     """
+
+
+async def until_steady(work: Callable[[], Awaitable[T]], *, failed: int = 0) -> T:
+    """The result of *work*, tried again while it raises `AnotherServer`; `Unreachable` if it does so too often.
+
+    Args:
+        failed: how many times the caller has tried by itself.
+    """
+    for _ in range(failed, CHANGES):
+        with suppress(AnotherServer):
+            return await work()
+    raise Unreachable(f"the server was another one {CHANGES} times in a row")
 
 
 class PartlyUnreachable(Unreachable):
@@ -106,15 +123,15 @@ class Bulkhead(Protocol):
     """Seconds that one waits in line."""
 
     def try_enter(self) -> bool:
-        """Take a place if one is free."""
+        """Take a permit if one is free."""
         ...
 
     async def enter(self, runtime: Runtime) -> None:
-        """Take a place, waiting in line if need be; `Overloaded` if none comes free in time."""
+        """Take a permit; wait in the queue if none is free; `Overloaded` if none comes free in time."""
         ...
 
     def leave(self) -> None:
-        """Give the place back."""
+        """Give the permit back."""
         ...
 
 

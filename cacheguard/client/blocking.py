@@ -12,14 +12,16 @@ import redis.exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ..coordination.breaker import Outcome
-from ..errors import ConfigurationError, Unreachable
+from ..defenses.outage import Outcome
+from ..errors import Unreachable
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
-from ..servers.lending import Identity, facts_of, is_wrong
-from . import deadline, resp
+from . import redispy, resp
 from .circuits import Circuit
+from .connecting import connector, hint_of
+from .endpoints import Endpoint
 from .finders import BlockingFinder
+from .identity import Identity, facts_of, is_wrong
 from .names import resolve_within
 
 
@@ -104,7 +106,7 @@ class BlockingCommands:
                     generation = self._greet(connection)
                 self._check(since)
                 began = time.monotonic()
-                replies = _ask(connection, payload, count)
+                replies = redispy.ask(connection, payload, count)
             except redis.exceptions.TimeoutError:
                 raise
             except (redis.exceptions.ConnectionError, OSError):
@@ -115,7 +117,7 @@ class BlockingCommands:
                 generation = self._greet(connection)
                 self._check(since)
                 began = time.monotonic()
-                replies = _ask(connection, payload, count)
+                replies = redispy.ask(connection, payload, count)
         except AnotherServer:
             self._give_back(connection, generation)
             raise
@@ -124,7 +126,7 @@ class BlockingCommands:
             self._discard()
             if isinstance(error, Unreachable):
                 raise
-            raise resp.unreachable(error, "" if used else resp.hint_of(connection, error)) from error
+            raise resp.unreachable(error, "" if used else hint_of(connection, error)) from error
         except BaseException:
             connection.disconnect()
             self._discard()
@@ -142,11 +144,11 @@ class BlockingCommands:
         """Connect anew, and find out whom that has reached; the generation of the connection."""
         connection.disconnect()
         self._open(connection)
-        facts = facts_of(*_ask(connection, Identity.QUESTION, Identity.ANSWERS))
+        facts = facts_of(*redispy.ask(connection, Identity.QUESTION, Identity.ANSWERS))
         if is_wrong(connection, facts):
-            connection.connection_pool.doubt()
+            redispy.finder_of(connection).doubt()
             raise redis.exceptions.ConnectionError("the server that Sentinel named is no master")
-        self._reached = getattr(connection, "host", None), getattr(connection, "port", None)
+        self._reached = redispy.address_of(connection)
         return self._identity.tell(self._name, facts)
 
     def _open(self, connection: Any) -> None:
@@ -155,7 +157,7 @@ class BlockingCommands:
         try:
             resolve_within(connection, self._timeout)
             connection.connect()
-            deadline.end(connection)
+            redispy.expect_anything(connection)
         except Exception as error:
             self._circuit.connected(resp.unreachable(error))
             raise
@@ -268,31 +270,11 @@ class BlockingCommands:
         self._reset()
 
 
-def _ask(connection: Any, payload: bytes, count: int) -> list[Reply]:
-    deadline.begin(connection)
-    connection.send_packed_command([payload], check_health=False)
-    if count == 1:
-        return [_reply(connection)]
-    return [_reply(connection) for _ in range(count)]
-
-
-def _reply(connection: Any) -> Reply:
-    try:
-        return connection.read_response(disable_decoding=True)
-    except redis.exceptions.ResponseError as error:
-        return resp.refused(error)
-
-
-def redis_commands(pool: Any, most: int, timeout: float, identity: Identity, circuit: Circuit) -> BlockingCommands:
-    """Commands that reach the server *pool* reaches; `ConfigurationError` if its settings make no connection."""
-    connect = deadline.dressed(
-        resp.connector(pool, lambda: Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=timeout)
-    )
-    try:
-        connect()
-    except TypeError as error:
-        msg = f"the Redis client does not take these settings: {error}"
-        raise ConfigurationError(msg) from error
-    finder = pool.connection_kwargs.get("connection_pool")
+def redis_commands(
+    endpoint: Endpoint, most: int, timeout: float, identity: Identity, circuit: Circuit
+) -> BlockingCommands:
+    """Commands that reach the server of *endpoint*; `ConfigurationError` if its settings make no connection."""
+    connect = redispy.limited(connector(endpoint, Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=timeout))
+    finder = endpoint.finder
     mine = finder.within(timeout) if isinstance(finder, BlockingFinder) else None
     return BlockingCommands(connect, most, timeout, identity, circuit, mine)

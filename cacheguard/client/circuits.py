@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable
 
-from ..coordination.breaker import Outcome, State, Switch, Terms
+from ..defenses.outage import BreakerTerms, Outcome, State, Switch
 from ..errors import Unreachable
 from ..events import Events, log
 from ..faults import TREATMENTS, Fault, Remedy
@@ -38,8 +38,15 @@ def _is_ours() -> bool:
 class Circuit(Switch):
     """The breaker of one server."""
 
-    def __init__(self, circuits: Circuits, name: str, terms: Terms) -> None:
-        super().__init__(name, terms, on_change=self._changed, probed_by_callers=False)
+    def __init__(self, circuits: Circuits, name: str, terms: BreakerTerms) -> None:
+        super().__init__(
+            name,
+            terms,
+            on_change=self._changed,
+            now=time.monotonic,
+            new_lock=threading.RLock,
+            probed_by_callers=False,
+        )
         self._decided = Bell()
         self._circuits: weakref.ref[Circuits] = weakref.ref(circuits)
         self._events = circuits.events
@@ -125,7 +132,7 @@ class Circuits:
 
     def __init__(self, timeout: float, events: Events) -> None:
         self.events = events
-        self._terms = Terms(slow_after=timeout / 2, pause=FIRST_PAUSE, longest_pause=LONGEST_PAUSE)
+        self._terms = BreakerTerms(slow_after=timeout / 2, pause=FIRST_PAUSE, longest_pause=LONGEST_PAUSE)
         self._circuits: dict[str, Circuit] = {}
         self._probe: Callable[[str], float] | None = None
         self._closed = False
@@ -154,7 +161,7 @@ class Circuits:
             self._tell()
 
     def probe_with(self, probe: Callable[[str], float]) -> None:
-        """*probe* asks one server whether it is well, and delivers what is owed.
+        """*probe* asks one server whether it is well, and delivers pending invalidations.
 
         It returns the seconds that the answer took, and raises `Unreachable` if there was none.
         """

@@ -7,7 +7,6 @@ hold a caller for as long as it likes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from time import monotonic
 from typing import Any
 
@@ -64,40 +63,3 @@ class Deadline:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._plain, name)
-
-
-@cache
-def _with_deadline(kind: Any) -> Any:
-    """*kind*, a class of connections, with sockets that have a deadline."""
-
-    def connect(self: Any) -> Deadline:
-        # One for all of the greeting, to begin with.
-        return Deadline(kind._connect(self), self.socket_timeout)  # noqa: SLF001 - the client has no other place for it
-
-    return type(kind.__name__, (kind,), {"_connect": connect})
-
-
-def dressed(connect: Callable[[], Any]) -> Callable[[], Any]:
-    """*connect*, whose connections have a deadline for each answer; those of an unknown make stay as they are."""
-
-    def make() -> Any:
-        connection: Any = connect()
-        if hasattr(connection, "_connect"):
-            connection.__class__ = _with_deadline(connection.__class__)
-        return connection
-
-    return make
-
-
-def begin(connection: Any) -> None:
-    """What is read over *connection* from now on is the answer to what is asked now, and has one timeout for all."""
-    socket = getattr(connection, "_sock", None)
-    if type(socket) is Deadline:
-        socket.begin()
-
-
-def end(connection: Any) -> None:
-    """What comes over *connection* from now on comes unasked, when it likes."""
-    socket = getattr(connection, "_sock", None)
-    if type(socket) is Deadline:
-        socket.end()

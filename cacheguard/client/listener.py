@@ -13,14 +13,14 @@ from typing import Any, Protocol
 import redis.exceptions
 
 from ..delivery.bus import BEAT_EVERY, HORIZON, Bus
-from ..delivery.line import Line
+from ..delivery.gate import Gate
 from ..errors import Refused, Unreachable
 from ..events import Events, log
 from ..faults import Fault, fault_of
 from ..ports import AnotherServer, Commands
 from ..runtime import run_now
 from ..runtime.bell import Bell
-from . import deadline
+from . import redispy
 from .circuits import wait_freely
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # between attempts to subscribe
@@ -47,7 +47,7 @@ class Listener:
     Args:
         bus: what is heard goes there.
         post: a way to the servers, for heartbeats and for subscribing.
-        line: the same way, for what is owed; delivered as soon as Redis is back, even if nobody asks for anything.
+        gate: the same way, for pending invalidations. They are delivered as soon as Redis is back, without any request.
         on_beat: called with those servers, once a second.
     """
 
@@ -55,13 +55,13 @@ class Listener:
         self,
         bus: Bus,
         post: Post,
-        line: Line,
+        gate: Gate,
         events: Events,
-        owes: Callable[[], bool],
+        has_pending: Callable[[], bool],
         *,
         on_beat: Callable[[list[tuple[str, Commands]]], None] | None = None,
     ) -> None:
-        self._bus, self._post, self._line, self._events, self._owes = bus, post, line, events, owes
+        self._bus, self._post, self._gate, self._events, self._has_pending = bus, post, gate, events, has_pending
         self._on_beat = on_beat
         self._reset()
 
@@ -125,8 +125,8 @@ class Listener:
     def turn(self, connection: Any) -> tuple[Any, float]:
         """Do what is due; the connection to wait for, if there is one, and how long."""
         now = self._bus.now()
-        if connection is not None and (self._bus.silent(now) or self._line.changes != self._changes):
-            if self._line.changes == self._changes:
+        if connection is not None and (self._bus.silent(now) or self._gate.changes != self._changes):
+            if self._gate.changes == self._changes:
                 log.warning("no heartbeat came back over the invalidation bus for %g s", HORIZON)
             drop(connection)  # where another server answers now, what others say is not said here any more
             connection = None
@@ -149,14 +149,10 @@ class Listener:
         """A connection on which the subscription stands; None if that cannot be had now."""
         bus = self._bus
         connection = None
-        self._changes = self._line.changes
+        self._changes = self._gate.changes
         try:
             connection = self._post.subscriber()
-            deadline.begin(connection)
-            connection.send_command("SUBSCRIBE", bus.channel, bus.own_channel, check_health=False)
-            for _ in range(2):
-                heard(connection)
-            deadline.end(connection)
+            redispy.subscribe(connection, bus.channel, bus.own_channel)
         except Exception as error:  # noqa: BLE001 - a resolver's, a credential provider's: all mean no subscription
             if connection is not None:
                 drop(connection)
@@ -214,10 +210,10 @@ class Listener:
             self._bus.mute(f"PUBLISH was refused ({errors[0]})")
 
     def _pay(self) -> None:
-        """Deliver what is owed, if Redis takes it."""
-        if self._owes():
+        """Deliver pending invalidations, if Redis takes it."""
+        if self._has_pending():
             try:
-                run_now(self._line.settle())
+                run_now(self._gate.deliver_pending())
             except Unreachable as error:
                 self._events.redis_failed(error)
 
@@ -253,7 +249,7 @@ def _run(me: weakref.ref[Listener], wake: Bell) -> None:
                 continue
             try:
                 # Waits without a reference to the listener, so that it can be collected meanwhile.
-                message = heard(connection) if connection.can_read(timeout=seconds) else None
+                message = redispy.next_message(connection, seconds)
                 if message is not None and (listener := me()) is not None:
                     listener.hear(message)
             except Exception as error:  # noqa: BLE001 - whatever it is, what was missed cannot be known
@@ -265,11 +261,6 @@ def _run(me: weakref.ref[Listener], wake: Bell) -> None:
     finally:
         if connection is not None:
             drop(connection)
-
-
-def heard(connection: Any) -> Any:
-    """The next message on a subscribed connection, in bytes, under either protocol."""
-    return connection.read_response(disable_decoding=True, push_request=True)
 
 
 def drop(connection: Any) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from . import redispy
+
 
 def resolve_within(connection: Any, seconds: float) -> None:
     """Have the host of *connection* resolved, in a thread of its own, so that the client finds it at once.
@@ -16,8 +18,8 @@ def resolve_within(connection: Any, seconds: float) -> None:
     Raises the client's `TimeoutError` if that takes longer than *seconds*, and what the resolver raises. Nothing is
     done for addresses, sockets of the file system, and hosts that are only known when one connects (Sentinel).
     """
-    host: Any = getattr(connection, "host", None)
-    if not isinstance(host, str) or not host or host == "localhost" or hasattr(connection, "connect_to"):
+    host, port = redispy.address_of(connection)
+    if not isinstance(host, str) or not host or host == "localhost" or redispy.finder_of(connection) is not None:
         return
     try:
         ip_address(host.partition("%")[0])
@@ -30,7 +32,7 @@ def resolve_within(connection: Any, seconds: float) -> None:
 
     def resolve() -> None:
         try:
-            socket.getaddrinfo(host, connection.port, 0, socket.SOCK_STREAM)
+            socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
         except OSError as error:
             failed.append(error)
         finally:

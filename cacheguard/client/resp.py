@@ -1,17 +1,14 @@
-"""Calls as bytes on the wire (RESP), and what the Redis client raises as our errors."""
+"""Calls as bytes on the wire (RESP), and what is answered or raised as our errors."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from ..errors import ConfigurationError, Refused, Unreachable
+from ..errors import Refused, Unreachable
 from ..faults import TREATMENTS, Fault, fault_of
 from ..ports import Arg, Call, Reply, ScriptCall
-from .finders import Finder
-from .places import parameters_of
 
 NONE: frozenset[Fault] = frozenset()
 
@@ -88,62 +85,3 @@ def unreachable(error: BaseException, hint: str = "") -> Unreachable:
     answer = Unreachable(f"{type(error).__name__}: {error}{hint}", fault_of(error))
     answer.__cause__ = error
     return answer
-
-
-def hint_of(connection: Any, error: BaseException) -> str:
-    """What may be wrong where a new connection was cut or ignored before it said anything.
-
-    Of two sides of which one speaks TLS, neither can say so: both hear noise.
-    """
-    said = f"{type(error).__name__} {error} {error.__cause__}"
-    if any(kind.__name__ == "SSLConnection" for kind in type(connection).__mro__):
-        if re.search("Timeout|EOF|reset|closed|lost|WRONG_VERSION", said):
-            return " (TLS: the port may not speak it, or want a client certificate: ssl_certfile, ssl_keyfile)"
-    elif re.search("reset|closed|lost|Broken pipe|Protocol Error", said):
-        return " (the port may speak TLS; a URL for that begins with rediss)"
-    return ""
-
-
-def connector(
-    pool: Any, no_retry: Callable[[], Any], *, timeout: float, reply_timeout: float | None
-) -> Callable[[], Any]:
-    """Makes connections the way *pool* would, but with one short timeout and no retries inside the client.
-
-    They are ours alone: a user's pool lends its settings, never its connections.
-    """
-    settings = {
-        **pool.connection_kwargs,
-        "socket_timeout": reply_timeout,
-        "socket_connect_timeout": timeout,
-        "health_check_interval": 0,
-        "decode_responses": False,  # a value is bytes, whatever the user's client makes of its own
-        "retry": no_retry(),
-    }
-    settings.pop("max_connections", None)  # a pool's matter
-    # CLIENT SETINFO would cost each new connection two round trips, and a user with few rights a line in ACL LOG.
-    quiet = ("driver_info",) if "driver_info" in parameters_of(pool.connection_class) else ("lib_name", "lib_version")
-    if not settings.keys() & {"driver_info", "lib_name", "lib_version"}:
-        settings |= dict.fromkeys(quiet)
-    _check_credentials(settings)
-    if isinstance(finder := settings.get("connection_pool"), Finder):
-        for place in finder.places:
-            _check_credentials(place.connection_kwargs)
-        settings["connection_pool"] = finder.within(timeout)
-    return lambda: pool.connection_class(**settings)
-
-
-def _check_credentials(settings: dict[str, Any]) -> None:
-    """Find out now whether they can be sent: the error of who tried it later would hold a password."""
-    encoding, errors = settings.get("encoding") or "utf-8", settings.get("encoding_errors") or "strict"
-    for name in ("username", "password"):
-        if not _is_encodable(settings.get(name), encoding, errors):
-            raise ConfigurationError(f"{name} cannot be encoded: {encoding=}, encoding_errors={errors!r}")
-
-
-def _is_encodable(text: object, encoding: str, errors: str) -> bool:
-    try:
-        if isinstance(text, str):
-            text.encode(encoding, errors)
-    except (UnicodeError, LookupError):
-        return False
-    return True

@@ -77,7 +77,7 @@ class CustomCodec:
 class LateCodec:
     """The codec of a function whose return annotation names something that is not defined yet.
 
-    Its first use settles it, for good; by then an import that was under way is over.
+    Its first use resolves it, for good; by then an import that was under way is over.
     """
 
     __slots__ = ("_codec", "_fn")
@@ -89,25 +89,25 @@ class LateCodec:
     def __repr__(self) -> str:
         return f"<late codec of {self._fn.__qualname__}>"
 
-    def settled(self) -> Codec | None:
+    def resolved(self) -> Codec | None:
         """The codec, if the annotation can be resolved by now."""
         if self._codec is None:
             self._codec = _resolve(self._fn)
         return self._codec
 
-    def _settle(self) -> Codec:
-        codec = self._codec = self.settled() or TAGGED
+    def _resolve(self) -> Codec:
+        codec = self._codec = self.resolved() or TAGGED
         return codec
 
     @property
     def schema(self) -> bytes:
-        return self._settle().schema
+        return self._resolve().schema
 
     def encode(self, value: Any) -> bytes:
-        return self._settle().encode(value)
+        return self._resolve().encode(value)
 
     def decode(self, payload: bytes | memoryview) -> Any:
-        return self._settle().decode(payload)
+        return self._resolve().decode(payload)
 
 
 def return_codec(fn: Callable[..., Any]) -> Codec:
@@ -181,23 +181,23 @@ class Registry:
     def by_schema(self, schema: bytes) -> Codec | None:
         """The codec that reads payloads of this schema, if a registered one does."""
         codec = self._by_schema.get(schema)
-        if codec is None and self._settle_late():
+        if codec is None and self._resolve_late():
             codec = self._by_schema.get(schema)
         return codec
 
     def for_value(self, value: object) -> Codec:
         """The codec of a function that returns exactly this type of value, else `TAGGED`."""
         codec = self._by_type.get(type(value))
-        if codec is None and self._settle_late():
+        if codec is None and self._resolve_late():
             codec = self._by_type.get(type(value))
         return codec or TAGGED
 
-    def _settle_late(self) -> bool:
+    def _resolve_late(self) -> bool:
         """Register the late codecs that can be resolved by now; false if there were none at all."""
         late = list(self._late)
         for codec in late:
-            settled = codec.settled()
-            if settled is not None:
-                self.register(settled)
+            resolved = codec.resolved()
+            if resolved is not None:
+                self.register(resolved)
                 self._late.pop(codec, None)
         return bool(late)

@@ -1,234 +1,22 @@
-"""Circuit breaker: what keeps failing, or is too slow to be of use, is left alone for a while.
-
-The pattern is Michael Nygard's ("Release It!", 2007); windows, slow calls and half-open probes are those of
-Resilience4j, with pauses short enough for a cache.
-"""
+"""A circuit breaker for whatever a loader depends on. The rule is that of the breaker of Redis."""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
-import random
-import threading
-import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass
-from enum import Enum, auto
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Self
 
+from ..checks import count, exception_classes, positive_share, text
+from ..defenses.outage import BreakerTerms, Outcome, State, Switch
 from ..durations import NOW, Duration, seconds
 from ..errors import ConfigurationError, Overloaded
+from ..runtime.locks import new_lock
 
 log = logging.getLogger("cacheguard")
-
-State: TypeAlias = Literal["closed", "open", "half-open"]
-JITTER = 0.25  # of a pause, taken off at random: a fleet shall not come back in step
-
-
-class Outcome(Enum):
-    """How a call went."""
-
-    OK = auto()
-    SLOW = auto()
-    FAILED = auto()
-    NONE = auto()  # it was cancelled, or never made: this says nothing
-
-
-_PROBED = {
-    Outcome.OK: "the probe went well",
-    Outcome.SLOW: "the probe was slow",
-    Outcome.FAILED: "the probe failed",
-    Outcome.NONE: "the probe was given up",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """When a breaker opens, and for how long.
-
-    Args:
-        window: how many of the last calls count.
-        age: how old, in seconds, a call may be that counts.
-        minimum: with fewer calls than this nothing is decided.
-        failure_rate: share of failed calls from which on it opens.
-        slow_rate: share of slow calls, likewise.
-        slow_after: seconds after which a call is slow; infinite: none is.
-        pause: seconds until the first probe.
-        longest_pause: the pause doubles with each failed probe, up to this many seconds.
-    """
-
-    window: int = 20
-    age: float = 10.0
-    minimum: int = 5
-    failure_rate: float = 0.5
-    slow_rate: float = 0.8
-    slow_after: float = math.inf
-    pause: float = 1.0
-    longest_pause: float = 10.0
-
-
-def reason_to_open(calls: Iterable[tuple[float, Outcome]], terms: Terms, now: float) -> tuple[Outcome, str] | None:
-    """What of the last *calls* (when, how) is reason enough to open, and in words; None if nothing is."""
-    young = [outcome for at, outcome in calls if at > now - terms.age]
-    if len(young) < terms.minimum:
-        return None
-    for outcome, rate, word in (
-        (Outcome.FAILED, terms.failure_rate, "failed"),
-        (Outcome.SLOW, terms.slow_rate, "were slow"),
-    ):
-        count = young.count(outcome)
-        if count and count >= rate * len(young):
-            return outcome, f"{count} of the last {len(young)} calls {word}"
-    return None
-
-
-def next_pause(before: float | None, terms: Terms) -> float:
-    """How long to wait for the next probe, in seconds and before jitter, after one that failed."""
-    return terms.pause if before is None else min(2 * before, terms.longest_pause)
-
-
-class Switch:
-    """The state of one breaker, for any number of threads and event loops.
-
-    Closed, it lets everything pass and remembers how it went. Open, it lets nothing pass. When its pause is over, one
-    call passes as a probe (half-open), and what becomes of that one decides.
-
-    Args:
-        name: what it guards, for the log.
-        on_change: called with the state before, the state now, and why; it must not raise.
-        now: monotonic seconds.
-        probed_by_callers: false if somebody else asks for the probe, with `probe`; callers never are one then. He can
-            be asked at once, so that a false alarm costs next to nothing: where calls were only slow, or one has cost
-            so much that nobody else should try (`doubt`), the first probe needs no pause.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        terms: Terms,
-        *,
-        on_change: Callable[[State, State, str], None],
-        now: Callable[[], float] = time.monotonic,
-        probed_by_callers: bool = True,
-    ) -> None:
-        self.name, self.terms = name, terms
-        self.closed = True  # a hot path need ask no more than this
-        self.probed_by_callers = probed_by_callers
-        self._on_change, self._now = on_change, now
-        self._random = random.Random().random
-        self._turn: int = 0  # of its states; what began in an earlier one says nothing about this one
-        self._calls: deque[tuple[float, Outcome]] = deque(maxlen=terms.window)
-        self.undecided = False  # the first probe of an alarm is not back yet
-        self._slowed = False  # it was for being slow that it opened
-        self._pause: float | None = None
-        self._closed_at = -math.inf
-        self._until = 0.0  # no probe before
-        self._probing = False
-        self._lock = threading.RLock()  # a signal handler may come in between
-
-    @property
-    def state(self) -> State:
-        if self.closed:
-            return "closed"
-        return "half-open" if self._probing else "open"
-
-    @property
-    def waits(self) -> float:
-        """Seconds until a probe may pass; 0 if one may, or needs not."""
-        return 0.0 if self.closed else max(0.0, self._until - self._now())
-
-    def enter(self) -> int | None:
-        """May a call be made? What to `leave` with afterwards, or None."""
-        if self.closed:
-            return self._turn
-        return self.probe() if self.probed_by_callers else None
-
-    def probe(self) -> int | None:
-        """May a call be made to find out? One at a time; one that never comes back counts for a longest pause."""
-        with self._lock:
-            now = self._now()
-            if self.closed:
-                return self._turn
-            if now < self._until:
-                return None
-            lost, self._probing = self._probing, True
-            self._turn += 1
-            self._until = now + self.terms.longest_pause
-            turn = self._turn
-        if not lost:
-            self._on_change("open", "half-open", "the pause is over")
-        return turn
-
-    def leave(self, turn: int, outcome: Outcome, took: float = 0.0, now: float | None = None) -> None:
-        """A call that was let pass has ended, after so many seconds; *now*, if the caller knows what time it is."""
-        if turn != self._turn or (outcome is Outcome.NONE and self.closed):
-            return
-        if outcome is Outcome.OK and took >= self.terms.slow_after and (self._slowed or not self.undecided):
-            outcome = Outcome.SLOW
-        now = self._now() if now is None else now
-        if self.closed:
-            self._calls.append((now, outcome))
-            if outcome is not Outcome.OK:
-                self._judge(now)
-            return
-        with self._lock:
-            if turn != self._turn:
-                return
-            self._turn += 1
-            self._probing = self.undecided = False
-            if outcome is Outcome.OK:
-                self.closed, self._closed_at = True, now
-                self._calls.clear()
-            elif outcome is Outcome.NONE:
-                self._until = now
-            else:
-                self._wait(now)
-        self._on_change("half-open", "closed" if self.closed else "open", _PROBED[outcome])
-
-    def doubt(self, turn: int, why: str) -> None:
-        """A call that was let pass has cost too much to let another one try: open, if nothing has changed since."""
-        if self.closed and turn == self._turn:
-            self._trip(why, alarm=True, slowed=False)
-
-    def _judge(self, now: float) -> None:
-        reason = reason_to_open(list(self._calls), self.terms, now)
-        if reason is not None:
-            slowed = reason[0] is Outcome.SLOW
-            self._trip(reason[1], alarm=slowed and not self.probed_by_callers, slowed=slowed)
-
-    def _trip(self, why: str, *, alarm: bool, slowed: bool) -> None:
-        with self._lock:
-            if not self.closed:
-                return
-            now = self._now()
-            if now > self._closed_at + self.terms.age:
-                self._pause = None  # it has been well for long enough
-            self.undecided, self._slowed = alarm, slowed
-            self.closed = self._probing = False
-            self._turn += 1
-            self._calls.clear()
-            if alarm:
-                self._until = now
-            else:
-                self._wait(now)
-        self._on_change("closed", "open", why)
-
-    def _wait(self, now: float) -> None:
-        self._pause = next_pause(self._pause, self.terms)
-        self._until = now + self._pause * (1.0 - JITTER * self._random())
-
-    def after_fork(self) -> None:
-        """Begin anew, closed: a thread of the parent may have held the lock, or have been the probe."""
-        self._lock = threading.RLock()
-        self.closed, self._probing, self.undecided, self._pause = True, False, False, None
-        self._turn += 1
-        self._calls.clear()
-
 
 _switches: weakref.WeakSet[Switch] = weakref.WeakSet()  # of the breakers that users have made
 
@@ -248,8 +36,8 @@ class Breaker:
 
     Give it to functions (``@guard.cached(…, breaker=database)``), to a `Policy`, or use it by itself:
     ``with database: …``, also inside ``async def``. While it is open, such calls raise `Overloaded` at once, and cached
-    functions serve what they still have, within ``stale_if_error``. All who share the object share its state; it
-    belongs to one process.
+    functions serve what they still have, within ``stale_if_error``. The state belongs to the object,
+    in one process: whatever shares the object shares the state.
 
     Args:
         name: for the log.
@@ -281,12 +69,12 @@ class Breaker:
         longest_pause: Duration = "10s",
         ignored: type[Exception] | tuple[type[Exception], ...] = (),
     ) -> None:
-        terms = Terms(
-            window=_count("window", window),
+        terms = BreakerTerms(
+            window=count("window", window),
             age=seconds(age, "age"),
-            minimum=_count("minimum", minimum),
-            failure_rate=_share("failure_rate", failure_rate),
-            slow_rate=_share("slow_rate", slow_rate),
+            minimum=count("minimum", minimum),
+            failure_rate=positive_share("failure_rate", failure_rate),
+            slow_rate=positive_share("slow_rate", slow_rate),
             slow_after=math.inf if slow_after is None else seconds(slow_after, "slow_after"),
             pause=seconds(pause, "pause"),
             longest_pause=seconds(longest_pause, "longest_pause"),
@@ -295,10 +83,10 @@ class Breaker:
             raise ConfigurationError(f"minimum must not be above window, got {minimum!r} and {window!r}")
         if terms.pause > terms.longest_pause:
             raise ConfigurationError(f"pause must not be above longest_pause, got {pause!r} and {longest_pause!r}")
-        self.ignored = _classes("ignored", ignored)
-        self.name = _text("name", name)
+        self.ignored = exception_classes("ignored", ignored)
+        self.name = text("name", name)
         self._now = NOW.get()
-        self._switch = Switch(self.name, terms, on_change=self._said, now=self._now)
+        self._switch = Switch(self.name, terms, on_change=self._log_change, now=self._now, new_lock=new_lock)
         _switches.add(self._switch)
 
     def __repr__(self) -> str:
@@ -341,34 +129,8 @@ class Breaker:
         _ENTERED.set(tuple(around))
         self.leave(turn, error, self._now() - began)
 
-    def _said(self, _before: State, after: State, why: str) -> None:
+    def _log_change(self, _before: State, after: State, why: str) -> None:
         if after != "half-open":
             log.warning("the breaker of %s is %s: %s", self.name, after, why)
         else:
             log.info("the breaker of %s is half-open: %s", self.name, why)
-
-
-def _count(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{name} must be a whole number >= 1, got {value!r}")
-    return value
-
-
-def _share(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ConfigurationError(f"{name} must be a share above 0 and up to 1, got {value!r}")
-    return float(value)
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{name} must be a text, got {value!r}")
-    return value
-
-
-def _classes(name: str, value: Any) -> tuple[type[Exception], ...]:
-    classes: tuple[Any, ...] = value if issubclass(type(value), tuple) else (value,)
-    for each in classes:
-        if not (isinstance(each, type) and issubclass(each, Exception)):
-            raise ConfigurationError(f"{name} must be an exception class or a tuple of them, got {value!r}")
-    return classes

@@ -14,17 +14,16 @@ class Verdict(Enum):
 
     FRESH = auto()
     REVALIDATE = auto()  # serve it, and reload behind
-    RELOAD = auto()  # too old to serve while a load may still succeed
-    MISS = auto()
+    LOAD = auto()  # there is nothing, or it is too old to serve while a load may still succeed
 
 
 def judge(fresh_left: float | None, revalidate: float) -> Verdict:
     """The verdict on an entry that stays fresh for *fresh_left* seconds (negative: stale since); None: no entry."""
     if fresh_left is None:
-        return Verdict.MISS
+        return Verdict.LOAD
     if fresh_left > 0:
         return Verdict.FRESH
-    return Verdict.REVALIDATE if -fresh_left < revalidate else Verdict.RELOAD
+    return Verdict.REVALIDATE if -fresh_left < revalidate else Verdict.LOAD
 
 
 def early_by(load_time: float, draw: float) -> float:

@@ -25,7 +25,7 @@ class Tickets:
 
     A ticket is the number of the last invalidation that had been heard of, whatever it was about, so it need not be
     known beforehand which tags the answer will have. Names share stripes; a needless refusal costs one round trip, a
-    missed one would cost the truth. Whoever voids holds the lock of the tier.
+    missed one would cost the truth. Whoever revokes tickets holds the lock of the tier.
     """
 
     __slots__ = ("_all", "_last", "_stripes")
@@ -45,14 +45,14 @@ class Tickets:
             return False
         return all(self._stripes[hash(other) % STRIPES] <= ticket for other in others)
 
-    def void(self, name: str) -> None:
+    def revoke(self, name: str) -> None:
         """Make every ticket taken so far worthless for *name*."""
         # The stripe first: who takes a ticket in between gets the old number, which is refused.
         number = self._last + 1
         self._stripes[hash(name) % STRIPES] = number
         self._last = number
 
-    def void_all(self) -> None:
+    def revoke_all(self) -> None:
         """Make every ticket taken so far worthless."""
         self._all = self._last + 1
         self._last = self._all

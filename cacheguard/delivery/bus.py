@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..events import Events
+from ..protocol.messages import DIRTY, DROP, heard
 
 if TYPE_CHECKING:
     from ..ports import Runtime, Signal
@@ -25,7 +26,7 @@ PATIENCE = 0.2  # seconds that a first read waits; without the bus, L1 stays emp
 MOST_ECHOES = 4096
 MOST_DIRTY = 100_000
 MOST_NOTED = 100_000  # names heard of within one horizon
-DIRTY_FOR = 60.0  # seconds after the last word about it; whoever owes an invalidation repeats it every second
+DIRTY_FOR = 60.0  # seconds after the last word about it; whoever has it pending repeats it every second
 
 
 class Kept(Protocol):
@@ -71,7 +72,7 @@ class Bus:
         self.own_channel = f"{self.channel}:{me}"
         self._numbers = 0
         self._echoes: OrderedDict[str, None] = OrderedDict()  # its popitem is one step, whatever other threads do
-        self._begun = self._settled = False
+        self._begun = self._known = False
         self._waiting: list[Signal] = []
         self._round = 0
         self._rounds: dict[int, tuple[float, set[str]]] = {}
@@ -130,7 +131,7 @@ class Bus:
                 self._echoes.popitem(last=False)
         return echo
 
-    def void(self, echo: str) -> None:
+    def disown(self, echo: str) -> None:
         """It is not known what became of that round trip: if its message comes, it is heeded."""
         self._echoes.pop(echo, None)
 
@@ -138,19 +139,18 @@ class Bus:
 
     def hear(self, message: str) -> None:
         """A message on the channel of all."""
-        what, _, rest = message.partition(" ")
-        if what == "drop":
-            echo, _, key = rest.partition(" ")
+        what, echo, key = heard(message)
+        if what == DROP:
             self._dirty.pop(key, None)
             self.note(key)
             if echo not in self._echoes:
                 self._events.bus_messages += 1
                 self._forget(key)
-        elif what == "dirty":
+        elif what == DIRTY:
             self._events.bus_messages += 1
-            self._mark_dirty(rest)
-            self.note(rest)
-            self._forget(rest)
+            self._mark_dirty(key)
+            self.note(key)
+            self._forget(key)
 
     def _mark_dirty(self, key: str) -> None:
         self._dirty.pop(key, None)
@@ -213,12 +213,12 @@ class Bus:
     def alone(self, now: float) -> None:
         """Redis could not be reached just now, so nobody can have told us: what is kept serves on, for a while."""
         self._trust(now + HORIZON, up=False)
-        self._settle()
+        self._make_known()
 
     def mute(self, why: str) -> None:
         """The bus works, but not for this process: L1 stays off."""
         self._events.once(f"bus {why}", "the in-process tier stays off: %s", why)
-        self._settle()
+        self._make_known()
 
     def _trust(self, until: float, *, up: bool) -> None:
         self._local.trust(until)
@@ -226,12 +226,12 @@ class Bus:
         if up and not self._events.bus_up:
             self._events.bus_changed(up=True, why="proven: the in-process tier is on")
         if up:
-            self._settle()
+            self._make_known()
 
     # Who waits for the first proof
 
-    def _settle(self) -> None:
-        self._settled = True
+    def _make_known(self) -> None:
+        self._known = True
         waiting, self._waiting = self._waiting, []
         for signal in waiting:
             signal.set()
@@ -239,7 +239,7 @@ class Bus:
     @property
     def ready(self) -> bool:
         """Whether it is known if L1 can be used."""
-        return self._settled or self.start is None
+        return self._known or self.start is None
 
     def listen(self) -> None:
         """Begin to listen, unless nobody has to."""
@@ -253,6 +253,6 @@ class Bus:
             self.listen()
         signal = runtime.signal()
         self._waiting.append(signal)
-        if not self._settled:
+        if not self._known:
             await signal.wait(patience)
-        self._settled = True  # whoever comes later does not wait
+        self._known = True  # whoever comes later does not wait

@@ -1,4 +1,4 @@
-"""A file for what is owed to Redis, so that it outlives the process."""
+"""A file for pending invalidations, so that they outlive the process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FileLedger:
         path: the file; made if it does not exist, its directory is not.
         root: the marker of the guard's namespace; guards of several namespaces may share a file.
         lock: guards what is known of the rows.
-        node: to which of several nodes it is owed; what is owed to the others is none of this ledger's business.
+        node: which of several nodes they are for; those of the others is none of this ledger's business.
 
     Raises:
         ConfigurationError: the file cannot be opened.
@@ -58,7 +58,7 @@ class FileLedger:
         self._lock = lock
 
     def load(self) -> list[Invalidation]:
-        """What an earlier process has left, or another one owes just now."""
+        """What an earlier process has left pending, or another one has pending now."""
         with self._lock, closing(self._opened()) as file, file:
             rows = file.execute("SELECT id, item FROM owed WHERE root = ? ORDER BY id", (self._owner,)).fetchall()
         items: list[Invalidation] = []

@@ -11,13 +11,10 @@ from typing import Any, Protocol
 
 from ..events import Events, log
 from ..ports import Call
-from ..protocol.lua import load
+from ..protocol import calls
 from ..protocol.names import epoch_of
 
-INVALIDATE = load("invalidate")
-TAGGED = load("tagged")
-
-MOST_OWED = 100_000
+MOST_PENDING = 100_000
 MOST_ORPHANS = 10_000
 MOST_JOURNALED = 100_000
 PARKED_FOR = 3.0  # seconds; who listens tries once a second, others only where nobody does
@@ -31,7 +28,7 @@ class Invalidation:
 
     Args:
         key: the Redis key of an entry, or of the marker of a tag or a namespace.
-        settle_ms: for so long, what is cached under it is quarantined: it dies when that time is over.
+        lag_ms: for so long, what is cached under it is quarantined: it dies when that time is over.
         version: as `version_text` writes it; older fills are refused from then on.
         begins: the id of a write that begins now; until it ends, nothing is cached under the key.
         intent_ms: after so long, the write has ended in any case.
@@ -39,7 +36,7 @@ class Invalidation:
     """
 
     key: str
-    settle_ms: int = 0
+    lag_ms: int = 0
     version: str = ""
     begins: str = ""
     intent_ms: int = 0
@@ -47,29 +44,25 @@ class Invalidation:
 
     def calls(self, channel: str, echo: str) -> list[Call]:
         """What to send; the others are told by the script itself."""
-        floor_ms = max(FLOOR_MS, self.settle_ms) if self.version else 0
-        call = INVALIDATE(self.key)(
-            channel,
-            drop_message(echo, self.key),
-            self.settle_ms,
-            self.version,
-            floor_ms,
-            self.begins,
-            self.intent_ms,
-            self.ends,
+        floor_ms = max(FLOOR_MS, self.lag_ms) if self.version else 0
+        call = calls.invalidate(
+            self.key,
+            channel=channel,
+            echo=echo,
+            quarantine_ms=self.lag_ms,
+            floor=self.version,
+            floor_ms=floor_ms,
+            begins=self.begins,
+            intent_ms=self.intent_ms,
+            ends=self.ends,
         )
         epoch = epoch_of(self.key)
         # Noted at the namespace first: a load that claims the tag at its end compares that with its beginning.
-        return [call] if epoch is None else [TAGGED(epoch)(), call]
-
-
-def drop_message(echo: str, key: str) -> str:
-    """What a process says when it has changed what is stored under *key*."""
-    return f"drop {echo} {key}"
+        return [call] if epoch is None else [calls.tagged(epoch), call]
 
 
 class Ledger(Protocol):
-    """A place for what is owed that outlives the process."""
+    """A place for pending invalidations that outlives the process."""
 
     def load(self) -> list[Invalidation]: ...
 
@@ -79,12 +72,12 @@ class Ledger(Protocol):
 
 
 class Outbox:
-    """What is owed to Redis, and what was acknowledged lately.
+    """The pending invalidations, and those acknowledged lately.
 
     Args:
-        root: the marker of the guard's namespace. If more is owed than can be kept, all of it is invalidated instead.
+        root: the marker of the guard's namespace, which is invalidated instead if more are pending than can be kept.
         now: monotonic seconds.
-        ledger: keeps what is owed beyond the life of this process.
+        ledger: keeps them beyond the life of this process.
         lock: guards the journal, where there are threads.
     """
 
@@ -97,10 +90,10 @@ class Outbox:
         lock: AbstractContextManager[Any] | None = None,
     ) -> None:
         self.lock = lock or nullcontext()
-        self.owed: dict[Invalidation, object] = {}
+        self.pending: dict[Invalidation, object] = {}
         self.orphans: OrderedDict[str, str] = OrderedDict()  # leases that may have been granted, by key
         self.orphans_aside: OrderedDict[str, str] = OrderedDict()  # those whose server is away
-        self.parked: dict[str, dict[Invalidation, object]] = {}  # by key; owed, too, but their server is away
+        self.parked: dict[str, dict[Invalidation, object]] = {}  # by key; pending, too, but their server is away
         self.parked_at = 0.0  # when they were tried last
         self._aside = 0  # how many of them there are
         self._root, self._events, self._now, self._ledger = root, events, now, ledger
@@ -108,27 +101,27 @@ class Outbox:
         self.changes = 0  # of the server, so far
         self._spilled_until = 0.0  # the journal has let go of something younger than it should
         if ledger is not None:
-            self.owed.update({item: object() for item in ledger.load()})
+            self.pending.update({item: object() for item in ledger.load()})
             self._count()
 
     @property
-    def owes(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether something has to be said before anything is asked, or before something is."""
-        return bool(self.owed or self.parked or self.orphans or self.orphans_aside)
+        return bool(self.pending or self.parked or self.orphans or self.orphans_aside)
 
-    def owe(self, items: Sequence[Invalidation], *, aside: bool = False) -> None:
+    def queue(self, items: Sequence[Invalidation], *, aside: bool = False) -> None:
         """Keep *items* until Redis acknowledges them; *aside*, as `park` does."""
-        if self.count + len(items) > MOST_OWED:
-            log.error("%d invalidations are owed to Redis: the whole namespace is invalidated instead", self.count)
+        if self.count + len(items) > MOST_PENDING:
+            log.error("%d invalidations are pending: the whole namespace is invalidated instead", self.count)
             self._events.outbox_overflows += 1
             items = [Invalidation(self._root)]
-            instead = [item for item in (*self.part(len(self.owed)), *self.all_parked()) if item not in items]
-            self.owed.update({item: object() for item in items})
+            instead = [item for item in (*self.part(len(self.pending)), *self.all_parked()) if item not in items]
+            self.pending.update({item: object() for item in items})
             with self.lock:
                 self.parked.clear()
                 self._aside = 0
             for item in instead:
-                self.owed.pop(item, None)
+                self.pending.pop(item, None)
             if self._ledger is not None:  # written before the others are struck: a process may die in between
                 self._ledger.add(items)
                 self._ledger.strike(instead)
@@ -140,35 +133,35 @@ class Outbox:
                     self._put_aside(item, object())
                 self.parked_at = self._now()
         else:
-            self.owed.update({item: object() for item in items})
+            self.pending.update({item: object() for item in items})
         if self._ledger is not None:
             self._ledger.add(items)
         self._count()
 
     def part(self, most: int) -> dict[Invalidation, object]:
-        """Some of what is owed, each with a mark that changes when it is owed once more."""
+        """Some pending invalidations, each with a mark that changes when it is queued once more."""
         while True:
             try:
-                return dict(islice(self.owed.items(), most))
-            except RuntimeError:  # another thread has owed something in the middle of it
+                return dict(islice(self.pending.items(), most))
+            except RuntimeError:  # another thread has queued something in the middle of it
                 continue
 
     @property
     def count(self) -> int:
-        """How many are owed."""
-        return len(self.owed) + self._aside
+        """How many are pending."""
+        return len(self.pending) + self._aside
 
     def park(self, items: Iterable[Invalidation]) -> None:
-        """Of what is owed, set aside *items*: their server cannot be asked, others can.
+        """Set aside, of the pending invalidations, *items*: their server cannot be asked, others can.
 
         Only who asks for one of their keys has to wait for them.
         """
         with self.lock:
             for item in items:
-                mark = self.owed.get(item)
+                mark = self.pending.get(item)
                 if mark is not None:
                     self._put_aside(item, mark)
-                    self.owed.pop(item, None)  # last: at no moment is it in neither place
+                    self.pending.pop(item, None)  # last: at no moment is it in neither place
             self.parked_at = self._now()
         self._count()
 
@@ -222,8 +215,8 @@ class Outbox:
             if self.orphans.get(key) == token:
                 self.orphans.pop(key, None)
 
-    def settled(self, part: dict[Invalidation, object]) -> None:
-        """Strike off what Redis has acknowledged, unless it is owed once more by another thread meanwhile."""
+    def delivered(self, part: dict[Invalidation, object]) -> None:
+        """Strike off what Redis has acknowledged, unless it is queued once more by another thread meanwhile."""
         with self.lock:
             done = [item for item, mark in part.items() if self._strike(item, mark)]
         if self._ledger is not None:
@@ -232,8 +225,8 @@ class Outbox:
         self.acknowledged(part)
 
     def _strike(self, item: Invalidation, mark: object) -> bool:
-        if self.owed.get(item) is mark:
-            self.owed.pop(item, None)
+        if self.pending.get(item) is mark:
+            self.pending.pop(item, None)
             return True
         aside = self.parked.get(item.key, {})
         if aside.get(item) is not mark:
@@ -244,7 +237,7 @@ class Outbox:
             self.parked[item.key] = left
         else:
             self.parked.pop(item.key, None)
-        return item not in self.owed
+        return item not in self.pending
 
     def acknowledged(self, items: Iterable[Invalidation]) -> None:
         """Remember for a while that Redis knows of *items*: a failover may make it forget."""
@@ -258,8 +251,8 @@ class Outbox:
                 self._spilled_until = journal.popleft()[0] + JOURNALED_FOR
 
     def replay(self) -> None:
-        """Another server answers now, or the same one has been elsewhere: owe it all that the old one may have kept."""
-        self.changes += 1  # first: who has begun to ask before sees that what is owed now was not delivered
+        """Another server answers now, or the same one has been elsewhere: queue all that the old one may have kept."""
+        self.changes += 1  # first: who has begun to ask before sees that what is pending now was not delivered
         now, journal = self._now(), self._journal
         with self.lock:
             lately = [item for at, item in journal if at >= now - JOURNALED_FOR]
@@ -271,7 +264,7 @@ class Outbox:
         if items:
             self._events.replayed += len(items)
             log.warning("another Redis answers: %d invalidations of the last minute are repeated", len(items))
-            self.owe(list(dict.fromkeys(items)))
+            self.queue(list(dict.fromkeys(items)))
 
     def _count(self) -> None:
         self._events.invalidations_queued = self.count

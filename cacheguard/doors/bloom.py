@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable
 
-from ..defenses.penetration.filter import BloomInfo, BloomTier
+from ..defenses.penetration.filter import BloomTier
+from ..defenses.penetration.info import BloomInfo
 from ..durations import Duration, seconds
 from ..process.hub import Hub
 from ..runtime import run_now

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..current_load import check_tag
+from ..checks import check_key, check_tag
 from ..defenses.consistency import Version, version_text
 from ..delivery.outbox import Invalidation
 from ..errors import ConfigurationError
@@ -35,13 +35,16 @@ class Change:
         if (self.key is None) == (self.tag is None):
             raise ConfigurationError(f"a change has a key or a tag, got key={self.key!r} and tag={self.tag!r}")
         try:
-            check_tag(self.key if self.tag is None else self.tag, "key" if self.tag is None else "tag")
+            if self.tag is None:
+                check_key(self.key)
+            else:
+                check_tag(self.tag)
             version_text(self.version)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(str(error)) from error
 
 
-def invalidations(scope: Scope, changes: Iterable[Any], settle_ms: int) -> list[Invalidation]:
+def invalidations(scope: Scope, changes: Iterable[Any], lag_ms: int) -> list[Invalidation]:
     """What *changes* come to, each key once, with the largest of its versions.
 
     A change is a `Change`, or a pair of key and version.
@@ -52,7 +55,7 @@ def invalidations(scope: Scope, changes: Iterable[Any], settle_ms: int) -> list[
         name = scope.key(change.key) if change.key is not None else scope.tag(change.tag or "")
         version = "" if change.key is None else version_text(change.version)
         latest[name] = max(latest.get(name, ""), version)
-    return [Invalidation(name, settle_ms=settle_ms, version=version) for name, version in latest.items()]
+    return [Invalidation(name, lag_ms=lag_ms, version=version) for name, version in latest.items()]
 
 
 def _of_pair(pair: Any) -> Change:

@@ -13,10 +13,10 @@ from inspect import (
 )
 from typing import TYPE_CHECKING, Any
 
+from ..checks import plain_function
 from ..codec import Codec, return_codec
-from ..engine.loading import Ask
+from ..engine.ask import Ask, opened, stored_of
 from ..engine.reading import Engine
-from ..engine.rebuilding import opened, stored_of
 from ..errors import ConfigurationError, KeyTemplateError
 from ..keys import KeyMaker, TextTemplate, compile_key
 from ..policy import Rules
@@ -55,11 +55,12 @@ class Function:
         self.fn, self.rules, self.is_async = fn, rules, iscoroutinefunction(fn)
         self.signature = signature(fn)
         self._names = tuple(self.signature.parameters)
-        self._places = {name: place for place, name in enumerate(self._names)}
+        self._positions = {name: position for position, name in enumerate(self._names)}
         self._call = caller(self.signature)
         self.hub, self.scope, self.version = hub, scope, version
+        self._shared = hub.shared
         self._keys: KeyMaker = compile_key(template, fn)
-        self._key_places = tuple(self._places[name] for name in self._keys.fields)
+        self._key_positions = tuple(self._positions[name] for name in self._keys.fields)
         self._tags = tuple(TextTemplate(_text(tag, "tags"), fn) for tag in _tags(tags))
         self.codec: Codec = hub.options.codec or return_codec(fn)
         hub.registry.register(self.codec)
@@ -72,7 +73,7 @@ class Function:
         self.guarded = self._bloom is not None or self._validate is not None
         # What `validate` and the filter look at is part of the index's key: a hit must not skip what they would refuse.
         indexed_by = (*self._keys.fields, *(name for name in self._guard_names() if name not in self._keys.fields))
-        self._index_places = tuple(self._places[name] for name in indexed_by)
+        self._index_positions = tuple(self._positions[name] for name in indexed_by)
         self._index: Index | None = {} if self._can_index(indexed_by) else None
         self._index_key = IndexKey(indexed_by, self._texts() if template else ())
         self._copy = copied if hub.options.l1_copy else None
@@ -103,9 +104,9 @@ class Function:
             if not text.fields:
                 raise ConfigurationError(f"bloom_item={item!r} names no parameter of {_name(self.fn)}")
             self._item_names = text.fields
-            places = [self._places[name] for name in text.fields]
-            return lambda values: text.text_of(*[values[place] for place in places])
-        own = [name for name in self._names if not (self._places[name] == 0 and name in {"self", "cls"})]
+            positions = [self._positions[name] for name in text.fields]
+            return lambda values: text.text_of(*[values[position] for position in positions])
+        own = [name for name in self._names if not (self._positions[name] == 0 and name in {"self", "cls"})]
         variadic = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
         if len(own) != 1 or self.signature.parameters[own[0]].kind in variadic:
             raise ConfigurationError(
@@ -113,13 +114,11 @@ class Function:
                 f"say which of them the filter holds, like bloom_item='{{{own[0] if own else 'id'}}}'"
             )
         self._item_names = (own[0],)
-        place = self._places[own[0]]
-        return lambda values: values[place]
+        position = self._positions[own[0]]
+        return lambda values: values[position]
 
     def _checked(self, asked: Any) -> Callable[..., object]:
-        if not callable(asked) or iscoroutinefunction(asked):
-            raise ConfigurationError(f"validate must be a plain function of the same parameters, got {asked!r}")
-        validate: Callable[..., object] = asked
+        validate = plain_function("validate", asked, "of the same parameters")
         try:
             theirs = signature(validate)
         except (TypeError, ValueError):
@@ -183,13 +182,13 @@ class Function:
 
     def text(self, values: tuple[Any, ...]) -> str:
         """The key text."""
-        return self._keys.text_of(*[values[place] for place in self._key_places])
+        return self._keys.text_of(*[values[position] for position in self._key_positions])
 
     def tags(self, values: tuple[Any, ...]) -> tuple[str, ...]:
         """The tags of an entry."""
         if not self._tags:
             return ()
-        return tuple(tag.text_of(*[values[self._places[name]] for name in tag.fields]) for tag in self._tags)
+        return tuple(tag.text_of(*[values[self._positions[name]] for name in tag.fields]) for tag in self._tags)
 
     def ask(self, values: tuple[Any, ...]) -> Ask:
         """The question that a call with *values* puts to the engine."""
@@ -207,43 +206,41 @@ class Function:
 
     def read(self, values: tuple[Any, ...]) -> Any:
         """The rest of a call in a thread."""
-        hub = self.hub
-        if hub.off:
+        if self._shared.off:
             return self.call(values)
         if self.guarded and (rejected := self.rejected(values)) is not False:
             if rejected is None:
-                rejected = run_now(self.asked_bloom(hub.blocking(), values))
+                rejected = run_now(self.asked_bloom(self.hub.blocking(), values))
             if rejected:
                 return self.nothing(values)
         ask = self.ask(values)
         answer = self.from_l1(ask, values)
         if answer is not None:
             value = answer()
-            if hub.auditor is not None:
-                run_now(hub.auditor.consider(hub.blocking(l2=self.rules.l2), ask, value))
+            if self.hub.auditor is not None:
+                run_now(self.hub.auditor.consider(self.hub.blocking(l2=self.rules.l2), ask, value))
             return self.own(value)
-        value = run_now(hub.blocking(l2=self.rules.l2).read(ask))
+        value = run_now(self.hub.blocking(l2=self.rules.l2).read(ask))
         self.bind(ask.key, values)
         return self.own(value)
 
     async def aread(self, values: tuple[Any, ...]) -> Any:
         """The rest of a call in an event loop."""
-        hub = self.hub
-        if hub.off:
+        if self._shared.off:
             return await self.call(values)
         if self.guarded and (rejected := self.rejected(values)) is not False:
             if rejected is None:
-                rejected = await self.asked_bloom(hub.running(), values)
+                rejected = await self.asked_bloom(self.hub.running(), values)
             if rejected:
                 return self.nothing(values)
         ask = self.ask(values)
         answer = self.from_l1(ask, values)
         if answer is not None:
             value = answer()
-            if hub.auditor is not None:
-                await hub.auditor.consider(hub.running(l2=self.rules.l2), ask, value)
+            if self.hub.auditor is not None:
+                await self.hub.auditor.consider(self.hub.running(l2=self.rules.l2), ask, value)
             return self.own(value)
-        value = await hub.running(l2=self.rules.l2).read(ask)
+        value = await self.hub.running(l2=self.rules.l2).read(ask)
         self.bind(ask.key, values)
         return self.own(value)
 
@@ -284,7 +281,7 @@ class Function:
         """Let these arguments lead straight to the entry from now on."""
         if self._index is None:
             return
-        found = self._index_key.of([values[place] for place in self._index_places])
+        found = self._index_key.of([values[position] for position in self._index_positions])
         entry = self.hub.local.find(key)
         if found is not None and entry is not None and entry.kind is not Kind.ERROR:
             self.hub.local.bind(entry, self._index, *found)

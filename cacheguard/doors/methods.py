@@ -2,27 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial, update_wrapper
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..defenses.consistency import version_text
-from ..engine.loading import Ask
+from ..delivery.outbox import Invalidation
+from ..engine.ask import Ask, opened
 from ..engine.reading import Engine
-from ..engine.rebuilding import opened, stored_of
-from ..missing import MISSING
-from ..protocol.envelope import Kind
+from ..errors import ConfigurationError
+from ..protocol.entry import CutOff, Found
 from ..runtime import run_now
-from ..tiers.remote import Found, Stored
+from .bloom import BloomFilter
 from .functions import Function
+
+if TYPE_CHECKING:
+    from ..engine.ask import Ask
+    from ..engine.reading import Engine
+    from ..policy import Rules
+    from ..process.hub import Hub
+    from ..protocol.entry import Found
+    from ..protocol.names import Scope
 
 MOST_LOADS_OF_MANY = 16
 
 Values = tuple[Any, ...]
 Answer = Callable[[], Any]
+EngineOf = Callable[..., "Engine"]  # blocking or running of the hub
 
 
-def decorated(function: Function) -> Callable[..., Any]:
+def decorator(
+    hub: Hub,
+    scope: Scope,
+    rules: Rules,
+    key: Any,
+    *,
+    tags: Sequence[str],
+    version: Any,
+    bloom: Any,
+    bloom_item: str | None,
+    validate: Callable[..., object] | None,
+) -> Callable[[Any], Any]:
+    """What `CacheGuard.cached` returns; what is wrong whatever it decorates is said at once."""
+    if key is not None and (not isinstance(key, str) or not key):
+        raise ConfigurationError(f"key must be a template like 'user:{{user_id}}', got {key!r}")
+    if bloom is not None and not isinstance(bloom, BloomFilter):
+        raise ConfigurationError(f"bloom must be a filter made by guard.bloom(…), got {bloom!r}")
+    if version is not None and not callable(version):
+        raise ConfigurationError(f"version must be a function of the value, got {version!r}")
+
+    def decorate(fn: Any) -> Any:
+        if type(fn) in (staticmethod, classmethod):
+            return type(fn)(decorate(fn.__func__))
+        if not callable(fn):
+            raise ConfigurationError(f"only functions can be decorated, got {fn!r}")
+        function = Function(
+            hub,
+            scope,
+            fn,
+            key,
+            rules,
+            tags=tags,
+            version=version,
+            bloom=bloom,
+            bloom_item=bloom_item,
+            validate=validate,
+        )
+        return _decorated(function)
+
+    return decorate
+
+
+def _decorated(function: Function) -> Callable[..., Any]:
     """The function that takes the place of the one that was decorated."""
     made = update_wrapper(function.index_wrapper(), function.fn)
     methods = AsyncMethods(function) if function.is_async else Methods(function)
@@ -33,43 +84,41 @@ def decorated(function: Function) -> Callable[..., Any]:
 
 
 class Operations:
-    """What the methods do, as coroutines over an engine of either door."""
+    """What the methods do, as coroutines over the engines of either door."""
 
     def __init__(self, function: Function) -> None:
         self._function, self._hub, self._rules = function, function.hub, function.rules
+        self._shared = function.hub.shared
 
-    async def invalidate(self, engine: Engine, values: Values) -> None:
-        await self._hub.tell(engine.invalidate, [self._function.redis_key(values)])
+    async def invalidate(self, engine_of: EngineOf, values: Values) -> None:
+        await self._hub.writes.write(engine_of(), [Invalidation(self._function.redis_key(values))])
 
-    async def expire(self, engine: Engine, values: Values) -> None:
-        await self._hub.tell(engine.expire, [self._function.redis_key(values)])
+    async def expire(self, engine_of: EngineOf, values: Values) -> None:
+        await self._hub.writes.expire(engine_of(), [self._function.redis_key(values)])
 
-    async def refresh(self, engine: Engine, values: Values) -> Any:
-        if self._hub.off:
+    async def refresh(self, engine_of: EngineOf, values: Values) -> Any:
+        engine = engine_of(l2=self._rules.l2)
+        if self._shared.off:
             return await engine.runtime.call(partial(self._function.call, values))
         return self._function.own(await engine.refresh(self._function.ask(values)))
 
-    async def peek(self, engine: Engine, values: Values) -> Any:
-        if self._hub.off:
-            return MISSING
-        key = self._function.redis_key(values)
-        entry = self._hub.local.peek(key) if self._rules.l1 else None
-        if entry is not None:
-            return self._function.own(value_or_missing(stored_of(entry)))
-        answers = await engine.peek([key], self._function.codec, self._rules, self._function.scope)
-        return self._function.own(value_or_missing(answers[key][0])) if answers else MISSING
+    async def peek(self, engine_of: EngineOf, values: Values) -> Any:
+        engine, function = engine_of(l2=self._rules.l2), self._function
+        key = function.redis_key(values)
+        return await self._hub.looking.peek(engine, key, function.codec, self._rules, function.scope)
 
-    async def put(self, engine: Engine, value: Any, values: Values) -> None:
-        ask = self._function.ask(values)
-        version = "" if ask.version is None or value is None else version_text(ask.version(value))
-        codecs = {ask.key: self._function.codec}
-        await self._hub.put(
-            engine, {ask.key: value}, self._rules, codecs, tags=ask.tags, scope=ask.scope, version=version
+    async def put(self, engine_of: EngineOf, value: Any, values: Values) -> None:
+        function, of_value = self._function, self._function.version
+        version = "" if of_value is None or value is None else version_text(of_value(value))
+        key, tags = function.redis_key(values), function.tags(values)
+        await self._hub.by_hand.set(
+            engine_of, {key: value}, self._rules, function.scope, tags=tags, version=version, codec=function.codec
         )
 
-    async def many(self, engine: Engine, calls: list[Values], most: int) -> list[Any]:
+    async def many(self, engine_of: EngineOf, calls: list[Values], most: int) -> list[Any]:
         """Those that Redis has come in one round trip, the others are loaded one by one, *most* at once."""
-        if self._hub.off:
+        engine = engine_of(l2=self._rules.l2)
+        if self._shared.off:
             works = [partial(engine.runtime.call, partial(self._function.call, values)) for values in calls]
             return await engine.runtime.each(works, most)
         asks = [self._function.ask(values) for values in calls]
@@ -101,8 +150,8 @@ class Operations:
         survey = await engine.survey(wanted)
         answers: dict[str, Answer] = {key: partial(opened, stored, self._rules) for key, stored in survey.there.items()}
 
-        def load(key: str, found: Found | None) -> Coroutine[Any, Any, Any]:
-            return engine.rebuilding.rebuild(wanted[key], found, cut_off=key in survey.cut_off)
+        async def load(key: str, found: Found | CutOff | None) -> Any:
+            return opened(await engine.rebuilding.rebuild(wanted[key], found), self._rules)
 
         works = [partial(load, key, found) for key, found in survey.missing.items()]
         loaded = await engine.runtime.each(works, most)
@@ -115,39 +164,31 @@ def _itself(value: Any) -> Any:
     return value
 
 
-def value_or_missing(stored: Stored) -> Any:
-    """The value, or `MISSING` for a cached exception."""
-    return MISSING if stored.kind is Kind.ERROR else stored.value
-
-
 class Methods:
     """What hangs on a decorated function; each takes the arguments of the call that it is about."""
 
     def __init__(self, function: Function) -> None:
-        self._function, self._do = function, Operations(function)
-
-    def _engine(self) -> Engine:
-        return self._function.hub.blocking(l2=self._function.rules.l2)
+        self._function, self._do, self._engine_of = function, Operations(function), function.hub.blocking
 
     def invalidate(self, *args: Any, **kwargs: Any) -> None:
         """Remove the entry of this call everywhere. One round trip."""
-        run_now(self._do.invalidate(self._engine(), self._function.values(args, kwargs)))
+        run_now(self._do.invalidate(self._engine_of, self._function.values(args, kwargs)))
 
     def expire(self, *args: Any, **kwargs: Any) -> None:
         """Make the entry of this call stale: still there for when the load fails or is slow. One round trip."""
-        run_now(self._do.expire(self._engine(), self._function.values(args, kwargs)))
+        run_now(self._do.expire(self._engine_of, self._function.values(args, kwargs)))
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         """Load this call anew, fill both tiers, return the new value. Two round trips."""
-        return run_now(self._do.refresh(self._engine(), self._function.runnable_values(args, kwargs)))
+        return run_now(self._do.refresh(self._engine_of, self._function.runnable_values(args, kwargs)))
 
     def peek(self, *args: Any, **kwargs: Any) -> Any:
         """What this call would answer without a load; `MISSING` if nothing. At most one round trip."""
-        return run_now(self._do.peek(self._engine(), self._function.values(args, kwargs)))
+        return run_now(self._do.peek(self._engine_of, self._function.values(args, kwargs)))
 
     def put(self, value: Any, /, *args: Any, **kwargs: Any) -> None:
         """Store *value* as the answer of this call. One round trip; `CodecError` if it has no bytes."""
-        run_now(self._do.put(self._engine(), value, self._function.values(args, kwargs)))
+        run_now(self._do.put(self._engine_of, value, self._function.values(args, kwargs)))
 
     def key(self, *args: Any, **kwargs: Any) -> str:
         """The key text of this call, as `invalidate` and `inspect` of the guard take it."""
@@ -155,37 +196,34 @@ class Methods:
 
     def many(self, calls: Iterable[Any]) -> list[Any]:
         """The answers of several calls, in their order; each a tuple of arguments, or the value of the only one."""
-        return run_now(self._do.many(self._engine(), self._function.many_values(calls), 1))
+        return run_now(self._do.many(self._engine_of, self._function.many_values(calls), 1))
 
 
 class AsyncMethods:
     """What hangs on a decorated coroutine function; the same as `Methods`, to be awaited."""
 
     def __init__(self, function: Function) -> None:
-        self._function, self._do = function, Operations(function)
-
-    def _engine(self) -> Engine:
-        return self._function.hub.running(l2=self._function.rules.l2)
+        self._function, self._do, self._engine_of = function, Operations(function), function.hub.running
 
     async def invalidate(self, *args: Any, **kwargs: Any) -> None:
         """Remove the entry of this call everywhere. One round trip."""
-        await self._do.invalidate(self._engine(), self._function.values(args, kwargs))
+        await self._do.invalidate(self._engine_of, self._function.values(args, kwargs))
 
     async def expire(self, *args: Any, **kwargs: Any) -> None:
         """Make the entry of this call stale: still there for when the load fails or is slow. One round trip."""
-        await self._do.expire(self._engine(), self._function.values(args, kwargs))
+        await self._do.expire(self._engine_of, self._function.values(args, kwargs))
 
     async def refresh(self, *args: Any, **kwargs: Any) -> Any:
         """Load this call anew, fill both tiers, return the new value. Two round trips."""
-        return await self._do.refresh(self._engine(), self._function.runnable_values(args, kwargs))
+        return await self._do.refresh(self._engine_of, self._function.runnable_values(args, kwargs))
 
     async def peek(self, *args: Any, **kwargs: Any) -> Any:
         """What this call would answer without a load; `MISSING` if nothing. At most one round trip."""
-        return await self._do.peek(self._engine(), self._function.values(args, kwargs))
+        return await self._do.peek(self._engine_of, self._function.values(args, kwargs))
 
     async def put(self, value: Any, /, *args: Any, **kwargs: Any) -> None:
         """Store *value* as the answer of this call. One round trip; `CodecError` if it has no bytes."""
-        await self._do.put(self._engine(), value, self._function.values(args, kwargs))
+        await self._do.put(self._engine_of, value, self._function.values(args, kwargs))
 
     def key(self, *args: Any, **kwargs: Any) -> str:
         """The key text of this call, as `invalidate` and `inspect` of the guard take it."""
@@ -193,4 +231,4 @@ class AsyncMethods:
 
     async def many(self, calls: Iterable[Any]) -> list[Any]:
         """The answers of several calls, in their order; each a tuple of arguments, or the value of the only one."""
-        return await self._do.many(self._engine(), self._function.many_values(calls), MOST_LOADS_OF_MANY)
+        return await self._do.many(self._engine_of, self._function.many_values(calls), MOST_LOADS_OF_MANY)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..checks import count, number_of
 from ..defenses.avalanche import next_start
 from ..errors import ConfigurationError
 from ..events import log
@@ -69,14 +70,17 @@ async def warm(
     rate: float | None,
     progress: Progress | None,
     concurrency: int,
+    is_async: bool,
 ) -> Warmed:
     """Call *fn* for each of *calls*; see `CacheGuard.warm`."""
+    if getattr(getattr(fn, "cacheguard", None), "is_async", is_async) is not is_async:
+        wanted, other = ("a coroutine function", "warm") if is_async else ("a blocking function", "awarm")
+        raise ConfigurationError(f"this takes {wanted}, got {fn!r}; use {other} for it")
     if not hasattr(fn, "cacheguard"):
         raise ConfigurationError(f"warm takes a function decorated with guard.cached(…), got {fn!r}")
-    if rate is not None and not rate > 0:
+    if rate is not None and not number_of(rate) > 0:
         raise ConfigurationError(f"rate must be loads per second > 0 or None, got {rate!r}")
-    if concurrency < 1:
-        raise ConfigurationError(f"concurrency must be >= 1, got {concurrency!r}")
+    count("concurrency", concurrency, allowed=">= 1")
     total = len(calls) if isinstance(calls, Sized) else None
 
     def tell(done: int) -> None:

@@ -52,14 +52,14 @@ class IndexKey:
 
     def __init__(self, names: Sequence[str], texts: Collection[str]) -> None:
         self._names = names
-        self._typed = [place for place, name in enumerate(names) if name not in texts]
+        self._typed = [position for position, name in enumerate(names) if name not in texts]
 
     @property
     def source(self) -> str:
         """The expression in a wrapper."""
         if len(self._names) == 1:
             return self._names[0]
-        return f"({', '.join([*self._names, *(f'{self._names[place]}.__class__' for place in self._typed)])})"
+        return f"({', '.join([*self._names, *(f'{self._names[position]}.__class__' for position in self._typed)])})"
 
     @property
     def check(self) -> str:
@@ -73,7 +73,7 @@ class IndexKey:
         types: list[Any] = [type(value) for value in values]
         if len(values) == 1:
             return values[0], types[0]
-        return (*values, *(types[place] for place in self._typed)), None
+        return (*values, *(types[position] for position in self._typed)), None
 
 
 def wrapper(

@@ -8,19 +8,20 @@ from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args
 
-from ..current_load import check_tag
+from ..checks import check_key, check_tag
 from ..defenses.consistency import Version, version_text
 from ..delivery.outbox import Invalidation
 from ..durations import Duration, seconds
 from ..errors import ConfigurationError, KeyTemplateError
 from ..keys import TextTemplate
+from ..protocol.entry import ms
 from ..protocol.names import Scope
 from ..runtime import run_now
 from ..runtime.blocks import OpenBlocks
-from ..tiers.remote import ms
 
 if TYPE_CHECKING:
     from ..engine.reading import Engine
+    from ..engine.writes import Writes
     from ..ports import Signal, Watch
     from ..process.hub import Hub
 
@@ -35,7 +36,7 @@ LONGEST_SETTLE = 86_400.0
 LONGEST_RENEWAL = 5.0  # seconds that a write waits for its last renewal to be over
 
 
-class Terms:
+class WriteTerms:
     """How writes are guarded: what was asked for, checked.
 
     Args:
@@ -44,7 +45,7 @@ class Terms:
         intent: how long a fence stands if the process that raised it dies; while it lives, it is renewed.
     """
 
-    __slots__ = ("intent_ms", "mode", "settle_ms")
+    __slots__ = ("intent_ms", "lag_ms", "mode")
 
     def __init__(self, mode: Mode, settle: Duration | None, delay: Duration, intent: Duration) -> None:
         if mode not in get_args(Mode):
@@ -53,7 +54,7 @@ class Terms:
         # "Once more after a delay" is a state in Redis, not a timer that dies with its process: until the delay is
         # over, nothing is cached that would outlive it.
         lag = max(settle_seconds(settle), settle_seconds(delay) if mode == "double" else 0.0)
-        self.settle_ms = ms(lag) if lag else 0
+        self.lag_ms = ms(lag) if lag else 0
         self.intent_ms = ms(seconds(intent, "intent"))
 
 
@@ -101,32 +102,32 @@ class Write:
         """
         self._names.update(dict.fromkeys(names_of(self._scope, keys, tags)))
 
-    async def begin(self, hub: Hub, engine: Engine, terms: Terms) -> None:
+    async def begin(self, writes: Writes, engine: Engine, terms: WriteTerms) -> None:
         """Announce the write. One round trip, none for ``mode="delete"``.
 
-        That Redis cannot be reached is no reason not to write: it is counted, and what is owed is delivered later.
+        If Redis cannot be reached, the write goes on: this is counted, and the invalidation is delivered later.
         """
         if terms.mode == "delete" or not self._names:
             return
         if terms.mode == "fence":
             self._token = engine.runtime.token()
             self._fenced = tuple(self._names)
-        await hub.write(engine, self._begun(terms), quietly=True)
+        await writes.write(engine, self._begun(terms), quietly=True)
         if self._fenced:
             self._watch = engine.runtime.watch(
-                lambda: self._renew(hub, engine, terms), terms.intent_ms / 3000, _never, None
+                lambda: self._renew(writes, engine, terms), terms.intent_ms / 3000, _never, None
             )
 
-    async def _renew(self, hub: Hub, engine: Engine, terms: Terms) -> None:
+    async def _renew(self, writes: Writes, engine: Engine, terms: WriteTerms) -> None:
         """Say once more that the write goes on; never after its end, or it would go on for ever."""
         done = self._renewing = engine.runtime.signal()
         try:
             if not self._over:  # looked at after the signal is there: who ends the write sees the one or the other
-                await hub.write(engine, self._begun(terms), quietly=True)
+                await writes.write(engine, self._begun(terms), quietly=True)
         finally:
             done.set()
 
-    def _begun(self, terms: Terms) -> list[Invalidation]:
+    def _begun(self, terms: WriteTerms) -> list[Invalidation]:
         # A tag is not fenced: nothing that has it could be cached meanwhile, and that may be all there is.
         return [
             Invalidation(name, begins=self._token, intent_ms=terms.intent_ms)
@@ -135,7 +136,7 @@ class Write:
             for name in self._names
         ]
 
-    async def end(self, hub: Hub, engine: Engine, terms: Terms, *, quietly: bool) -> None:
+    async def end(self, writes: Writes, engine: Engine, terms: WriteTerms, *, quietly: bool) -> None:
         """Invalidate. One round trip, whatever the number of keys and tags."""
         self._over = True
         if self._watch is not None:
@@ -145,13 +146,13 @@ class Write:
         items = [
             Invalidation(
                 name,
-                settle_ms=terms.settle_ms,
+                lag_ms=terms.lag_ms,
                 version="" if self._scope.is_tag(name) else self._text,
                 ends=self._token if name in self._fenced and not self._scope.is_tag(name) else "",
             )
             for name in self._names
         ]
-        await hub.write(engine, items, quietly=quietly)
+        await writes.write(engine, items, quietly=quietly)
 
 
 async def _never() -> None:
@@ -166,13 +167,20 @@ def names_of(scope: Scope, keys: Iterable[str], tags: Iterable[str]) -> list[str
         )
     names: list[str] = []
     for key in keys:
-        if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"a key must be text, got {key!r}")
+        check_key(key)
         names.append(scope.key(key))
     for tag in tags:
         check_tag(tag)
         names.append(scope.tag(tag))
     return list(dict.fromkeys(names))
+
+
+def named(
+    scope: Scope, keys: Iterable[str], tags: Iterable[str], version: Version | None, settle: Duration | None
+) -> list[Invalidation]:
+    """What it takes to invalidate *keys* and *tags* at once."""
+    of_source, lag_ms = version_text(version), round(settle_seconds(settle) * 1000)
+    return [Invalidation(name, lag_ms, of_source) for name in names_of(scope, keys, tags)]
 
 
 class Writing:
@@ -183,11 +191,17 @@ class Writing:
     """
 
     def __init__(
-        self, hub: Hub, scope: Scope, keys: Sequence[str], tags: Sequence[str], version: Version | None, terms: Terms
+        self,
+        hub: Hub,
+        scope: Scope,
+        keys: Sequence[str],
+        tags: Sequence[str],
+        version: Version | None,
+        terms: WriteTerms,
     ) -> None:
         names_of(scope, keys, tags)  # what is wrong is said here, not inside the transaction
         version_text(version)
-        self._hub, self._scope, self._terms = hub, scope, terms
+        self._hub, self._writes, self._scope, self._terms = hub, hub.writes, scope, terms
         self._keys, self._tags, self._version = tuple(keys), tuple(tags), version
         self._open = OpenBlocks[Write]()
 
@@ -199,7 +213,7 @@ class Writing:
     def __enter__(self) -> Write:
         write = self._entered()
         try:
-            run_now(write.begin(self._hub, self._hub.blocking(), self._terms))
+            run_now(write.begin(self._writes, self._hub.blocking(), self._terms))
         except BaseException:
             self._leave_at_once()
             raise
@@ -209,16 +223,16 @@ class Writing:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # An exception of the block's own says more than that Redis is away.
-        work = self._open.leave().end(self._hub, self._hub.blocking(), self._terms, quietly=error is not None)
+        work = self._open.leave().end(self._writes, self._hub.blocking(), self._terms, quietly=error is not None)
         run_now(work)
 
     async def __aenter__(self) -> Write:
         write = self._entered()
         engine = self._hub.running()
         try:
-            await write.begin(self._hub, engine, self._terms)
+            await write.begin(self._writes, engine, self._terms)
         except BaseException:  # cancelled: the block is not entered, so nothing will end what has begun
-            await engine.runtime.through(self._open.leave().end(self._hub, engine, self._terms, quietly=True))
+            await engine.runtime.through(self._open.leave().end(self._writes, engine, self._terms, quietly=True))
             raise
         return write
 
@@ -226,11 +240,11 @@ class Writing:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         engine = self._hub.running()
-        work = self._open.leave().end(self._hub, engine, self._terms, quietly=error is not None)
+        work = self._open.leave().end(self._writes, engine, self._terms, quietly=error is not None)
         await engine.runtime.through(work)
 
     def _leave_at_once(self) -> None:
-        run_now(self._open.leave().end(self._hub, self._hub.blocking(), self._terms, quietly=True))
+        run_now(self._open.leave().end(self._writes, self._hub.blocking(), self._terms, quietly=True))
 
 
 class WriterTemplates:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CodecError, Unreachable
+from ..protocol.entry import Stored
 from ..protocol.envelope import Kind
-from ..tiers.remote import Stored
 
 if TYPE_CHECKING:
-    from .loading import Ask
+    from .ask import Ask
     from .reading import Engine
 
 GRACE = 1.0  # seconds: news of a change that was just made must have arrived by then

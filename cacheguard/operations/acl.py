@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable
 from importlib.resources import files
 
-from ..defenses.penetration.filter import filter_prefix
-from ..protocol import lua
+from ..defenses.penetration.stored import filter_prefix
 from ..protocol.names import bus_channel, namespace_scope
 
 # What is sent beside the scripts; what the scripts do is read from them.
@@ -22,7 +21,6 @@ REPLICAS_BEHIND_SENTINELS = frozenset({"sentinel|replicas"})
 
 _CALL = re.compile(r"redis\.p?call\(\s*'([A-Za-z]+)'")
 _PATTERN = re.compile(r"[*?\[\]\\]")
-_BLOOM_SCRIPTS = "bloom_"
 
 
 def commands_of(
@@ -42,9 +40,9 @@ def commands_of(
         client_name: whether its connections have a name.
         replicas: whether it reads from replicas, as ``read_from="replica"`` says.
     """
-    found = ENTRIES | _scripted(bloom=False)
+    found = ENTRIES | _scripted("protocol")
     if bloom:
-        found |= BLOOM | _scripted(bloom=True)
+        found |= BLOOM | _scripted("defenses/penetration")
     if cluster:
         found |= CLUSTER
     if database:
@@ -92,11 +90,11 @@ def _quoted(word: str) -> str:
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _scripted(*, bloom: bool) -> frozenset[str]:
-    """What the scripts call."""
+def _scripted(room: str) -> frozenset[str]:
+    """What the scripts of a folder of the package call."""
     found: set[str] = set()
-    for script in files(lua.__name__).iterdir():
-        if script.name.endswith(".lua") and script.name.startswith(_BLOOM_SCRIPTS) is bloom:
+    for script in files("cacheguard").joinpath(room, "lua").iterdir():
+        if script.name.endswith(".lua"):
             found.update(word.lower() for word in _CALL.findall(script.read_text(encoding="utf-8")))
     return frozenset(found)
 

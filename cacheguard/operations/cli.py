@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..doors.warming import Warmed
+from ..engine.looking import Inspection
 from ..errors import ConfigurationError
-from ..guard import CacheGuard, Inspection
+from ..guard import CacheGuard
 
 PLACEHOLDER = "PASSWORD"  # a real one belongs on no terminal
 
@@ -184,25 +185,24 @@ def acl(namespace: str, user: str | None, url: str, bloom: tuple[str, ...], *, r
     from .acl import REPLICAS_BEHIND_SENTINELS, SENTINEL, channels_of, commands_of, keys_of, line_of, user_rules
 
     try:
-        place, _, _ = pools(url, None, None)
+        endpoint, _, _ = pools(url, None, None)
         keys, channels = keys_of(namespace, bloom), channels_of(namespace)
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from error
-    if place is None:
+    if endpoint is None:
         raise click.ClickException("url must lead to a Redis: memory:// has no users")
-    settings = place.connection_kwargs
+    settings = endpoint.connection_kwargs
     name = user or settings.get("username") or "cacheguard"
     granted = commands_of(
         bloom=bool(bloom),
-        cluster=bool(place.nodes),
+        cluster=bool(endpoint.nodes),
         database=bool(settings.get("db")),
         client_name="client_name" in settings,
         replicas=replicas,
     )
     click.echo(line_of(user_rules(name, PLACEHOLDER, keys, channels, granted)))
-    finder = settings.get("connection_pool")
-    if finder is not None:
-        own = finder.places[0].connection_kwargs
+    if endpoint.finder is not None:
+        own = endpoint.finder.endpoints[0].connection_kwargs
         watcher = own.get("username") or f"{name}-sentinel"
         asked = set(SENTINEL)
         if replicas:

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
-from ..engine import flights
+from ..engine import permits
 
 
 class Forked(Protocol):
@@ -49,7 +49,7 @@ def _after_in_parent() -> None:
 
 def _after_in_child() -> None:
     _held.releases = []
-    flights.after_fork()
+    permits.after_fork()
     for each in list(_alive):
         each.after_fork()
 

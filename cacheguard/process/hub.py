@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from ..client.places import Place
-from ..codec import Codec, Registry
+from ..client.endpoints import Endpoint
+from ..codec import Registry
+from ..defenses.penetration.absences import AbsenceBudget
 from ..defenses.penetration.filter import BloomTier
-from ..defenses.penetration.layout import AbsenceBudget
 from ..delivery.bus import Bus
-from ..delivery.line import Line
-from ..delivery.outbox import Invalidation, Outbox
+from ..delivery.gate import Gate
+from ..delivery.outbox import Outbox
+from ..engine.asking import Asking
 from ..engine.auditing import Auditor
-from ..engine.flights import Shared
+from ..engine.by_hand import ByHand
+from ..engine.here import Here
+from ..engine.looking import Looking
 from ..engine.reading import Engine
-from ..errors import CacheGuardError, ConfigurationError, Unreachable
-from ..events import Events, Stats
-from ..missing import MISSING
+from ..engine.shared import Shared
+from ..engine.writes import Writes
+from ..errors import CacheGuardError, ConfigurationError
+from ..events import Events, Stats, log
 from ..options import Options
-from ..policy import Rules
 from ..protocol.model import MemoryCommands
-from ..protocol.names import Scope, bus_channel, namespace_scope
-from ..runtime import run_now
+from ..protocol.names import bus_channel, namespace_scope
 from ..runtime.aio import AsyncRuntime
 from ..runtime.blocking import BlockingRuntime
 from ..runtime.bulkhead import FairBulkhead
 from ..runtime.clocks import CLOCK
-from ..servers.lending import client_of
+from ..servers.lending import client_of, pools
+from ..tiers.entries import Entries
 from ..tiers.local import ABSENCE_SHARE, DEAD, Local
 from ..tiers.packing import ObjectPacking, SealedPacking, weigh_stored
 from ..tiers.remote import Remote
@@ -42,14 +45,14 @@ from .nodes import Bundle, Node, Nodes
 class Hub:
     """Shared by a guard and its namespaces; works from any thread, any event loop, before and after a fork."""
 
-    def __init__(
-        self, options: Options, namespace: str, pool: Place | None, apool: Place | None, *, memory: bool
-    ) -> None:
+    def __init__(self, options: Options, namespace: str, url: str | None, client: Any, aclient: Any) -> None:
+        pool, apool, memory = pools(url, client, aclient)
+        _check(options, pool or apool)
         self.options = options
-        self.events = Events()
-        self.events.on_state_change = options.on_state_change
+        self.events = Events(on_state_change=options.on_state_change)
         self.registry = Registry()
-        self.off = 0
+        if options.codec is not None:
+            self.registry.register(options.codec)
         self._clock = CLOCK.get()
         self.now = self._clock.now
         self.closed = False
@@ -71,8 +74,8 @@ class Hub:
             options.l1_size, threading.RLock(), self.now, max_bytes=options.l1_max_bytes, weigh=weigh_stored
         )
         root = namespace_scope(namespace).epochs[0]
-        # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be owed.
-        self._here = (
+        # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be pending.
+        self._unheard = (
             Bus("", "", _ignore, self.local, self.events, now=self.now),
             Outbox(root, self.events, self.now),
         )
@@ -80,11 +83,23 @@ class Hub:
         if not memory:
             self.local.trust(DEAD)
             make = partial(
-                Node, options=options, channel=bus_channel(namespace), root=root, forget=self._forget, now=self.now
+                Node,
+                options=options,
+                channel=bus_channel(namespace),
+                root=root,
+                forget=self._heard,
+                missed=self._missed,
+                now=self.now,
             )
             self._nodes = Nodes(pool, apool, self.local, self.events, make, self.now)
-        self.bus = self._here[0] if self._nodes is None else self._nodes.bus
+        self.bus = self._unheard[0] if self._nodes is None else self._nodes.bus
         self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone)
+        here = Here(self._store, beside_redis=not memory)
+        raises, copies = options.raise_unreachable, options.l1_copy
+        self.writes = Writes(self.shared, here, raises=raises)
+        self.by_hand = ByHand(self.shared, here, self.writes, self.registry, options.codec, raises=raises)
+        self.looking = Looking(self.shared, copies=copies)
+        self.asking = Asking(self.shared, self.auditor, copies=copies)
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.RLock()
         forks.register(self)
@@ -135,17 +150,14 @@ class Hub:
     def _engine(self, runtime: Any, ways: Mapping[str, Any] | None = None) -> Engine:
         """An engine that goes to Redis these *ways*; without any, it works on what this process keeps instead."""
         if self._nodes is None or ways is None:
-            bus, outbox = self._here
-            line = Line(self._store, self.events, outbox, bus)
+            bus, outbox = self._unheard
+            gate = Gate(self._store, self.events, outbox, bus)
             packing = ObjectPacking(copies=self.options.l1_copy)
-            engine = Engine(runtime, Remote(line, packing, self.events, runtime.token), self.shared)
+            remote: Entries = Remote(gate, packing, self.events, runtime.token)
         else:
             sealed = SealedPacking(self.options.sealer, self.registry)
-            abreast = isinstance(runtime, AsyncRuntime)
-            engine = Engine(runtime, self._nodes.remote(ways, runtime, sealed, abreast=abreast), self.shared)
-        if self.auditor is not None:
-            engine.audit = self.auditor.consider
-        return engine
+            remote = self._nodes.remote(ways, runtime, sealed, abreast=isinstance(runtime, AsyncRuntime))
+        return Engine(runtime, remote, self.shared, None if self.auditor is None else self.auditor.consider)
 
     def _leave_closed_loops(self, current: asyncio.AbstractEventLoop) -> None:
         """Let go of engines whose event loop has ended, and of one whose place in memory this loop has taken."""
@@ -157,111 +169,35 @@ class Hub:
 
     def _remove(self, name: tuple[int, bool], engine: Engine) -> None:
         self._engines.pop(name, None)
-        self.shared.flights = [each for each in self.shared.flights if each is not engine.flights]
+        self.shared.close_flights(engine.flights)
 
     def _check_open(self) -> None:
         if self.closed:
             raise CacheGuardError("this guard is closed")
 
-    def forget_here(self, items: Iterable[Invalidation]) -> None:
-        """Invalidate *items* in what this process keeps in the place of Redis, for functions with ``l2=False``."""
-        if not self.memory:
-            calls = [call for item in items for call in item.calls("", "-")]
-            run_now(self._store.send_each(*calls))
+    def _heard(self, name: str) -> None:
+        self.writes.heard(name)
 
-    def _forget(self, name: str) -> None:
-        """Drop *name*: another process has changed it."""
-        self.forget_here([Invalidation(name)])
-        self.shared.drop([name])
+    def _missed(self) -> None:
+        self.writes.missed()
 
-    async def write(self, engine: Engine, items: Sequence[Invalidation], *, quietly: bool = False) -> None:
-        """Invalidate *items*; if Redis has not acknowledged it, it is owed, and said if the guard wants to know."""
-        self.forget_here(items)
-        await self.tell(engine.write, items, quietly=quietly)
-
-    async def tell(
-        self, engine_call: Callable[[Any], Awaitable[bool]], what: Sequence[Any], *, quietly: bool = False
-    ) -> None:
-        """Invalidate or expire; if Redis has not acknowledged it, it is owed, and said if the guard wants to know."""
-        if not what or await engine_call(what):
-            return
-        self.bus.listen()  # who listens delivers it, even if nobody here asks for anything any more
-        if self.options.raise_unreachable and not quietly:
-            raise Unreachable("Redis cannot be reached: the invalidation is queued and delivered when it is back")
-
-    async def put(
-        self,
-        engine: Engine,
-        values: dict[str, Any],
-        rules: Rules,
-        codecs: dict[str, Codec],
-        *,
-        tags: tuple[str, ...],
-        scope: Scope,
-        version: str,
-    ) -> None:
-        """Store values by hand. What Redis did not take is invalidated instead, so that nothing older stays."""
-        if self.off:
-            await self.tell(engine.invalidate, list(values))
-            return
-        failures: list[Unreachable] = []
-
-        async def store(keys: list[str]) -> None:
-            try:
-                await engine.store({key: values[key] for key in keys}, rules, codecs, tags, scope, version)
-            except Unreachable as error:
-                failures.append(error)
-                await engine.invalidate(keys)
-
-        works = [partial(store, keys) for keys in engine.remote.groups(values)]
-        await engine.runtime.each(works, engine.remote.abreast)
-        if failures and self.options.raise_unreachable:
-            raise Unreachable(
-                f"Redis cannot be reached: {'nothing' if len(failures) == len(works) else 'not everything'} is stored, "
-                "older values are invalidated"
-            ) from failures[0]
-
-    async def add(
-        self,
-        engine: Engine,
-        key: str,
-        value: Any,
-        rules: Rules,
-        codec: Codec,
-        *,
-        tags: tuple[str, ...],
-        scope: Scope,
-    ) -> bool:
-        """Store a value if none is there; false if Redis cannot say so."""
-        if self.off:
-            await self.tell(engine.invalidate, [key])
-            return True
-        try:
-            return await engine.add(key, value, rules, codec, tags, scope)
-        except Unreachable as error:
-            if self.options.raise_unreachable:
-                raise Unreachable("Redis cannot be reached: nothing is added") from error
-            return False
-
-    async def update(
-        self, engine: Engine, key: str, change: Callable[[Any], Any], codec: Codec | None, scope: Scope
-    ) -> Any:
-        """Change a value in one step; `MISSING` if there is none, or Redis cannot say so."""
-        if self.off:
-            return MISSING
-        try:
-            return await engine.update(key, change, codec, scope)
-        except Unreachable as error:
-            if self.options.raise_unreachable:
-                raise Unreachable("Redis cannot be reached: nothing is changed, or nobody knows") from error
-            return MISSING
-
-    async def touch(self, engine: Engine, key: str, rules: Rules, scope: Scope) -> bool:
-        """Give an entry a new TTL; false if there is none, or Redis cannot say so."""
-        try:
-            return await engine.touch(key, rules, scope)
-        except Unreachable:
-            return False
+    def filter(
+        self, names: tuple[str, ...], name: str, capacity: int, error_rate: float, lease: float | None
+    ) -> BloomTier:
+        """The Bloom filter *name* of the namespace *names*, one for all who ask for the same."""
+        known = (names, name, capacity, error_rate, lease)
+        tier = self.filters.get(known) or BloomTier(
+            name,
+            capacity=capacity,
+            error_rate=error_rate,
+            lock=self.new_lock(),
+            events=self.events,
+            namespace="/".join(names),
+            shared=not self.memory,
+            mirror_lease=lease,
+        )
+        self.filters[known] = tier
+        return tier
 
     @property
     def where(self) -> str:
@@ -270,33 +206,26 @@ class Hub:
 
     def new_client(self, *, is_async: bool, key: str | None) -> Any:
         """A client of redis-py's own for the same servers; of several nodes, for the one that *key* belongs to."""
-        place = self._apool if is_async else self._pool
-        if place is None:
+        endpoint = self._apool if is_async else self._pool
+        if endpoint is None:
             raise ConfigurationError(
                 "there is no Redis to make a client for: memory://, or a guard with clients of the other kind only"
             )
-        if place.ring is not None and self._nodes is not None:
+        if endpoint.ring is not None and self._nodes is not None:
             if key is None:
                 raise ConfigurationError(
                     "key must say for which of the nodes of redis+ring:// the client is: new_client(key=...) makes one "
                     "for the node that this Redis key belongs to"
                 )
-            place = place.of(self._nodes.home_of(key))
-        return client_of(place, is_async=is_async)
+            endpoint = endpoint.of(self._nodes.home_of(key))
+        return client_of(endpoint, is_async=is_async)
 
     def new_lock(self) -> AbstractContextManager[Any]:
         """A lock for a part that must not know threads."""
         return threading.RLock()
 
-    def switch(self, *, off: bool) -> None:
-        """Turn caching off, or on again; calls nest."""
-        with self._lock:
-            self.off += 1 if off else -1
-        self.local.switch(off=off)
-
     def stats(self) -> Stats:
         """The counters as they stand."""
-        self.events.bloom_losses = sum(tier.losses for tier in self.filters.values())
         return self.events.snapshot(*self.local.census(), [] if self._nodes is None else self._nodes.events)
 
     def close(self) -> None:
@@ -363,6 +292,21 @@ class Hub:
                 # Held for ever: to let go would make asyncio deregister sockets in an epoll that is the parent's, too.
                 self._remove(name, engine)
                 _left_behind.append(engine)
+
+
+def _check(options: Options, endpoint: Endpoint | None) -> None:
+    """Refuse, or warn of, what cannot work, or not safely, where the guard is."""
+    if options.from_replicas and not (endpoint is not None and endpoint.has_replicas):
+        raise ConfigurationError(
+            "read_from='replica' needs replicas that can be found: redis+sentinel://, redis+cluster://, or a "
+            f"client of either; got {'memory://' if endpoint is None else 'a single server'}"
+        )
+    if options.runs_code and endpoint is not None:
+        log.warning(
+            "serializer=%s runs what it reads, and whoever can write to Redis can run code here: give a secret as "
+            "well, so that only what is signed is read",
+            options.runs_code,
+        )
 
 
 def _ignore(_name: str) -> None:

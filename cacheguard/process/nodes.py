@@ -1,4 +1,4 @@
-"""One Redis as a guard in this process knows it: the ways to it, what is owed to it, and what is heard from it."""
+"""One Redis as a guard in this process knows it: the ways to it, what is pending to it, and what is heard from it."""
 
 from __future__ import annotations
 
@@ -10,48 +10,55 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from ..client.places import Place
+from ..client.endpoints import Endpoint
+from ..client.identity import Identity, Steady
 from ..delivery.bus import Bus, Kept
-from ..delivery.line import Line
+from ..delivery.counted import Counted
+from ..delivery.gate import Gate
 from ..delivery.outbox import Outbox
 from ..errors import Unreachable
 from ..events import Events
 from ..options import Options
 from ..ports import Commands, Replicas
 from ..runtime import run_now
+from ..servers.buses import Buses, Trust
 from ..servers.hashing import HashRing
-from ..servers.lending import Identity, Steady
-from ..servers.ring import Buses, Members, Remotes, Ring, RingCommands, Trust
-from ..tiers.remote import Packing, Remote
+from ..servers.members import Members
+from ..servers.ring import Ring
+from ..servers.ring_commands import RingCommands
+from ..tiers.entries import Entries
+from ..tiers.packing import Packing
+from ..tiers.remote import Remote
 
 if TYPE_CHECKING:
     from ..client.aio import AsyncCommands
     from ..client.listener import Listener
     from ..delivery.ledger import FileLedger
     from ..ports import Runtime
-    from ..servers.cluster import AsyncCluster
+    from ..servers.cluster import AsyncNodes, Cluster
     from ..servers.wires import Wires
     from ..tiers.local import Local
 
 MOST_CONNECTIONS = 64
 PATIENCE_AT_FORK = 0.5  # seconds
-NOWHERE = Place(None, {})
+NOWHERE = Endpoint(None, {})
 
 Way = TypeVar("Way")
 Ways: TypeAlias = Mapping[str, Way]  # by the names of the nodes
-AsyncWay: TypeAlias = "AsyncCommands | AsyncCluster"
+AsyncWay: TypeAlias = "AsyncCommands | Cluster[AsyncNodes]"
 
 
 class Node:
     """One server, or the servers behind one Sentinel service, or one cluster.
 
     Args:
-        place: for threads; None if only event loops use the guard.
-        aplace: for event loops.
+        endpoint: for threads; None if only event loops use the guard.
+        aendpoint: for event loops.
         channel: of the guard's bus.
         root: the marker of the guard's namespace.
         local: the in-process tier, as this node's bus may treat it.
         forget: drops one name from everything that this process keeps.
+        missed: drops what this process keeps beside the in-process tier, when something may have gone unheard.
         events: where it is counted.
         now: monotonic seconds.
         name: what it is called among several; ``""`` for the only one.
@@ -59,14 +66,15 @@ class Node:
 
     def __init__(
         self,
-        place: Place | None,
-        aplace: Place | None,
+        endpoint: Endpoint | None,
+        aendpoint: Endpoint | None,
         options: Options,
         *,
         channel: str,
         root: str,
         local: Kept,
         forget: Callable[[str], None],
+        missed: Callable[[], None],
         events: Events,
         now: Callable[[], float],
         name: str = "",
@@ -83,24 +91,26 @@ class Node:
             self._ledger = FileLedger(options.outbox, root, self._at_the_file, name)
         self.name, self.events, self.options = name, events, options
         self.outbox = Outbox(root, events, now, self._ledger, threading.RLock())
-        self.bus = Bus(channel, os.urandom(8).hex(), forget, local, events, now=now)
+        self.bus = Bus(channel, os.urandom(8).hex(), forget, _Heard(local, missed), events, now=now)
         self.circuits = Circuits(options.operation_timeout, events)
         identity = Identity(self.outbox.replay)
-        self.wires = Wires(place, aplace, MOST_CONNECTIONS, options.operation_timeout, identity, self.circuits)
-        line, outbox = self.line(self.wires.blocking), self.outbox
-        self.circuits.probe_with(partial(_found_out, self.wires, line))
+        self.wires = Wires(endpoint, aendpoint, MOST_CONNECTIONS, options.operation_timeout, identity, self.circuits)
+        gate, outbox = self.gate(self.wires.blocking), self.outbox
+        self.circuits.probe_with(partial(_found_out, self.wires, gate))
         on_beat = None
         if options.from_replicas:
             self.bus.keep_notes(threading.RLock())
             on_beat = self.wires.follow(f"{channel}:beat:", MOST_CONNECTIONS).beat
-        self.listener = Listener(self.bus, self.wires.blocking, line, events, lambda: outbox.owes, on_beat=on_beat)
+        self.listener = Listener(
+            self.bus, self.wires.blocking, gate, events, lambda: outbox.has_pending, on_beat=on_beat
+        )
         self.bus.start = _starting(weakref.ref(self.listener))
 
-    def line(self, commands: Commands, replicas: Replicas | None = None) -> Line:
-        """The way to it through *commands*, on which nothing is asked before what is owed."""
-        if self.outbox.owed:  # an earlier process has left it
+    def gate(self, commands: Commands, replicas: Replicas | None = None) -> Gate:
+        """The way to it through *commands*, on which nothing is asked before pending invalidations are delivered."""
+        if self.outbox.pending:  # an earlier process has left it
             self.bus.listen()
-        return Line(commands, self.events, self.outbox, self.bus, replicas)
+        return Gate(commands, self.events, self.outbox, self.bus, replicas)
 
     def replicas(self, way: Any) -> Replicas | None:
         """Its replicas, for who goes this *way* to the masters; None if they are not to be read from."""
@@ -130,11 +140,28 @@ class Node:
         self.wires.after_fork()
 
 
-def _found_out(wires: Wires, line: Line, name: str) -> float:
-    """Ask a server whether it is well; what is owed is delivered before anybody reads there again."""
+class _Heard:
+    """The in-process tier and what is kept beside it, as a bus may treat them."""
+
+    def __init__(self, local: Kept, missed: Callable[[], None]) -> None:
+        self._local, self._missed = local, missed
+
+    def pause(self) -> None:
+        self._local.pause()
+
+    def drop_shared(self) -> None:
+        self._local.drop_shared()
+        self._missed()
+
+    def trust(self, until: float) -> None:
+        self._local.trust(until)
+
+
+def _found_out(wires: Wires, gate: Gate, name: str) -> float:
+    """Ask a server whether it is well; pending invalidations are delivered before anybody reads there again."""
     took = wires.ask(name)
-    with suppress(Unreachable):  # refused, or owed to another server: whoever reads will meet it
-        run_now(line.settle())
+    with suppress(Unreachable):  # refused, or pending for another server: whoever reads will meet it
+        run_now(gate.deliver_pending())
     return took
 
 
@@ -151,32 +178,32 @@ class Nodes:
     """All the Redis of a guard: one node, or the several of a ring.
 
     Args:
-        make: makes a node of a place for threads and one for event loops.
+        make: makes a node of an endpoint for threads and one for event loops.
         now: monotonic seconds.
     """
 
     def __init__(
         self,
-        place: Place | None,
-        aplace: Place | None,
+        endpoint: Endpoint | None,
+        aendpoint: Endpoint | None,
         local: Local,
         events: Events,
         make: Callable[..., Node],
         now: Callable[[], float],
     ) -> None:
-        plan = (place or aplace or NOWHERE).ring
+        plan = (endpoint or aendpoint or NOWHERE).ring
         self._members: Members | None = None
         self._trust: Trust | None = None
         self.bus: Bus | Buses
         if plan is None:
-            self._nodes = {"": make(place, aplace, local=local, events=events)}
+            self._nodes = {"": make(endpoint, aendpoint, local=local, events=events)}
             self.bus = self._nodes[""].bus
             return
         self._trust = Trust(local, plan.addresses)
         self._nodes = {
             name: make(
-                place and place.of(name),
-                aplace and aplace.of(name),
+                endpoint and endpoint.of(name),
+                aendpoint and aendpoint.of(name),
                 local=self._trust.of(name),
                 events=Events(name, events),
                 name=name,
@@ -214,10 +241,10 @@ class Nodes:
 
     def commands(self, ways: Ways[Any]) -> Commands:
         """*ways* as one, for what is no entry."""
-        steady = {name: Steady(way) for name, way in ways.items()}
-        return steady[""] if self._members is None else RingCommands(steady, self._members)
+        counted = {name: Counted(Steady(way), self._nodes[name].events) for name, way in ways.items()}
+        return counted[""] if self._members is None else RingCommands(counted, self._members)
 
-    def remote(self, ways: Ways[Any], runtime: Runtime, packing: Packing, *, abreast: bool) -> Remotes:
+    def remote(self, ways: Ways[Any], runtime: Runtime, packing: Packing, *, abreast: bool) -> Entries:
         """*ways* as one, for entries.
 
         Args:
@@ -225,7 +252,7 @@ class Nodes:
         """
         remotes = {
             name: Remote(
-                self._nodes[name].line(way, self._nodes[name].replicas(way)),
+                self._nodes[name].gate(way, self._nodes[name].replicas(way)),
                 packing,
                 self._nodes[name].events,
                 runtime.token,

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ..checks import count
 from ..errors import CodecError, ConfigurationError
 
 DEFAULT_COMPRESS_ABOVE = 2048
@@ -28,6 +29,7 @@ _SIGNED = 0x80  # flag; the lower bits number the compression
 _FOREVER = 2**64 - 1
 _LONGEST_LOAD = 2**32 - 1
 _MAC_BYTES = 32
+_LARGEST_SIZE = 2**32 - 1
 _SHORTEST_SECRET = 16
 _MOST_MARKS = 1024 * 1024  # bytes of tags and nonces, unless payloads may be larger than that
 _AT_ONCE = 1024 * 1024  # bytes that are inflated without being counted before
@@ -230,9 +232,8 @@ def _checked_secrets(secret: Any) -> tuple[bytes, ...]:
 
 
 def _checked_size(name: str, size: object, least: int) -> int:
-    if isinstance(size, bool) or not isinstance(size, int) or not least <= size < 2**32:
-        raise ConfigurationError(f"{name} must be a number of bytes, at least {least} and below 4 GiB, got {size!r}")
-    return size
+    allowed = f"a number of bytes, at least {least} and below 4 GiB"
+    return count(name, size, least, _LARGEST_SIZE, allowed=allowed)
 
 
 # Each of the following runs where its library is importable, and raises ImportError where not.
@@ -254,11 +255,11 @@ def _inflate_zlib(data: bytes, limit: int) -> bytes:
     if stream.eof and not stream.unused_data:
         return payload
     # Nothing says how much there is: it is counted first, and kept only if it is not too much.
-    _count(data, limit)
+    _measure(data, limit)
     return _inflate_stream(zlib.decompressobj(), data, limit)
 
 
-def _count(data: bytes, limit: int) -> None:
+def _measure(data: bytes, limit: int) -> None:
     """`Oversize` if more than *limit* bytes are in *data*; holds some dozen kilobytes of them at a time."""
     stream, total = zlib.decompressobj(), 0
     for start in range(0, len(data), _PIECE):

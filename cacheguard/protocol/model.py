@@ -166,11 +166,57 @@ class MemoryCommands:
                 self._drop(key, fields, name)
         return last
 
+    def _quarantined(self, fields: Hash, now: int, fresh: int, stale: int, *, proven: bool) -> tuple[int, int]:
+        left = fields.get("q", 0) - now
+        return (min(fresh, left), 0) if left > 0 and not proven else (fresh, stale)
+
+    def is_stamp(self, stamp: Any, value: Any) -> bool:
+        """Whether *stamp* is what the packing knows *value* by: here, the object itself."""
+        return stamp is value
+
+    def publish(self, channel: str, message: str) -> None:
+        """Tell those who listen: nobody does, in a process of its own."""
+
+    # The calls, in the order of `calls`
+
+    def _scan(self, pattern: str, now: int) -> Reply:
+        """All names that match *pattern*, at once."""
+        matches = glob(pattern)
+        names = [name for name in list(self._hashes) if matches(name) and self._hash(name, now)]
+        return [b"0", [name.encode("utf-8", "surrogatepass") for name in names]]
+
+    def _head(self, fields: Hash, now: int, key: str, most: int) -> Reply:  # noqa: ARG002 - an object has no beginning
+        return [fields.get("v"), fields.get("g", 0), self._pttl(key, now)]
+
+    def _mark(self, fields: Hash, now: int, key: str, nonce: bytes, keep: int) -> Reply:
+        quarantine = fields.get("q", 0) - now
+        if "v" not in fields:
+            self._write(key, fields, v=nonce, c=now)
+        if quarantine > 0:
+            self._pexpire(key, quarantine, now)
+        elif self._pttl(key, now) < keep:
+            self._pexpire(key, 2 * keep, now)
+        return [fields["v"], fields["c"], max(0, quarantine)]
+
+    def _tagged(self, fields: Hash, now: int, key: str) -> int:
+        if fields:
+            self._write(key, fields, l=now)
+        return 1
+
     def _lease(
-        self, fields: Hash, now: int, key: str, token: str, lease: int, grace: int, floor: int, awaited: str, void: Any
+        self,
+        fields: Hash,
+        now: int,
+        key: str,
+        token: str,
+        lease: int,
+        grace: int,
+        floor: int,
+        awaited: str,
+        unusable: Any,
     ) -> Reply:
         value, stale, pttl = fields.get("v"), fields.get("g", 0), self._pttl(key, now)
-        usable = None if value is void else value
+        usable = None if value is unusable else value
         if usable is not None and pttl - stale > floor:
             return [b"HIT", usable, stale, pttl]
         if fields.get("t") == token:
@@ -215,20 +261,6 @@ class MemoryCommands:
         self._pexpire(key, fresh + stale, now)
         return reply
 
-    def _quarantined(self, fields: Hash, now: int, fresh: int, stale: int, *, proven: bool) -> tuple[int, int]:
-        left = fields.get("q", 0) - now
-        return (min(fresh, left), 0) if left > 0 and not proven else (fresh, stale)
-
-    def _release(self, fields: Hash, now: int, key: str, token: str, failure: Any, kept: int) -> int:
-        if fields.get("t") != token:
-            return 0
-        self._drop(key, fields, "t", "u")
-        if failure:
-            self._write(key, fields, x=(token, failure))
-            if len(fields) == 1:
-                self._pexpire(key, kept, now)
-        return 1
-
     def _renew(self, fields: Hash, now: int, key: str, token: str, lease: int, grace: int) -> int:
         if fields.get("t") != token:
             return 0
@@ -238,6 +270,16 @@ class MemoryCommands:
             if "v" in fields:
                 fields["g"] += want - pttl
             self._pexpire(key, want, now)
+        return 1
+
+    def _release(self, fields: Hash, now: int, key: str, token: str, failure: Any, kept: int) -> int:
+        if fields.get("t") != token:
+            return 0
+        self._drop(key, fields, "t", "u")
+        if failure:
+            self._write(key, fields, x=(token, failure))
+            if len(fields) == 1:
+                self._pexpire(key, kept, now)
         return 1
 
     def _invalidate(
@@ -278,28 +320,20 @@ class MemoryCommands:
             self._pexpire(key, last - now, now)
         return head or (2 if known else 1)
 
-    def _scan(self, pattern: str, now: int) -> Reply:
-        """All names that match *pattern*, at once."""
-        matches = glob(pattern)
-        names = [name for name in list(self._hashes) if matches(name) and self._hash(name, now)]
-        return [b"0", [name.encode("utf-8", "surrogatepass") for name in names]]
-
-    def publish(self, channel: str, message: str) -> None:
-        """Tell those who listen: nobody does, in a process of its own."""
-
-    def _mark(self, fields: Hash, now: int, key: str, nonce: bytes, keep: int) -> Reply:
-        quarantine = fields.get("q", 0) - now
+    def _expire(self, fields: Hash, now: int, key: str, channel: str, message: str) -> int:
+        self._drop(key, fields, "t", "u", "x")
+        self.publish(channel, message)
         if "v" not in fields:
-            self._write(key, fields, v=nonce, c=now)
-        if quarantine > 0:
-            self._pexpire(key, quarantine, now)
-        elif self._pttl(key, now) < keep:
-            self._pexpire(key, 2 * keep, now)
-        return [fields["v"], fields["c"], max(0, quarantine)]
+            return 0
+        fields["g"] = max(fields["g"], self._pttl(key, now))
+        return 1
 
-    def _tagged(self, fields: Hash, now: int, key: str) -> int:
-        if fields:
-            self._write(key, fields, l=now)
+    def _touch(self, fields: Hash, now: int, key: str, fresh: int, stale: int, channel: str, message: str) -> int:
+        if "v" not in fields or self._pttl(key, now) <= fields["g"]:
+            return 0
+        fields["g"] = stale
+        self._pexpire(key, fresh + stale, now)
+        self.publish(channel, message)
         return 1
 
     def _store(
@@ -339,14 +373,14 @@ class MemoryCommands:
         envelope: Any,
         fresh: int,
         stale: int,
-        void: Any,
+        unusable: Any,
         channel: str,
         message: str,
     ) -> Reply:
         value, g, past, pttl = fields.get("v"), fields.get("g", 0), fields.get("r", ""), self._pttl(key, now)
         if token in past:
             return [1]
-        if value is not None and pttl > g and not self.is_stamp(void, value):
+        if value is not None and pttl > g and not self.is_stamp(unusable, value):
             return [2, value, g, pttl]
         self._drop(key, fields, "t", "u", "x")
         write = self._write_until(key, fields, now)
@@ -381,29 +415,6 @@ class MemoryCommands:
         self._drop(key, fields, "t", "u", "x", "n")
         self.publish(channel, message)
         return [1]
-
-    def is_stamp(self, stamp: Any, value: Any) -> bool:
-        """Whether *stamp* is what the packing knows *value* by: here, the object itself."""
-        return stamp is value
-
-    def _head(self, fields: Hash, now: int, key: str, most: int) -> Reply:  # noqa: ARG002 - an object has no beginning
-        return [fields.get("v"), fields.get("g", 0), self._pttl(key, now)]
-
-    def _expire(self, fields: Hash, now: int, key: str, channel: str, message: str) -> int:
-        self._drop(key, fields, "t", "u", "x")
-        self.publish(channel, message)
-        if "v" not in fields:
-            return 0
-        fields["g"] = max(fields["g"], self._pttl(key, now))
-        return 1
-
-    def _touch(self, fields: Hash, now: int, key: str, fresh: int, stale: int, channel: str, message: str) -> int:
-        if "v" not in fields or self._pttl(key, now) <= fields["g"]:
-            return 0
-        fields["g"] = stale
-        self._pexpire(key, fresh + stale, now)
-        self.publish(channel, message)
-        return 1
 
 
 class _Markers(MemoryCommands):

@@ -1,4 +1,8 @@
-"""How to wait: the only code that knows threads and event loops."""
+"""Waiting, and nothing else: for threads, event loops, a free permit, and the time.
+
+`blocking` and `aio` are the two runtimes of the engine, `bulkhead` bounds the loads that run at once, and `clocks` says
+whose time it is; `bell` and `together` are what these are made with. What waits for a server is in `client`.
+"""
 
 from __future__ import annotations
 

@@ -19,19 +19,19 @@ class FairBulkhead:
         self._limit, self.patience, self._room = limit, wait, room
         self._lock = threading.RLock()
         self._active = 0
-        self._line: deque[Signal] = deque()
+        self._gate: deque[Signal] = deque()
 
     async def enter(self, runtime: Runtime) -> None:
-        """Take a place; `Overloaded` if none comes free in time, or there is no room in the line."""
+        """Take a permit; `Overloaded` if none comes free in time, or there is no room in the queue."""
         with self._lock:
             if self._active < self._limit:
                 self._active += 1
                 return
-            if len(self._line) >= self._room:
+            if len(self._gate) >= self._room:
                 msg = f"{self._limit} loads are running and {self._room} wait in line already"
                 raise Overloaded(msg)
             turn = runtime.signal()
-            self._line.append(turn)
+            self._gate.append(turn)
         try:
             if await turn.wait(self.patience):
                 return
@@ -40,29 +40,29 @@ class FairBulkhead:
             raise
         if self._step_out(turn, keep=True):
             return
-        msg = f"{self._limit} loads are running and no place came free within {self.patience:g} s"
+        msg = f"{self._limit} loads are running and no permit came free within {self.patience:g} s"
         raise Overloaded(msg)
 
     def try_enter(self) -> bool:
-        """Take a place if one is free."""
+        """Take a permit if one is free."""
         with self._lock:
             free = self._active < self._limit
             self._active += free
         return free
 
     def leave(self) -> None:
-        """Give the place to the next in line."""
+        """Give the permit to the next in the queue."""
         with self._lock:
-            if self._line:
-                self._line.popleft().set()
-            else:  # a place that was taken before a fork is given back in the child, too
+            if self._gate:
+                self._gate.popleft().set()
+            else:  # a permit that was taken before a fork is given back in the child, too
                 self._active = max(0, self._active - 1)
 
     def _step_out(self, turn: Signal, *, keep: bool = False) -> bool:
-        """Leave the line; true if a place had been given already, which is kept or passed on."""
+        """Leave the queue; true if a permit had been given already, which is kept or passed on."""
         with self._lock:
             try:
-                self._line.remove(turn)
+                self._gate.remove(turn)
             except ValueError:
                 given = True
             else:
@@ -75,4 +75,4 @@ class FairBulkhead:
         """Start empty, as a forked child must."""
         self._lock = threading.RLock()
         self._active = 0
-        self._line.clear()
+        self._gate.clear()

@@ -1,121 +1,25 @@
-"""Where connections come from: a URL, or a client that lends its settings; and how a server is told from another."""
+"""Where connections come from: a URL, or a client that lends its settings."""
 
 from __future__ import annotations
 
-import inspect
 import os
-import re
-import threading
-from collections.abc import Callable
 from typing import Any
 
+from ..client import redispy
+from ..client.endpoints import Endpoint
 from ..client.finders import AsyncFinder, BlockingFinder, Finder
-from ..client.places import Place
-from ..errors import ConfigurationError, Unreachable
-from ..ports import AnotherServer, Call, Commands, Reply
-from .urls.reading import places_of
+from ..errors import ConfigurationError
+from .urls.reading import endpoints_of
 
 LONGEST_ASK = 1.0  # seconds in which a sentinel tells a client that is made for its user
-CHANGES = 3  # servers in a row that turn out to be others
-
-_QUESTION = b"*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n"
-
-Facts = tuple[str, str, str]  # run id, replication id, role
 
 
-class Identity:
-    """Which servers the connections of one guard have reached; shared by its threads and its event loops.
-
-    Args:
-        on_change: called once for each change, before anything is sent to the other server.
-    """
-
-    QUESTION = _QUESTION  # to be sent over every new connection
-    ANSWERS = 2
-
-    def __init__(self, on_change: Callable[[], None]) -> None:
-        self._on_change = on_change
-        self._known: dict[str, Facts] = {}
-        self.generation = 0  # connections and decisions of an older one count no more
-        self._lock = threading.RLock()
-
-    def tell(self, name: str, facts: Facts | None) -> int:
-        """What a new connection to *name* has found; the generation to which that connection belongs."""
-        if facts is None:
-            return self.generation
-        with self._lock:
-            before = self._known.get(name)
-            self._known[name] = facts
-            if before is not None and before != facts:
-                self.changed()
-            return self.generation
-
-    def changed(self) -> None:
-        """Another server answers for something from now on."""
-        with self._lock:
-            self._on_change()
-            self.generation += 1
-
-    def after_fork(self) -> None:
-        """A thread of the parent may have held the lock."""
-        self._lock = threading.RLock()
-
-
-def facts_of(server: Reply, replication: Reply) -> Facts | None:
-    """What the two answers to `Identity.QUESTION` say; None if the server does not tell."""
-    found = [
-        re.search(pattern, text) if isinstance(text, bytes) else None
-        for pattern, text in (
-            (rb"run_id:(\w+)", server),
-            (rb"master_replid:(\w+)", replication),
-            (rb"role:(\w+)", replication),
-        )
-    ]
-    run, history, role = (each[1].decode() if each else "" for each in found)
-    return (run, history, role) if run and history else None
-
-
-def is_wrong(connection: Any, facts: Facts | None) -> bool:
-    """Whether Sentinel has led to a server that is no master, not any more or not yet."""
-    return facts is not None and facts[2] == "slave" and hasattr(connection, "connection_pool")
-
-
-class Steady:
-    """Commands for those who tell one server from another by themselves: they need not hear of a change."""
-
-    def __init__(self, commands: Commands) -> None:
-        self._commands = commands
-
-    @property
-    def away(self) -> bool:
-        return self._commands.away
-
-    async def send(self, *calls: Call) -> list[Reply]:
-        for _ in range(CHANGES):
-            try:
-                return await self._commands.send(*calls)
-            except AnotherServer:
-                continue
-        raise Unreachable(f"the server was another one {CHANGES} times in a row")
-
-    async def send_each(self, *calls: Call) -> list[Reply]:
-        for _ in range(CHANGES):
-            try:
-                return await self._commands.send_each(*calls)
-            except AnotherServer:
-                continue
-        raise Unreachable(f"the server was another one {CHANGES} times in a row")
-
-    async def masters(self) -> list[Commands]:
-        return [Steady(each) for each in await self._commands.masters()]
-
-
-def pools(url: str | None, client: Any, aclient: Any) -> tuple[Place | None, Place | None, bool]:
+def pools(url: str | None, client: Any, aclient: Any) -> tuple[Endpoint | None, Endpoint | None, bool]:
     """Where connections come from, for threads and for event loops, and whether there are none: ``memory://``."""
     if client is not None or aclient is not None:
         if url is not None:
             raise ConfigurationError("give a URL or clients, not both")
-        lent = _place_of(client, "client"), _place_of(aclient, "aclient")
+        lent = _endpoint_of(client, "client"), _endpoint_of(aclient, "aclient")
         if lent[0] is not None and lent[1] is not None and bool(lent[0].nodes) != bool(lent[1].nodes):
             raise ConfigurationError(
                 "client and aclient must reach the same servers, got a cluster client "
@@ -127,83 +31,52 @@ def pools(url: str | None, client: Any, aclient: Any) -> tuple[Place | None, Pla
         raise ConfigurationError(f"url must be a text like 'redis://localhost:6379/0', got {type(address).__name__}")
     if address.partition("://")[0].lower() == "memory":
         return None, None, True
-    return *places_of(address), False
+    return *endpoints_of(address), False
 
 
-def client_of(place: Place, *, is_async: bool) -> Any:
-    """A client of redis-py's own for the servers of *place*; who asks for it closes it."""
+def client_of(endpoint: Endpoint, *, is_async: bool) -> Any:
+    """A client of redis-py's own for the servers of *endpoint*; who asks for it closes it."""
     import redis
     import redis.asyncio
     import redis.asyncio.cluster
     import redis.cluster
 
-    settings = {"protocol": 2, **place.connection_kwargs}
-    if isinstance(finder := settings.get("connection_pool"), Finder):
-        settings["connection_pool"] = finder.within(2 * LONGEST_ASK)
-    if place.nodes:
+    settings = {"protocol": 2, **endpoint.connection_kwargs}
+    if isinstance(endpoint.finder, Finder):
+        settings[redispy.FINDER] = endpoint.finder.within(2 * LONGEST_ASK)
+    if endpoint.nodes:
         kind: Any = redis.asyncio.RedisCluster if is_async else redis.RedisCluster
         node: Any = redis.asyncio.cluster.ClusterNode if is_async else redis.cluster.ClusterNode
-        if place.tls:
+        if endpoint.tls:
             settings["ssl"] = True
-        # Some are taken by the connections of such a client, but not by itself: it drops them without a word.
-        taken = {*inspect.signature(kind).parameters, *(() if is_async else redis.cluster.REDIS_ALLOWED_KEYS)}
-        lost = [name for name, value in settings.items() if name.startswith("ssl_") and value and name not in taken]
+        lost = redispy.dropped_by_a_cluster_client(settings, asynchronous=is_async)
         if lost:
-            raise ConfigurationError(f"a {kind.__module__}.RedisCluster cannot be made with {', '.join(sorted(lost))}")
-        return kind(startup_nodes=[node(host, port) for host, port in place.nodes], **settings)
+            raise ConfigurationError(f"a {kind.__module__}.RedisCluster cannot be made with {', '.join(lost)}")
+        return kind(startup_nodes=[node(host, port) for host, port in endpoint.nodes], **settings)
     pool: Any = redis.asyncio.ConnectionPool if is_async else redis.ConnectionPool
     client: Any = redis.asyncio.Redis if is_async else redis.Redis
-    return client.from_pool(pool(connection_class=place.connection_class, **settings))
+    return client.from_pool(pool(connection_class=endpoint.connection_class, **settings))
 
 
-def _place_of(client: Any, name: str) -> Place | None:
+def _endpoint_of(client: Any, name: str) -> Endpoint | None:
     if client is None:
         return None
-    nodes: Any = getattr(client, "nodes_manager", None)
-    pool: Any = getattr(client, "connection_pool", None)
-    if nodes is None and (pool is None or not hasattr(pool, "connection_class")):
+    is_async = redispy.is_async(client)
+    if is_async is None:
         raise ConfigurationError(
             f"{name} must be a Redis or a RedisCluster client{' of redis.asyncio' if name == 'aclient' else ''}, "
             f"got {type(client).__name__}"
         )
-    kinds = (*type(client).__mro__, *type(pool).__mro__)
-    is_async = any(kind.__module__.startswith("redis.asyncio") for kind in kinds)
     if is_async != (name == "aclient"):
         raise ConfigurationError(
             f"{name} got a {'asyncio' if is_async else 'blocking'} client, {type(client).__name__}"
         )
-    if nodes is not None:
-        return _cluster_of(nodes, is_async=is_async)
-    manager = getattr(pool, "sentinel_manager", None) or getattr(getattr(pool, "proxy", None), "sentinel_manager", None)
-    if manager is None:
-        return Place(pool.connection_class, pool.connection_kwargs)
-    if not pool.is_master:
+    lent = redispy.lent_by(client)
+    if lent.sentinels is None:
+        return Endpoint(lent.kind, lent.settings, lent.nodes, lent.remap)
+    if not lent.is_master:
         raise ConfigurationError(f"{name} must reach the master (master_for), got a client of its replicas")
     finder = (AsyncFinder if is_async else BlockingFinder)(
-        [
-            Place(each.connection_pool.connection_class, each.connection_pool.connection_kwargs)
-            for each in manager.sentinels
-        ],
-        pool.service_name,
-        getattr(manager, "_force_master_ip", None),
+        [Endpoint(kind, settings) for kind, settings in lent.sentinels], lent.service, lent.forced_host
     )
-    return Place(pool.connection_class, {**pool.connection_kwargs, "connection_pool": finder})
-
-
-def _cluster_of(manager: Any, *, is_async: bool) -> Place:
-    known = [*manager.startup_nodes.values(), *manager.nodes_cache.values()]
-    addresses = tuple(dict.fromkeys((str(node.host), int(node.port)) for node in known))
-    if is_async:
-        kind, settings = known[0].connection_class, known[0].connection_kwargs
-    else:
-        ready = [node.redis_connection for node in known if node.redis_connection is not None]
-        pool = ready[0].connection_pool
-        kind, settings = pool.connection_class, pool.connection_kwargs
-    mine = {
-        name: value
-        for name, value in settings.items()
-        # What a cluster client does on each connection is about reading from replicas.
-        if name not in ("redis_connect_func", "himport_registry", "response_callbacks")
-        and not name.startswith(("maint_", "oss_", "orig_"))
-    }
-    return Place(kind, mine, addresses, getattr(manager, "address_remap", None))
+    return Endpoint(lent.kind, {**lent.settings, redispy.FINDER: finder})

@@ -16,18 +16,17 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, Protocol
 
-from redis.crc import key_slot
-
 from ..client.aio import AsyncCommands, redis_connector
 from ..client.blocking import BlockingCommands, redis_commands
 from ..client.circuits import Circuit, Circuits
-from ..client.places import Address, Place
-from ..coordination.breaker import Terms
+from ..client.endpoints import Address, Endpoint
+from ..client.identity import Identity
+from ..defenses.outage import BreakerTerms
 from ..errors import Refused, Unreachable
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, Reply
 from ..runtime import run_now
-from .lending import Identity
+from .slots import slot_of
 
 BEAT_KEPT_MS = 10_000
 MOST_BEATS = 64  # of one master; older ones prove nothing that would still be of use
@@ -79,18 +78,18 @@ class Following:
     Args:
         prefix: what the keys of beats begin with.
         topology: who follows whom.
-        place: what connections to a replica are made with, for threads.
+        endpoint: what connections to a replica are made with, for threads.
         most: connections to each replica at once, of all threads.
         timeout: seconds for connecting and for each reply.
         circuits: the breakers, of replicas too.
     """
 
     def __init__(
-        self, prefix: str, topology: Topology, place: Place, most: int, timeout: float, circuits: Circuits
+        self, prefix: str, topology: Topology, endpoint: Endpoint, most: int, timeout: float, circuits: Circuits
     ) -> None:
         self._circuits = circuits
         self._prefix, self._topology = prefix, topology
-        self._place, self._most, self._timeout = place, most, timeout
+        self._endpoint, self._most, self._timeout = endpoint, most, timeout
         self.first = topology.first
         self._reset()
 
@@ -164,7 +163,7 @@ class Following:
             with self._lock:
                 node = self._nodes.get(address)
                 if node is None:
-                    at = self._place.at(address)
+                    at = self._endpoint.at(address)
                     node = redis_commands(at, self._most, self._timeout, Identity(_nothing), self.circuit(address))
                     if self._closed:
                         node.close()
@@ -173,7 +172,7 @@ class Following:
 
     def circuit(self, address: Address) -> Circuit:
         """What stands in the place of a replica's breaker."""
-        return _Unbroken(self._circuits, f"replica {address[0]}:{address[1]}", Terms())
+        return _Unbroken(self._circuits, f"replica {address[0]}:{address[1]}", BreakerTerms())
 
     def close(self) -> None:
         with self._lock:
@@ -227,15 +226,15 @@ class BlockingReplicas:
 class AsyncReplicas(BlockingReplicas):
     """Replicas, from one event loop."""
 
-    def __init__(self, following: Following, place: Place, timeout: float) -> None:
+    def __init__(self, following: Following, endpoint: Endpoint, timeout: float) -> None:
         super().__init__(following)
-        self._place, self._timeout = place, timeout
+        self._endpoint, self._timeout = endpoint, timeout
         self._mine: dict[Address, AsyncCommands] = {}
 
     def _node(self, address: Address) -> Commands:
         node = self._mine.get(address)
         if node is None:
-            connect = redis_connector(self._place.at(address), self._timeout)
+            connect = redis_connector(self._endpoint.at(address), self._timeout)
             node = self._mine[address] = AsyncCommands(
                 connect, self._timeout, Identity(_nothing), self._following.circuit(address)
             )
@@ -283,7 +282,7 @@ class Shards:
         return {f"{host}:{port}": replicas for (host, port), replicas in self._map.replicas.items()}
 
     def master_of(self, key: str) -> str | None:
-        owner = self._map.owners[key_slot(key.encode())]
+        owner = self._map.owners[slot_of(key.encode())]
         return None if owner is None else f"{owner[0]}:{owner[1]}"
 
     def key_at(self, master: str) -> str:
@@ -294,12 +293,14 @@ class Shards:
         return f"{{{tag}}}"
 
 
-def following_of(place: Place, owners: Any, prefix: str, most: int, timeout: float, circuits: Circuits) -> Following:
+def following_of(
+    endpoint: Endpoint, owners: Any, prefix: str, most: int, timeout: float, circuits: Circuits
+) -> Following:
     """The replicas of a Sentinel group or a cluster."""
     if owners is not None:
-        return Following(prefix, Shards(owners), place, most, timeout, circuits)
-    finder = place.connection_kwargs["connection_pool"].within(timeout)
-    return Following(prefix, Group(finder), place.of_replicas(), most, timeout, circuits)
+        return Following(prefix, Shards(owners), endpoint, most, timeout, circuits)
+    finder = endpoint.finder.within(timeout)
+    return Following(prefix, Group(finder), endpoint.of_replicas(), most, timeout, circuits)
 
 
 def _nothing() -> None:

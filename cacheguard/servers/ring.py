@@ -1,137 +1,47 @@
 """L2 on several Redis nodes that know nothing of one another: each key belongs to one of them.
 
 Each node is complete by itself: it has its own markers with nonces of its own, its own bus, and its own list of what is
-owed to it. An entry depends on the markers of the node in which it lives and on no others, so the protocol holds on
+pending for it. An entry depends on the markers of the node in which it lives and on no others, so the protocol holds on
 each node as it does on a single Redis, and one that is away concerns its own keys only. What invalidates by a marker (a
 tag, a namespace) is said to all of them.
 
 With ``on_dead="move"`` the keys of a node that is away are looked for in the node behind it on the ring, their standby:
 
-    P1:  writes, invalidates on home and standby: home is away, so it is owed; the standby has acknowledged it
+    P1:  writes, invalidates on home and standby: home is away, so it is pending; the standby has acknowledged it
     P2:  thinks that home is alive: it reads there what P1 could not yet remove, as it would from a single Redis
     P3:  thinks that home is away: it reads the standby, where nothing older is left
 
 That is as safe as a single Redis because both are told of every invalidation, whoever thinks what of them: what one
-of them keeps while nobody asks it loses what is invalidated meanwhile, and if it could not be told, it is owed and said
-before it is read. A home that is back is left alone for a while, so that those who owe it something are first.
+of them keeps while nobody asks it loses what is invalidated meanwhile. If it could not be told, the invalidation is
+pending, and it is delivered before that node is read. A home that is back is left alone for a while, so that pending
+invalidations arrive first.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..delivery.bus import PATIENCE, Bus
 from ..delivery.outbox import Invalidation
 from ..errors import Refused, Unreachable
-from ..ports import Call, Commands, Reply, ScriptCall
+from ..protocol.entry import CUT_OFF, CutOff, Fill, Filled
 from ..protocol.names import is_marker
-from ..tiers.local import DEAD
-from ..tiers.remote import CUT_OFF, CutOff, Fill, Filled, Remote
-from .hashing import HashRing
+from ..tiers.remote import Remote
+from .members import Members
 
 if TYPE_CHECKING:
     from ..codec import Codec
-    from ..events import Events
     from ..ports import Runtime
+    from ..protocol.entry import Found, LeaseOutcome, Stored, Usable
     from ..protocol.names import Scope
-    from ..tiers.local import Local
-    from ..tiers.remote import Bypass, Failed, Found, Granted, Stored, Usable, Wait
 
 P = TypeVar("P")
 T = TypeVar("T")
 
-FAILURES = 3  # round trips in a row that were not answered: a node that loses one reply is not away
-DOUBT = 0.3  # seconds for which a breaker may be open after a failure: it is closed at once if that was nothing
-GRACE = 2.5  # seconds for which a node is left alone that is back: others deliver meanwhile what they owe to it
-RETRY_AFTER = 5.0  # seconds after which a node that was away is asked although its bus has proven nothing
-
-
-class Members:
-    """Which node holds what, and which of them are away; shared by all engines of a guard.
-
-    Args:
-        ring: by the names of the nodes.
-        buses: of each node.
-        events: of each node.
-        now: monotonic seconds.
-        moves: whether the keys of a node that is away are looked for in their standby.
-        also: another ring, by which other processes place keys: what is invalidated here is invalidated there, too.
-    """
-
-    def __init__(
-        self,
-        ring: HashRing,
-        buses: Mapping[str, Bus],
-        events: Mapping[str, Events],
-        now: Callable[[], float],
-        *,
-        moves: bool,
-        also: HashRing | None = None,
-    ) -> None:
-        self.names, self.buses = tuple(sorted(buses)), buses
-        self._ring, self._events, self._now, self._also = ring, events, now, also
-        self._moves = moves and len(ring.names) > 1
-        self._left: dict[str, float] = {}  # nodes that were away, and when that was seen to be over
-
-    def home_of(self, key: str) -> str:
-        """The node that *key* belongs to; what keys have in braces keeps them together, as in a cluster."""
-        return self._ring.node_of(_together(key))
-
-    def candidates(self, key: str) -> tuple[str, ...]:
-        """Every node in which an entry may be: its home, its standby where keys move, and where others have it."""
-        here = self._places(self._ring, key)
-        return here if self._also is None else tuple(dict.fromkeys((*here, *self._places(self._also, key))))
-
-    def _places(self, ring: HashRing, key: str) -> tuple[str, ...]:
-        """The home, and where keys move its standby."""
-        if not self._moves:
-            return (ring.node_of(_together(key)),)
-        return tuple(islice(ring.nodes_of(_together(key)), 2))
-
-    def current(self, key: str) -> str:
-        """The node that is asked for *key* now."""
-        if not self._moves:
-            return self._ring.node_of(_together(key))
-        home, standby = self._places(self._ring, key)
-        return standby if self.is_away(home) and not self.is_away(standby) else home
-
-    def instead_of(self, name: str, key: str) -> str | None:
-        """The node to ask for *key* now that *name* has not answered; None if there is none."""
-        if not self._moves or not self.is_away(name):
-            return None
-        places = self._places(self._ring, key)
-        return next((other for other in places if other != name and not self.is_away(other)), None)
-
-    def is_away(self, name: str) -> bool:
-        """Whether the node does not answer, or it has not been long that it does again."""
-        events, left = self._events[name], self._left.get(name)
-        if left is None and events.failures == 0 and events.breaker == "closed":
-            return False
-        now, failed_at = self._now(), events.failed_at
-        alone = events.breaker != "closed" and now >= failed_at + DOUBT
-        unproven = failed_at > self.buses[name].proven_at and now < failed_at + RETRY_AFTER
-        if alone or (events.failures >= FAILURES and unproven):
-            self._left[name] = math.inf
-            return True
-        if left is None:
-            return False
-        over_since = self._left[name] = min(left, now)
-        if now < over_since + GRACE:
-            return True
-        self._left.pop(name, None)
-        return False
-
-    def concerns(self, name: str, key: str) -> bool:
-        """Whether an entry of *key* may be in that node."""
-        return name in self.candidates(key)
-
 
 class Ring:
-    """`Remote` for several nodes, each a `Remote` of its own.
+    """`Entries` over several nodes, each a `Remote` of its own.
 
     Calls for one key go to its node; calls for many are split by node, answered side by side in an event loop, one
     after the other in a thread, and put together. A node that cannot be asked makes `CUT_OFF` of its keys among many,
@@ -165,14 +75,14 @@ class Ring:
     async def elsewhere(self, items: Sequence[Invalidation], stored_in: Remote) -> None:
         """Invalidate *items* in the nodes that may hold something older than what was just stored in one.
 
-        No round trip, unless keys move. What is not acknowledged is owed.
+        No round trip, unless keys move. What is not acknowledged is pending.
         """
         parts: dict[str, list[Invalidation]] = {}
         for item in items:
             for name in self._members.candidates(item.key):
                 if self._remotes[name] is not stored_in:
                     parts.setdefault(name, []).append(item)
-        if not all(await self._told(parts, Remote.invalidate)):  # who listens delivers it
+        if not all(await self._deliver(parts, Remote.invalidate)):  # who listens delivers it
             for name in parts:
                 self._members.buses[name].listen()
 
@@ -214,9 +124,9 @@ class Ring:
         token: str,
         floor_ms: int,
         awaited: str,
-        void: Any,
+        unusable: Any,
         keep_ms: int,
-    ) -> Found | Granted | Wait | Bypass | Failed:
+    ) -> LeaseOutcome:
         return await self._ask(
             key,
             lambda remote: remote.lease(
@@ -228,14 +138,10 @@ class Ring:
                 token=token,
                 floor_ms=floor_ms,
                 awaited=awaited,
-                void=void,
+                unusable=unusable,
                 keep_ms=keep_ms,
             ),
         )
-
-    async def fill(self, fill: Fill) -> Filled:
-        """Store what was loaded under a lease; refused if its node has changed since, for there it has no lease."""
-        return await self.of(fill.key).fill(fill)
 
     def pack(self, key: str, stored: Stored, codec: Codec | None) -> Any:
         return self.of(key).pack(key, stored, codec)
@@ -311,20 +217,23 @@ class Ring:
         scope: Scope,
         tags: Mapping[str, tuple[str, ...]],
         *,
-        voids: Mapping[str, Any],
+        unusable: Mapping[str, Any],
         keep_ms: int,
-    ) -> Mapping[str, Found | Granted | Wait | Bypass | Failed | CutOff]:
+    ) -> Mapping[str, LeaseOutcome | CutOff]:
         """Leases for several keys; one round trip to each of their nodes."""
 
         def ask(remote: Remote, mine: list[str]) -> Awaitable[Mapping[str, Any]]:
             own = {key: tokens[key] for key in mine}
-            return remote.lease_many(own, codec, scope, tags, voids=voids, keep_ms=keep_ms)
+            return remote.lease_many(own, codec, scope, tags, unusable=unusable, keep_ms=keep_ms)
 
         found = await self._gathered(tokens, ask)
         return {key: found.get(key, CUT_OFF) for key in tokens}
 
     async def fill_many(self, fills: Sequence[Fill]) -> list[Filled]:
-        """Several fills, one round trip to each of their nodes; `Filled.FAILED` where one of these took nothing."""
+        """Several fills, one round trip to each of their nodes; `Filled.FAILED` where one of these took nothing.
+
+        A fill is refused if the node of its key has changed since the lease: it has no lease there.
+        """
         parts: dict[str, list[Fill]] = {}
         for fill in fills:
             parts.setdefault(self._members.current(fill.key), []).append(fill)
@@ -381,19 +290,19 @@ class Ring:
     async def invalidate(self, items: Sequence[Invalidation]) -> bool:
         """Invalidate entries where they may be; tags and namespaces in all nodes.
 
-        One round trip to each of them. False if one of them did not acknowledge it; it is owed there then.
+        One round trip to each of them. False if one of them did not acknowledge it; it is pending there then.
         """
         parts: dict[str, list[Invalidation]] = {}
         for item in items:
             names = self._members.names if is_marker(item.key) else self._members.candidates(item.key)
             for name in names:
                 parts.setdefault(name, []).append(item)
-        return all(await self._told(parts, Remote.invalidate))
+        return all(await self._deliver(parts, Remote.invalidate))
 
-    async def _told(
+    async def _deliver(
         self, parts: Mapping[str, list[Invalidation]], tell: Callable[[Remote, list[Invalidation]], Awaitable[T]]
     ) -> list[T]:
-        """Tell each node its part. If that is interrupted before the turn of a node has come, it is owed its part."""
+        """Tell each node its part. If that is interrupted, the parts of nodes not asked yet are pending."""
         waiting = {id(self._remotes[name]): (self._remotes[name], mine) for name, mine in parts.items()}
 
         async def ask(remote: Remote, mine: list[Invalidation]) -> T:
@@ -404,7 +313,7 @@ class Ring:
             return _answers(await self._each(parts, ask)) if parts else []
         finally:
             for remote, mine in waiting.values():
-                remote.owe(mine)
+                remote.queue(mine)
 
     def _where(self, keys: Iterable[str], *, current: bool) -> dict[str, list[Invalidation]]:
         """By node, the entries that are asked for there now; or those that may be there nevertheless."""
@@ -424,12 +333,12 @@ class Ring:
             return remote.remove([item.key for item in mine], scope)
 
         try:
-            answers = await self._told(here, tell)
+            answers = await self._deliver(here, tell)
         except BaseException:
             for name, items in rest.items():
-                self._remotes[name].owe(items)
+                self._remotes[name].queue(items)
             raise
-        done = all(await self._told(rest, Remote.invalidate))
+        done = all(await self._deliver(rest, Remote.invalidate))
         return done and all(each for each, _ in answers), sum(count for _, count in answers)
 
     async def expire(self, keys: Sequence[str]) -> bool:
@@ -438,11 +347,7 @@ class Ring:
         for key in keys:
             for name in self._members.candidates(key):
                 parts.setdefault(name, []).append(Invalidation(key))
-        return all(await self._told(parts, lambda remote, mine: remote.expire([item.key for item in mine])))
-
-
-Remotes: TypeAlias = Remote | Ring
-"""Where entries live in Redis: in one place, or in several."""
+        return all(await self._deliver(parts, lambda remote, mine: remote.expire([item.key for item in mine])))
 
 
 def _answers(said: Mapping[str, T | Unreachable]) -> list[T]:
@@ -453,132 +358,3 @@ def _answers(said: Mapping[str, T | Unreachable]) -> list[T]:
             raise each
         answers.append(each)
     return answers
-
-
-def _together(key: str) -> str:
-    """The part of *key* that places it: what is in braces, if anything is; no entry has any."""
-    begin = key.find("{")
-    if begin < 0:
-        return key
-    end = key.find("}", begin)
-    return key[begin + 1 : end] if end > begin + 1 else key
-
-
-class Trust:
-    """What the buses of several nodes prove together about the in-process tier.
-
-    It may answer as long as each node's bus is proven, or that node is away. Who has lost one bus closes it; when that
-    bus is back, only what came from its node has to go.
-    """
-
-    def __init__(self, local: Local, names: Iterable[str]) -> None:
-        self._local = local
-        self._until = dict.fromkeys(names, DEAD)
-        self.concerns: Callable[[str, str], bool] = _all
-
-    def of(self, name: str) -> Share:
-        """What the bus of one node has a say in."""
-        return Share(self, name)
-
-    def set(self, name: str, until: float) -> None:
-        """A node's bus is proven until then."""
-        with self._local.lock:  # between the look at the others and the word to the tier, none of them may pause it
-            self._until[name] = until
-            self._local.trust(min(self._until.values()))
-
-    def pause(self, name: str) -> None:
-        """Something may have gone unheard in that node."""
-        with self._local.lock:
-            self._until[name] = DEAD
-            self._local.pause()
-
-    def drop(self, name: str) -> None:
-        """Forget what that node may have changed."""
-        self._local.drop_shared(partial(self.concerns, name))
-
-    def reset(self) -> None:
-        """No bus is proven."""
-        self._until = dict.fromkeys(self._until, DEAD)
-
-
-class Share:
-    """The in-process tier, as the bus of one node may treat it."""
-
-    def __init__(self, trust: Trust, name: str) -> None:
-        self._trust, self._name = trust, name
-
-    def pause(self) -> None:
-        self._trust.pause(self._name)
-
-    def drop_shared(self) -> None:
-        self._trust.drop(self._name)
-
-    def trust(self, until: float) -> None:
-        self._trust.set(self._name, until)
-
-
-def _all(_name: str, _key: str) -> bool:
-    return True
-
-
-class Buses:
-    """The buses of several nodes, for who waits until it is known whether the in-process tier can be used."""
-
-    def __init__(self, buses: Iterable[Bus]) -> None:
-        self._buses = tuple(buses)
-
-    @property
-    def ready(self) -> bool:
-        """Whether that is known of each."""
-        return all(bus.ready for bus in self._buses)
-
-    def note(self, name: str) -> None:
-        """As `Bus.note`, whichever node it lies on."""
-        for bus in self._buses:
-            bus.note(name)
-
-    def listen(self) -> None:
-        """Begin to listen to all of them, unless that has begun."""
-        for bus in self._buses:
-            bus.listen()
-
-    async def begin_listening(self, runtime: Runtime) -> None:
-        """Begin to listen, and wait until it is known whether that works, but not longer than for one."""
-        self.listen()
-        until = runtime.now() + PATIENCE
-        for bus in self._buses:
-            await bus.begin_listening(runtime, max(0.0, until - runtime.now()))
-
-
-class RingCommands:
-    """`Commands` for what is no entry: each call goes to the node of its key."""
-
-    def __init__(self, nodes: Mapping[str, Commands], members: Members) -> None:
-        self._nodes, self._members = nodes, members
-
-    async def send(self, *calls: Call) -> list[Reply]:
-        replies = await self.send_each(*calls)
-        for reply in replies:
-            if isinstance(reply, Refused):
-                raise reply
-        return replies
-
-    async def send_each(self, *calls: Call) -> list[Reply]:
-        parts: dict[str, list[int]] = {}
-        for index, call in enumerate(calls):
-            key = call.keys[0] if isinstance(call, ScriptCall) else call[1]
-            text = key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else str(key)
-            parts.setdefault(self._members.home_of(text), []).append(index)
-        replies: list[Reply] = [None] * len(calls)
-        for name, indices in parts.items():
-            answers = await self._nodes[name].send_each(*(calls[index] for index in indices))
-            for index, reply in zip(indices, answers, strict=True):
-                replies[index] = reply
-        return replies
-
-    @property
-    def away(self) -> bool:
-        return all(node.away for node in self._nodes.values())
-
-    async def masters(self) -> list[Commands]:
-        return [each for name in self._members.names for each in await self._nodes[name].masters()]

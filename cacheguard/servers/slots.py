@@ -5,18 +5,19 @@ from __future__ import annotations
 import random
 import threading
 import time
+from binascii import crc_hqx
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import redis.exceptions
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-
-from ..client.places import Address, Place
+from ..client import redispy
+from ..client.endpoints import Address, Endpoint
+from ..client.identity import Identity
 from ..errors import Refused, Unreachable
 from ..faults import Fault
 from ..ports import Call, PartlyUnreachable, Reply, ScriptCall
-from .lending import Identity
 
+SLOTS = 16384
 AGAIN_AFTER = 0.1  # seconds, before the nodes are asked once more who is in the place of one that is silent
 # What a script meets that has removed a key whose slot is being moved away: begun again, it is sent on.
 NOT_HERE = "non local key"
@@ -24,17 +25,32 @@ FIRST = "tagged"  # the script that makes a note of what follows
 WORDS_OF_A_NODE = 2  # host and port; its id and more may follow
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a node has answered to CLUSTER SLOTS.
+
+    Args:
+        owners: by slot.
+        ids: of the masters, which they keep when their address changes.
+        replicas: of each master.
+    """
+
+    owners: list[Address | None]
+    ids: dict[Address, bytes]
+    replicas: dict[Address, tuple[Address, ...]]
+
+
 class Map:
     """Who owns which slot, as it was heard last; shared by the threads and the event loops of one guard.
 
     Args:
-        place: its nodes are asked while no others are known.
+        endpoint: its nodes are asked while no others are known.
         identity: is told when a slot has another owner.
     """
 
-    def __init__(self, place: Place, identity: Identity) -> None:
-        self._place, self._identity = place, identity
-        self.owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+    def __init__(self, endpoint: Endpoint, identity: Identity) -> None:
+        self._endpoint, self._identity = endpoint, identity
+        self.owners: list[Address | None] = [None] * SLOTS
         self.masters: tuple[Address, ...] = ()
         self.replicas: dict[Address, tuple[Address, ...]] = {}
         self.version = 0
@@ -45,57 +61,79 @@ class Map:
     def after_fork(self) -> None:
         self._lock = threading.RLock()
 
-    def candidates(self, batch: Batch | None) -> list[Address]:
+    def candidates(self, routing: Routing | None) -> list[Address]:
         """Those that may know, the likeliest first; at the end those that did not answer just now."""
-        known = [*random.sample(self.masters, len(self.masters)), *self._place.nodes]
-        if batch is not None:
-            known.sort(key=lambda address: address in batch.silent)
-            if batch.hint is not None:
-                known.insert(0, batch.hint)
+        known = [*random.sample(self.masters, len(self.masters)), *self._endpoint.nodes]
+        if routing is not None:
+            known.sort(key=lambda address: address in routing.silent)
+            if routing.hint is not None:
+                known.insert(0, routing.hint)
         return list(dict.fromkeys(known))
 
-    def worth_asking(self, batch: Batch) -> bool:
+    def known(self) -> set[Address]:
+        """The nodes that may still be of use: those that own something, and those that the user has named."""
+        return {*self.masters, *self._endpoint.nodes}
+
+    def worth_asking(self, routing: Routing) -> bool:
         """Whether the nodes may say something else now than they did a moment ago."""
-        return batch.hint is not None or time.monotonic() >= self.heard_at + AGAIN_AFTER
+        return routing.hint is not None or time.monotonic() >= self.heard_at + AGAIN_AFTER
 
     def learn(self, asked: Address, reply: Reply) -> None:
-        """Take in what *asked* has answered to CLUSTER SLOTS."""
-        owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        """Take in what *asked* has answered to CLUSTER SLOTS.
+
+        Raises `Refused` if it knows of no slots.
+        """
+        told = self._read(asked, reply)
+        with self._lock:
+            lossy = _may_have_lost(self.owners, self._ids, told)
+            # A slot that this node does not mention keeps its owner: a cluster that is partly down still serves the
+            # rest, and whoever asks for that slot finds out for himself.
+            self.owners = [new or old for old, new in zip(self.owners, told.owners, strict=True)]
+            self.masters = tuple(dict.fromkeys(owner for owner in self.owners if owner is not None))
+            self._ids = {address: told.ids.get(address) or self._ids.get(address, b"") for address in self.masters}
+            self.replicas = told.replicas
+            self.version += 1
+            self.heard_at = time.monotonic()
+            if lossy:
+                # Last, so that whoever repeats what may be lost finds the new owner.
+                self._identity.changed()
+
+    def _read(self, asked: Address, reply: Reply) -> _Told:
+        owners: list[Address | None] = [None] * SLOTS
         ids: dict[Address, bytes] = {}
         replicas: dict[Address, tuple[Address, ...]] = {}
         for begin, end, master, *others in reply:
             address = self.address(master[0], master[1], asked)
+            # A server that tells no ids is known by its address.
             ids[address] = bytes(master[2]) if len(master) > WORDS_OF_A_NODE else str(address).encode()
             replicas[address] = tuple(self.address(each[0], each[1], asked) for each in others)
             owners[begin : end + 1] = [address] * (end + 1 - begin)
         if not ids:
             raise Refused(f"{asked[0]}:{asked[1]} knows of no slots: the cluster is not set up")
-        with self._lock:
-            # By the ids of the nodes: one that has only moved house is the same.
-            before, self._ids = self._ids, ids
-            pairs = {(old, new) for old, new in zip(self.owners, owners, strict=True) if old and new and old != new}
-            moves = {(before.get(old), ids.get(new)) for old, new in pairs}
-            # A master that hands a slot to another one hands over what is in it: nothing that it has acknowledged is
-            # lost. Where one has gone, or one is new, it may have been a failover.
-            stay = set(before.values()) & set(ids.values())
-            moved = any(old != new and not (old in stay and new in stay) for old, new in moves)
-            self.owners = [new or old for old, new in zip(self.owners, owners, strict=True)]
-            self.masters = tuple(dict.fromkeys(owner for owner in self.owners if owner is not None))
-            self._ids = {address: ids.get(address) or before.get(address, b"") for address in self.masters}
-            self.replicas = replicas
-            self.version += 1
-            self.heard_at = time.monotonic()
-            if moved:
-                self._identity.changed()
+        return _Told(owners, ids, replicas)
 
     def address(self, host: Any, port: Any, asked: Address) -> Address:
         """Where a node is that *asked* has named; without a host, it is where *asked* is."""
         name = host.decode() if isinstance(host, bytes) else host
         found = (name if name and name != "?" else asked[0], int(port))
-        return self._place.remap(found) if self._place.remap is not None else found
+        return self._endpoint.remap(found) if self._endpoint.remap is not None else found
 
 
-class Batch:
+def _may_have_lost(owners: list[Address | None], ids: dict[Address, bytes], told: _Told) -> bool:
+    """Whether a slot has a new owner who may not have all that the old one had acknowledged.
+
+    Masters are compared by their ids: one that has only got a new address is the same one.
+    """
+    pairs = {(old, new) for old, new in zip(owners, told.owners, strict=True) if old and new and old != new}
+    # A master that hands a slot to another one hands over what is in it: nothing is lost as long as both are still
+    # there. Where the old one is gone, or the new one was not known before, it may have been a failover, and what the
+    # replica that took over had not yet heard of is lost.
+    stay = set(ids.values()) & set(told.ids.values())
+    moves = {(ids.get(old), told.ids.get(new)) for old, new in pairs}
+    return any(old != new and not (old in stay and new in stay) for old, new in moves)
+
+
+class Routing:
     """Calls on their way, and what became of them.
 
     A node gets its calls in their order. Between nodes there is none, except where the protocol rests on it: notes
@@ -152,7 +190,7 @@ class Batch:
             return self._anywhere
         else:
             key = call[1]
-        return self._map.owners[key_slot(key.encode() if isinstance(key, str) else bytes(key))]
+        return self._map.owners[slot_of(key.encode() if isinstance(key, str) else bytes(key))]
 
     def of(self, indices: Sequence[int]) -> list[Call]:
         return [self.calls[index] for index in indices]
@@ -190,12 +228,15 @@ class Batch:
             self.replies[index] = reply
             if not isinstance(reply, Refused):
                 continue
-            cause = reply.__cause__
-            if isinstance(cause, redis.exceptions.MovedError):
-                self.hint = self._named[index] = self._map.address(*_target(cause), node)
-                self.again.append(index)
-            elif isinstance(cause, redis.exceptions.AskError):
-                self.asked.append((self._map.address(*_target(cause), node), index))
+            sent_on = redispy.redirection_of(reply.__cause__)
+            if sent_on is not None:
+                word, target = sent_on
+                address = self._map.address(*target, node)
+                if word == "MOVED":
+                    self.hint = self._named[index] = address
+                    self.again.append(index)
+                else:
+                    self.asked.append((address, index))
             elif NOT_HERE in str(reply):
                 self.again.append(index)
             elif reply.fault in (Fault.CLUSTER_DOWN, Fault.READONLY):
@@ -223,5 +264,8 @@ class Batch:
         return [("ASKING",), call]
 
 
-def _target(redirection: Any) -> tuple[str, int]:
-    return redirection.host, redirection.port
+def slot_of(key: bytes) -> int:
+    """The slot of a cluster that *key* is in, by what it has in braces, or else by all of it."""
+    begin = key.find(b"{") + 1
+    end = key.find(b"}", begin)
+    return crc_hqx(key[begin:end] if 0 < begin < end else key, 0) % SLOTS

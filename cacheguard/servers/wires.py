@@ -7,11 +7,11 @@ import time
 from ..client.aio import AsyncCommands, redis_connector
 from ..client.blocking import BlockingCommands, redis_commands
 from ..client.circuits import Circuits
-from ..client.places import Place
+from ..client.endpoints import Endpoint
+from ..client.identity import Identity
 from ..ports import AnotherServer
 from ..runtime import run_now
-from .cluster import AsyncCluster, BlockingCluster
-from .lending import Identity
+from .cluster import AsyncNodes, BlockingNodes, Cluster
 from .replicas import AsyncReplicas, BlockingReplicas, Following, following_of
 from .slots import Map
 
@@ -20,46 +20,48 @@ class Wires:
     """The ways to Redis of one guard.
 
     Args:
-        place: for threads; None if only event loops use the guard. The bus has a thread in any case.
-        aplace: for event loops.
+        endpoint: for threads; None if only event loops use the guard. The bus has a thread in any case.
+        aendpoint: for event loops.
         most: connections at once, of all threads.
         timeout: seconds for each round trip.
     """
 
     def __init__(
         self,
-        place: Place | None,
-        aplace: Place | None,
+        endpoint: Endpoint | None,
+        aendpoint: Endpoint | None,
         most: int,
         timeout: float,
         identity: Identity,
         circuits: Circuits,
     ) -> None:
-        self._aplace, self._timeout, self._identity, self.circuits = aplace, timeout, identity, circuits
-        threads = place
-        if threads is None and aplace is not None:
-            threads = aplace.twin()
+        self._aendpoint, self._timeout, self._identity, self.circuits = aendpoint, timeout, identity, circuits
+        threads = endpoint
+        if threads is None and aendpoint is not None:
+            threads = aendpoint.twin()
         if threads is None:
             raise ValueError("neither a place for threads nor one for event loops")
         self._threads = threads
         self._map = Map(threads, identity) if threads.nodes else None
-        self.blocking: BlockingCommands | BlockingCluster
+        self.blocking: BlockingCommands | Cluster[BlockingNodes]
         if self._map is not None:
-            self.blocking = BlockingCluster(threads, self._map, most, timeout, identity, circuits)
+            nodes = BlockingNodes(threads, most, timeout, identity, circuits)
+            self.blocking = Cluster(nodes, self._map, timeout, identity)
         else:
             self.blocking = redis_commands(threads, most, timeout, identity, circuits.of(""))
         self._following: Following | None = None
         self.replicas: BlockingReplicas | None = None
         self._connect = None
-        if aplace is not None:
-            self._connect = redis_connector(aplace.at(aplace.nodes[0]) if aplace.nodes else aplace, timeout)
+        if aendpoint is not None:
+            self._connect = redis_connector(aendpoint.at(aendpoint.nodes[0]) if aendpoint.nodes else aendpoint, timeout)
 
-    def running(self) -> AsyncCommands | AsyncCluster:
+    def running(self) -> AsyncCommands | Cluster[AsyncNodes]:
         """A way for the event loop that runs here."""
-        if self._aplace is None or self._connect is None:
+        if self._aendpoint is None or self._connect is None:
             raise ValueError("there is no place for event loops")
         if self._map is not None:
-            return AsyncCluster(self._aplace, self._map, self._timeout, self._identity, self.circuits)
+            nodes = AsyncNodes(self._aendpoint, self._timeout, self._identity, self.circuits)
+            return Cluster(nodes, self._map, self._timeout, self._identity)
         return AsyncCommands(self._connect, self._timeout, self._identity, self.circuits.of(""))
 
     def ask(self, name: str) -> float:
@@ -79,12 +81,12 @@ class Wires:
         self.replicas = BlockingReplicas(self._following)
         return self._following
 
-    def replicas_beside(self, way: AsyncCommands | AsyncCluster) -> AsyncReplicas | None:
+    def replicas_beside(self, way: AsyncCommands | Cluster[AsyncNodes]) -> AsyncReplicas | None:
         """Replicas for the event loop that goes this *way*, ended with it; None if they are not to be read from."""
-        if self._following is None or self._aplace is None:
+        if self._following is None or self._aendpoint is None:
             return None
-        place = self._aplace if self._aplace.nodes else self._aplace.of_replicas()
-        found = AsyncReplicas(self._following, place, self._timeout)
+        endpoint = self._aendpoint if self._aendpoint.nodes else self._aendpoint.of_replicas()
+        found = AsyncReplicas(self._following, endpoint, self._timeout)
         way.beside.append(found)
         return found
 

@@ -36,7 +36,7 @@ THROTTLED_PIECES = 50  # in a second
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Terms:
+class Strike:
     """A fault and how it strikes; `over` goes up when another one takes its place."""
 
     fault: Fault
@@ -48,7 +48,7 @@ class Terms:
     over: threading.Event = field(default_factory=threading.Event)
 
 
-WHOLE = Terms(Fault.NONE)
+WHOLE = Strike(Fault.NONE)
 
 
 @dataclass

@@ -37,7 +37,7 @@ class Flag:
             waiting, self._waiting = self._waiting, []
         for loop, future in waiting:
             with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
-                loop.call_soon_threadsafe(_settle, future)
+                loop.call_soon_threadsafe(_wake, future)
 
     def clear(self) -> None:
         self._event.clear()
@@ -62,7 +62,7 @@ class Flag:
         return True
 
 
-def _settle(future: asyncio.Future[None]) -> None:
+def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
 

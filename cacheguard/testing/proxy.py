@@ -22,7 +22,7 @@ from .faults import (
     THROTTLED_PIECES,
     WHOLE,
     Fault,
-    Terms,
+    Strike,
     Traffic,
     is_heartbeat,
 )
@@ -45,7 +45,7 @@ class FaultProxy:
     def __init__(self, upstream: int, host: str = "127.0.0.1") -> None:
         self.upstream, self.host = upstream, host
         self._lock = threading.Lock()
-        self._terms = Terms(Fault.NONE)
+        self._terms = Strike(Fault.NONE)
         self._left: int | None = None  # replies that it still strikes
         self._struck = 0
         self._watching: list[Traffic] = []
@@ -99,7 +99,7 @@ class FaultProxy:
             raise ValueError(f"at and seconds must not be negative, got at={at!r}, seconds={seconds!r}")
         with self._lock:
             self._terms.over.set()
-            self._terms, self._left, self._struck = Terms(fault, only, seconds, at, rate or 0.0, data), times, 0
+            self._terms, self._left, self._struck = Strike(fault, only, seconds, at, rate or 0.0, data), times, 0
             links = list(self._links) if fault is Fault.REFUSE else []
         for link in links:
             link.cut()
@@ -210,7 +210,7 @@ class FaultProxy:
     def swallows(self) -> bool:
         return self._terms.fault is Fault.BLACKHOLE
 
-    def strike(self, request: bytes) -> Terms:
+    def strike(self, request: bytes) -> Strike:
         """What happens to the reply to *request*; counts it."""
         with self._lock:
             terms = self._terms
@@ -308,7 +308,7 @@ class _Link:
             self._struck_by = WHOLE
         return self._strike(data, self._struck_by)
 
-    def _strike(self, data: bytes, terms: Terms) -> bool:
+    def _strike(self, data: bytes, terms: Strike) -> bool:
         """Send on what *terms* leave of *data*; false if the connection ends with it."""
         last = self._last_words(data, terms)
         if last is not None:
@@ -328,7 +328,7 @@ class _Link:
             self._client.sendall(data)
         return True
 
-    def _last_words(self, data: bytes, terms: Terms) -> bytes | None:
+    def _last_words(self, data: bytes, terms: Strike) -> bytes | None:
         """What still comes before the connection ends; None if it does not end here."""
         match terms.fault:
             case Fault.LOSE_REPLY:

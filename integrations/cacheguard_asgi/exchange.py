@@ -102,14 +102,14 @@ class Exchange:
             if self._way in {_Way.VALIDATED, _Way.STAND_IN}:  # it ended without a body
                 await self._answer_instead()
             if self._way in {_Way.AGAIN, _Way.COMPLETE}:
-                await self._settle(None)
+                await self._decide(None)
                 await app(self._scope, self._receive, self._send)
-            await self._settle(None, Fate.LEFT)  # all that could be said has been: it has ended in the middle
+            await self._decide(None, Fate.LEFT)  # all that could be said has been: it has ended in the middle
         except Exception:
-            await self._settle(None)
+            await self._decide(None)
             raise
         except BaseException:
-            await self._settle(None, Fate.LEFT)
+            await self._decide(None, Fate.LEFT)
             raise
 
     def _conditional(self, old: Page) -> Scope:
@@ -146,7 +146,7 @@ class Exchange:
         elif self._way not in _HELD:  # a file that the server sends by itself, trailers, and whatever comes to be
             if self._way is _Way.COPY:
                 self._way = _Way.PASS
-                await self._settle(None)
+                await self._decide(None)
             await self._send(message)
 
     async def _take_start(self, message: Message) -> None:
@@ -157,7 +157,7 @@ class Exchange:
         if self._way is _Way.COPY:
             await self._send(self._labelled(message, b"; stored"))
         elif self._way is _Way.PASS:
-            await self._settle(None)
+            await self._decide(None)
             await self._send(message)
 
     def _way_of(self, status: int, headers: Headers, message: Message) -> _Way:
@@ -206,7 +206,7 @@ class Exchange:
         if self._size > self._most:
             self._chunks.clear()
             self._way = _Way.AGAIN if complete else _Way.PASS
-            await self._settle(None)
+            await self._decide(None)
         else:
             self._chunks.append(bytes(chunk))
         if more or self._size > self._most:
@@ -218,10 +218,10 @@ class Exchange:
             if page is None:
                 self._way = _Way.AGAIN
                 return
-            await self._settle(page)
+            await self._decide(page)
             await self._finish(page, b"; fwd=partial; fwd-status=206; stored")
             return
-        await self._settle(page)
+        await self._decide(page)
         self._way = _Way.DONE
         await self._send(message)
 
@@ -246,7 +246,7 @@ class Exchange:
         old = self._old
         assert old is not None  # noqa: S101 - there is no such way without one
         if self._way is not _Way.VALIDATED:
-            await self._settle(None, Fate.FAILED)
+            await self._decide(None, Fate.FAILED)
             late = int(time() - old.born - old.lifetime)
             await self._finish(old, b"; hit; ttl=%d; fwd=stale" % -late)
             return
@@ -254,7 +254,7 @@ class Exchange:
         page = page_of(self._request, old.status, headers, self._asked_at, time(), self._rules)
         if page is not None:
             page.body = old.body
-        await self._settle(page)
+        await self._decide(page)
         shown = page or old
         await self._finish(shown, b"; fwd=stale; fwd-status=304" + (b"" if page is None else b"; stored"))
 
@@ -262,7 +262,7 @@ class Exchange:
         self._way = _Way.DONE
         await send_page(page, self._request, self._send, time(), self._name and self._name + said)
 
-    async def _settle(self, page: Page | None, fate: Fate = Fate.ANSWERED) -> None:
+    async def _decide(self, page: Page | None, fate: Fate = Fate.ANSWERED) -> None:
         if not self._kept:
             self._kept = True
             await self._keep(page, self._headers, fate)

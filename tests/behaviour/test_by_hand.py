@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -247,3 +248,25 @@ async def test_removing_counts_also_where_the_server_has_forgotten_its_scripts(h
     await hand.clear()  # some scripts are known, others are not
     await hand.set("a", 1)
     assert await hand.ask(hand.guard, "remove", "a") == 1
+
+
+@dataclass
+class Row:
+    number: int
+
+
+async def test_a_function_reads_its_entry_after_a_touch(hand: Door) -> None:
+    loads: list[int] = []
+
+    @hand.cached("row:{number}", tags=["t"])
+    def row(number: int) -> list[Row]:
+        loads.append(number)
+        return [Row(number)]
+
+    assert await row(1) == [Row(1)]
+    assert await hand.touch(row.key(1), ttl="2h") is True
+    assert await row(1) == [Row(1)]
+    assert loads == [1]
+    await hand.invalidate_tags("t")
+    await row(1)
+    assert loads == [1, 1]

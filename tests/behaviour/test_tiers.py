@@ -156,16 +156,25 @@ async def test_without_l1_every_hit_is_one_round_trip(open_door: OpenDoor, proxy
     assert door.guard.stats().l1_entries == 0
 
 
-async def test_without_l2_redis_is_not_touched(watched: Door, proxy: FaultProxy) -> None:
+async def test_without_l2_values_stay_out_of_redis_and_only_news_goes_there(watched: Door, proxy: FaultProxy) -> None:
     row = of(watched, Loader(), l2=False)
-    with proxy.watching() as seen:
-        assert [await row(1) for _ in range(3)] == [1] * 3
-        await row.invalidate(1)
-        assert await row.refresh(1) == 2
-        await row.put(7, 1)
-        assert await row(1) == 7
-        await row.expire(1)
-    assert seen.round_trips == 0
+    await row(0)  # from here on the process listens
+    await row.invalidate(0)  # and the server knows the scripts
+    await row.expire(0)
+
+    async def trips(name: str, *args: Any) -> int:
+        with proxy.watching() as seen:
+            await getattr(row, name)(*args)
+        return seen.round_trips
+
+    assert [await trips("__call__", 1) for _ in range(3)] == [0] * 3
+    assert await trips("invalidate", 1) == 1
+    assert await trips("refresh", 1) == 0
+    assert await trips("put", 7, 1) == 1
+    assert await row(1) == 7
+    assert await trips("expire", 1) == 1
+    with redis.Redis.from_url(proxy.url) as client:
+        assert client.keys("*row*") == []
 
 
 CLIENTS: dict[str, dict[str, Any]] = {

@@ -16,13 +16,26 @@ import redis
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cacheguard.delivery.line import RELEASE
-from cacheguard.delivery.outbox import INVALIDATE, TAGGED
 from cacheguard.errors import Refused
 from cacheguard.ports import Command, ScriptCall
+from cacheguard.protocol.calls import (
+    ADD,
+    ALWAYS,
+    EXPIRE,
+    FILL,
+    HEAD,
+    INVALIDATE,
+    LEASE,
+    MARK,
+    RELEASE,
+    RENEW,
+    REPLACE,
+    STORE,
+    TAGGED,
+    TOUCH,
+)
 from cacheguard.protocol.model import MemoryCommands, glob
 from cacheguard.runtime import run_now
-from cacheguard.tiers.remote import ADD, ALWAYS, EXPIRE, FILL, HEAD, LEASE, MARK, RENEW, REPLACE, STORE, TOUCH
 from tests.support.redis_server import RedisServer
 
 KEY = "k"

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from cacheguard import CacheGuard, Policy
-from cacheguard.delivery.outbox import INVALIDATE
 from cacheguard.errors import Unreachable
-from cacheguard.tiers.remote import FILL, LEASE
+from cacheguard.protocol.calls import FILL, INVALIDATE, LEASE
 from tests.conftest import OpenDoor
 from tests.support.doors import Cached, Door, well_again
 from tests.support.faults import Fault, FaultProxy

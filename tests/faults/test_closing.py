@@ -25,7 +25,7 @@ __all__ = ["nothing_is_left", "url"]  # fixtures
 
 LOOPS = [
     "asyncio",
-    # There is none for Windows, nor for the newest Python on its first day; where the `dev` extra has it, it is tested.
+    # There is none for Windows, nor for the newest Python on its first day; where the group `dev` has it, it is tested.
     pytest.param("uvloop", marks=pytest.mark.skipif(find_spec("uvloop") is None, reason="uvloop is not installed")),
 ]
 

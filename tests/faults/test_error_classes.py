@@ -266,8 +266,10 @@ async def test_a_server_that_loads_its_data_is_waited_for_without_an_error(
     open_door: OpenDoor, redis_url: str, tmp_path: Path
 ) -> None:
     binary = next(iter(find_binaries().values()))
-    with RedisServer(binary, tmp_path / "loading", loading_process_events_interval_bytes=1024) as server:
-        server.command("EVAL", "for i = 1, 2000 do redis.call('SET', 'filler' .. i, i) end", "0")
+    with RedisServer(binary, tmp_path / "loading", rdbcompression="no") as server:
+        # While it loads, it answers after every 2 MiB (Redis 7 could be told to answer more often): after 100 keys.
+        filler = "for i = 1, 2000 do redis.call('SET', 'filler' .. i, string.rep('x', 20000)) end"
+        server.command("EVAL", filler, "0")
         door = open_door(CacheGuard(server.url))
         assert await door.get_or_set("before", Loader("value")) == "value"
         server.command("SAVE")

@@ -20,7 +20,6 @@ BEGIN = """
 import asyncio, atexit, os, signal, sys, threading, time
 from cacheguard import CacheGuard, current_load
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 guard = CacheGuard(sys.argv[1], outbox=sys.argv[2] if "://" in sys.argv[1] and "redis" in sys.argv[1] else None)
 begun = threading.Event()
 

@@ -111,12 +111,13 @@ database.close()
 """
 
 
+@pytest.mark.parametrize("keys", [400, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["fence", "delete"])
 @pytest.mark.parametrize("colour", ["blocking", "async"])
-def test_two_thousand_raced_keys_are_stale_in_neither_process(
-    redis_url: str, start: Start, colour: str, mode: str
+def test_raced_keys_are_stale_in_neither_process(
+    redis_url: str, start: Start, colour: str, mode: str, keys: int
 ) -> None:
-    pair = [start(RACING, redis_url, colour, 2000, mode, seed) for seed in (1, 2)]
+    pair = [start(RACING, redis_url, colour, keys, mode, seed) for seed in (1, 2)]
     for said in ('"ready"', '"raced"'):
         for process in pair:
             assert process.hear() == said
@@ -220,7 +221,7 @@ DYING = """
 import json, os, random, signal, sys, time
 import redis
 from cacheguard import CacheGuard, Policy
-from cacheguard.writing import Write
+from cacheguard.doors.writing import Write
 
 url, mode, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
 policy = Policy(ttl="1s", jitter=None, stale_if_error=None, l1=False)
@@ -269,12 +270,12 @@ print(json.dumps([stale, late]))
 """
 
 
+@pytest.mark.parametrize("deaths", [8, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["fence", "delete"])
 def test_a_writer_that_is_killed_at_any_step_leaves_nothing_old_behind_a_fence(
-    redis_url: str, start: Start, mode: str
+    redis_url: str, start: Start, mode: str, deaths: int
 ) -> None:
-    runs = 200 if os.environ.get("CACHEGUARD_HYPOTHESIS_PROFILE") == "night" else 24
-    stale, late = start(DYING, redis_url, mode, runs).outcome(300)
+    stale, late = start(DYING, redis_url, mode, deaths).outcome(300)
     assert late == 0  # once the TTL, or the intent, is over, all is well in either mode
     assert (stale == 0) is (mode == "fence")  # without a fence the old value lives until its TTL ends
 

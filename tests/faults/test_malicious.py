@@ -287,7 +287,7 @@ async def test_an_absence_is_made_of_no_class_but_those_that_were_asked_for(
 MEASURE = """
 import sys, time
 from pathlib import Path
-from cacheguard.envelope import Envelope, Kind, Sealer
+from cacheguard.protocol.envelope import Envelope, Kind, Sealer
 
 def status(name):
     lines = Path("/proc/self/status").read_text().splitlines()

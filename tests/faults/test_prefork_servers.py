@@ -25,7 +25,7 @@ from tests.support.redis_server import PORTS, is_free
 ALIVE_WITHIN = 2.0  # seconds after a worker answers
 STOPPED_WITHIN = 8.0
 
-# It forks, so it does not exist for Windows; the `dev` extra has it.
+# It forks, so it does not exist for Windows; the group `dev` has it.
 needs_gunicorn = pytest.mark.skipif(importlib.util.find_spec("gunicorn") is None, reason="gunicorn is not installed")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -481,7 +480,7 @@ def is_away(guard: CacheGuard, server: RedisServer) -> bool:
 async def test_the_keys_of_a_dead_node_are_found_in_the_next_one_if_that_is_wanted(
     moving_door: Door, moving: str, ring: RingOfServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cacheguard.servers.ring.GRACE", 0.1)
+    monkeypatch.setattr("cacheguard.servers.members.GRACE", 0.1)
     door = moving_door
     await door.set_many(dict.fromkeys(ROWS, "cached"))
     victim = ring.home_of(ROWS[0])
@@ -542,7 +541,7 @@ async def test_a_node_that_comes_back_with_what_it_had_serves_nothing_older(movi
 async def test_what_was_stored_at_home_again_leaves_nothing_older_for_the_next_time(
     moving: str, ring: RingOfServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cacheguard.servers.ring.GRACE", 0.1)
+    monkeypatch.setattr("cacheguard.servers.members.GRACE", 0.1)
     row = ROWS[0]
     victim, standby = ring.order_of(row)[:2]
     with CacheGuard(moving, policy=Policy(l1=False)) as guard:
@@ -562,7 +561,7 @@ async def test_what_was_stored_at_home_again_leaves_nothing_older_for_the_next_t
 async def test_one_lost_reply_moves_nothing(
     moving_door: Door, ring: RingOfServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cacheguard.servers.ring.DOUBT", 60.0)  # this machine may take its time
+    monkeypatch.setattr("cacheguard.servers.members.DOUBT", 60.0)  # this machine may take its time
     row = ROWS[0]
     victim = ring.home_of(row)
     await moving_door.set(row, "here")
@@ -619,21 +618,6 @@ def test_while_two_lists_are_in_use_each_tells_the_nodes_of_both(ring: RingOfSer
 
 
 # The documentation
-
-
-def test_what_the_docs_show_is_what_happens(ring: RingOfServers) -> None:
-    docs = Path(__file__).parents[2] / "docs" / "topologies.md"
-    blocks = re.findall(r"```python\n(.*?)```", docs.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 1
-    for block in blocks:
-        exec(compile(block, str(docs), "exec", dont_inherit=True), {"RING": ring.url()})
-
-
-def test_what_the_docs_say_a_url_looks_like_is_what_a_wrong_one_is_told() -> None:
-    from cacheguard.servers.urls.ring import SHAPE
-
-    docs = Path(__file__).parents[2] / "docs" / "topologies.md"
-    assert f"\n{SHAPE}\n" in docs.read_text(encoding="utf-8")
 
 
 def test_to_close_a_guard_does_not_take_longer_the_more_nodes_are_frozen(ring: RingOfServers) -> None:

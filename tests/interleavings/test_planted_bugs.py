@@ -9,16 +9,20 @@ from typing import Any
 
 import pytest
 
-from cacheguard.delivery.line import Line
+from cacheguard.delivery.gate import Gate
 from cacheguard.delivery.outbox import Invalidation
-from cacheguard.engine.flights import Flight, Shared
-from cacheguard.engine.loading import Ask, Job, Loaded, Loading
+from cacheguard.engine.ask import Ask, Job, Loaded
+from cacheguard.engine.changes import Changes
+from cacheguard.engine.filling import Filling
+from cacheguard.engine.flights import Flight, Flights
+from cacheguard.engine.loading import Loading
 from cacheguard.engine.reading import Engine
-from cacheguard.engine.rebuilding import Rebuilding
+from cacheguard.engine.rebuilding import Plan, Rebuilding
+from cacheguard.engine.shared import Shared
+from cacheguard.protocol.entry import Found, Granted, Stored
 from cacheguard.protocol.envelope import Kind
 from cacheguard.protocol.model import Hash, MemoryCommands
 from cacheguard.tiers.local import Entry, Local
-from cacheguard.tiers.remote import Granted, Stored
 from tests.support.schedules import (
     Pick,
     choosing,
@@ -93,7 +97,7 @@ def followers_trust_every_flight(patch: pytest.MonkeyPatch) -> None:
 
 
 def flights_stay_open_while_they_fill(patch: pytest.MonkeyPatch) -> None:
-    run, fill, retire = Loading.run, Rebuilding._load_and_fill, Loading.retire  # noqa: SLF001 - the part to be broken
+    run, fill, retire = Loading.run, Filling.fill_and_land, Flights.retire
     filling: set[Flight] = set()
 
     async def broken_run(self: Loading, job: Job) -> Loaded | None:
@@ -101,19 +105,19 @@ def flights_stay_open_while_they_fill(patch: pytest.MonkeyPatch) -> None:
         filling.update(job.flights.values())
         return loaded
 
-    async def broken_fill(self: Rebuilding, flight: Flight, *args: Any) -> bool:
+    async def broken_fill(self: Filling, job: Job, *args: Any) -> bool:
         try:
-            return await fill(self, flight, *args)
+            return await fill(self, job, *args)
         finally:
-            filling.discard(flight)
+            filling.difference_update(job.flights.values())
 
-    def broken_retire(self: Loading, key: str, flight: Flight) -> None:
+    def broken_retire(self: Flights, key: str, flight: Flight) -> None:
         if flight not in filling:
             retire(self, key, flight)
 
     patch.setattr(Loading, "run", broken_run)
-    patch.setattr(Rebuilding, "_load_and_fill", broken_fill)
-    patch.setattr(Loading, "retire", broken_retire)
+    patch.setattr(Filling, "fill_and_land", broken_fill)
+    patch.setattr(Flights, "retire", broken_retire)
 
 
 def the_local_tier_takes_any_ticket(patch: pytest.MonkeyPatch) -> None:
@@ -126,28 +130,28 @@ def the_local_tier_takes_any_ticket(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_local_tier_is_emptied_too_early(patch: pytest.MonkeyPatch) -> None:
-    async def broken(self: Engine, keys: Sequence[str]) -> bool:
-        self.shared.drop(keys)
-        return await self.remote.invalidate([Invalidation(key) for key in keys])
+    async def broken(self: Any, items: Sequence[Invalidation]) -> bool:
+        self._shared.drop([item.key for item in items])
+        return bool(await self._remote.invalidate(items))
 
-    patch.setattr(Engine, "invalidate", broken)
+    patch.setattr(Changes, "invalidate", broken)
 
 
 def what_is_owed_is_struck_off_unread(patch: pytest.MonkeyPatch) -> None:
     async def broken(self: Any) -> None:
-        items = list(self._outbox.owed)
+        items = list(self._outbox.pending)
         await self._told(items)
         for item in items:
-            self._outbox.owed.pop(item, None)
+            self._outbox.pending.pop(item, None)
 
-    patch.setattr(Line, "_deliver", broken)
+    patch.setattr(Gate, "_deliver", broken)
 
 
 def a_refresh_takes_what_it_finds(patch: pytest.MonkeyPatch) -> None:
     honest = Rebuilding.rebuild
 
-    async def broken(self: Rebuilding, ask: Ask, found: Any, *, anew: bool = False, cut_off: bool = False) -> Any:
-        return await honest(self, ask, found, cut_off=cut_off)
+    async def broken(self: Rebuilding, ask: Ask, found: Any, *, anew: bool = False) -> Any:
+        return await honest(self, ask, found)
 
     patch.setattr(Rebuilding, "rebuild", broken)
 
@@ -155,10 +159,10 @@ def a_refresh_takes_what_it_finds(patch: pytest.MonkeyPatch) -> None:
 def old_values_are_handed_to_whoever_joined(patch: pytest.MonkeyPatch) -> None:
     honest = Rebuilding._follow  # noqa: SLF001 - the part to be broken
 
-    async def broken(self: Any, flight: Flight, ask: Ask, stale: Any, lease: Any, asked: Any, *, primary: bool) -> bool:
-        if isinstance(lease, Granted) and lease.found is None:
-            lease.found = stale
-        return bool(await honest(self, flight, ask, stale, lease, asked, primary=primary))
+    async def broken(self: Any, flight: Flight, ask: Ask, plan: Plan, lease: Any, job: Job) -> bool:
+        if isinstance(lease, Granted) and lease.found is None and plan.stale is not None:
+            lease.found = Found(plan.stale, -1.0)
+        return await honest(self, flight, ask, plan, lease, job)
 
     patch.setattr(Rebuilding, "_follow", broken)
 
@@ -172,7 +176,7 @@ class NaiveEngine(Engine):
             return found.stored.value
         value = await self.runtime.call(ask.load)
         stored = Stored(Kind.VALUE, value, 300.0, 0.0, ())
-        await self.remote.of(ask.key).store({ask.key: (stored, 300.0, 0.0)}, "", (), 0)
+        await self.remote.of(ask.key).by_hand.store({ask.key: (stored, 300.0, 0.0)}, "", (), 0)
         return value
 
 

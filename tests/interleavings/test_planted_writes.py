@@ -10,10 +10,12 @@ import pytest
 from cacheguard.defenses.consistency import Tickets
 from cacheguard.delivery.bus import Bus
 from cacheguard.doors.writing import Write
-from cacheguard.engine.rebuilding import Rebuilding
+from cacheguard.engine.filling import Filling
+from cacheguard.protocol.entry import Filled
 from cacheguard.protocol.model import Hash, MemoryCommands
 from cacheguard.tiers.local import Local
-from cacheguard.tiers.remote import Filled, Found, Remote
+from cacheguard.tiers.markers import Markers
+from cacheguard.tiers.remote import Remote
 from tests.support.schedules import explored, following, violation
 from tests.support.stepped import Violation
 from tests.support.world import REDIS_ONLY, TAG, TWO_TIERS, World
@@ -23,25 +25,25 @@ Build = Callable[[], World]
 
 
 def markers_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
-    async def broken(self: Remote, key: str, found: Found, *_: object) -> Found:
-        return found
+    async def broken(self: Markers, *_: object) -> bool:
+        return True
 
-    patch.setattr(Remote, "_standing", broken)
+    patch.setattr(Markers, "stand", broken)
 
 
 def nonces_are_read_after_the_load(patch: pytest.MonkeyPatch) -> None:
-    async def broken(self: Any, ask: Any, tags: Any, lease: Any) -> dict[str, bytes]:
-        markers = ask.scope.markers(tags)
-        return dict(zip(markers, await self._remote.nonces(markers, 1000), strict=True))
+    async def broken(self: Any, draft: Any, _: Any) -> dict[str, bytes]:
+        markers = draft.ask.scope.markers(draft.stored.tags)
+        return dict(zip(markers, await self._remote.of(draft.ask.key).markers.ask(markers, 1000), strict=True))
 
-    patch.setattr(Rebuilding, "marks_of", broken)
+    patch.setattr(Filling, "_marks_of", broken)
 
 
 def late_tags_are_claimed_unseen(patch: pytest.MonkeyPatch) -> None:
-    async def broken(self: Remote, scope: Any, tags: Sequence[str], at_ms: int, keep_ms: int) -> Any:
-        return await self.nonces(tuple(map(scope.tag, tags)), keep_ms)
+    async def broken(self: Markers, scope: Any, tags: Sequence[str], at_ms: int, keep_ms: int) -> Any:
+        return await self.ask(tuple(map(scope.tag, tags)), keep_ms)
 
-    patch.setattr(Remote, "claim", broken)
+    patch.setattr(Markers, "claim", broken)
 
 
 def a_fill_is_proven_by_its_lease_alone(patch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from cacheguard.policy import Rules
 from tests.support.schedules import Pick, choosing, explored, searched
 from tests.support.world import REDIS_ONLY, TAG, TWO_TIERS, World
 
-chaos = pytest.mark.chaos
+slow, chaos = pytest.mark.slow, pytest.mark.chaos
 Build = Callable[[], World]
 
 
@@ -34,6 +34,7 @@ def test_a_reader_and_an_invalidation_by_tag(late: bool, clears: bool) -> None:
     assert explored(tagged(late=late, clears=clears, places="AB")) > 5
 
 
+@slow
 def test_two_readers_in_one_process_and_an_invalidation_by_tag() -> None:
     assert explored(tagged(late=False, places="AAB")) > 100
 
@@ -70,6 +71,7 @@ def fenced(places: str, writers: str, *, crash: bool = False, evict: bool = Fals
     return build
 
 
+@slow
 def test_two_readers_and_a_fenced_write() -> None:
     assert explored(fenced("AB", "C")) > 100
 
@@ -112,6 +114,7 @@ def test_what_a_process_keeps_follows_the_bus() -> None:
     assert explored(both_tiers("AB")) > 20
 
 
+@slow
 def test_what_a_process_keeps_follows_the_bus_over_a_gap() -> None:
     assert explored(both_tiers("AB", gap=True)) > 200
 
@@ -119,6 +122,25 @@ def test_what_a_process_keeps_follows_the_bus_over_a_gap() -> None:
 @chaos
 def test_what_two_processes_keep_follows_the_bus() -> None:
     assert explored(both_tiers("ABC")) > 1000
+
+
+# What the slow and the chaotic ones above go through to the end.
+LONG: dict[str, Build] = {
+    "a tag, two readers in one process": tagged(late=False, places="AAB"),
+    "a tag that the loader adds, two readers in one process": tagged(late=True, places="AAB"),
+    "a namespace, two readers in one process": tagged(late=True, clears=True, places="AAB"),
+    "a tag, each in a process of its own": tagged(late=False),
+    "a fence": fenced("AB", "C"),
+    "two fences": fenced("AB", "CD"),
+    "a fence and a death": fenced("AB", "C", crash=True),
+    "a gap in the bus": both_tiers("AB", gap=True),
+    "two processes on the bus": both_tiers("ABC"),
+}
+
+
+@pytest.mark.parametrize("world", LONG)
+def test_some_hundred_orders_of_what_has_too_many(world: str) -> None:
+    assert searched(lambda pick: LONG[world](), runs=300, seconds=30) == 300
 
 
 def lagging(writer: str) -> Build:
@@ -188,7 +210,12 @@ def varied_world(pick: Pick) -> World:
 
 
 def test_writers_of_every_kind_in_many_orders() -> None:
-    assert searched(varied_world, runs=4000, seconds=15) > 300
+    assert searched(varied_world, runs=1500, seconds=15) > 300
+
+
+@slow
+def test_writers_of_every_kind_in_some_thousand_orders() -> None:
+    assert searched(varied_world, runs=10_000, seconds=60, seed=1) > 300
 
 
 @chaos

@@ -35,8 +35,8 @@ def door_of(request: pytest.FixtureRequest) -> str:
 async def sent(guard: CacheGuard, door_of: str, *calls: Call) -> list[Any]:
     hub = guard._hub  # noqa: SLF001 - the moment in question lies inside
     if door_of == "threads":
-        return run_now(hub.blocking().remote.of("").line.send(*calls))
-    return await hub.running().remote.of("").line.send(*calls)
+        return run_now(hub.blocking().remote.of("").gate.send(*calls))
+    return await hub.running().remote.of("").gate.send(*calls)
 
 
 def invalidated() -> Call:

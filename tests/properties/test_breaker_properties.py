@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from itertools import pairwise
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from cacheguard.coordination.breaker import JITTER, Outcome, Switch, Terms
+from cacheguard.defenses.outage import JITTER, BreakerTerms, Outcome, Switch
 
-TERMS = Terms(window=6, age=5.0, minimum=3, slow_after=1.0, pause=1.0, longest_pause=4.0)
+TERMS = BreakerTerms(window=6, age=5.0, minimum=3, slow_after=1.0, pause=1.0, longest_pause=4.0)
 
 
 class BreakerMachine(RuleBasedStateMachine):
@@ -19,7 +20,13 @@ class BreakerMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.changes: list[tuple[str, str]] = []
-        self.switch = Switch("x", TERMS, on_change=lambda a, b, _: self.changes.append((a, b)), now=lambda: self.now)
+        self.switch = Switch(
+            "x",
+            TERMS,
+            on_change=lambda a, b, _: self.changes.append((a, b)),
+            now=lambda: self.now,
+            new_lock=threading.Lock,
+        )
         self.running: list[tuple[int, int]] = []  # turn, and how many changes there had been
         self.probes: dict[int, float] = {}  # by turn, when it began
         self.opened_at = 0.0

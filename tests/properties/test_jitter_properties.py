@@ -47,7 +47,7 @@ def test_pauses_never_shrink_and_never_pass_the_longest(first: float, factor: fl
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6))
 def test_an_entry_gets_no_better_with_age(fresh_left: float, revalidate: float) -> None:
-    order = [Verdict.FRESH, Verdict.REVALIDATE, Verdict.RELOAD]
+    order = [Verdict.FRESH, Verdict.REVALIDATE, Verdict.LOAD]
     now, later = judge(fresh_left, revalidate), judge(fresh_left - 1, revalidate)
     assert order.index(now) <= order.index(later)
 

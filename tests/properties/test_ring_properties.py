@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cacheguard.errors import ConfigurationError
-from cacheguard.servers.hashing import HashRing, place_of
+from cacheguard.servers.hashing import HashRing, point_of
 
 KEYS = [f"cg:shop:1:user:{number}" for number in range(100_000)]
 FEW = KEYS[:500]
@@ -91,7 +91,7 @@ def test_a_node_has_as_many_keys_as_its_weight_says() -> None:
 
 def test_it_is_the_same_in_every_process_and_every_release() -> None:
     # Written down once; a change here would move the keys of everybody who upgrades.
-    assert place_of("user:42") == 0x315A996DD95B35AF
+    assert point_of("user:42") == 0x315A996DD95B35AF
     ring = HashRing({"a:6379": 1, "b:6379": 2, "c:6379": 1})
     assert (
         "".join(ring.node_of(f"user:{number}")[0] for number in range(40)) == "cacccaaabbccaaacbbcbbaabbacabbaacabbbaca"

@@ -6,9 +6,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cacheguard.engine.ask import Ask, opened, stored_of
 from cacheguard.engine.batch import Batch
-from cacheguard.engine.loading import Ask
-from cacheguard.engine.rebuilding import opened, stored_of
 from cacheguard.policy import Policy, Rules, resolve
 from tests.support.schedules import following
 from tests.support.stepped import Fault, ModelServer, Process

@@ -72,14 +72,23 @@ def explored(build: Callable[[], World], note: Callable[[World], object] = id) -
     return runs
 
 
-def searched(build: Callable[[Pick], World], *, runs: int, seconds: float, seed: int = 0) -> int:
-    """Run schedules at random, as many as asked for and as time allows; how many there were."""
+def searched(
+    build: Callable[[Pick], World],
+    *,
+    runs: int,
+    seconds: float,
+    seed: int = 0,
+    note: Callable[[World], object] = id,
+) -> int:
+    """Run schedules at random, as many as asked for and as time allows, *note* each end; how many there were."""
     until = time.monotonic() + seconds
     for run in range(runs):
         if time.monotonic() > until:
             return run
         dice = random.Random(f"{seed} {run}")
-        build(dice.choice).run(choosing(dice.choice))
+        world = build(dice.choice)
+        world.run(choosing(dice.choice))
+        note(world)
     return runs
 
 

@@ -8,12 +8,12 @@ from contextlib import nullcontext
 from enum import Enum
 from typing import Any
 
-from cacheguard.defenses.penetration.layout import AbsenceBudget
+from cacheguard.defenses.penetration.absences import AbsenceBudget
 from cacheguard.delivery.bus import Bus
-from cacheguard.delivery.line import Line
+from cacheguard.delivery.gate import Gate
 from cacheguard.delivery.outbox import Outbox
-from cacheguard.engine.flights import Shared
 from cacheguard.engine.reading import Engine
+from cacheguard.engine.shared import Shared
 from cacheguard.errors import Refused, Unreachable
 from cacheguard.events import Events
 from cacheguard.ports import Call, Commands, Reply, Runtime, ScriptCall
@@ -326,7 +326,7 @@ class Process:
         self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(1000), self.bus)
         self.runtime = SteppedRuntime(self)
         self.outbox = Outbox("cg:world:m", self.events, lambda: stepper.now)
-        line = Line(self.runtime.commands, self.events, self.outbox, self.bus)
+        line = Gate(self.runtime.commands, self.events, self.outbox, self.bus)
         remote = Remote(line, ObjectPacking(), self.events, self.runtime.token)
         self.engine = make_engine(self.runtime, remote, self.shared)
         self.inbox: list[str] = []

@@ -8,11 +8,11 @@ from typing import Any
 
 from cacheguard.current_load import current_load
 from cacheguard.delivery.outbox import Invalidation
-from cacheguard.doors.writing import Mode, Terms, Write
+from cacheguard.doors.writing import Mode, Write, WriteTerms
+from cacheguard.engine.ask import NO_SCOPE, Ask, opened, stored_of
 from cacheguard.engine.batch import Batch
-from cacheguard.engine.loading import NO_SCOPE, Ask
 from cacheguard.engine.reading import Engine
-from cacheguard.engine.rebuilding import RETRIES, opened, stored_of
+from cacheguard.engine.rebuilding import RETRIES
 from cacheguard.errors import LoadTimeout, Unreachable
 from cacheguard.policy import Policy, Rules, resolve
 from cacheguard.protocol.names import Scope
@@ -178,8 +178,9 @@ class World:
 
     async def _write(self, process: Process, key: str, *, softly: bool) -> None:
         version = self.database[key] = self.database.get(key, 0) + 1
-        tell = process.engine.expire if softly else process.engine.invalidate
-        self._note(process, key, version, everywhere=await tell([self._name(key)]))
+        changes, name = process.engine.changes, self._name(key)
+        done = await (changes.expire([name]) if softly else changes.invalidate([Invalidation(name)]))
+        self._note(process, key, version, everywhere=done)
 
     def tag_writer(self, name: str, process: Process, *, clears: bool = False, key: str = KEY) -> None:
         """One committed change, then its tag is invalidated, or the whole namespace."""
@@ -188,7 +189,7 @@ class World:
     async def _write_tag(self, process: Process, key: str, *, clears: bool) -> None:
         version = self.database[key] = self.database.get(key, 0) + 1
         item = Invalidation(SCOPE.epochs[0] if clears else SCOPE.tag((*self.tags, *self.late_tags)[-1]))
-        self._note(process, key, version, everywhere=await process.engine.write([item]))
+        self._note(process, key, version, everywhere=await process.engine.changes.invalidate([item]))
 
     def guarded_writer(
         self, name: str, process: Process, *, mode: Mode = "fence", key: str = KEY, **terms: Any
@@ -198,7 +199,7 @@ class World:
         self.stepper.add(name, work, process.name, Pause("starts", writes=process.here))
 
     async def _write_guarded(self, process: Process, key: str, mode: Mode, options: dict[str, Any]) -> None:
-        terms = Terms(mode, options.get("settle"), "1s", "10s")
+        terms = WriteTerms(mode, options.get("settle"), "1s", "10s")
         write = Write(self.scope, [key], [], None)
         hub: Any = _Desk()
         await write.begin(hub, process.engine, terms)
@@ -209,7 +210,7 @@ class World:
         await process.pause("has committed", writes=process.here)
         write.version = version if self.versioned else None
         await write.end(hub, process.engine, terms, quietly=False)
-        self._note(process, key, version, everywhere=not process.outbox.owed)
+        self._note(process, key, version, everywhere=not process.outbox.pending)
 
     def replication(self, name: str = "replication", key: str = KEY, steps: int = 1) -> None:
         """The replica hears of what the database says now; *steps* times."""
@@ -246,9 +247,9 @@ class World:
         version = self.database[key] = self.database.get(key, 0) + 1
         codec: Any = None
         try:
-            done = await process.engine.store({name: version}, self.rules, {name: codec}, self.tags, self.scope)
+            done = await process.engine.changes.store({name: version}, self.rules, {name: codec}, self.tags, self.scope)
         except Unreachable:
-            done = await process.engine.invalidate([name])
+            done = await process.engine.changes.invalidate([Invalidation(name)])
         self._note(process, key, version, everywhere=done)
 
     def _note(self, process: Process, key: str, version: int, *, everywhere: bool) -> None:
@@ -350,7 +351,7 @@ class World:
 
     def _judge_process(self, process: Process) -> None:
         for key, least in process.told.items():
-            if not any(item.key == self._name(key) for item in process.outbox.owed):
+            if not any(item.key == self._name(key) for item in process.outbox.pending):
                 self._judge_redis(key, least)
             _at_least(process.l1_value(self._name(key)), least, f"what is left of {key} in {process.name}")
         if self.bus:
@@ -375,7 +376,7 @@ class _Desk:
     """As much of a hub as a guarded write needs."""
 
     async def write(self, engine: Engine, items: Sequence[Invalidation], *, quietly: bool = False) -> None:
-        await engine.write(items)
+        await engine.changes.invalidate(items)
 
 
 def _itself(value: int) -> int:

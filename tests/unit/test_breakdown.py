@@ -8,12 +8,12 @@ from cacheguard.defenses.breakdown import Verdict, early_by, judge, next_pause, 
 @pytest.mark.parametrize(
     ("fresh_left", "revalidate", "verdict"),
     [
-        (None, 60.0, Verdict.MISS),
+        (None, 60.0, Verdict.LOAD),
         (0.001, 0.0, Verdict.FRESH),
         (0.0, 60.0, Verdict.REVALIDATE),
         (-59.9, 60.0, Verdict.REVALIDATE),
-        (-60.0, 60.0, Verdict.RELOAD),
-        (0.0, 0.0, Verdict.RELOAD),
+        (-60.0, 60.0, Verdict.LOAD),
+        (0.0, 0.0, Verdict.LOAD),
     ],
 )
 def test_what_a_reader_may_do_with_what_it_found(fresh_left: float | None, revalidate: float, verdict: Verdict) -> None:

@@ -2,21 +2,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from threading import RLock
 from typing import Any
 
 import pytest
 
 from cacheguard import Breaker
-from cacheguard.coordination.breaker import JITTER, Outcome, State, Switch, Terms, next_pause, reason_to_open
+from cacheguard.defenses.breakdown import next_pause
+from cacheguard.defenses.outage import JITTER, BreakerTerms, Outcome, State, Switch, reason_to_open
 from cacheguard.errors import ConfigurationError, Overloaded
 
-TERMS = Terms(window=10, age=10.0, minimum=4, slow_after=0.1, pause=1.0, longest_pause=4.0)
+TERMS = BreakerTerms(window=10, age=10.0, minimum=4, slow_after=0.1, pause=1.0, longest_pause=4.0)
 
 
 class Bench:
     """A switch whose clock the test moves."""
 
-    def __init__(self, terms: Terms = TERMS, *, probed_by_callers: bool = True) -> None:
+    def __init__(self, terms: BreakerTerms = TERMS, *, probed_by_callers: bool = True) -> None:
         self.now = 100.0
         self.changes: list[tuple[State, State, str]] = []
         self.switch = Switch(
@@ -24,6 +26,7 @@ class Bench:
             terms,
             on_change=lambda *change: self.changes.append(change),
             now=lambda: self.now,
+            new_lock=RLock,
             probed_by_callers=probed_by_callers,
         )
 
@@ -182,7 +185,7 @@ def test_the_pause_doubles_up_to_its_longest() -> None:
     pause: float | None = None
     pauses: list[float] = []
     for _ in range(5):
-        pause = next_pause(pause, TERMS)
+        pause = next_pause(pause, (TERMS.pause, TERMS.longest_pause))
         pauses.append(pause)
     assert pauses == [1.0, 2.0, 4.0, 4.0, 4.0]
 

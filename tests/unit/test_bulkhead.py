@@ -66,7 +66,7 @@ def test_who_waits_in_line_gets_the_place_that_comes_free() -> None:
 def test_who_waits_too_long_is_told_so() -> None:
     bulkhead = FairBulkhead(1, 0.5, 1000)
     run_now(bulkhead.enter(runtime()))
-    with pytest.raises(Overloaded, match=r"1 loads are running and no place came free within 0\.5 s"):
+    with pytest.raises(Overloaded, match=r"1 loads are running and no permit came free within 0\.5 s"):
         run_now(bulkhead.enter(runtime(Turn(lambda: None))))
     bulkhead.leave()
     assert bulkhead.try_enter()

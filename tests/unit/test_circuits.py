@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from cacheguard.client.circuits import Circuits
-from cacheguard.coordination.breaker import Outcome
+from cacheguard.defenses.outage import Outcome
 from cacheguard.events import Events
 from cacheguard.ports import AnotherServer
 from cacheguard.servers.wires import Wires

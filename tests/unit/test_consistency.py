@@ -10,27 +10,27 @@ from cacheguard.defenses.consistency import Tickets, may_share, version_text
 def test_a_ticket_holds_until_its_name_is_voided() -> None:
     tickets = Tickets()
     ticket = tickets.take()
-    tickets.void("other")
+    tickets.revoke("other")
     assert tickets.holds(ticket, "k")
     assert tickets.holds(ticket, "k", ("tag",))
-    tickets.void("k")
+    tickets.revoke("k")
     assert not tickets.holds(ticket, "k")
     assert tickets.holds(tickets.take(), "k")
 
 
 def test_a_ticket_holds_for_names_that_were_not_known_when_it_was_taken() -> None:
     tickets = Tickets()
-    tickets.void("tag")
+    tickets.revoke("tag")
     ticket = tickets.take()
     assert tickets.holds(ticket, "k", ("tag",))
-    tickets.void("tag")
+    tickets.revoke("tag")
     assert not tickets.holds(ticket, "k", ("tag",))
 
 
 def test_voiding_all_voids_every_ticket() -> None:
     tickets = Tickets()
     ticket = tickets.take()
-    tickets.void_all()
+    tickets.revoke_all()
     assert not any(tickets.holds(ticket, key) for key in map(str, range(50)))
     assert tickets.holds(tickets.take(), "k")
 

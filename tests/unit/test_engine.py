@@ -5,14 +5,17 @@ from typing import Any
 
 import pytest
 
-from cacheguard.delivery.outbox import INVALIDATE
+from cacheguard.delivery.outbox import Invalidation
 from cacheguard.durations import FOREVER
+from cacheguard.engine.ask import NO_SCOPE
 from cacheguard.engine.flights import Flight
-from cacheguard.engine.loading import NO_SCOPE
+from cacheguard.engine.looking import look, peek
 from cacheguard.errors import CodecError, LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
 from cacheguard.ports import Call, Reply
+from cacheguard.protocol.calls import FILL, INVALIDATE, LEASE, STORE
+from cacheguard.protocol.entry import Fill, Stored
 from cacheguard.protocol.envelope import Kind
-from cacheguard.tiers.remote import FILL, LEASE, STORE, Fill, Remote, Stored
+from cacheguard.tiers.remote import Remote
 from tests.support.desk import KEY, Desk
 from tests.support.stepped import Fault
 
@@ -138,7 +141,7 @@ def test_bytes_that_turn_up_unreadable_at_the_lease_are_replaced() -> None:
     for _ in range(2):
         desk.stepper.step(name)
     put(desk, b"garbage")
-    assert desk.run(desk.engine.look(KEY, NO_SCOPE)) is not None
+    assert desk.run(look(desk.engine, KEY, NO_SCOPE)) is not None
     assert desk.result(name) == 7
 
 
@@ -622,10 +625,10 @@ def test_a_server_that_refuses_everything_is_as_good_as_none() -> None:
     cut(desk, Fault.REFUSED)
     assert desk.read(desk.loader(1)) == 1
     with pytest.raises(Refused):
-        desk.run(desk.engine.remote.fill(Fill(KEY, "token", b"v", 1.0, 0.0)))
+        desk.run(desk.engine.remote.fill_many([Fill(KEY, "token", b"v", 1.0, 0.0)]))
     assert isinstance(desk.engine.remote, Remote)
     with pytest.raises(Refused):
-        desk.run(desk.engine.remote.of(KEY).store({KEY: (b"v", 1.0, 0.0)}, "", (), 0))
+        desk.run(desk.engine.remote.of(KEY).by_hand.store({KEY: (b"v", 1.0, 0.0)}, "", (), 0))
 
 
 # Peeking and looking
@@ -634,35 +637,35 @@ def test_a_server_that_refuses_everything_is_as_good_as_none() -> None:
 def test_peeking_never_loads() -> None:
     desk = Desk(options={"stale_while_revalidate": 60, "l1": False})
 
-    def peek() -> dict[str, tuple[object, bool]]:
-        found = desk.run(desk.engine.peek([KEY, "other"], None, desk.rules(), NO_SCOPE))
-        return {key: (stored.value, stale) for key, (stored, stale) in found.items()}
+    def peeked() -> tuple[dict[str, object], int]:
+        found = desk.run(peek(desk.engine, [KEY, "other"], None, desk.rules(), NO_SCOPE))
+        return {key: stored.value for key, stored in found.items()}, desk.events.stale_hits
 
-    assert peek() == {}
+    assert peeked() == ({}, 0)
     desk.read(desk.loader(1))
-    assert peek() == {KEY: (1, False)}
+    assert peeked() == ({KEY: 1}, 0)
     desk.pass_by(301)
-    assert peek() == {KEY: (1, True)}
+    assert peeked() == ({KEY: 1}, 1)
     desk.pass_by(60)
-    assert peek() == {}
+    assert peeked() == ({}, 1)
     put(desk, b"garbage")
-    assert peek() == {}
+    assert peeked() == ({}, 1)
 
 
 def test_peeking_at_what_is_too_old_or_out_of_reach_finds_nothing() -> None:
     desk = Desk()
     desk.read(desk.loader(1))
     desk.pass_by(301)
-    assert desk.run(desk.engine.peek([KEY], None, desk.rules(), NO_SCOPE)) == {}
+    assert desk.run(peek(desk.engine, [KEY], None, desk.rules(), NO_SCOPE)) == {}
     cut(desk)
-    assert desk.run(desk.engine.peek([KEY], None, desk.rules(), NO_SCOPE)) == {}
-    assert desk.run(desk.engine.look(KEY, NO_SCOPE)) is None
+    assert desk.run(peek(desk.engine, [KEY], None, desk.rules(), NO_SCOPE)) == {}
+    assert desk.run(look(desk.engine, KEY, NO_SCOPE)) is None
 
 
 def test_looking_counts_nothing() -> None:
     desk = Desk()
     desk.read(desk.loader(1))
-    found = desk.run(desk.engine.look(KEY, NO_SCOPE))
+    found = desk.run(look(desk.engine, KEY, NO_SCOPE))
     assert found.stored.value == 1
     assert found.fresh_left == pytest.approx(300)
     assert desk.events.l2_hits == 0
@@ -704,44 +707,44 @@ def test_a_refresh_that_fails_raises_although_an_old_value_is_there() -> None:
 def test_a_value_put_by_hand_is_there_for_all() -> None:
     desk = Desk()
     desk.read(desk.loader(1))
-    assert desk.run(desk.engine.store({KEY: 5}, desk.rules(), {KEY: None}, ("tag",), NO_SCOPE))  # type: ignore[dict-item]
+    assert desk.run(desk.engine.changes.store({KEY: 5}, desk.rules(), {KEY: None}, ("tag",), NO_SCOPE))  # type: ignore[dict-item]
     assert desk.read(desk.loader(2)) == 5
-    assert desk.run(desk.engine.store({KEY: None}, desk.rules(), {KEY: None}, (), NO_SCOPE))  # type: ignore[dict-item]
+    assert desk.run(desk.engine.changes.store({KEY: None}, desk.rules(), {KEY: None}, (), NO_SCOPE))  # type: ignore[dict-item]
     assert desk.read(desk.loader(2)) is None
     assert desk.events.null_hits == 1
 
 
 def test_a_value_without_end_is_kept_for_a_year() -> None:
     desk = Desk(options={"ttl": None, "l1_ttl": None})
-    desk.run(desk.engine.store({KEY: 5}, desk.rules(), {KEY: None}, (), NO_SCOPE))  # type: ignore[dict-item]
+    desk.run(desk.engine.changes.store({KEY: 5}, desk.rules(), {KEY: None}, (), NO_SCOPE))  # type: ignore[dict-item]
     desk.pass_by(FOREVER - 1)
     assert desk.read(desk.loader(2)) == 5
 
 
 def test_touching_gives_a_fresh_entry_its_time_anew() -> None:
     desk = Desk(options={"l1": False})
-    assert not desk.run(desk.engine.touch(KEY, desk.rules(), NO_SCOPE))
+    assert not desk.run(desk.engine.changes.touch(KEY, desk.rules(), NO_SCOPE))
     desk.read(desk.loader(1))
     desk.pass_by(299)
-    assert desk.run(desk.engine.touch(KEY, desk.rules(), NO_SCOPE))
+    assert desk.run(desk.engine.changes.touch(KEY, desk.rules(), NO_SCOPE))
     desk.pass_by(299)
     assert desk.read(desk.loader(2)) == 1
     cut(desk)
     with pytest.raises(Unreachable):
-        desk.run(desk.engine.touch(KEY, desk.rules(), NO_SCOPE))
+        desk.run(desk.engine.changes.touch(KEY, desk.rules(), NO_SCOPE))
 
 
 def test_an_absence_that_is_not_to_be_cached_is_not_kept_longer_either() -> None:
     desk = Desk()
     desk.read(desk.loader(None))
-    assert desk.run(desk.engine.touch(KEY, desk.rules(), NO_SCOPE))
-    assert not desk.run(desk.engine.touch(KEY, desk.rules(null_ttl=None), NO_SCOPE))
+    assert desk.run(desk.engine.changes.touch(KEY, desk.rules(), NO_SCOPE))
+    assert not desk.run(desk.engine.changes.touch(KEY, desk.rules(null_ttl=None), NO_SCOPE))
 
 
 def test_an_expired_key_is_loaded_again() -> None:
     desk = Desk()
     desk.read(desk.loader(1))
-    assert desk.run(desk.engine.expire([KEY]))
+    assert desk.run(desk.engine.changes.expire([KEY]))
     assert desk.read(desk.loader(2)) == 2
     assert desk.events.invalidations == 1
 
@@ -750,9 +753,9 @@ def test_an_invalidated_key_is_gone_from_both_tiers_and_its_failures_are_forgott
     desk = Desk()
     with pytest.raises(ValueError, match="broken"):
         desk.read(desk.loader(ValueError("broken")))
-    assert desk.run(desk.engine.invalidate([KEY]))
+    assert desk.run(desk.engine.changes.invalidate([Invalidation(KEY)]))
     assert desk.read(desk.loader(1)) == 1
-    assert desk.run(desk.engine.invalidate([KEY]))
+    assert desk.run(desk.engine.changes.invalidate([Invalidation(KEY)]))
     assert desk.local.find(KEY) is None
     assert desk.server.value(KEY, stale=True) is None
 
@@ -763,23 +766,24 @@ def test_an_invalidation_that_is_not_acknowledged_is_delivered_before_anything_i
     desk = Desk()
     desk.read(desk.loader(1))
     desk.faults[name] = fault
-    assert not desk.run(getattr(desk.engine, name)([KEY]))
+    changes = desk.engine.changes
+    assert not desk.run(changes.expire([KEY]) if name == "expire" else changes.invalidate([Invalidation(KEY)]))
     assert desk.events.invalidations_queued == 1
     if name == "invalidate":
         assert desk.read(desk.loader(2)) == 2
-        assert [item.key for item in desk.process.outbox.owed] == [KEY]
+        assert [item.key for item in desk.process.outbox.pending] == [KEY]
     desk.faults.clear()
     assert desk.read(desk.loader(3), l1=False) == 3
     assert desk.events.invalidations_queued == 0
 
 
 def test_more_invalidations_than_can_be_owed_become_one_of_the_whole_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cacheguard.delivery.outbox.MOST_OWED", 1)
+    monkeypatch.setattr("cacheguard.delivery.outbox.MOST_PENDING", 1)
     desk = Desk()
     cut(desk)
-    assert not desk.run(desk.engine.invalidate(["a"]))
-    assert not desk.run(desk.engine.invalidate(["b"]))
-    assert [item.key for item in desk.process.outbox.owed] == ["cg:world:m"]
+    assert not desk.run(desk.engine.changes.invalidate([Invalidation("a")]))
+    assert not desk.run(desk.engine.changes.invalidate([Invalidation("b")]))
+    assert [item.key for item in desk.process.outbox.pending] == ["cg:world:m"]
     assert desk.events.outbox_overflows == 1
 
 
@@ -794,7 +798,7 @@ def test_something_foreign_under_a_key_is_left_alone(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(desk.server, "answer", foreign)
     load = desk.loader(1)
     assert desk.read(load, l1=False) == 1
-    assert desk.run(desk.engine.invalidate([KEY]))
+    assert desk.run(desk.engine.changes.invalidate([Invalidation(KEY)]))
     assert desk.events.undecodable == 1
 
 

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import ast
 import logging
+from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
+import cacheguard
 from cacheguard.events import Events, Stats
 
 
@@ -49,3 +53,25 @@ def test_a_thing_is_said_once_and_not_everything_is_remembered(caplog: pytest.Lo
         for number in range(2000):
             events.once(str(number), "odd")
     assert len(caplog.records) == 1000
+
+
+def counted() -> Iterator[str]:
+    """The attributes of `Events` that the library assigns to."""
+    for path in Path(cacheguard.__file__).parent.rglob("*.py"):
+        own = "self" if path.name == "events.py" else "events"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Attribute):
+                owner = node.target.value
+                name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
+                if name.lstrip("_") == own:
+                    yield node.target.attr
+
+
+def test_whatever_is_counted_is_in_the_stats_and_whatever_is_in_the_stats_is_counted() -> None:
+    given = {"l1_entries", "l1_bytes", "invalidations_queued", "breaker", "l2_up", "bus_up", "age_at_serve"}
+    assert set(counted()) - {"failures"} == {field.name for field in fields(Stats)} - given
+
+
+def test_a_counter_that_is_not_in_the_stats_is_an_error() -> None:
+    with pytest.raises(AttributeError):
+        Events().no_such_counter += 1

@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 
-from cacheguard.engine.loading import NO_SCOPE
+from cacheguard.engine.ask import NO_SCOPE
+from cacheguard.engine.looking import look
 from cacheguard.errors import CodecError, LoadTimeout, Overloaded, Refused
 from cacheguard.ports import Call, Reply
+from cacheguard.protocol.calls import STORE
+from cacheguard.protocol.entry import Stored
 from cacheguard.protocol.envelope import Kind, Oversize
 from cacheguard.runtime.bulkhead import FairBulkhead
-from cacheguard.tiers.remote import STORE, Stored
 from tests.support.desk import KEY, Desk
 from tests.support.stepped import Fault
 from tests.support.stepper import Cancelled
@@ -40,7 +42,7 @@ def test_a_load_for_which_no_place_comes_free_gives_its_lease_back() -> None:
     )
     desk.go()
     assert desk.result(first) == 1
-    with pytest.raises(Overloaded, match="no place came free"):
+    with pytest.raises(Overloaded, match="no permit came free"):
         desk.result(second)
     assert desk.events.overloads == 1
     assert desk.server.holders == {}
@@ -212,7 +214,7 @@ def test_a_time_to_live_that_is_refused_is_an_outage(monkeypatch: pytest.MonkeyP
 def test_looking_at_something_foreign_says_that_it_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk()
     monkeypatch.setattr(desk.server, "answer", lambda call: Refused("WRONGTYPE not a hash"))
-    assert desk.run(desk.engine.look(KEY, NO_SCOPE)).stored is None
+    assert desk.run(look(desk.engine, KEY, NO_SCOPE)).stored is None
 
 
 def test_a_load_that_is_interrupted_before_it_is_watched_leaves_nothing_behind(

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from cacheguard.errors import CacheGuardError, CodecError, ReentrantLoad
+from cacheguard.protocol.calls import LEASE, STORE
+from cacheguard.protocol.entry import Stored
 from cacheguard.protocol.envelope import Kind
-from cacheguard.tiers.remote import LEASE, STORE, Stored
 from tests.support.desk import Desk
 from tests.support.stepped import Fault
 

@@ -5,13 +5,11 @@ from typing import Any
 
 import pytest
 
-from cacheguard.delivery.line import RELEASE
-from cacheguard.delivery.outbox import INVALIDATE
 from cacheguard.errors import Refused
 from cacheguard.ports import ScriptCall
+from cacheguard.protocol.calls import ALWAYS, EXPIRE, FILL, INVALIDATE, LEASE, RELEASE, RENEW, STORE, TOUCH
 from cacheguard.protocol.model import MemoryCommands
 from cacheguard.runtime import run_now
-from cacheguard.tiers.remote import ALWAYS, EXPIRE, FILL, LEASE, RENEW, STORE, TOUCH
 
 KEY = "k"
 BUS = ("cg:bus", "drop k")

@@ -45,7 +45,7 @@ def test_a_host_that_is_unknown_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -
         connection("fe80::1%eth0"),
         connection("localhost"),
         connection(None),
-        connection("master", connect_to=print),
+        connection("master", connection_pool=object()),
         SimpleNamespace(path="/run/redis.sock"),
     ],
 )

@@ -23,5 +23,5 @@ class Restless(dict[Invalidation, object]):
 
 def test_what_is_owed_can_be_looked_at_while_another_thread_owes_more() -> None:
     outbox = Outbox("root", Events(), lambda: 0.0)
-    outbox.owed = Restless({Invalidation("one"): object()})
+    outbox.pending = Restless({Invalidation("one"): object()})
     assert [item.key for item in outbox.part(10)] == ["one", "another"]

@@ -11,20 +11,19 @@ from uuid import UUID
 
 import pytest
 
+from cacheguard.defenses.penetration.absences import AbsenceBudget
+from cacheguard.defenses.penetration.bits import Layers
+from cacheguard.defenses.penetration.items import LONGEST_TEXT, item_text
 from cacheguard.defenses.penetration.layout import (
     CHUNK_BITS,
     HEADER_BYTES,
-    LONGEST_TEXT,
-    AbsenceBudget,
-    Layers,
     Shape,
     checked_plan,
+    chunk_and_bit,
     describe,
     hashes_of,
-    item_text,
     next_shape,
     parse,
-    place,
     positions,
     probe,
 )
@@ -194,11 +193,11 @@ def test_a_bit_has_the_same_place_in_a_chunk_as_redis_counts() -> None:
     shape = checked_plan(20_000, 0.01)
     layers = Layers([shape])
     for position in layers.put("x"):
-        chunk, bit = place(position)
+        chunk, bit = chunk_and_bit(position)
         stored = b"12345678" + layers.chunk(0, chunk)
         assert stored[bit // 8] >> (7 - bit % 8) & 1
-    assert place(CHUNK_BITS)[0] == 1
-    assert place(0) == (0, HEADER_BYTES * 8 + 7)
+    assert chunk_and_bit(CHUNK_BITS)[0] == 1
+    assert chunk_and_bit(0) == (0, HEADER_BYTES * 8 + 7)
 
 
 def test_a_full_filter_grows_and_keeps_its_word_about_errors() -> None:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
 from cacheguard.durations import DAY, FOREVER, seconds
 from cacheguard.errors import ConfigurationError
-from cacheguard.policy import DEFAULTS, UNSET, Policy, resolve
+from cacheguard.policy import DEFAULTS, UNSET, Policy, PolicyOptions, Unset, resolve
 
 DURATIONS = [
     "ttl",
@@ -131,3 +133,13 @@ def test_a_ttl_may_be_a_function_of_the_value() -> None:
     assert rules.ttl_of(None) == FOREVER
     with pytest.raises(ConfigurationError, match=r"ttl\(value\) must be a duration"):
         rules.ttl_of(-1)
+
+
+def members(hint: Any) -> set[Any]:
+    return set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
+
+
+def test_the_options_of_a_call_are_typed_as_the_fields_of_a_policy() -> None:
+    fields = {name: members(hint) - {Unset} for name, hint in get_type_hints(Policy).items()}
+    options = {name: members(hint) for name, hint in get_type_hints(PolicyOptions).items()}
+    assert options == fields

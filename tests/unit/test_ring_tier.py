@@ -14,8 +14,11 @@ from cacheguard.delivery.outbox import Invalidation
 from cacheguard.errors import Refused, Unreachable
 from cacheguard.events import Events
 from cacheguard.runtime import run_now
+from cacheguard.servers.buses import Trust
 from cacheguard.servers.hashing import HashRing
-from cacheguard.servers.ring import DOUBT, FAILURES, GRACE, RETRY_AFTER, Members, Ring, RingCommands, Trust
+from cacheguard.servers.members import DOUBT, FAILURES, GRACE, RETRY_AFTER, Members
+from cacheguard.servers.ring import Ring
+from cacheguard.servers.ring_commands import RingCommands
 from cacheguard.tiers.local import DEAD, Entry, Local
 from cacheguard.tiers.remote import Remote
 
@@ -186,7 +189,7 @@ class Answers:
     def __init__(self, name: str, error: BaseException | None = None) -> None:
         self.name, self.error = name, error
         self.asked: list[Any] = []
-        self.owed: list[Invalidation] = []
+        self.pending: list[Invalidation] = []
 
     async def invalidate(self, items: list[Invalidation]) -> bool:
         self.asked += items
@@ -194,8 +197,8 @@ class Answers:
             raise self.error
         return True
 
-    def owe(self, items: list[Invalidation]) -> None:
-        self.owed += items
+    def queue(self, items: list[Invalidation]) -> None:
+        self.pending += items
 
     async def send_each(self, *calls: Any) -> list[str]:
         self.asked += calls
@@ -224,8 +227,8 @@ def test_who_is_interrupted_while_telling_the_nodes_owes_it_to_those_whose_turn_
         run_now(ring.invalidate([marker]))
     assert nodes["a:1"].asked == nodes["b:1"].asked == [marker]
     assert nodes["c:1"].asked == []
-    assert nodes["c:1"].owed == [marker]  # b has been told, and sees to it by itself
-    assert nodes["a:1"].owed == nodes["b:1"].owed == []
+    assert nodes["c:1"].pending == [marker]  # b has been told, and sees to it by itself
+    assert nodes["a:1"].pending == nodes["b:1"].pending == []
 
 
 def test_calls_for_what_is_no_entry_go_to_the_node_of_their_key_and_come_back_in_order() -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 
 from cacheguard import CacheGuard
-from cacheguard.client.places import Place, RingPlan
+from cacheguard.client.endpoints import Endpoint, RingPlan
 from cacheguard.errors import ConfigurationError
 from cacheguard.servers.lending import pools
 
 
-def plan_of(url: str) -> tuple[Place, RingPlan]:
-    place, aplace, memory = pools(url, None, None)
+def plan_of(url: str) -> tuple[Endpoint, RingPlan]:
+    place, aendpoint, memory = pools(url, None, None)
     assert not memory
     assert place is not None
-    assert aplace is not None
+    assert aendpoint is not None
     assert place.ring is not None
-    assert place.ring == aplace.ring
+    assert place.ring == aendpoint.ring
     return place, place.ring
 
 

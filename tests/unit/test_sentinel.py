@@ -9,8 +9,8 @@ import anyio
 import pytest
 import redis.exceptions
 
+from cacheguard.client.endpoints import Endpoint
 from cacheguard.client.finders import AsyncFinder, BlockingFinder
-from cacheguard.client.places import Place
 
 Says = tuple[int, int | None]  # the port of the master, and the number of its failover
 
@@ -64,7 +64,7 @@ def ask(request: pytest.FixtureRequest) -> Callable[[dict[str, Says | None]], Ca
 
     def made(said: dict[str, Says | None]) -> Callable[[], int]:
         kind: Any = Sentinel if request.param == "blocking" else RunningSentinel
-        places = [Place(kind, {"says": lambda name=name: said[name]}) for name in said]
+        places = [Endpoint(kind, {"says": lambda name=name: said[name]}) for name in said]
         if request.param == "blocking":
             finder = BlockingFinder(places, "main")
             return lambda: finder.get_master_address()[1]

@@ -15,8 +15,9 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 from cacheguard.client.finders import BlockingFinder
+from cacheguard.client.identity import Identity, facts_of
 from cacheguard.errors import ConfigurationError
-from cacheguard.servers.lending import Identity, facts_of, pools
+from cacheguard.servers.lending import pools
 
 
 @pytest.mark.parametrize(
@@ -72,24 +73,24 @@ def test_what_is_no_text_is_named_without_what_is_in_it(url: Any) -> None:
 
 
 def test_a_sentinel_url_says_who_is_asked_and_for_what() -> None:
-    place, aplace, memory = pools("redis+sentinel://us%40er:p%3Ass@one:1,[::1]:2,three/main/4", None, None)
+    place, aendpoint, memory = pools("redis+sentinel://us%40er:p%3Ass@one:1,[::1]:2,three/main/4", None, None)
     assert not memory
     assert place is not None
-    assert aplace is not None
-    for each in (place, aplace):
+    assert aendpoint is not None
+    for each in (place, aendpoint):
         settings = each.connection_kwargs
         assert (settings["username"], settings["password"], settings["db"]) == ("us@er", "p:ss", 4)
         finder = settings["connection_pool"]
-        asked = [(one.connection_kwargs["host"], one.connection_kwargs["port"]) for one in finder.places]
+        asked = [(one.connection_kwargs["host"], one.connection_kwargs["port"]) for one in finder.endpoints]
         assert asked == [("one", 1), ("::1", 2), ("three", 26379)]
         assert finder.service == "main"
 
 
 def test_a_cluster_url_says_whom_to_ask_first() -> None:
-    place, aplace, _ = pools("redis+cluster://:word@one:1,two", None, None)
+    place, aendpoint, _ = pools("redis+cluster://:word@one:1,two", None, None)
     assert place is not None
-    assert aplace is not None
-    assert place.nodes == aplace.nodes == (("one", 1), ("two", 6379))
+    assert aendpoint is not None
+    assert place.nodes == aendpoint.nodes == (("one", 1), ("two", 6379))
     assert place.connection_kwargs["password"] == "word"
     assert "username" not in place.connection_kwargs
 
@@ -114,7 +115,7 @@ def test_with_tls_every_url_leads_to_connections_with_tls() -> None:
             settings = place.connection_kwargs
             assert settings["ssl_min_version"] is ssl.TLSVersion.TLSv1_3
             assert settings["ssl_check_hostname"] is True
-            for asked in getattr(settings.get("connection_pool"), "places", ()):
+            for asked in getattr(settings.get("connection_pool"), "endpoints", ()):
                 assert asked.tls
                 assert asked.connection_kwargs["ssl_min_version"] is ssl.TLSVersion.TLSv1_3
     for url in ("redis://one", "redis+sentinel://one/main", "redis+cluster://one", "unix:///one"):
@@ -129,11 +130,11 @@ def test_sentinels_have_credentials_of_their_own() -> None:
         assert place is not None
         settings = place.connection_kwargs
         assert (settings["username"], settings["password"]) == ("shop", "w@ter")
-        (asked,) = settings["connection_pool"].places
+        (asked,) = settings["connection_pool"].endpoints
         assert (asked.connection_kwargs["username"], asked.connection_kwargs["password"]) == ("watcher", "s&p")
     place = pools("redis+sentinel://shop:w%40ter@one:1/main", None, None)[0]
     assert place is not None
-    (asked,) = place.connection_kwargs["connection_pool"].places
+    (asked,) = place.connection_kwargs["connection_pool"].endpoints
     assert asked.connection_kwargs.keys() == {"protocol", "host", "port"}
 
 
@@ -205,18 +206,18 @@ def test_a_key_is_never_asked_for_on_the_terminal(tmp_path: Path) -> None:
 
 def test_what_an_asyncio_client_was_given_serves_threads_too() -> None:
     client = redis.asyncio.Redis(host="there", port=7, username="u", password="p", ssl=True, ssl_cert_reqs="none")
-    _, aplace, _ = pools(None, None, client)
-    assert aplace is not None
-    twin = aplace.twin()
+    _, aendpoint, _ = pools(None, None, client)
+    assert aendpoint is not None
+    twin = aendpoint.twin()
     connection = twin.connection_class(**twin.connection_kwargs)
     assert type(connection) is redis.connection.SSLConnection
     assert (connection.host, connection.port, connection.username, connection.password) == ("there", 7, "u", "p")
 
 
 def test_an_asyncio_client_of_sentinels_serves_threads_too() -> None:
-    _, aplace, _ = pools("redis+sentinel://:p@one:1/main", None, None)
-    assert aplace is not None
-    twin = aplace.twin()
+    _, aendpoint, _ = pools("redis+sentinel://:p@one:1/main", None, None)
+    assert aendpoint is not None
+    twin = aendpoint.twin()
     assert twin.connection_class is redis.sentinel.SentinelManagedConnection
     assert isinstance(twin.connection_kwargs["connection_pool"], BlockingFinder)
     assert twin.connection_kwargs["password"] == "p"

@@ -1,1 +1,1 @@
-"""Penetration: keys that exist nowhere."""
+"""Penetration: keys that exist nowhere. The Bloom filter in front of the loader, and a bound on stored absences."""

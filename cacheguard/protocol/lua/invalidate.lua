@@ -4,8 +4,8 @@
 --         how many bytes of what was there are wanted (may be left out)
 -- Reply   1 | 2 the value stays: its own version is no older than the floor (it is news that this value has already)
 --         | {first bytes of v or false, g, pttl}, as they were, if bytes are wanted
-local T = redis.call('TIME')
-local now = T[1] * 1000 + math.floor(T[2] / 1000)
+-- needs: prelude
+local now = server_now()
 local K = KEYS[1]
 local known = false
 if ARGV[4] ~= '' and ARGV[6] == '' then
@@ -32,13 +32,7 @@ if ARGV[4] ~= '' then
   if not old or old < ARGV[4] then redis.call('HSET', K, 'f', ARGV[4]) end
 end
 if redis.call('EXISTS', K) == 1 then
-  local last = 0
-  for _, f in ipairs(redis.call('HKEYS', K)) do
-    if string.sub(f, 1, 2) == 'w:' then
-      local deadline = tonumber(redis.call('HGET', K, f)) or 0
-      if deadline > now then last = math.max(last, deadline) else redis.call('HDEL', K, f) end
-    end
-  end
+  local last = written_until(K, now)
   local h, pttl = redis.call('HMGET', K, 'q', 'f', 'g'), redis.call('PTTL', K)
   if h[1] then last = math.max(last, tonumber(h[1]) or 0) end
   if h[2] then last = math.max(last, now + tonumber(ARGV[5]), now + pttl) end

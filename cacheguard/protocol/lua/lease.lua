@@ -2,12 +2,12 @@
 -- KEYS[1] the entry
 -- ARGV    token, lease ms, grace ms, floor ms (a value that stays fresh no longer than this does not count),
 --         awaited (the token of a lease that this caller waited for, or ''),
---         void (SHA-1 of a value that this caller cannot use, or '')
+--         unusable (SHA-1 of a value that this caller cannot use, or '')
 -- Reply   {'HIT', v, g, pttl} | {'GRANTED', server ms, v or false, g, pttl}
 --         | {'WAIT', ms left, holder's token, v or false, g, pttl}
 --         | {'BYPASS', ms left} (a write is under way) | {'FAILED', what the awaited load died of}
-local T = redis.call('TIME')
-local now = T[1] * 1000 + math.floor(T[2] / 1000)
+-- needs: prelude
+local now = server_now()
 local K = KEYS[1]
 local h = redis.call('HMGET', K, 'v', 'g', 't', 'u', 'x')
 local v, g, pttl = h[1], tonumber(h[2] or '0') or 0, redis.call('PTTL', K)
@@ -15,13 +15,7 @@ local usable = v
 if v and ARGV[6] ~= '' and redis.sha1hex(v) == ARGV[6] then usable = false end
 if usable and pttl - g > tonumber(ARGV[4]) then return {'HIT', v, g, pttl} end
 if h[3] == ARGV[1] then return {'GRANTED', now, usable, g, pttl} end
-local write = 0
-for _, f in ipairs(redis.call('HKEYS', K)) do
-  if string.sub(f, 1, 2) == 'w:' then
-    local deadline = tonumber(redis.call('HGET', K, f)) or 0
-    if deadline > now then write = math.max(write, deadline) else redis.call('HDEL', K, f) end
-  end
-end
+local write = written_until(K, now)
 pttl = redis.call('PTTL', K) -- dropping the last field drops the key
 if write > 0 then return {'BYPASS', write - now} end
 local held = tonumber(h[4] or '0') or 0

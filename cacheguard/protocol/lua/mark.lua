@@ -2,8 +2,8 @@
 -- KEYS[1] the marker
 -- ARGV    nonce to use if there is none, ms that it must be kept at least
 -- Reply   {nonce, server ms since which it is this one, ms that a quarantine goes on}
-local T = redis.call('TIME')
-local now = T[1] * 1000 + math.floor(T[2] / 1000)
+-- needs: prelude
+local now = server_now()
 local K = KEYS[1]
 local h = redis.call('HMGET', K, 'v', 'c', 'q')
 local keep, quarantine = tonumber(ARGV[2]), (tonumber(h[3] or '0') or 0) - now

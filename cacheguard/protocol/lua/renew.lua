@@ -2,8 +2,8 @@
 -- KEYS[1] the entry
 -- ARGV    token, lease ms, grace ms
 -- Reply   1 renewed | 0 the lease is gone
-local T = redis.call('TIME')
-local now = T[1] * 1000 + math.floor(T[2] / 1000)
+-- needs: prelude
+local now = server_now()
 local K = KEYS[1]
 local h = redis.call('HMGET', K, 't', 'v', 'g')
 if h[1] ~= ARGV[1] then return 0 end

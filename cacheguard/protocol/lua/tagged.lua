@@ -2,8 +2,8 @@
 -- KEYS[1] the marker of the namespace
 -- ARGV    (none)
 -- Reply   1
-local T = redis.call('TIME')
+-- needs: prelude
 local K = KEYS[1]
 redis.call('HDEL', K, 'x') -- the first write: a full server lets the rest of the script through
-if redis.call('EXISTS', K) == 1 then redis.call('HSET', K, 'l', T[1] * 1000 + math.floor(T[2] / 1000)) end
+if redis.call('EXISTS', K) == 1 then redis.call('HSET', K, 'l', server_now()) end
 return 1

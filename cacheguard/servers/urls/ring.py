@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from ...client.places import Address, Place, RingPlan
+from ...client import redispy
+from ...client.endpoints import Address, Endpoint, RingPlan
 from ...errors import ConfigurationError
-from .reading import SHAPES, Url, database_of, decoded, settings_of, wrong
+from .parts import REDIS_PORT, SHAPES, Url, database_of, decoded, settings_of, wrong
 
-REDIS_PORT = 6379
 SHAPE = SHAPES["ring"]
 OWN = ("on_dead", "also")
 HEAVIEST = 100.0
 _NODE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]*\s]+)(?::(\d{1,5}))?(?:\*(\d{1,4}(?:\.\d{1,3})?))?")
 
 
-def ring_places(parts: Url) -> tuple[Place, Place]:
+def ring_endpoints(parts: Url) -> tuple[Endpoint, Endpoint]:
     """Where the connections to the nodes of a URL come from, for threads and for event loops.
 
     User, password, database and TLS (``rediss+ring://``) are the same on each node. ``*2`` behind a node gives it twice
@@ -27,9 +26,6 @@ def ring_places(parts: Url) -> tuple[Place, Place]:
     Raises:
         ConfigurationError: it does not look like that; what came is shown without the password.
     """
-    import redis.asyncio.connection as running
-    import redis.connection as blocking
-
     asked = [each for each in parts.query.split("&") if each]
     own = [each.partition("=") for each in asked if each.partition("=")[0] in OWN]
     options = {name: decoded(value) for name, _, value in own}
@@ -40,10 +36,8 @@ def ring_places(parts: Url) -> tuple[Place, Place]:
     weights, addresses = _nodes(parts, parts.hosts)
     also, more = _nodes(parts, options["also"]) if "also" in options else ({}, {})
     plan = RingPlan(weights, also, addresses | more, _moves(parts, options.get("on_dead", "miss")))
-    kinds: tuple[Any, Any] = blocking.Connection, running.Connection
-    if parts.tls:
-        kinds = blocking.SSLConnection, running.SSLConnection
-    return Place(kinds[0], settings, ring=plan), Place(kinds[1], dict(settings), ring=plan)
+    kinds = redispy.kinds(tls=parts.tls)
+    return Endpoint(kinds[0], settings, ring=plan), Endpoint(kinds[1], dict(settings), ring=plan)
 
 
 def _nodes(parts: Url, text: str) -> tuple[dict[str, float], dict[str, Address]]:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pages import ROOT, program
 from tests.support.redis_server import find_binaries
 
 pytest_plugins = ["pytester"]
 
-ROOT = Path(__file__).parents[3]
 # Nobody's plugins but ours: neither for coroutines nor anything else.
 ALONE = ("-p", "no:cacheprovider", "-p", "cacheguard_pytest", "-W", "error")
 # On a developer's machine a missing server is no failure; in CI it is one.
@@ -32,11 +32,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_redis
 def test_the_page_about_testing_shows_what_happens(pytester: pytest.Pytester) -> None:
-    page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
-    example, snippet = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    pytester.makepyfile(example)
+    pytester.makepyfile(program((ROOT / "docs" / "testing.md").read_text(encoding="utf-8")))
     pytester.runpytest_subprocess(*ALONE).assert_outcomes(passed=6)
-    exec(compile(snippet, "docs/testing.md", "exec", dont_inherit=True), {"__name__": "docs_testing"})
 
 
 def test_a_wrong_number_of_loads_and_a_stale_read_fail_a_test(pytester: pytest.Pytester) -> None:

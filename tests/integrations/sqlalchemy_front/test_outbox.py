@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -195,9 +196,22 @@ def test_rows_stay_until_redis_has_acknowledged_them(
                 relay.run_once()
             assert len(names(engine)) == 2
         proxy.heal()
-        assert relay.run_once() == 2
+        assert once_it_answers(relay) == 2
         assert guard.get("user:1") is None
         assert names(engine) == []
+
+
+def once_it_answers(relay: OutboxRelay) -> int:
+    """Rows delivered by the first run for which the breaker lets Redis be asked again."""
+    delivered: list[int] = []
+
+    def try_it() -> bool:
+        with contextlib.suppress(Unreachable):
+            delivered.append(relay.run_once())
+        return bool(delivered)
+
+    until(try_it)
+    return delivered[0]
 
 
 async def test_rows_stay_behind_the_other_door_too(

@@ -295,13 +295,16 @@ def impatient(database_url: Callable[[str], str]) -> Iterator[Engine]:
     engine.dispose()
 
 
+@pytest.mark.parametrize("share", [5, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "many"])
 @pytest.mark.parametrize("alone", ["changed", "open"])
-def test_random_programs_cache_nothing_that_is_not_committed(impatient: Engine, redis_url: str, alone: Alone) -> None:
+def test_random_programs_cache_nothing_that_is_not_committed(
+    impatient: Engine, redis_url: str, alone: Alone, share: int
+) -> None:
     with CacheGuard(redis_url) as guard, CacheGuard(redis_url, policy=IN_REDIS) as elsewhere:
         world = World(impatient, guard, elsewhere, alone)
         fixtures = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
-        @settings(suppress_health_check=fixtures)
+        @settings(suppress_health_check=fixtures, max_examples=settings().max_examples // share)
         @given(PROGRAMS)
         def run(program: list[tuple[int, str, int]]) -> None:
             world.run(program)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cacheguard.delivery.line import Line
+from cacheguard.delivery.gate import Gate
 from cacheguard.delivery.outbox import Invalidation
 from cacheguard.errors import Unreachable
 from cacheguard.ports import Call, PartlyUnreachable, Reply, ScriptCall
@@ -40,15 +40,15 @@ class Apart(Desk):
         patch.setattr(SteppedCommands, "send_each", send_each)
 
     @property
-    def line(self) -> Line:
+    def gate(self) -> Gate:
         remote = self.engine.remote
         assert isinstance(remote, Remote)
-        return remote.line
+        return remote.gate
 
     def lose(self, *keys: str) -> None:
         """Somebody invalidates *keys* while their servers are away."""
         self.away |= set(keys)
-        assert not self.run(self.engine.invalidate(keys))
+        assert not self.run(self.engine.changes.invalidate([Invalidation(key) for key in keys]))
         self.asked.clear()
 
 
@@ -93,7 +93,7 @@ def test_a_server_that_is_back_is_not_read_before_what_is_owed_could_be_delivere
 
 def test_of_several_keys_only_those_are_owed_whose_servers_are_away(apart: Apart) -> None:
     apart.away = {KEY}
-    assert not apart.run(apart.engine.invalidate([KEY, ELSEWHERE]))
+    assert not apart.run(apart.engine.changes.invalidate([Invalidation(KEY), Invalidation(ELSEWHERE)]))
     assert apart.events.invalidations_queued == 1
     assert apart.server.value(ELSEWHERE, stale=True) is None
     assert apart.server.value(KEY, stale=True) is not None
@@ -117,10 +117,10 @@ def test_who_listens_delivers_what_was_set_aside_and_tells_the_others_meanwhile(
     monkeypatch.setattr(apart.server, "publish", lambda _channel, message: heard.append(message))
     apart.lose(KEY)
     assert heard == [f"dirty {KEY}"]
-    apart.run(apart.line.settle())
+    apart.run(apart.gate.deliver_pending())
     assert heard == [f"dirty {KEY}"] * 2
     apart.away.clear()
-    apart.run(apart.line.settle())
+    apart.run(apart.gate.deliver_pending())
     assert heard[2:] == [f"drop - {KEY}"]
     assert apart.events.invalidations_queued == 0
 
@@ -136,28 +136,28 @@ def test_the_same_owed_twice_is_struck_off_once_it_is_delivered(apart: Apart) ->
 
 def test_different_things_owed_under_one_key_are_all_delivered(apart: Apart) -> None:
     apart.away = {KEY}
-    for settle_ms in (1000, 2000):
-        assert not apart.run(apart.engine.write([Invalidation(KEY, settle_ms=settle_ms)]))
+    for lag_ms in (1000, 2000):
+        assert not apart.run(apart.engine.changes.invalidate([Invalidation(KEY, lag_ms=lag_ms)]))
     assert apart.events.invalidations_queued == 2
     apart.away.clear()
-    apart.run(apart.line.settle())
+    apart.run(apart.gate.deliver_pending())
     assert apart.events.invalidations_queued == 0
 
 
 def test_more_than_can_be_set_aside_becomes_one_of_the_whole_namespace(
     apart: Apart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cacheguard.delivery.outbox.MOST_OWED", 1)
+    monkeypatch.setattr("cacheguard.delivery.outbox.MOST_PENDING", 1)
     apart.lose(KEY)
     apart.lose(ELSEWHERE)
-    assert [item.key for item in apart.process.outbox.owed] == ["cg:world:m"]
+    assert [item.key for item in apart.process.outbox.pending] == ["cg:world:m"]
     assert apart.events.invalidations_queued == 1
 
 
 def test_a_lease_that_may_have_been_granted_is_given_back_when_its_server_is_back(apart: Apart) -> None:
-    line = apart.line
+    gate = apart.gate
     apart.away = {KEY}
-    line.orphaned({KEY: "token"})
+    gate.orphaned({KEY: "token"})
     assert apart.read(apart.loader("new"), ELSEWHERE) == "old"
     apart.asked.clear()
     assert apart.read(apart.loader("new"), ELSEWHERE) == "old"

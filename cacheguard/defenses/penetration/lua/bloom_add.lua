@@ -7,22 +7,10 @@
 --        function, as 16-bit big-endian numbers
 -- Reply  { status, items done, ms to wait, server, epoch, layers, probe }; status is
 --        OK; FULL: the last layer is, grow it and send the rest; STALE: other epoch or layers; NONE: no such filter
+-- needs: prelude
 local meta, log, side = KEYS[1], KEYS[2], KEYS[3]
 local epoch, header, layers, probe = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local FIRST = 11
-
-local function server_now()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
--- The process and its replication history: another one may have lost what this one had acknowledged.
-local function identity()
-  local server, replication = redis.pcall('INFO', 'server'), redis.pcall('INFO', 'replication')
-  if type(server) ~= 'string' or type(replication) ~= 'string' then return '' end
-  local run = server:match('run_id:(%w+)')
-  return run and run .. (replication:match('master_replid:(%w+)') or '') or ''
-end
 
 local now, run = server_now(), identity()
 if redis.call('HEXISTS', meta, 'epoch') == 0 then

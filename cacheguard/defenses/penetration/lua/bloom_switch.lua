@@ -6,21 +6,9 @@
 -- Reply  { BEHIND, items }; { SWITCHED, seq, old epoch, old layers } (also when it had switched before);
 --        { OVERTAKEN }: another rebuild began later, or this one was silent for too long;
 --        { LOST }: the filter, the kept items or the server is not what it was at the beginning
+-- needs: prelude
 local meta, log, side = KEYS[1], KEYS[2], KEYS[3]
 local taken = tonumber(ARGV[3])
-
-local function server_now()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
--- The process and its replication history: another one may have lost what this one had acknowledged.
-local function identity()
-  local server, replication = redis.pcall('INFO', 'server'), redis.pcall('INFO', 'replication')
-  if type(server) ~= 'string' or type(replication) ~= 'string' then return '' end
-  local run = server:match('run_id:(%w+)')
-  return run and run .. (replication:match('master_replid:(%w+)') or '') or ''
-end
 
 local now, run = server_now(), identity()
 local m = redis.call('HMGET', meta, 'epoch', 'layers', 'next', 'next_until', 'next_run', 'side', 'seq', 'run', 'span',

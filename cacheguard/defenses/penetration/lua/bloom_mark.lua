@@ -3,20 +3,8 @@
 -- ARGV   1 epoch and 2 server that the caller's adds went to; empty if it made none
 -- Reply  OK; NONE: no such filter; DAMAGED: bits were lost; CHANGED: another filter or server since those adds;
 --        BLIND: this user may not run INFO, so nobody could notice a restart
+-- needs: prelude
 local meta = KEYS[1]
-
-local function server_now()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
--- The process and its replication history: another one may have lost what this one had acknowledged.
-local function identity()
-  local server, replication = redis.pcall('INFO', 'server'), redis.pcall('INFO', 'replication')
-  if type(server) ~= 'string' or type(replication) ~= 'string' then return '' end
-  local run = server:match('run_id:(%w+)')
-  return run and run .. (replication:match('master_replid:(%w+)') or '') or ''
-end
 
 local m, run = redis.call('HMGET', meta, 'epoch', 'complete', 'damaged', 'run', 'span', 'lease'), identity()
 if run == '' then return 'BLIND' end

@@ -4,21 +4,9 @@
 --        4 most items to hand out
 -- Reply  { state, server, epoch, seq, layers, probe, count, chunks made, items }; state is complete, incomplete,
 --        damaged or none; items are those the mirror lacks, or nil if it has to load the filter anew
+-- needs: prelude
 local meta, log = KEYS[1], KEYS[2]
 local known, wanted = tonumber(ARGV[2]), tonumber(ARGV[3])
-
-local function server_now()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
--- The process and its replication history: another one may have lost what this one had acknowledged.
-local function identity()
-  local server, replication = redis.pcall('INFO', 'server'), redis.pcall('INFO', 'replication')
-  if type(server) ~= 'string' or type(replication) ~= 'string' then return '' end
-  local run = server:match('run_id:(%w+)')
-  return run and run .. (replication:match('master_replid:(%w+)') or '') or ''
-end
 
 local run = identity()
 local m = redis.call('HMGET', meta, 'epoch', 'seq', 'layers', 'probe', 'count', 'chunks', 'complete', 'damaged', 'run',

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-# What a connection of either kind understands alike.
-_SHARED = frozenset({
-    "host", "port", "path", "db", "username", "password", "client_name", "credential_provider", "protocol",
-    "socket_keepalive", "socket_keepalive_options", "socket_type", "encoding", "encoding_errors",
-})  # fmt: skip
+from . import redispy
+
 Address = tuple[str, int]
 
 
@@ -33,7 +29,7 @@ class RingPlan:
 
 
 @dataclass(frozen=True, repr=False)  # its settings hold passwords
-class Place:
+class Endpoint:
     """Where connections of one kind go: what a pool would know, and nothing that is connected.
 
     Args:
@@ -52,7 +48,7 @@ class Place:
         """Where that is, like a URL; the settings hold a password."""
         scheme = "rediss" if self.tls else "redis"
         settings = self.connection_kwargs
-        finder: Any = settings.get("connection_pool")
+        finder = self.finder
         if "path" in settings:
             return f"unix://{settings['path']}"
         if self.nodes:
@@ -60,8 +56,8 @@ class Place:
         database = f"/{settings.get('db') or 0}"
         if self.ring is not None:
             return f"{scheme}+ring://{','.join(self.ring.weights)}{database}"
-        if hasattr(finder, "places"):
-            asked = [each.connection_kwargs for each in finder.places]
+        if finder is not None:
+            asked = [each.connection_kwargs for each in finder.endpoints]
             hosts = ",".join(_joined(each.get("host"), each.get("port")) for each in asked)
             return f"{scheme}+sentinel://{hosts}/{finder.service}{database}"
         return f"{scheme}://{_joined(settings.get('host'), settings.get('port'))}{database}"
@@ -69,69 +65,41 @@ class Place:
     @property
     def tls(self) -> bool:
         """Whether what is sent is encrypted."""
-        return any(kind.__name__ == "SSLConnection" for kind in self.connection_class.__mro__)
+        return redispy.is_tls(self.connection_class)
 
-    def of(self, name: str) -> Place:
+    @property
+    def finder(self) -> Any:
+        """Who asks sentinels for the master; None if nobody does."""
+        return self.connection_kwargs.get(redispy.FINDER)
+
+    def of(self, name: str) -> Endpoint:
         """One node of a ring."""
         if self.ring is None:
-            raise ValueError("this place is no ring")
+            raise ValueError("this endpoint is no ring")
         return self.at(self.ring.addresses[name])
 
-    def at(self, address: Address) -> Place:
+    def at(self, address: Address) -> Endpoint:
         """One node of a cluster."""
-        return Place(self.connection_class, {**self.connection_kwargs, "host": address[0], "port": address[1]})
+        return Endpoint(self.connection_class, {**self.connection_kwargs, "host": address[0], "port": address[1]})
 
     @property
     def has_replicas(self) -> bool:
         """Whether it can be found out which replicas there are."""
-        return bool(self.nodes) or "connection_pool" in self.connection_kwargs
+        return bool(self.nodes) or self.finder is not None
 
-    def of_replicas(self) -> Place:
+    def of_replicas(self) -> Endpoint:
         """What connections to a replica are made with, where this one asks sentinels for the master."""
-        kinds = ("redis.connection", "redis.asyncio.connection")
-        plain = next(each for each in self.connection_class.__mro__ if each.__module__ in kinds)
-        settings = {name: value for name, value in self.connection_kwargs.items() if name != "connection_pool"}
-        return Place(plain, settings)
+        settings = {name: value for name, value in self.connection_kwargs.items() if name != redispy.FINDER}
+        return Endpoint(redispy.plain(self.connection_class), settings)
 
-    def twin(self) -> Place:
+    def twin(self) -> Endpoint:
         """The same for threads, if this is for event loops."""
-        kind, settings = _blocking(self.connection_class, self.connection_kwargs)
+        kind, settings = redispy.blocking_form(self.connection_class, self.connection_kwargs)
+        if self.finder is not None:
+            settings[redispy.FINDER] = self.finder.twin()
         return replace(self, connection_class=kind, connection_kwargs=settings)
 
 
 def _joined(host: object, port: object) -> str:
     name = str(host or "localhost")
     return f"[{name}]:{port or 6379}" if ":" in name else f"{name}:{port or 6379}"
-
-
-def parameters_of(kind: Any) -> set[str]:
-    """What a connection class takes, by itself and by those it is made of."""
-    makers: list[Any] = [each.__dict__.get("__init__", object) for each in kind.__mro__]
-    return {name for each in makers for name in inspect.signature(each).parameters}
-
-
-def _blocking(kind: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """A connection class of redis.asyncio, and what it is made with, in their blocking form."""
-    import redis.asyncio.connection as running
-    import redis.asyncio.sentinel as running_sentinel
-    import redis.connection as blocking
-    import redis.sentinel as blocking_sentinel
-
-    twins: list[tuple[Any, Any]] = [
-        (running_sentinel.SentinelManagedSSLConnection, blocking_sentinel.SentinelManagedSSLConnection),
-        (running_sentinel.SentinelManagedConnection, blocking_sentinel.SentinelManagedConnection),
-        (running.UnixDomainSocketConnection, blocking.UnixDomainSocketConnection),
-        (running.SSLConnection, blocking.SSLConnection),
-        (running.Connection, blocking.Connection),
-    ]
-    twin = next((there for here, there in twins if issubclass(kind, here)), blocking.Connection)
-    taken = parameters_of(twin)
-    mine = {
-        name: value
-        for name, value in settings.items()
-        if name in _SHARED or (name.startswith("ssl_") and name in taken)
-    }
-    finder: Any = settings.get("connection_pool")
-    if hasattr(finder, "twin"):
-        mine["connection_pool"] = finder.twin()
-    return twin, mine

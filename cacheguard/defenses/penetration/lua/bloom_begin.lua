@@ -6,20 +6,8 @@
 --        go without asking
 -- Reply  { OK, ms, epoch, layers, epoch, layers ... }: ms to wait before the rows are read, and the filters whose
 --        chunks may be left over; or { BLIND } if this user may not run INFO
+-- needs: prelude
 local meta, log, side = KEYS[1], KEYS[2], KEYS[3]
-
-local function server_now()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
--- The process and its replication history: another one may have lost what this one had acknowledged.
-local function identity()
-  local server, replication = redis.pcall('INFO', 'server'), redis.pcall('INFO', 'replication')
-  if type(server) ~= 'string' or type(replication) ~= 'string' then return '' end
-  local run = server:match('run_id:(%w+)')
-  return run and run .. (replication:match('master_replid:(%w+)') or '') or ''
-end
 
 local now, run = server_now(), identity()
 if run == '' then return { 'BLIND' } end

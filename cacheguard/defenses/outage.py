@@ -1,0 +1,223 @@
+"""Redis fails, or is too slow to be of use: it is left alone for a while, and probed until it is well again.
+
+The rule of a circuit breaker. The pattern is Michael Nygard's ("Release It!", 2007); windows, slow calls and half-open
+probes are those of Resilience4j, with pauses short enough for a cache. What each fault of Redis counts for stands in
+`faults.TREATMENTS`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Literal, TypeAlias
+
+from .breakdown import next_pause
+
+State: TypeAlias = Literal["closed", "open", "half-open"]
+JITTER = 0.25  # of a pause, taken off at random: a fleet shall not come back in step
+
+
+class Outcome(Enum):
+    """How a call went."""
+
+    OK = auto()
+    SLOW = auto()
+    FAILED = auto()
+    NONE = auto()  # it was cancelled, or never made: this says nothing
+
+
+_PROBED = {
+    Outcome.OK: "the probe went well",
+    Outcome.SLOW: "the probe was slow",
+    Outcome.FAILED: "the probe failed",
+    Outcome.NONE: "the probe was given up",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerTerms:
+    """When a breaker opens, and for how long.
+
+    Args:
+        window: how many of the last calls count.
+        age: how old, in seconds, a call may be that counts.
+        minimum: with fewer calls than this nothing is decided.
+        failure_rate: share of failed calls from which on it opens.
+        slow_rate: share of slow calls, likewise.
+        slow_after: seconds after which a call is slow; infinite: none is.
+        pause: seconds until the first probe.
+        longest_pause: the pause doubles with each failed probe, up to this many seconds.
+    """
+
+    window: int = 20
+    age: float = 10.0
+    minimum: int = 5
+    failure_rate: float = 0.5
+    slow_rate: float = 0.8
+    slow_after: float = math.inf
+    pause: float = 1.0
+    longest_pause: float = 10.0
+
+
+def reason_to_open(
+    calls: Iterable[tuple[float, Outcome]], terms: BreakerTerms, now: float
+) -> tuple[Outcome, str] | None:
+    """Why the last *calls* (when, how) are reason to open: the outcome that is too frequent, and words; else None."""
+    young = [outcome for at, outcome in calls if at > now - terms.age]
+    if len(young) < terms.minimum:
+        return None
+    for outcome, rate, word in (
+        (Outcome.FAILED, terms.failure_rate, "failed"),
+        (Outcome.SLOW, terms.slow_rate, "were slow"),
+    ):
+        met = young.count(outcome)
+        if met and met >= rate * len(young):
+            return outcome, f"{met} of the last {len(young)} calls {word}"
+    return None
+
+
+class Switch:
+    """The state of one breaker, for any number of threads and event loops.
+
+    Closed: every call passes, and its outcome is recorded. Open: no call passes. When the pause is over, one call
+    passes as a probe (half-open), and its outcome decides.
+
+    Args:
+        name: what it guards, for the log.
+        on_change: called with the state before, the state now, and why; it must not raise.
+        now: monotonic seconds.
+        new_lock: makes a lock that its holder may take again: a signal handler may come in between.
+        probed_by_callers: whether a caller's own call may be the probe. If False, a background prober calls `probe`.
+            It can probe immediately: after a slow-call trip or a `doubt`, the first probe is sent without a pause, so
+            that a false alarm costs almost nothing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        terms: BreakerTerms,
+        *,
+        on_change: Callable[[State, State, str], None],
+        now: Callable[[], float],
+        new_lock: Callable[[], AbstractContextManager[Any]],
+        probed_by_callers: bool = True,
+    ) -> None:
+        self.name, self.terms = name, terms
+        self.closed = True  # a hot path need ask no more than this
+        self.probed_by_callers = probed_by_callers
+        self._on_change, self._now = on_change, now
+        self._random = random.Random().random
+        self._turn: int = 0  # of its states; what began in an earlier one says nothing about this one
+        self._calls: deque[tuple[float, Outcome]] = deque(maxlen=terms.window)
+        self.undecided = False  # the first probe of an alarm is not back yet
+        self._slowed = False  # it was for being slow that it opened
+        self._pause: float | None = None
+        self._closed_at = -math.inf
+        self._until = 0.0  # no probe before
+        self._probing = False
+        self._new_lock = new_lock
+        self._lock = new_lock()
+
+    @property
+    def state(self) -> State:
+        if self.closed:
+            return "closed"
+        return "half-open" if self._probing else "open"
+
+    @property
+    def waits(self) -> float:
+        """Seconds until a probe may pass; 0 if one may, or needs not."""
+        return 0.0 if self.closed else max(0.0, self._until - self._now())
+
+    def enter(self) -> int | None:
+        """May a call be made? What to `leave` with afterwards, or None."""
+        if self.closed:
+            return self._turn
+        return self.probe() if self.probed_by_callers else None
+
+    def probe(self) -> int | None:
+        """May a call be made to find out? One at a time; one that never comes back counts for a longest pause."""
+        with self._lock:
+            now = self._now()
+            if self.closed:
+                return self._turn
+            if now < self._until:
+                return None
+            lost, self._probing = self._probing, True
+            self._turn += 1
+            self._until = now + self.terms.longest_pause
+            turn = self._turn
+        if not lost:
+            self._on_change("open", "half-open", "the pause is over")
+        return turn
+
+    def leave(self, turn: int, outcome: Outcome, took: float = 0.0, now: float | None = None) -> None:
+        """A call that was let pass has ended, after so many seconds; *now*, if the caller knows what time it is."""
+        if turn != self._turn or (outcome is Outcome.NONE and self.closed):
+            return
+        if outcome is Outcome.OK and took >= self.terms.slow_after and (self._slowed or not self.undecided):
+            outcome = Outcome.SLOW
+        now = self._now() if now is None else now
+        if self.closed:
+            self._calls.append((now, outcome))
+            if outcome is not Outcome.OK:
+                self._judge(now)
+            return
+        with self._lock:
+            if turn != self._turn:
+                return
+            self._turn += 1
+            self._probing = self.undecided = False
+            if outcome is Outcome.OK:
+                self.closed, self._closed_at = True, now
+                self._calls.clear()
+            elif outcome is Outcome.NONE:
+                self._until = now
+            else:
+                self._wait(now)
+        self._on_change("half-open", "closed" if self.closed else "open", _PROBED[outcome])
+
+    def doubt(self, turn: int, why: str) -> None:
+        """A call that was let pass has cost too much to let another one try: open, if nothing has changed since."""
+        if self.closed and turn == self._turn:
+            self._trip(why, alarm=True, slowed=False)
+
+    def _judge(self, now: float) -> None:
+        reason = reason_to_open(list(self._calls), self.terms, now)
+        if reason is not None:
+            slowed = reason[0] is Outcome.SLOW
+            self._trip(reason[1], alarm=slowed and not self.probed_by_callers, slowed=slowed)
+
+    def _trip(self, why: str, *, alarm: bool, slowed: bool) -> None:
+        with self._lock:
+            if not self.closed:
+                return
+            now = self._now()
+            if now > self._closed_at + self.terms.age:
+                self._pause = None  # it has been well for long enough
+            self.undecided, self._slowed = alarm, slowed
+            self.closed = self._probing = False
+            self._turn += 1
+            self._calls.clear()
+            if alarm:
+                self._until = now
+            else:
+                self._wait(now)
+        self._on_change("closed", "open", why)
+
+    def _wait(self, now: float) -> None:
+        self._pause = next_pause(self._pause, (self.terms.pause, self.terms.longest_pause))
+        self._until = now + self._pause * (1.0 - JITTER * self._random())
+
+    def after_fork(self) -> None:
+        """Begin anew, closed: a thread of the parent may have held the lock, or have been the probe."""
+        self._lock = self._new_lock()
+        self._random = random.Random().random  # or all children of one parent would draw the same pauses
+        self.closed, self._probing, self.undecided, self._pause = True, False, False, None
+        self._turn += 1
+        self._calls.clear()

@@ -1,0 +1,136 @@
+"""A question and its answer: what a caller asks for, one run of a loader, and what that has returned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..current_load import Load
+from ..protocol.entry import Found, Granted, Stored
+from ..protocol.envelope import Kind
+from ..protocol.exceptions import absence
+from ..protocol.names import Scope
+
+if TYPE_CHECKING:
+    from ..codec import Codec
+    from ..policy import Rules
+    from ..tiers.local import Entry
+    from .flights import Flight
+
+NO_SCOPE = Scope()
+
+
+@dataclass(slots=True)
+class Ask:
+    """One question: which key, how to load it, and by which rules."""
+
+    key: str
+    rules: Rules
+    codec: Codec | None
+    load: Callable[[], Any]
+    tags: tuple[str, ...] = ()
+    scope: Scope = NO_SCOPE
+    version: Callable[[Any], Any] | None = None  # of a value that was loaded
+    usable: Callable[[Any], bool] | None = None  # a cached value for which this returns False is treated as a miss
+    bounded: bool = True  # its load takes a permit of the bulkhead
+
+    def takes(self, stored: Stored) -> bool:
+        """Whether the cached value may be the answer."""
+        return self.usable is None or stored.kind is not Kind.VALUE or self.usable(stored.value)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The markers of its tags."""
+        return tuple(map(self.scope.tag, self.tags)) if self.tags else ()
+
+
+@dataclass(slots=True)
+class Job:
+    """One run of a loader: for one key, or for several at once. The dictionaries are by key.
+
+    It is made before Redis is asked for the leases, and learns what Redis answered: a key whose lease is not granted
+    gives its token up, and one that another process answers leaves the job.
+    """
+
+    asks: dict[str, Ask]
+    flights: dict[str, Flight]
+    rules: Rules
+    load: Callable[[], Any]
+    tokens: dict[str, str]  # of the leases; a key without one is not filled
+    bounded: bool = True
+    primary: bool = False  # the answer before was older than what is known
+    keep: bool = False  # L1 takes what has no lease, since Redis cannot be asked
+    ticket: int = field(init=False)  # of L1, taken before Redis is asked
+    asked_at: float = field(init=False)  # when Redis is asked
+    leases: dict[str, Granted] = field(default_factory=dict[str, Granted])
+    turn: int | None = None  # to be given back to the breaker of what it loads from
+
+    @property
+    def landed(self) -> bool:
+        """Whether all who wait have their answer already."""
+        return all(flight.landed for flight in self.flights.values())
+
+    def granted(self, key: str, lease: Granted) -> bool:
+        """Take the lease of *key*, if what is loaded under it can be stored; false if it must be given back."""
+        ask = self.asks[key]
+        if not lease.covers(ask.scope.markers(ask.tags)):
+            return False
+        self.leases[key] = lease
+        return True
+
+    def fallback(self, key: str) -> Stored | None:
+        """The old value of *key* that is served if the load fails.
+
+        It is the one that Redis found with the lease, so all who join may have it. What a reader found before the lease
+        may have been invalidated since: that reader alone may fall back on it. A refresh never answers with an old
+        value: it brings a new one, or says why there is none.
+        """
+        lease = self.leases.get(key)
+        found = None if lease is None or self.flights[key].anew else lease.found
+        return found.stored if found is not None and servable(found, self.rules) else None
+
+    def unleased(self, *, keep: bool = False) -> Job:
+        """The same job without the right to fill."""
+        self.tokens, self.keep = {}, keep
+        return self
+
+    def leave(self, key: str) -> Flight:
+        """Take *key* out of the job; its flight."""
+        del self.asks[key]
+        self.tokens.pop(key, None)
+        return self.flights.pop(key)
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What a loader returned, or the absence that it raised."""
+
+    value: Any
+    absence: Exception | None
+    seconds: float
+    load: Load
+
+    def tags_for(self, ask: Ask) -> tuple[str, ...]:
+        """The tags of what was loaded: those of the question, then those that the loader has added."""
+        if not self.load.tags:
+            return ask.tags
+        return tuple(dict.fromkeys((*ask.tags, *self.load.tags)))
+
+
+def servable(found: Found, rules: Rules) -> bool:
+    """Whether *found* may be served instead of a load that fails or is slow."""
+    stored = found.stored
+    return stored is not None and stored.kind is Kind.VALUE and -found.fresh_left < rules.stale
+
+
+def stored_of(entry: Entry) -> Stored:
+    """The entry of the in-process tier, as the engine knows it."""
+    return Stored(Kind(entry.kind), entry.value, 0.0, 0.0, entry.tags)
+
+
+def opened(stored: Stored, rules: Rules) -> Any:
+    """The value inside, or the absence raised as the loader would."""
+    if stored.kind is Kind.ERROR:
+        raise absence(stored.value, rules.not_found)
+    return stored.value

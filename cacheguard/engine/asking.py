@@ -1,0 +1,105 @@
+"""A value, loaded if there is none: `get_or_set` and `get_or_set_many`, around `Engine.read` and `Batch.read`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any
+
+from ..tiers.packing import copied
+from .ask import Ask, opened, stored_of
+from .batch import Batch
+
+if TYPE_CHECKING:
+    from ..codec import Codec
+    from ..policy import Rules
+    from ..protocol.names import Scope
+    from .auditing import Auditor
+    from .reading import Engine
+    from .shared import Shared
+
+EngineOf = Callable[..., "Engine"]  # of the caller's runtime: with ``l2=False`` the one that works in this process
+
+
+class Asking:
+    """Asks for the callers of one guard, whichever engine they have.
+
+    Args:
+        shared: what the engines of the guard have in common.
+        auditor: compares hits with what the loader says; None: nobody does.
+        copies: every caller gets a copy of its own.
+    """
+
+    def __init__(self, shared: Shared, auditor: Auditor | None, *, copies: bool) -> None:
+        self._shared, self._local, self._auditor, self._copies = shared, shared.local, auditor, copies
+
+    async def one(self, engine_of: EngineOf, ask: Ask) -> Any:
+        """The value of *ask*. No round trip for a hit in the process."""
+        rules = ask.rules
+        if self._shared.off:
+            return await engine_of(l2=rules.l2).runtime.call(ask.load)
+        entry = self._local.alive(ask.key) if rules.l1 else None
+        if entry is None or not (ask.usable is None or ask.takes(stored_of(entry))):
+            answer = await engine_of(l2=rules.l2).read(ask)
+        else:
+            answer = opened(stored_of(entry), rules)
+            if self._auditor is not None:
+                await self._auditor.consider(engine_of(l2=rules.l2), ask, answer)
+        return copied(answer) if self._copies else answer
+
+    async def many(
+        self,
+        engine_of: EngineOf,
+        names: Sequence[str],
+        loader: Callable[[list[str]], Any],
+        rules: Rules,
+        scope: Scope,
+        *,
+        tags: tuple[str, ...],
+        version: Callable[[Any], Any] | None,
+        codec: Codec | None,
+    ) -> dict[str, Any]:
+        """The values of all *names*. Three round trips at most, whatever their number."""
+        engine = engine_of(l2=rules.l2)
+        if self._shared.off:
+            loaded = await engine.runtime.call(lambda: loader(list(names)))
+            return {name: loaded.get(name) for name in names}
+        values: dict[str, Any] = {}
+        asks: dict[str, Ask] = {}
+        by_key: dict[str, str] = {}
+        for name in names:
+            key = scope.key(name)
+            entry = self._local.alive(key) if rules.l1 else None
+            if entry is not None:
+                values[name] = opened(stored_of(entry), rules)
+            else:
+                asks[key] = Ask(key, rules, codec, _loader_of_one(loader, name), tags, scope, version)
+                by_key[key] = name
+        if asks:
+            for key, value in (await Batch(engine, asks, by_key, loader).read()).items():
+                values[by_key[key]] = value
+        return {name: copied(values[name]) if self._copies else values[name] for name in names}
+
+    def alone_when(self, asked: Callable[[], object]) -> Callable[[], None]:
+        """Ask *asked*, too, whether a load is its caller's own; a function that ends that."""
+        shared = self._shared
+        shared.questions = (*shared.questions, asked)
+
+        def end() -> None:
+            shared.questions = tuple(each for each in shared.questions if each is not asked)
+
+        return end
+
+
+def _loader_of_one(loader: Callable[[list[str]], Any], name: str) -> Callable[[], Any]:
+    """The loader of many keys as a loader of one, for a key that goes its own way."""
+
+    def one() -> Any:
+        loaded = loader([name])
+        return _picked(loaded, name) if isawaitable(loaded) else loaded.get(name)
+
+    return one
+
+
+async def _picked(loaded: Any, name: str) -> Any:
+    return (await loaded).get(name)

@@ -1,0 +1,207 @@
+"""What is changed by hand, under one runtime: the steps of each change, whatever the guard makes of its outcome.
+
+`writes` and `by_hand` decide when these steps are taken, and what it means if Redis does not answer. They know several
+engines (Redis, and this process in its place), these steps know one: hence two floors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..defenses.avalanche import jittered
+from ..delivery.outbox import Invalidation
+from ..errors import Overloaded
+from ..missing import MISSING
+from ..protocol.entry import Stored, ms
+from ..protocol.envelope import Kind
+from ..protocol.names import Scope
+from .lifetimes import marker_ms, stale_window
+
+if TYPE_CHECKING:
+    from ..codec import Codec
+    from ..policy import Rules
+    from ..ports import Runtime
+    from ..tiers.entries import Entries
+    from .shared import Shared
+
+MOST_ATTEMPTS = 1000  # to change a value that others change, too; each time one of them gets through
+EAGER_ATTEMPTS = 3
+LONGEST_PAUSE = 0.02  # seconds between two later ones
+
+
+class Changes:
+    """Invalidates and stores under one runtime.
+
+    Raises `Unreachable` where Redis has to answer; an invalidation is pending instead, and false is returned.
+    """
+
+    def __init__(self, runtime: Runtime, remote: Entries, shared: Shared) -> None:
+        self._runtime, self._remote, self._shared = runtime, remote, shared
+
+    async def _dropping(self, names: Sequence[str], saying: Awaitable[Any]) -> Any:
+        """Drop *names* here before and after the others are told, whatever comes of it."""
+        self._shared.drop(names)
+        try:
+            return await saying
+        finally:
+            self._shared.drop(names)
+
+    # Invalidating
+
+    async def invalidate(self, items: Sequence[Invalidation]) -> bool:
+        """Invalidate *items* everywhere; false if Redis has not acknowledged it yet. One round trip."""
+        self._shared.events.invalidations += len(items)
+        return bool(await self._dropping([item.key for item in items], self._remote.invalidate(items)))
+
+    async def expire(self, keys: Sequence[str]) -> bool:
+        """Make *keys* stale; false if Redis has not acknowledged it yet. One round trip."""
+        self._shared.events.invalidations += len(keys)
+        return bool(await self._dropping(keys, self._remote.expire(keys)))
+
+    async def remove(self, keys: Sequence[str], scope: Scope) -> tuple[bool, int]:
+        """Remove *keys* everywhere; whether Redis has acknowledged it, and how many it held. One round trip."""
+        self._shared.events.invalidations += len(keys)
+        done, count = await self._dropping(keys, self._remote.remove(keys, scope))
+        return bool(done), int(count)
+
+    # Storing
+
+    async def store(
+        self,
+        values: dict[str, Any],
+        rules: Rules,
+        codecs: dict[str, Codec],
+        tags: tuple[str, ...],
+        scope: Scope,
+        version: str = "",
+    ) -> bool:
+        """Put *values* there by hand, of keys that live in one place; `CodecError` if one of them cannot be stored.
+
+        One round trip; one more if this process does not know what the namespace and the tags say now.
+        """
+        drawn = {key: self._drawn(value, rules, tags) for key, value in values.items()}
+        work = self._stored(drawn, rules, codecs, scope.markers(tags), version)
+        return bool(await self._dropping(list(values), work))
+
+    def _drawn(self, value: Any, rules: Rules, tags: tuple[str, ...]) -> tuple[Stored, float]:
+        """The entry that *value* becomes, and for how many seconds it is fresh."""
+        kind = Kind.ABSENT if value is None and rules.null_ttl is not None else Kind.VALUE
+        ttl = rules.ttl_of(value) if kind is Kind.VALUE else rules.null_ttl
+        fresh = jittered(ttl or rules.ttl_of(None), rules.jitter, self._runtime.random())
+        return Stored(kind, value, fresh, 0.0, tags), fresh
+
+    async def _stored(
+        self,
+        drawn: dict[str, tuple[Stored, float]],
+        rules: Rules,
+        codecs: dict[str, Codec],
+        markers: tuple[str, ...],
+        version: str,
+    ) -> bool:
+        keep_ms = max(marker_ms(rules), *(ms(fresh + rules.stale) for _, fresh in drawn.values()))
+        remote = self._remote.of(next(iter(drawn)))
+        nonces = remote.markers.last_seen(markers) or await remote.markers.ask(markers, keep_ms)
+        limit = math.inf
+        while True:
+            items: dict[str, tuple[Any, float, float]] = {}
+            for key, (stored, fresh) in drawn.items():
+                stored.nonces = nonces
+                stale = 0.0 if fresh > limit else stale_window(stored, rules)
+                items[key] = remote.pack(key, stored, codecs[key]), min(fresh, limit), stale
+            put = await remote.by_hand.store(items, version, markers, keep_ms)
+            if put.nonces == nonces and (not put.quarantine or limit < math.inf):
+                await self._remote.elsewhere([Invalidation(key, version=version) for key in items], remote)
+                return put.done
+            # What was stored is unusable already, or would outlive a quarantine: again, under the markers as they are.
+            nonces, limit = put.nonces, put.quarantine or math.inf
+
+    async def add(self, key: str, value: Any, rules: Rules, codec: Codec, tags: tuple[str, ...], scope: Scope) -> bool:
+        """Put *value* there by hand unless something usable is there; whether it was put.
+
+        As many round trips as `store`.
+        """
+        return bool(await self._dropping([key], self._added(key, self._drawn(value, rules, tags), rules, codec, scope)))
+
+    async def _added(self, key: str, drawn: tuple[Stored, float], rules: Rules, codec: Codec, scope: Scope) -> bool:
+        stored, fresh = drawn
+        markers = scope.markers(stored.tags)
+        keep_ms = max(marker_ms(rules), ms(fresh + rules.stale))
+        remote = self._remote.of(key)
+        nonces = remote.markers.last_seen(markers) or await remote.markers.ask(markers, keep_ms)
+        limit, token, unusable = math.inf, self._runtime.token(), ""
+        while True:
+            stored = replace(stored, nonces=nonces)
+            envelope = remote.pack(key, stored, codec)
+            stale = 0.0 if fresh > limit else stale_window(stored, rules)
+            put = await remote.by_hand.add(
+                key,
+                envelope,
+                min(fresh, limit),
+                stale,
+                scope=scope,
+                token=token,
+                unusable=unusable,
+                markers=markers,
+                keep_ms=keep_ms,
+            )
+            if put.done and (put.nonces != nonces or (put.quarantine and limit == math.inf)):
+                # As in `_stored`: void already, or it would outlive a quarantine.
+                nonces, limit, token = put.nonces, put.quarantine or math.inf, self._runtime.token()
+                unusable = remote.by_hand.stamp(envelope)
+            elif put.done or put.useless is None:
+                if put.done:
+                    await self._remote.elsewhere([Invalidation(key)], remote)
+                return put.done
+            else:
+                unusable = put.useless
+
+    async def update(self, key: str, change: Callable[[Any], Any], codec: Codec | None, scope: Scope) -> Any:
+        """Change the value of *key* in one step, for the rest of its lifetime; what it is then, `MISSING` without one.
+
+        Two round trips; one more each time that somebody else was faster.
+        """
+        return await self._dropping([key], self._updated(key, change, codec, scope))
+
+    async def _updated(self, key: str, change: Callable[[Any], Any], codec: Codec | None, scope: Scope) -> Any:
+        remote = self._remote.of(key)
+        exact = await remote.by_hand.read_exactly(key, codec, scope)
+        for attempt in range(MOST_ATTEMPTS):
+            found = exact.found
+            if found is None or found.stored is None or found.fresh_left <= 0 or found.stored.kind is Kind.ERROR:
+                return MISSING
+            stored = found.stored
+            value = change(stored.value)
+            changed = replace(stored, kind=Kind.VALUE, value=value)
+            # Kept in shape by its own codec: a function's entry stays readable for the function.
+            envelope = remote.pack(key, changed, codec)
+            replaced = await remote.by_hand.replace(
+                key, envelope, exact.stamp, codec=codec, scope=scope, token=self._runtime.token()
+            )
+            if replaced.done:
+                await self._remote.elsewhere([Invalidation(key)], remote)
+                return value
+            exact = replaced.there
+            if attempt >= EAGER_ATTEMPTS:
+                await self._runtime.sleep(self._runtime.random() * min(0.001 * attempt, LONGEST_PAUSE))
+        raise Overloaded(f"{key} was changed by others {MOST_ATTEMPTS} times while it was to be updated")
+
+    async def touch(self, key: str, rules: Rules, scope: Scope) -> bool:
+        """Give a fresh entry its TTL anew; whether there was one. Two round trips."""
+        return bool(await self._dropping([key], self._touched(key, rules, scope)))
+
+    async def _touched(self, key: str, rules: Rules, scope: Scope) -> bool:
+        remote = self._remote.of(key)
+        found = await remote.read(key, None, scope, ())
+        if found is None or found.stored is None:
+            return False
+        stored = found.stored
+        ttl = rules.ttl_of(stored.value) if stored.kind is Kind.VALUE else rules.null_ttl
+        if ttl is None:
+            return False
+        fresh = jittered(ttl, rules.jitter, self._runtime.random())
+        window = stale_window(stored, rules)
+        keep_ms = max(marker_ms(rules), ms(fresh + window))
+        return await remote.by_hand.touch(key, fresh, window, scope.markers(stored.tags), keep_ms)

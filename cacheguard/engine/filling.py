@@ -1,0 +1,301 @@
+"""From a loaded value to a fill, and from the reply to it to what the flight may say: for one key, and for many.
+
+draft → retire the flight → the markers of late tags → FILL, or the lease back → L1 → land
+
+    reader:  takes a ticket, leases ... loads "old" ................. FILL refused: lands, but proves nothing
+    writer:                                           invalidates
+
+Three things are judged apart. Whether Redis takes the value: the lease decides. Whether L1 takes it: the ticket
+decides, which is void once this process has heard of an invalidation. Whether a follower that joined after the lease
+may share it: the reply to the fill decides. It alone proves that nothing was invalidated between lease and fill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..defenses.avalanche import jittered
+from ..defenses.breakdown import early_by
+from ..defenses.consistency import version_text
+from ..errors import CodecError, Refused, Unreachable
+from ..protocol.entry import Fill, Filled, Granted, Stored
+from ..protocol.envelope import Kind, Oversize
+from ..protocol.exceptions import describe
+from ..tiers.entries import Entries
+from ..tiers.local import Entry
+from .ask import Ask, Job, Loaded
+from .flights import Flights
+from .lifetimes import marker_ms, stale_window
+from .shared import Shared
+
+if TYPE_CHECKING:
+    from ..current_load import Load
+    from ..ports import Runtime
+
+STORED = (Filled.STORED, Filled.BRIEFLY)
+
+
+@dataclass(slots=True)
+class Draft:
+    """What a load has brought for one key, and what became of it."""
+
+    ask: Ask
+    stored: Stored
+    ttl: float | None  # seconds; None: it shall not be cached
+    version: str
+    marks: dict[str, bytes] | None = None  # what the markers said when the load began; None: that cannot be known
+    filled: Filled = Filled.REFUSED
+
+
+class Filling:
+    """What may be made of the outcome of a load, under one runtime: `fill_and_land` is the whole of it."""
+
+    def __init__(self, runtime: Runtime, remote: Entries, shared: Shared, flights: Flights) -> None:
+        self._runtime, self._remote, self._shared, self._flights = runtime, remote, shared, flights
+        self._local, self._events = shared.local, shared.events
+
+    async def fill_and_land(self, job: Job, loaded: Loaded, values: Mapping[str, Any] | None = None) -> bool:
+        """Store what was *loaded* and land the flights of *job*. Of a loader of several keys, *values* are by key.
+
+        True if nothing landed, and the job must be run once more: its answer, for one key, is older than what is known.
+        Round trips: one, for the fill; one more for each key to which the loader gave a tag that this process sees for
+        the first time; one for the leases of what is not stored.
+        """
+        began = self._runtime.now()
+        drafts: list[Draft] = []
+        for key, flight in job.flights.items():
+            drafts.append(self._draft(job, job.asks[key], loaded, loaded.value if values is None else values[key]))
+            flight.absence = loaded.absence
+            self._flights.retire(key, flight)  # nobody joins any more once a fill is on its way
+        if job.tokens:
+            await self._store(job, drafts, began)
+            if drafts[0].filled is Filled.OLD and values is None and loaded.load.asked_for and not job.primary:
+                return True
+        for draft in drafts:
+            self._land(job, draft, loaded, began)
+        return False
+
+    # What shall be stored
+
+    def _draft(self, job: Job, ask: Ask, loaded: Loaded, value: Any) -> Draft:
+        """What to keep of *value*, for how long and under which version; no bytes yet."""
+        tags = loaded.tags_for(ask)
+        if loaded.absence is not None:
+            stored = Stored(Kind.ERROR, describe(loaded.absence), 0.0, loaded.seconds, tags)
+        else:
+            stored = Stored(Kind.ABSENT if value is None else Kind.VALUE, value, 0.0, loaded.seconds, tags)
+        if ask.key not in job.tokens and not job.keep:  # no tier may take it
+            return Draft(ask, stored, None, "")
+        version = "" if ask.version is None else self._version_of(ask.version, ask, stored)
+        ttl = None if version is None else self._drawn_ttl(ask, stored, loaded.load)
+        return Draft(ask, stored, ttl, version or "")
+
+    def _version_of(self, version: Callable[[Any], Any], ask: Ask, stored: Stored) -> str | None:
+        """What the user's function *version* says of what was loaded; None if that cannot be used."""
+        if stored.kind is not Kind.VALUE:
+            return ""
+        try:
+            return version_text(version(stored.value))
+        except Exception as error:  # noqa: BLE001 - the user's function; a bad answer must not cost the value
+            self._events.unencodable += 1
+            self._events.once("version", "version(value) failed, %s is not cached: %r", ask.key, error)
+            return None
+
+    def _drawn_ttl(self, ask: Ask, stored: Stored, load: Load) -> float | None:
+        """How long *stored*, which *load* has brought, shall be fresh, in seconds; None if it shall not be cached."""
+        rules = ask.rules
+        if not load.kept:
+            return None
+        if stored.kind is Kind.VALUE:
+            try:
+                ttl = rules.ttl_of(stored.value)
+            except Exception as error:  # noqa: BLE001 - the user's function; a bad answer must not cost the value
+                self._events.unencodable += 1
+                self._events.once("ttl", "ttl(value) failed, %s is not cached: %r", ask.key, error)
+                return None
+        elif rules.null_ttl is None:
+            return None
+        else:
+            ttl = rules.null_ttl
+            with self._local.lock:
+                room = self._shared.budget.take(self._runtime.now(), ttl)
+            if not room:
+                self._events.absences_over_budget += 1
+                return None
+        return jittered(ttl, rules.jitter, self._runtime.random())
+
+    # What Redis is told, and what it says
+
+    async def _store(self, job: Job, drafts: Sequence[Draft], began: float) -> None:
+        """Fill what may be cached, give the other leases back, and note in each draft what became of it."""
+        fills: list[Fill] = []
+        filled: list[Draft] = []
+        held: dict[str, Draft] = {}
+        for draft in drafts:
+            key = draft.ask.key
+            lease = job.leases.get(key)
+            if lease is None:
+                continue
+            try:
+                draft.marks = await self._marks_of(draft, lease)
+            except Unreachable as error:
+                await self._not_filled(job, [key], error)
+                continue
+            fill = None if draft.marks is None else self._fill(job, draft, lease, draft.marks, began)
+            if fill is None:
+                held[key] = draft
+            else:
+                fills.append(fill)
+                filled.append(draft)
+        try:
+            if fills:
+                for draft, outcome in zip(filled, await self._remote.fill_many(fills), strict=True):
+                    draft.filled = outcome
+                    if outcome in STORED:
+                        self._events.fills += 1
+                    else:
+                        self._events.fills_refused += outcome is Filled.REFUSED
+                        self._events.fills_old += outcome is Filled.OLD
+                        self._events.fills_failed += outcome is Filled.FAILED
+            if held:
+                await self._give_back(job, held)
+        except Unreachable as error:
+            await self._not_filled(job, [*held, *(draft.ask.key for draft in filled)], error)
+
+    async def _marks_of(self, draft: Draft, lease: Granted) -> dict[str, bytes] | None:
+        """What the markers of the entry said when its load began; None if that cannot be known any more.
+
+        The lease answered for the markers that were known then. A tag that the loader has added is claimed now:
+
+        leader:  leases ... loads "old", adds tag "red" ............................. claims "red": refused
+        writer:                                        commits "new", invalidates "red"
+
+        Without the claim, the entry would carry the nonce of after the invalidation, and stand.
+        """
+        ask, tags = draft.ask, draft.stored.tags
+        markers = ask.scope.markers(tags)
+        marks: dict[str, Any] = dict(zip(markers, map(lease.marks.get, markers), strict=True))
+        if None in marks.values():
+            late = [tag for tag in tags if marks[ask.scope.tag(tag)] is None]
+            claimed = await self._remote.of(ask.key).markers.claim(ask.scope, late, lease.at_ms, marker_ms(ask.rules))
+            if claimed is None:
+                return None
+            marks |= dict(zip(map(ask.scope.tag, late), claimed, strict=True))
+        return marks
+
+    def _fill(self, job: Job, draft: Draft, lease: Granted, marks: dict[str, bytes], now: float) -> Fill | None:
+        """The fill of *draft*; None if it shall not, or cannot, be stored."""
+        ask, stored, ttl = draft.ask, draft.stored, draft.ttl
+        stored.nonces = tuple(marks.values())
+        if ttl is None:
+            return None
+        stored.ttl = ttl
+        envelope = self._packed(ask, stored)
+        if envelope is None:
+            return None
+        if stored.tags != ask.tags:
+            self._remote.learn(ask.key, stored.tags)
+        window = stale_window(stored, ask.rules)
+        quarantined = lease.quarantined_for(marks, now - job.asked_at)
+        if quarantined is not None:
+            # A namespace or a tag is quarantined: the database may still answer with what was before the write. The
+            # entry dies with the quarantine, and L1 does not take it. (Where the key itself is, the script sees to it.)
+            ttl, window, draft.ttl = min(ttl, quarantined), 0.0, None
+        return Fill(ask.key, job.tokens[ask.key], envelope, ttl, window, draft.version, tuple(marks), stored.nonces)
+
+    def _packed(self, ask: Ask, stored: Stored) -> Any:
+        """The bytes to store; None if there are none, which is counted and logged once."""
+        try:
+            return self._remote.pack(ask.key, stored, ask.codec)
+        except Oversize as error:
+            self._events.oversize += 1
+            self._events.once("oversize", "%s is not cached in Redis: %s", ask.key, error)
+        except CodecError as error:
+            self._events.unencodable += 1
+            self._events.once(f"codec {type(stored.value)}", "%s is not cached in Redis: %s", ask.key, error)
+        return None
+
+    async def _give_back(self, job: Job, held: Mapping[str, Draft]) -> None:
+        """Give the leases of *held* back, which are not stored.
+
+        A lease that was held until now proves as much as an accepted fill: nothing was invalidated meanwhile.
+        """
+        for group in self._remote.groups(held):
+            marks: dict[str, bytes] = {}
+            for key in group:
+                marks |= held[key].marks or {}
+            still = await self._remote.release({key: job.tokens[key] for key in group}, None, marks)
+            for key in group:
+                if held[key].marks is None:
+                    self._events.fills_refused += 1
+                elif still:
+                    held[key].filled = Filled.STORED
+
+    async def _not_filled(self, job: Job, keys: Sequence[str], error: Unreachable) -> None:
+        """Count *keys*, of which Redis was not told. Their leases end by themselves."""
+        self._events.fills_failed += len(keys)
+        if isinstance(error, Refused):  # a full server: nobody shall wait for leases that nothing comes of
+            with suppress(Unreachable):
+                await self._remote.release({key: job.tokens[key] for key in keys})
+
+    # What the flights and L1 get
+
+    def _land(self, job: Job, draft: Draft, loaded: Loaded, began: float) -> None:
+        """Give what was *loaded* to all who wait, to L1 if it may have it, and say whether it is proven."""
+        ask, stored, ttl, ticket = draft.ask, draft.stored, draft.ttl, job.ticket
+        flight, proven = job.flights[ask.key], draft.filled in STORED
+        if ask.key in job.tokens:
+            if ttl is not None and draft.filled is Filled.STORED:
+                if (
+                    flight.anew
+                ):  # a reader that asked Redis before may still bring the old value: its ticket is unusable
+                    ticket = self._local.renewed_ticket(ask.key, ticket)
+                self.keep(ask, stored, ttl, ticket, began)
+        elif ttl is not None:  # Redis cannot be asked: what was heard in this process must do
+            proven = self.keep(ask, stored, ttl, ticket, began)
+        else:
+            proven = job.keep and self._heard_nothing(ask, stored, ticket)
+        if loaded.load.private:
+            flight.keep_private(stored)
+            return
+        if flight.landed:  # the load took too long, and those who waited were told something else
+            flight.loaded = stored
+        flight.land(stored, proven=proven)
+
+    def land_found(self, job: Job, key: str, stored: Stored, fresh_left: float) -> None:
+        """Land on an entry that another process has stored since this one looked.
+
+        It proves nothing to who joined after the lease was asked for: an invalidation may have come in between.
+        """
+        self.keep(job.asks[key], stored, fresh_left, job.ticket, job.asked_at)
+        job.flights[key].land(stored, proven=False)
+
+    def keep(self, ask: Ask, stored: Stored, fresh_left: float, ticket: int, asked_at: float) -> bool:
+        """Keep *stored* in L1; false if something about it was invalidated since the ticket was taken."""
+        rules = ask.rules
+        if not rules.l1:
+            return self._heard_nothing(ask, stored, ticket)
+        fresh_until = asked_at + fresh_left
+        until = min(fresh_until, asked_at + rules.l1_ttl)
+        if rules.rebuild == "early":
+            # The time of a load before any draw would do: from there on every reader asks Redis and draws for itself.
+            until = min(until, fresh_until - stored.load_time - early_by(stored.load_time, self._runtime.random()))
+        entry = Entry(
+            ask.key,
+            stored.value,
+            kind=stored.kind,
+            until=until,
+            fresh_until=fresh_until,
+            born=fresh_until - (stored.ttl or fresh_left),
+            tags=stored.tags,
+            marks=tuple(map(ask.scope.tag, stored.tags)) if stored.tags else (),
+            shared=rules.l2,
+        )
+        return self._local.put(entry, ticket, absence=stored.kind is not Kind.VALUE)
+
+    def _heard_nothing(self, ask: Ask, stored: Stored, ticket: int) -> bool:
+        """Whether nothing about *stored* was invalidated since the ticket was taken, as far as this process knows."""
+        return self._local.tickets.holds(ticket, ask.key, map(ask.scope.tag, stored.tags))

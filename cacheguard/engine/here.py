@@ -1,0 +1,53 @@
+"""What this process keeps in the place of Redis: the values of functions with ``l2=False``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ..delivery.outbox import Invalidation
+from ..protocol import calls
+from ..runtime import run_now
+
+if TYPE_CHECKING:
+    from ..ports import Call
+    from ..protocol.model import MemoryCommands
+
+PAGE = 1000  # keys of one look
+NOBODY = "-"  # in the place of the mark of a round trip: nobody is told of what happens here
+
+
+class Here:
+    """A store of the cache protocol beside Redis; under ``memory://`` it is all there is.
+
+    Args:
+        store: in this process.
+        beside_redis: other processes hold values, too. False under ``memory://``: what is said to Redis is said here.
+    """
+
+    def __init__(self, store: MemoryCommands, *, beside_redis: bool) -> None:
+        self._store, self.beside_redis = store, beside_redis
+
+    def forget(self, items: Iterable[Invalidation]) -> None:
+        """Invalidate *items* here."""
+        self._send([call for item in items for call in item.calls("", NOBODY)])
+
+    def forget_all(self) -> list[str]:
+        """Invalidate every entry here; their keys."""
+        keys: list[str] = []
+        cursor = "0"
+        while True:
+            cursor, page = calls.scanned(run_now(self._store.send(calls.scan(cursor, "*", PAGE)))[0])
+            keys += page
+            if cursor == "0":
+                break
+        self.forget(map(Invalidation, keys))
+        return keys
+
+    def expire(self, keys: Iterable[str]) -> None:
+        """Make *keys* stale here."""
+        self._send([calls.expire(key, channel="", echo=NOBODY) for key in keys])
+
+    def _send(self, what: Sequence[Call]) -> None:
+        if self.beside_redis:
+            run_now(self._store.send_each(*what))

@@ -1,0 +1,24 @@
+"""For how long what was loaded is kept, and the markers that it depends on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..protocol.entry import Stored, ms
+from ..protocol.envelope import Kind
+
+if TYPE_CHECKING:
+    from ..policy import Rules
+
+WEEK = 7 * 86_400.0  # assumed of a TTL that is a function: the marker of a tag must outlive its entries
+
+
+def marker_ms(rules: Rules) -> int:
+    """How long, in ms, the markers must live that an entry depends on which is being loaded now."""
+    ttl = WEEK if callable(rules.ttl) else rules.ttl
+    return ms(ttl + rules.stale + 2 * (rules.hard_timeout or 60.0))
+
+
+def stale_window(stored: Stored, rules: Rules) -> float:
+    """How long after its TTL *stored* is kept, in seconds. An absence is not: it may never stand in for a row."""
+    return rules.stale if stored.kind is Kind.VALUE else 0.0

@@ -1,0 +1,176 @@
+"""What is cached already, told without a load: `get`, `at_hand`, `peek`, `inspect`, `scan`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..checks import count
+from ..defenses.breakdown import Verdict, judge
+from ..errors import Unreachable
+from ..missing import MISSING
+from ..protocol.entry import CutOff, Found, Stored
+from ..protocol.envelope import Kind
+from ..tiers.packing import copied
+from .ask import Ask
+
+if TYPE_CHECKING:
+    from ..codec import Codec
+    from ..policy import Rules
+    from ..protocol.names import Scope
+    from ..tiers.local import Entry
+    from .reading import Engine
+    from .shared import Shared
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What is cached for a key.
+
+    Args:
+        state: ``"fresh"``, ``"stale"``, ``"null"`` (a fresh absence) or ``"missing"``.
+        tier: ``"l1"``, ``"l2"``, or None where nothing is.
+        age: seconds since it was stored; None where nothing is.
+        ttl_left: seconds until it is stale; negative since it is; None where nothing is.
+        tags: its tags.
+    """
+
+    state: Literal["fresh", "stale", "null", "missing"]
+    tier: Literal["l1", "l2"] | None
+    age: float | None
+    ttl_left: float | None
+    tags: tuple[str, ...]
+
+
+class Looking:
+    """Looks for the callers of one guard, whichever engine they have.
+
+    Args:
+        shared: what the engines of the guard have in common.
+        copies: every caller gets a copy of its own.
+    """
+
+    def __init__(self, shared: Shared, *, copies: bool) -> None:
+        self._shared, self._local, self._copies = shared, shared.local, copies
+
+    def at_hand(self, key: str, default: Any, rules: Rules) -> Any:
+        """The value of *key* if this process has it, else *default*."""
+        entry = self._local.alive(key) if rules.l1 and not self._shared.off else None
+        return default if entry is None else self.value_in(entry, default)
+
+    def value_in(self, entry: Entry, default: Any) -> Any:
+        """The value in an entry of the in-process tier; *default* for an exception."""
+        if entry.kind == Kind.ERROR:
+            return default
+        return copied(entry.value) if self._copies else entry.value
+
+    def _value_of(self, stored: Stored, default: Any) -> Any:
+        if stored.kind is Kind.ERROR:
+            return default
+        return copied(stored.value) if self._copies else stored.value
+
+    async def get(self, engine: Engine, key: str, default: Any, rules: Rules, scope: Scope) -> Any:
+        """The value of *key*, which L1 does not have; *default* without one. One round trip."""
+        if self._shared.off:
+            return default
+        found = await peek(engine, [key], None, rules, scope)
+        return self._value_of(found[key], default) if found else default
+
+    async def get_many(
+        self, engine_of: Callable[..., Engine], names: Sequence[str], rules: Rules, scope: Scope
+    ) -> dict[str, Any]:
+        """The values of those of *names* that have one. At most one round trip."""
+        engine = engine_of(l2=rules.l2)
+        if self._shared.off:
+            return {}
+        values: dict[str, Any] = {}
+        rest: dict[str, str] = {}
+        for name in names:
+            key = scope.key(name)
+            entry = self._local.alive(key) if rules.l1 else None
+            if entry is None:
+                rest[key] = name
+            else:
+                values[name] = self.value_in(entry, MISSING)
+        if rest:
+            for key, stored in (await peek(engine, list(rest), None, rules, scope)).items():
+                values[rest[key]] = self._value_of(stored, MISSING)
+        return {name: values[name] for name in names if values.get(name, MISSING) is not MISSING}
+
+    async def peek(self, engine: Engine, key: str, codec: Codec | None, rules: Rules, scope: Scope) -> Any:
+        """The value of *key* without a load; `MISSING` if there is none. No hit in L1 is counted."""
+        if self._shared.off:
+            return MISSING
+        entry = self._local.peek(key) if rules.l1 else None
+        if entry is not None:
+            return self.value_in(entry, MISSING)
+        found = await peek(engine, [key], codec, rules, scope)
+        return self._value_of(found[key], MISSING) if found else MISSING
+
+    async def inspect(self, engine: Engine, key: str, rules: Rules, scope: Scope) -> Inspection:
+        """What is cached for *key*, and where; counts as no hit. At most one round trip."""
+        entry, now = self._local.peek(key), engine.runtime.now()
+        if rules.l1 and entry is not None:
+            state: Literal["fresh", "null"] = "null" if entry.kind else "fresh"
+            return Inspection(state, "l1", max(0.0, now - entry.born), entry.fresh_until - now, entry.tags)
+        found = await look(engine, key, scope)
+        if found is None or found.stored is None:
+            return Inspection("missing", None, None, None, ())
+        stored, left = found.stored, found.fresh_left
+        fresh: Literal["fresh", "null"] = "null" if stored.kind is not Kind.VALUE else "fresh"
+        return Inspection(fresh if left > 0 else "stale", "l2", max(0.0, stored.ttl - left), left, stored.tags)
+
+
+async def peek(
+    engine: Engine, keys: Iterable[str], codec: Codec | None, rules: Rules, scope: Scope
+) -> dict[str, Stored]:
+    """What may be served for *keys* without a load, fresh or stale. One round trip."""
+    shared, keys = engine.shared, list(keys)
+    if not shared.bus.ready:
+        await shared.bus.begin_listening(engine.runtime)
+    ticket, asked_at = shared.local.tickets.take(), engine.runtime.now()
+    found = await engine.found_of(keys, codec, scope, (), near=rules.l1)
+    answers: dict[str, Stored] = {}
+    for key, each in zip(keys, found, strict=True):
+        if isinstance(each, CutOff):
+            kept = engine.kept(key, rules, longer=0.0)
+            if kept is not None:
+                answers[key] = kept
+            continue
+        if each is None or each.stored is None:
+            continue
+        verdict = judge(each.fresh_left, rules.revalidate)
+        if verdict is Verdict.FRESH:
+            shared.events.l2_hits += 1
+            shared.events.null_hits += each.stored.kind is not Kind.VALUE
+            shared.events.served(each.stored.ttl - each.fresh_left)
+            ask = Ask(key, rules, codec, _nothing, scope=scope)
+            engine.filling.keep(ask, each.stored, each.fresh_left, ticket, asked_at)
+            answers[key] = each.stored
+        elif verdict is Verdict.REVALIDATE:
+            shared.events.stale_hits += 1
+            answers[key] = each.stored
+    return answers
+
+
+async def look(engine: Engine, key: str, scope: Scope) -> Found | None:
+    """What Redis holds for *key*, for inspection: no hit is counted. None if Redis cannot be asked."""
+    try:
+        return await engine.remote.look(key, scope)
+    except Unreachable:
+        return None
+
+
+async def scan(engine: Engine, scope: Scope, match: str, cursor: str, most: int) -> tuple[list[str], str]:
+    """One page of the key texts of fresh entries, and the cursor of the next one. Nothing but Redis is asked."""
+    at, _, there = (cursor or "0-0").partition("-")
+    if not (at.isdecimal() and there.isdecimal()):
+        raise ValueError(f"cursor must be one that came with a page, got {cursor!r}")
+    names, following = await engine.remote.scan(scope, int(at), there, scope.pattern(match), count("count", most))
+    plain = [text for name in names if (text := scope.text(name)) is not None]
+    return plain, "" if following is None else f"{following[0]}-{following[1]}"
+
+
+def _nothing() -> None:
+    """Load nothing: this question is never put."""

@@ -1,0 +1,193 @@
+"""Values put into Redis by hand, not by a load under a lease: set, add, update, touch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ..codec import Codec
+from ..delivery.gate import Gate
+from ..delivery.outbox import Invalidation
+from ..errors import Refused
+from ..events import Events
+from ..ports import Call, Reply
+from ..protocol import calls
+from ..protocol.entry import Found
+from ..protocol.names import Scope
+from .markers import Markers
+from .opening import Opening
+from .packing import Packing
+
+
+@dataclass(slots=True)
+class Exact:
+    """An entry that is about to be replaced.
+
+    Args:
+        found: None if there is none.
+        stamp: what `ByHand.replace` knows it by.
+    """
+
+    found: Found | None = None
+    stamp: Any = ""
+
+
+@dataclass(slots=True)
+class Put:
+    """What became of values that were put there by hand.
+
+    Args:
+        done: whether all of them were stored.
+        nonces: what the markers said just before; others than in the envelope, and what was stored is unusable.
+        quarantine: for how many seconds longer one of the markers is quarantined; 0 if none is.
+        useless: of `ByHand.add`, the stamp of what is there instead, if that cannot be used.
+    """
+
+    done: bool
+    nonces: tuple[bytes, ...]
+    quarantine: float
+    useless: Any = None
+
+
+@dataclass(slots=True)
+class Replaced:
+    """Whether a value was replaced, and if not, what is there by now."""
+
+    done: bool
+    there: Exact
+
+
+class ByHand:
+    """The manual writes of one place. Each method is one round trip; `Unreachable` if Redis cannot be asked.
+
+    There is no lease here whose loss would tell that a tag or a namespace was invalidated since its nonce was read. So
+    each write asks for the markers in its own round trip, in front of itself, and answers what they said: where that is
+    not what the envelope says, what was written is unusable, and the caller writes once more.
+    """
+
+    def __init__(self, gate: Gate, packing: Packing, opening: Opening, markers: Markers, events: Events) -> None:
+        self._gate, self._packing, self._opening = gate, packing, opening
+        self._markers, self._events = markers, events
+
+    async def read_exactly(self, key: str, codec: Codec | None, scope: Scope) -> Exact:
+        """The entry of *key*, to be replaced."""
+        markers = self._markers.of(key, scope, ())
+        fields, pttl, *nonces = await self._gate.send(*calls.read(key, markers))
+        found = self._opening.found(key, fields, pttl, codec)
+        if found is None or found.stored is None:
+            return Exact()
+        seen = dict(zip(markers, nonces, strict=True))
+        found = await self._opening.standing(key, found, scope, seen, fields[0])
+        return Exact(found, self._packing.stamp(fields[0]))
+
+    async def store(
+        self, items: Mapping[str, tuple[Any, float, float]], version: str, markers: tuple[str, ...], keep_ms: int
+    ) -> Put:
+        """Put values there.
+
+        Args:
+            items: by key: the envelope, and for how many seconds it is fresh and after that stale.
+            version: as `version_text` writes it.
+            markers: those that the envelopes depend on.
+            keep_ms: for so long, the markers must be kept.
+        """
+        stores = [
+            partial(calls.store, key, envelope, fresh=fresh, stale=stale, version=version)
+            for key, (envelope, fresh, stale) in items.items()
+        ]
+        replies, _ = await self._sent(self._markers.marks(markers, keep_ms), stores)
+        seen, quarantined = self._markers.seen(markers, replies[: len(markers)])
+        # If a failover loses this, what comes back may be older.
+        self._gate.acknowledged([Invalidation(key) for key in items])
+        done = all(reply == 1 for reply in replies[len(markers) :])
+        return Put(done, tuple(seen[marker] for marker in markers), min(quarantined.values(), default=0.0))
+
+    async def add(
+        self,
+        key: str,
+        envelope: Any,
+        fresh: float,
+        stale: float,
+        *,
+        scope: Scope,
+        token: str,
+        unusable: Any,
+        markers: tuple[str, ...],
+        keep_ms: int,
+    ) -> Put:
+        """Put a value there if no usable one is there.
+
+        Args:
+            token: of this call; with the same one, it is the same call that is repeated.
+            unusable: the stamp of a value that cannot be used: `Put.useless` of an earlier call.
+        """
+        call = partial(calls.add, key, envelope, token=token, fresh=fresh, stale=stale, unusable=unusable)
+        replies = await self._changed(key, call, self._markers.marks(markers, keep_ms))
+        seen, quarantined = self._markers.seen(markers, replies[: len(markers)])
+        done, there = calls.changed(replies[-1])
+        put = Put(done, tuple(seen[marker] for marker in markers), min(quarantined.values(), default=0.0))
+        if there is not None:
+            found = self._opening.entry(key, there, None, outline=True)
+            found = await self._opening.standing(key, found, scope, seen, there[0])
+            put.useless = found.unusable if found.stored is None else None
+        return put
+
+    async def replace(
+        self, key: str, envelope: Any, stamp: Any, *, codec: Codec | None, scope: Scope, token: str
+    ) -> Replaced:
+        """Put a value in the place of the one with this *stamp*, for the rest of its lifetime."""
+        markers = self._markers.of(key, scope, ())
+        call = partial(calls.replace, key, envelope, token=token, stamp=stamp)
+        replies = await self._changed(key, call, calls.nonces(markers))
+        done, there = calls.changed(replies[-1])
+        if there is None:
+            return Replaced(done, Exact())
+        found = self._opening.entry(key, there, codec)
+        found = await self._opening.standing(key, found, scope, dict(zip(markers, replies, strict=False)), there[0])
+        return Replaced(done=False, there=Exact(found, self._packing.stamp(there[0])))
+
+    async def touch(self, key: str, fresh: float, stale: float, markers: tuple[str, ...], keep_ms: int) -> bool:
+        """Give a fresh entry a new TTL; whether there was one."""
+        bus = self._gate.bus
+        echo = bus.begin()
+        call = calls.touch(key, fresh=fresh, stale=stale, channel=bus.channel, echo=echo)
+        try:
+            *_, reply = await self._gate.send(*self._markers.marks(markers, keep_ms), call)
+        except BaseException:
+            bus.disown(echo)
+            raise
+        return bool(reply == 1)
+
+    def stamp(self, envelope: Any) -> Any:
+        """What LEASE, ADD and REPLACE know an envelope by."""
+        return self._packing.stamp(envelope)
+
+    async def _changed(self, key: str, call: Callable[..., Call], before: list[Call]) -> list[Reply]:
+        """Run ADD or REPLACE."""
+        replies, echo = await self._sent(before, [call])
+        if calls.changed(replies[-1]).done:  # if a failover loses this, what comes back may be older
+            self._gate.acknowledged([Invalidation(key)])
+        else:
+            self._gate.bus.disown(echo)
+        return replies
+
+    async def _sent(self, before: list[Call], news: Sequence[Callable[..., Call]]) -> tuple[list[Reply], str]:
+        """Send *before*, then the calls that publish what they change; the replies, and the echo of their messages.
+
+        `Refused` is raised. Unless all has been answered, the messages of this round trip are heeded here, too.
+        """
+        bus = self._gate.bus
+        echo = bus.begin()
+        try:
+            replies = await self._gate.send(*before, *(call(channel=bus.channel, echo=echo) for call in news))
+        except BaseException:
+            bus.disown(echo)
+            raise
+        for reply in replies:
+            if isinstance(reply, Refused):
+                bus.disown(echo)
+                self._events.redis_refused(reply)
+                raise reply
+        return replies, echo
