@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -n 3 --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test test-slow test-bundled lint format types bench chaos coverage conformance-http conformance-starlette conformance-django conformance-django-redis conformance-flask-caching wheel clean
+.PHONY: help demo example test test-slow test-bundled lint format types types-public bench chaos coverage conformance-http conformance-starlette conformance-django conformance-django-redis conformance-flask-caching wheel clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-26s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,10 @@ types: .venv/.dev  ## mypy and pyright, both strict
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/pyright tests/typing
+	$(BIN)/python -m tests.typing.public
+
+types-public: .venv/.dev  ## whether every public symbol of every shipped package has a known type; part of types
+	$(BIN)/python -m tests.typing.public
 
 bench: .venv/.dev  ## every question in benchmarks/, one after the other; ARGS=--full takes longer
 	@for script in $(filter-out %/common.py %/crowd.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; done

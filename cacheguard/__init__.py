@@ -1,5 +1,8 @@
 """Cache-aside that keeps the database up: two tiers, one load at a time, and no stale value left behind.
 
+Import from here, from `cacheguard.errors` and, in tests, from `cacheguard.testing`; an integration may also use
+`cacheguard.extending`. All other modules are inner: they may move or change in any release.
+
 PYTEST_DONT_REWRITE: beside a pytest plugin, pytest would warn whoever imports this before it.
 """
 

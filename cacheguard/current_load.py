@@ -23,11 +23,11 @@ class Load:
     __slots__ = ("asked_for", "cacheable", "primary", "private", "tags")
 
     def __init__(self, *, primary: bool = False) -> None:
-        self.primary = primary
-        self.cacheable = True
-        self.private = False
+        self.primary: bool = primary
+        self.cacheable: bool = True
+        self.private: bool = False
         self.tags: dict[str, None] = {}
-        self.asked_for = False  # a loader that never asks would answer the same once more
+        self.asked_for: bool = False  # a loader that never asks would answer the same once more
 
     def __repr__(self) -> str:
         return f"<Load, tags {list(self.tags)}, primary={self.primary}>"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .durations import NOW
 from .errors import Refused
 
-log = logging.getLogger("cacheguard")
+log: logging.Logger = logging.getLogger("cacheguard")
 
 AGES = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0, math.inf)
 """Upper bounds, in seconds, of the buckets in `Stats.age_at_serve`."""
@@ -168,8 +168,8 @@ class Events:
         self.on_state_change = on_state_change
         self.bus_up: bool = False
         self.over: bool = False  # the guard is closed: what breaks from now on is no news
-        self.failures = 0  # round trips in a row that Redis did not answer
-        self.failed_at = -math.inf  # monotonic: the last of them
+        self.failures: int = 0  # round trips in a row that Redis did not answer
+        self.failed_at: float = -math.inf  # monotonic: the last of them
         self._now = NOW.get()
         self._ages = [0] * len(AGES)
         self._warned: set[str] = set()

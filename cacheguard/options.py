@@ -109,8 +109,8 @@ class Policies:
             policy = Policy()
         if not isinstance(policy, Policy):
             raise ConfigurationError(f"policy must be a Policy, got {policy!r}")
-        self.policy = policy if over is None else policy.over(over)
-        self.rules = resolve(self.policy)
+        self.policy: Policy = policy if over is None else policy.over(over)
+        self.rules: Rules = resolve(self.policy)
         self._known: dict[tuple[tuple[str, Any], ...], Rules] = {}
 
     def of(self, options: Mapping[str, Any]) -> Rules:

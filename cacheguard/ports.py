@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from .errors import Unreachable
+from .faults import Fault
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ class PartlyUnreachable(Unreachable):
 
     def __init__(self, replies: list[Reply], cause: Unreachable) -> None:
         super().__init__(str(cause))
-        self.fault = cause.fault
+        self.fault: Fault = cause.fault
         self.replies = replies
 
 

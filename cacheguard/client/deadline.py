@@ -23,6 +23,8 @@ class Deadline:
 
     __slots__ = ("_first", "_limited", "_plain", "_recv", "_recv_into", "_seconds", "_until", "sendall")
 
+    sendall: Any
+
     def __init__(self, plain: Any, seconds: float | None) -> None:
         self._plain, self._seconds = plain, seconds or 0.0
         self._recv, self._recv_into, self.sendall = plain.recv, plain.recv_into, plain.sendall

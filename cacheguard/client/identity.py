@@ -29,7 +29,7 @@ class Identity:
     def __init__(self, on_change: Callable[[], None]) -> None:
         self._on_change = on_change
         self._known: dict[str, Facts] = {}
-        self.generation = 0  # connections and decisions of an older one count no more
+        self.generation: int = 0  # connections and decisions of an older one count no more
         self._lock = threading.RLock()
 
     def tell(self, name: str, facts: Facts | None) -> int:

@@ -1,4 +1,7 @@
-"""A value ↔ the payload bytes that are stored for it."""
+"""A value ↔ the payload bytes that are stored for it.
+
+Inner: not for import; use `cacheguard` or `cacheguard.extending`.
+"""
 
 from __future__ import annotations
 

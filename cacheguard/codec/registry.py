@@ -39,7 +39,7 @@ class CustomCodec:
 
     __slots__ = ("_dumps", "_loads", "_name")
 
-    schema = fingerprint("custom 1")
+    schema: bytes = fingerprint("custom 1")
 
     def __init__(self, serializer: Any) -> None:
         self._name = getattr(serializer, "__name__", type(serializer).__qualname__)

@@ -167,7 +167,7 @@ class _Tagged:
 
     __slots__ = ()
 
-    schema = fingerprint("tagged 1")
+    schema: bytes = fingerprint("tagged 1")
 
     def __repr__(self) -> str:
         return "TAGGED"

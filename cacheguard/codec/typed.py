@@ -40,7 +40,7 @@ class TypedCodec:
     __slots__ = ("_exact", "_forms", "_guessed", "_load", "_name", "schema", "types")
 
     def __init__(self, name: str, schema: bytes, plain: _Form, tagged: _Form, facts: Facts) -> None:
-        self.schema = schema
+        self.schema: bytes = schema
         self.types: frozenset[type] = frozenset()
         self._name = name
         self._forms = (plain, tagged)
@@ -92,8 +92,8 @@ class UnionCodec:
     __slots__ = ("_arms", "schema", "types")
 
     def __init__(self, arms: tuple[Codec, ...], types: frozenset[type]) -> None:
-        self.schema = fingerprint("union 1", " ".join(arm.schema.hex() for arm in arms))
-        self.types = types
+        self.schema: bytes = fingerprint("union 1", " ".join(arm.schema.hex() for arm in arms))
+        self.types: frozenset[type] = types
         self._arms = arms
 
     def __repr__(self) -> str:
@@ -120,7 +120,7 @@ class RefusingCodec:
     __slots__ = ("_reason", "schema", "types")
 
     def __init__(self, reason: str) -> None:
-        self.schema = fingerprint("refused 1", reason)
+        self.schema: bytes = fingerprint("refused 1", reason)
         self.types: frozenset[type] = frozenset()
         self._reason = reason
 

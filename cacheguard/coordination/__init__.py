@@ -1,1 +1,4 @@
-"""What is useful beside the cache as well: the circuit breaker."""
+"""What is useful beside the cache as well: the circuit breaker.
+
+Inner: not for import; use `cacheguard` or `cacheguard.extending`.
+"""

@@ -16,7 +16,7 @@ from ..durations import NOW, Duration, seconds
 from ..errors import ConfigurationError, Overloaded
 from ..runtime.locks import new_lock
 
-log = logging.getLogger("cacheguard")
+log: logging.Logger = logging.getLogger("cacheguard")
 
 _switches: weakref.WeakSet[Switch] = weakref.WeakSet()  # of the breakers that users have made
 
@@ -83,8 +83,8 @@ class Breaker:
             raise ConfigurationError(f"minimum must not be above window, got {minimum!r} and {window!r}")
         if terms.pause > terms.longest_pause:
             raise ConfigurationError(f"pause must not be above longest_pause, got {pause!r} and {longest_pause!r}")
-        self.ignored = exception_classes("ignored", ignored)
-        self.name = text("name", name)
+        self.ignored: tuple[type[Exception], ...] = exception_classes("ignored", ignored)
+        self.name: str = text("name", name)
         self._now = NOW.get()
         self._switch = Switch(self.name, terms, on_change=self._log_change, now=self._now, new_lock=new_lock)
         _switches.add(self._switch)

@@ -1,7 +1,7 @@
 """One room for each way in which a cached system dies. Rules are pure; what talks to Redis does so through `ports`.
 
 An entry says what is done; then where (a file of the package and a name in it), which tests hold it, and which page
-explains it.
+explains it. Inner: not for import; use `cacheguard` or `cacheguard.extending`.
 
 avalanche: many keys expire at once, or everything is asked of the database at once
     TTLs are shortened at random

@@ -97,6 +97,9 @@ class Switch:
             that a false alarm costs almost nothing.
     """
 
+    name: str
+    terms: BreakerTerms
+
     def __init__(
         self,
         name: str,
@@ -108,13 +111,13 @@ class Switch:
         probed_by_callers: bool = True,
     ) -> None:
         self.name, self.terms = name, terms
-        self.closed = True  # a hot path need ask no more than this
+        self.closed: bool = True  # a hot path need ask no more than this
         self.probed_by_callers = probed_by_callers
         self._on_change, self._now = on_change, now
         self._random = random.Random().random
         self._turn: int = 0  # of its states; what began in an earlier one says nothing about this one
         self._calls: deque[tuple[float, Outcome]] = deque(maxlen=terms.window)
-        self.undecided = False  # the first probe of an alarm is not back yet
+        self.undecided: bool = False  # the first probe of an alarm is not back yet
         self._slowed = False  # it was for being slow that it opened
         self._pause: float | None = None
         self._closed_at = -math.inf

@@ -50,6 +50,12 @@ class Bus:
         now: monotonic seconds.
     """
 
+    channel: str
+    joined_in: bool
+    now: Callable[[], float]
+    own_channel: str
+    proven_at: float
+
     def __init__(
         self,
         channel: str,

@@ -22,6 +22,8 @@ MOST_ANNOUNCED = 10_000  # dirty keys, every second
 class Gate:
     """One way to Redis, under one runtime; the outbox is shared by all ways of a guard."""
 
+    bus: Bus
+
     def __init__(
         self, commands: Commands, events: Events, outbox: Outbox, bus: Bus, replicas: Replicas | None = None
     ) -> None:

@@ -89,16 +89,16 @@ class Outbox:
         ledger: Ledger | None = None,
         lock: AbstractContextManager[Any] | None = None,
     ) -> None:
-        self.lock = lock or nullcontext()
+        self.lock: AbstractContextManager[Any, bool | None] | nullcontext[None] = lock or nullcontext()
         self.pending: dict[Invalidation, object] = {}
         self.orphans: OrderedDict[str, str] = OrderedDict()  # leases that may have been granted, by key
         self.orphans_aside: OrderedDict[str, str] = OrderedDict()  # those whose server is away
         self.parked: dict[str, dict[Invalidation, object]] = {}  # by key; pending, too, but their server is away
-        self.parked_at = 0.0  # when they were tried last
+        self.parked_at: float = 0.0  # when they were tried last
         self._aside = 0  # how many of them there are
         self._root, self._events, self._now, self._ledger = root, events, now, ledger
         self._journal: deque[tuple[float, Invalidation]] = deque()
-        self.changes = 0  # of the server, so far
+        self.changes: int = 0  # of the server, so far
         self._spilled_until = 0.0  # the journal has let go of something younger than it should
         if ledger is not None:
             self.pending.update({item: object() for item in ledger.load()})

@@ -18,6 +18,8 @@ class BloomFilter:
     lacks nothing; lost, evicted, half-built or behind, it says "maybe", and the cache is asked as if there were none.
     """
 
+    tier: BloomTier
+
     def __init__(self, hub: Hub, tier: BloomTier) -> None:
         self._hub, self.tier = hub, tier
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from inspect import (
     Parameter,
+    Signature,
     isasyncgenfunction,
     iscoroutinefunction,
     isgeneratorfunction,
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
 class Function:
     """What a guard knows of one decorated function."""
 
+    fn: Callable[..., Any]
+    hub: Hub
+    is_async: bool
+    rules: Rules
+    scope: Scope
+    version: Callable[[Any], object] | None
+
     def __init__(
         self,
         hub: Hub,
@@ -53,7 +61,7 @@ class Function:
         if isasyncgenfunction(fn) or isgeneratorfunction(fn):
             raise ConfigurationError(f"{_name(fn)} is a generator: its items cannot be cached, return a list")
         self.fn, self.rules, self.is_async = fn, rules, iscoroutinefunction(fn)
-        self.signature = signature(fn)
+        self.signature: Signature = signature(fn)
         self._names = tuple(self.signature.parameters)
         self._positions = {name: position for position, name in enumerate(self._names)}
         self._call = caller(self.signature)
@@ -70,7 +78,7 @@ class Function:
         if bloom is None and bloom_item is not None:
             raise ConfigurationError(f"bloom_item={bloom_item!r} needs bloom=")
         self._validate = None if validate is None else self._checked(validate)
-        self.guarded = self._bloom is not None or self._validate is not None
+        self.guarded: bool = self._bloom is not None or self._validate is not None
         # What `validate` and the filter look at is part of the index's key: a hit must not skip what they would refuse.
         indexed_by = (*self._keys.fields, *(name for name in self._guard_names() if name not in self._keys.fields))
         self._index_positions = tuple(self._positions[name] for name in indexed_by)

@@ -54,8 +54,8 @@ class WriteTerms:
         # "Once more after a delay" is a state in Redis, not a timer that dies with its process: until the delay is
         # over, nothing is cached that would outlive it.
         lag = max(settle_seconds(settle), settle_seconds(delay) if mode == "double" else 0.0)
-        self.lag_ms = ms(lag) if lag else 0
-        self.intent_ms = ms(seconds(intent, "intent"))
+        self.lag_ms: int = ms(lag) if lag else 0
+        self.intent_ms: int = ms(seconds(intent, "intent"))
 
 
 def settle_seconds(settle: Duration | None) -> float:

@@ -44,20 +44,20 @@ class Flight:
     def __init__(
         self, signal: Signal, *, anew: bool = False, marks: tuple[str, ...] = (), here: int | None = None
     ) -> None:
-        self.signal = signal
-        self.here = here
-        self.anew = anew
-        self.marks = marks
-        self.leases = 0  # leases asked for so far; who joins before the last one joined before the load
-        self.landed = False
-        self.proven = False
+        self.signal: Signal = signal
+        self.here: int | None = here
+        self.anew: bool = anew
+        self.marks: tuple[str, ...] = marks
+        self.leases: int = 0  # leases asked for so far; who joins before the last one joined before the load
+        self.landed: bool = False
+        self.proven: bool = False
         self.answer: Stored | None = None
         self.absence: Exception | None = None  # the loader's own, which an answer of Kind.ERROR stands for
         self.error: Exception | None = None
         self.traceback: TracebackType | None = None
         self.loaded: Stored | None = None  # what the loader returned after everybody had stopped waiting
         self.others: list[Signal] = []  # of those who wait under another runtime
-        self.private = False  # `loaded` is for who leads it alone
+        self.private: bool = False  # `loaded` is for who leads it alone
 
     def land(self, answer: Stored, *, proven: bool) -> None:
         """Give *answer* to everybody."""

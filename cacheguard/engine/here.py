@@ -25,6 +25,8 @@ class Here:
         beside_redis: other processes hold values, too. False under ``memory://``: what is said to Redis is said here.
     """
 
+    beside_redis: bool
+
     def __init__(self, store: MemoryCommands, *, beside_redis: bool) -> None:
         self._store, self.beside_redis = store, beside_redis
 

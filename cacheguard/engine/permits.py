@@ -93,6 +93,9 @@ class Chain:
 
     __slots__ = ("around", "keys", "over", "permit")
 
+    keys: Collection[str]
+    permit: Permit | None
+
     def __init__(self, keys: Collection[str], permit: Permit | None, around: Chain | None) -> None:
         while around is not None and around.over:
             around = around.around

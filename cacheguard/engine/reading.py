@@ -15,6 +15,7 @@ from ..tiers.entries import Entries
 from .ask import Ask, opened, stored_of
 from .changes import Changes
 from .filling import Filling
+from .flights import Flights
 from .loading import Loading
 from .rebuilding import Rebuilding
 from .shared import Shared
@@ -42,6 +43,10 @@ class Engine:
         audit: looks at what is served as fresh; None: nobody does.
     """
 
+    remote: Entries
+    runtime: Runtime
+    shared: Shared
+
     def __init__(
         self,
         runtime: Runtime,
@@ -50,11 +55,11 @@ class Engine:
         audit: Callable[[Engine, Ask, Any], Awaitable[None]] | None = None,
     ) -> None:
         self.runtime, self.remote, self.shared = runtime, remote, shared
-        self.flights = shared.open_flights()
-        self.loading = Loading(runtime, remote, shared, self.flights)
-        self.filling = Filling(runtime, remote, shared, self.flights)
-        self.rebuilding = Rebuilding(runtime, remote, shared, self.flights, self.loading, self.filling)
-        self.changes = Changes(runtime, remote, shared)
+        self.flights: Flights = shared.open_flights()
+        self.loading: Loading = Loading(runtime, remote, shared, self.flights)
+        self.filling: Filling = Filling(runtime, remote, shared, self.flights)
+        self.rebuilding: Rebuilding = Rebuilding(runtime, remote, shared, self.flights, self.loading, self.filling)
+        self.changes: Changes = Changes(runtime, remote, shared)
         self._local, self._events, self._bus = shared.local, shared.events, shared.bus
         self.audit = audit
 

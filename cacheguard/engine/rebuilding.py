@@ -72,6 +72,8 @@ class Rebuilding:
     and its leader waits for it as its followers do.
     """
 
+    flights: Flights
+
     def __init__(
         self, runtime: Runtime, remote: Entries, shared: Shared, flights: Flights, loading: Loading, filling: Filling
     ) -> None:

@@ -57,6 +57,12 @@ class Shared:
         alone: whether the current caller's loads are for nobody else.
     """
 
+    budget: AbsenceBudget
+    bulkhead: Bulkhead
+    bus: Bus | Buses
+    events: Events
+    local: Local
+
     def __init__(
         self,
         local: Local,
@@ -67,10 +73,11 @@ class Shared:
         alone: Callable[[], object] = bool,
     ) -> None:
         self.local, self.events, self.bulkhead, self.budget, self.bus = local, events, bulkhead, budget, bus
-        self.off = 0  # how many `disabled()` blocks are open
+        self.off: int = 0  # how many `disabled()` blocks are open
         self.questions: tuple[Callable[[], object], ...] = (alone,)
         self.failures: dict[str, Failure] = {}
-        self.cut_off = Flights(local)  # the loads of this process while Redis gives no leases, whatever the engine
+        # The loads of this process while Redis gives no leases, whatever the engine.
+        self.cut_off: Flights = Flights(local)
         self.flights: list[Flights] = []
 
     def open_flights(self) -> Flights:

@@ -2,6 +2,8 @@
 
 Key text is what people write, read and pass to ``invalidate``: ``user:42``. Two different sets of field values never
 make the same text, because whatever could end a field is percent-encoded inside it.
+
+Inner: not for import; use `cacheguard` or `cacheguard.extending`.
 """
 
 from __future__ import annotations

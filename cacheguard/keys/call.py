@@ -29,7 +29,7 @@ class CallText:
     def __init__(self, fn: Callable[..., Any]) -> None:
         self._name = function_name(fn)
         parameters = parameters_of(fn)
-        self.fields = tuple(parameters)
+        self.fields: tuple[str, ...] = tuple(parameters)
         _check_function(fn, self.fields)
         for name, hint in parameters.items():
             for kind in stated_classes(hint):

@@ -52,7 +52,7 @@ class TextTemplate:
                 _check_annotation(field, parameters[field.root], complain)
                 pattern.append("%s")
                 steps.append((places.setdefault(field.root, len(places)), _renderer(field, complain, escaped=escaped)))
-        self.fields = tuple(places)
+        self.fields: tuple[str, ...] = tuple(places)
         self._pattern = "".join(pattern)
         self._steps = tuple(steps)
 

@@ -33,6 +33,7 @@ from ..runtime.aio import AsyncRuntime
 from ..runtime.blocking import BlockingRuntime
 from ..runtime.bulkhead import FairBulkhead
 from ..runtime.clocks import CLOCK
+from ..servers.buses import Buses
 from ..servers.lending import client_of, pools
 from ..tiers.entries import Entries
 from ..tiers.local import ABSENCE_SHARE, DEAD, Local
@@ -49,14 +50,14 @@ class Hub:
         pool, apool, memory = pools(url, client, aclient)
         _check(options, pool or apool)
         self.options = options
-        self.events = Events(on_state_change=options.on_state_change)
-        self.registry = Registry()
+        self.events: Events = Events(on_state_change=options.on_state_change)
+        self.registry: Registry = Registry()
         if options.codec is not None:
             self.registry.register(options.codec)
         self._clock = CLOCK.get()
-        self.now = self._clock.now
-        self.closed = False
-        self.local = Local(
+        self.now: Callable[[], float] = self._clock.now
+        self.closed: bool = False
+        self.local: Local = Local(
             options.l1_size,
             options.l1_max_bytes,
             options.l1_eviction,
@@ -67,8 +68,8 @@ class Hub:
         self.memory = memory
         self.filters: dict[tuple[object, ...], BloomTier] = {}
         budget = max(1, options.l1_size // ABSENCE_SHARE) if memory else options.max_absences
-        self.bulkhead = FairBulkhead(options.max_loads, options.load_wait, options.load_queue)
-        self.auditor = Auditor(options.audit) if options.audit else None
+        self.bulkhead: FairBulkhead = FairBulkhead(options.max_loads, options.load_wait, options.load_queue)
+        self.auditor: Auditor | None = Auditor(options.audit) if options.audit else None
         self._pool, self._apool = pool, apool
         self._store = MemoryCommands(
             options.l1_size, threading.RLock(), self.now, max_bytes=options.l1_max_bytes, weigh=weigh_stored
@@ -92,14 +93,16 @@ class Hub:
                 now=self.now,
             )
             self._nodes = Nodes(pool, apool, self.local, self.events, make, self.now)
-        self.bus = self._unheard[0] if self._nodes is None else self._nodes.bus
-        self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone)
+        self.bus: Bus | Buses = self._unheard[0] if self._nodes is None else self._nodes.bus
+        self.shared: Shared = Shared(
+            self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone
+        )
         here = Here(self._store, beside_redis=not memory)
         raises, copies = options.raise_unreachable, options.l1_copy
-        self.writes = Writes(self.shared, here, raises=raises)
-        self.by_hand = ByHand(self.shared, here, self.writes, self.registry, options.codec, raises=raises)
-        self.looking = Looking(self.shared, copies=copies)
-        self.asking = Asking(self.shared, self.auditor, copies=copies)
+        self.writes: Writes = Writes(self.shared, here, raises=raises)
+        self.by_hand: ByHand = ByHand(self.shared, here, self.writes, self.registry, options.codec, raises=raises)
+        self.looking: Looking = Looking(self.shared, copies=copies)
+        self.asking: Asking = Asking(self.shared, self.auditor, copies=copies)
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.RLock()
         forks.register(self)

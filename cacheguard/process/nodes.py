@@ -64,6 +64,10 @@ class Node:
         name: what it is called among several; ``""`` for the only one.
     """
 
+    events: Events
+    name: str
+    options: Options
+
     def __init__(
         self,
         endpoint: Endpoint | None,
@@ -90,18 +94,20 @@ class Node:
 
             self._ledger = FileLedger(options.outbox, root, self._at_the_file, name)
         self.name, self.events, self.options = name, events, options
-        self.outbox = Outbox(root, events, now, self._ledger, threading.RLock())
-        self.bus = Bus(channel, os.urandom(8).hex(), forget, _Heard(local, missed), events, now=now)
-        self.circuits = Circuits(options.operation_timeout, events)
+        self.outbox: Outbox = Outbox(root, events, now, self._ledger, threading.RLock())
+        self.bus: Bus = Bus(channel, os.urandom(8).hex(), forget, _Heard(local, missed), events, now=now)
+        self.circuits: Circuits = Circuits(options.operation_timeout, events)
         identity = Identity(self.outbox.replay)
-        self.wires = Wires(endpoint, aendpoint, MOST_CONNECTIONS, options.operation_timeout, identity, self.circuits)
+        self.wires: Wires = Wires(
+            endpoint, aendpoint, MOST_CONNECTIONS, options.operation_timeout, identity, self.circuits
+        )
         gate, outbox = self.gate(self.wires.blocking), self.outbox
         self.circuits.probe_with(partial(_found_out, self.wires, gate))
         on_beat = None
         if options.from_replicas:
             self.bus.keep_notes(threading.RLock())
             on_beat = self.wires.follow(f"{channel}:beat:", MOST_CONNECTIONS).beat
-        self.listener = Listener(
+        self.listener: Listener = Listener(
             self.bus, self.wires.blocking, gate, events, lambda: outbox.has_pending, on_beat=on_beat
         )
         self.bus.start = _starting(weakref.ref(self.listener))

@@ -48,4 +48,6 @@ DIRTY        ``PUBLISH channel message``: Redis refuses to remove K       (not r
 ===========  ===========================================================  =============================================
 
 *unusable* and *stamp* are the SHA-1 of an envelope. Every call may be repeated after a lost reply.
+
+Inner: not for import; use `cacheguard` or `cacheguard.extending`.
 """

@@ -45,6 +45,11 @@ class Granted:
 
     __slots__ = ("at_ms", "found", "marks", "quarantines")
 
+    at_ms: int
+    found: Found | None
+    marks: Mapping[str, Any]
+    quarantines: Mapping[str, float]
+
     def __init__(
         self, found: Found | None, marks: Mapping[str, Any], at_ms: int, quarantines: Mapping[str, float]
     ) -> None:

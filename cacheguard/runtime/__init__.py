@@ -2,6 +2,8 @@
 
 `blocking` and `aio` are the two runtimes of the engine, `bulkhead` bounds the loads that run at once, and `clocks` says
 whose time it is; `bell` and `together` are what these are made with. What waits for a server is in `client`.
+
+Inner: not for import; use `cacheguard` or `cacheguard.extending`.
 """
 
 from __future__ import annotations

@@ -117,10 +117,10 @@ class AsyncRuntime:
         self.commands = commands
         self._wire = wire  # ours to close
         self._closed = False
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.now: Callable[[], float] = time.monotonic
         self.call_later: Callable[..., Timer] = self.loop.call_later
-        self.random = random.Random(os.urandom(16)).random
+        self.random: Callable[[], float] = random.Random(os.urandom(16)).random
         self._tasks: set[asyncio.Task[Any]] = set()
         self._duties: set[asyncio.Task[Any]] = set()  # to be done whatever happens, and soon
         # Loops close the async generators that they have seen begin: that is how we hear of the end of ours.

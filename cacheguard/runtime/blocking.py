@@ -122,10 +122,12 @@ def _run_now(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 class BlockingRuntime:
     """Threads. A load runs in the thread of the caller that started it; only detached work gets its own."""
 
+    random: Callable[[], float]
+
     def __init__(self, commands: Commands) -> None:
         self.commands = commands
         self.now: Callable[[], float] = time.monotonic
-        self.closed = False
+        self.closed: bool = False
         self._reset()
 
     def _reset(self) -> None:

@@ -15,6 +15,8 @@ class FairBulkhead:
     The line is no longer than *room*.
     """
 
+    patience: float
+
     def __init__(self, limit: int, wait: float, room: int) -> None:
         self._limit, self.patience, self._room = limit, wait, room
         self._lock = threading.RLock()

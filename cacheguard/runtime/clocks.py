@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -30,9 +31,11 @@ class Clock(Protocol):
 class SystemClock:
     """The monotonic clock. `now` is the built-in itself, so that whoever binds it pays for nothing else."""
 
-    now = staticmethod(time.monotonic)
     threads = BlockingRuntime
     tasks = AsyncRuntime
+
+    def __init__(self) -> None:
+        self.now: Callable[[], float] = time.monotonic
 
 
 CLOCK: ContextVar[Clock] = ContextVar("cacheguard_clock", default=SystemClock())  # noqa: B039 - it has no state

@@ -44,8 +44,8 @@ class HashRing:
     __slots__ = ("_owners", "_points", "names", "weights")
 
     def __init__(self, weights: Mapping[str, float], *, points_per_weight: int = POINTS_PER_WEIGHT) -> None:
-        self.weights = dict(sorted(weights.items()))
-        self.names = tuple(self.weights)
+        self.weights: dict[str, float] = dict(sorted(weights.items()))
+        self.names: tuple[str, ...] = tuple(self.weights)
         counts = {name: _points(name, weight, points_per_weight) for name, weight in self.weights.items()}
         if not counts:
             raise ConfigurationError("a ring must have at least one node, got none")

@@ -31,6 +31,9 @@ class Members:
         also: another ring, by which other processes place keys: what is invalidated here is invalidated there, too.
     """
 
+    buses: Mapping[str, Bus]
+    names: tuple[str, ...]
+
     def __init__(
         self,
         ring: HashRing,

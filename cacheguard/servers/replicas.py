@@ -90,7 +90,7 @@ class Following:
         self._circuits = circuits
         self._prefix, self._topology = prefix, topology
         self._endpoint, self._most, self._timeout = endpoint, most, timeout
-        self.first = topology.first
+        self.first: tuple[Call, ...] = topology.first
         self._reset()
 
     def _reset(self) -> None:

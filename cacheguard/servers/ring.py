@@ -53,6 +53,8 @@ class Ring:
         abreast: nodes that are asked at the same time.
     """
 
+    abreast: int
+
     def __init__(self, runtime: Runtime, remotes: Mapping[str, Remote], members: Members, abreast: int) -> None:
         self._runtime, self._remotes, self._members, self.abreast = runtime, remotes, members, abreast
 

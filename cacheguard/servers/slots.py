@@ -53,8 +53,8 @@ class Map:
         self.owners: list[Address | None] = [None] * SLOTS
         self.masters: tuple[Address, ...] = ()
         self.replicas: dict[Address, tuple[Address, ...]] = {}
-        self.version = 0
-        self.heard_at = float("-inf")
+        self.version: int = 0
+        self.heard_at: float = float("-inf")
         self._ids: dict[Address, bytes] = {}
         self._lock = threading.RLock()
 
@@ -139,6 +139,8 @@ class Routing:
     A node gets its calls in their order. Between nodes there is none, except where the protocol rests on it: notes
     come before the rest, and questions that stand behind scripts are asked when these are through.
     """
+
+    calls: Sequence[Call]
 
     def __init__(self, calls: Sequence[Call], owners: Map) -> None:
         self.calls, self._map = calls, owners

@@ -26,6 +26,8 @@ class Wires:
         timeout: seconds for each round trip.
     """
 
+    circuits: Circuits
+
     def __init__(
         self,
         endpoint: Endpoint | None,

@@ -43,6 +43,10 @@ class Reading:
 
     __slots__ = ("began", "key", "least", "version")
 
+    began: float
+    key: str
+    least: int
+
     def __init__(self, key: str, began: float, least: int) -> None:
         self.key, self.began, self.least = key, began, least
         self.version: int | None = None
@@ -69,6 +73,12 @@ class StalenessChecker:
             another process, which hears of it a moment later.
         seed: of everything that is drawn.
     """
+
+    changes: int
+    checked: int
+    dawdle: float
+    grace: float
+    reads: int
 
     def __init__(self, *, dawdle: float = 0.0, grace: float = 0.0, seed: int = 0) -> None:
         self.dawdle, self.grace = dawdle, grace

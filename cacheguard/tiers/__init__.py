@@ -1,1 +1,4 @@
-"""Where entries live: in the process, and in Redis."""
+"""Where entries live: in the process, and in Redis.
+
+Inner: not for import; use `cacheguard` or `cacheguard.extending`.
+"""

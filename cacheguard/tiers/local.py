@@ -65,19 +65,19 @@ class Entry:
         shared: bool = True,
         size: int = 0,
     ) -> None:
-        self.key = key
-        self.value = value
-        self.kind = kind
-        self.until = until  # monotonic: a hit before this needs no question
-        self.kept_until = until  # what `until` may be renewed to, as long as the bus is proven
-        self.fresh_until = fresh_until  # monotonic: the end of its TTL, may lie beyond `until`
-        self.born = born
-        self.tags = tags
-        self.marks = marks  # the markers of its tags
-        self.shared = shared  # in Redis, too: other processes may change it
-        self.size = size
-        self.hits = 0.0
-        self.counted = 0.0  # of the hits, those that have been handed in
+        self.key: str = key
+        self.value: Any = value
+        self.kind: int = kind
+        self.until: float = until  # monotonic: a hit before this needs no question
+        self.kept_until: float = until  # what `until` may be renewed to, as long as the bus is proven
+        self.fresh_until: float = fresh_until  # monotonic: the end of its TTL, may lie beyond `until`
+        self.born: float = born
+        self.tags: tuple[str, ...] = tags
+        self.marks: tuple[str, ...] = marks  # the markers of its tags
+        self.shared: bool = shared  # in Redis, too: other processes may change it
+        self.size: int = size
+        self.hits: float = 0.0
+        self.counted: float = 0.0  # of the hits, those that have been handed in
         self.type: type | None = None  # of the single argument that leads here: 1, 1.0 and True are one dict key
         self.bindings: tuple[tuple[Index, Any], ...] = ()
 
@@ -127,10 +127,10 @@ class Local:
         now: Callable[[], float],
     ) -> None:
         self.lock = lock
-        self.tickets = Tickets()
-        self.trusted_until = math.inf
+        self.tickets: Tickets = Tickets()
+        self.trusted_until: float = math.inf
         self._now = now
-        self.touches = eviction == "lfu"
+        self.touches: bool = eviction == "lfu"
         self._events = events
         self._size, self._max_bytes = size, max_bytes
         self._off = 0

@@ -29,14 +29,16 @@ class Remote:
     cannot be read is a miss and counted.
     """
 
+    gate: Gate
+
     abreast = 1
 
     def __init__(self, gate: Gate, packing: Packing, events: Events, nonce: Callable[[], str]) -> None:
         self.gate, self._packing, self._events = gate, packing, events
-        self.markers = Markers(gate, events, nonce)
+        self.markers: Markers = Markers(gate, events, nonce)
         self._opening = Opening(packing, self.markers, gate, events)
         self._near = Near(gate, self._opening, events)
-        self.by_hand = ByHand(gate, packing, self._opening, self.markers, events)
+        self.by_hand: ByHand = ByHand(gate, packing, self._opening, self.markers, events)
 
     # Places
 

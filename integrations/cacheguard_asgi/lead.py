@@ -87,7 +87,7 @@ class Lead:
         self._task: asyncio.Task[Any] | None = None
         self._found = False  # what was stored already serves this request
         self.old: Page | None = None  # stored, but of no use for this request as it is
-        self.has_waited = False
+        self.has_waited: bool = False
 
     async def take_part(self) -> Stored | Part | None:
         """What the key holds now, or None if nothing can be shared."""

@@ -38,9 +38,13 @@ class Request:
 
     __slots__ = ("control", "headers", "is_head", "key")
 
+    headers: Mapping[bytes, bytes]
+    is_head: bool
+    key: str
+
     def __init__(self, key: str, headers: Mapping[bytes, bytes], *, is_head: bool) -> None:
         self.key, self.headers, self.is_head = key, headers, is_head
-        self.control = directives(headers.get(b"cache-control"))
+        self.control: dict[bytes, bytes | None] = directives(headers.get(b"cache-control"))
         if not self.control and b"pragma" in headers and b"cache-control" not in headers:
             # RFC 9111 §5.4: of old clients.
             self.control = {b"no-cache": None} if b"no-cache" in directives(headers[b"pragma"]) else {}

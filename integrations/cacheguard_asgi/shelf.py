@@ -35,6 +35,9 @@ class Shelf:
         wait: seconds that requests wait for the one that runs the application.
     """
 
+    guard: CacheGuard
+    rules: Rules
+
     def __init__(
         self, guard: CacheGuard, rules: Rules, *, tags: tuple[bytes, ...], name: bytes | None, most: int, wait: float
     ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.apps import AppConfig
 from django.core import checks
 
@@ -9,8 +11,8 @@ from django.core import checks
 class CacheGuardConfig(AppConfig):
     """The app; the cache backend works without it."""
 
-    name = "cacheguard_django"
-    verbose_name = "cacheguard"
+    name: str = "cacheguard_django"
+    verbose_name: Any = "cacheguard"  # text, or a promise of it: the stubs have no public name for that
 
     def ready(self) -> None:
         from .checks import check_caches

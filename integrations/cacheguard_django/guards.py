@@ -19,6 +19,9 @@ from .options import Settings, read_settings, secrets
 class Opened:
     """A guard, the settings that it was made from, and a client for what is no cache."""
 
+    guard: CacheGuard
+    settings: Settings
+
     def __init__(self, settings: Settings, guard: CacheGuard, params: Mapping[str, Any]) -> None:
         self.settings, self.guard = settings, guard
         self._params = params  # held, so that nothing else can take the place of what the name speaks of

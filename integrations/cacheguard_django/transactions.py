@@ -33,6 +33,10 @@ R = TypeVar("R")
 class Pending:
     """Invalidations of one guard that wait for the COMMIT of a transaction, or for the end of its outermost block."""
 
+    guard: CacheGuard
+    settle: Duration | None
+    write: Write
+
     def __init__(self, guard: CacheGuard, block: Writing, write: Write, settle: Duration | None) -> None:
         self.guard, self.write, self.settle = guard, write, settle
         self._block = block

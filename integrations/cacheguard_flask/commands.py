@@ -21,7 +21,7 @@ from .doctor import Finding, findings
 
 NOTHING_THERE = 3  # exit status, as of `cacheguard inspect`
 
-commands = AppGroup("cacheguard", help="Look at this app's cache, or empty it.")
+commands: AppGroup = AppGroup("cacheguard", help="Look at this app's cache, or empty it.")
 
 
 def _guard() -> CacheGuard:

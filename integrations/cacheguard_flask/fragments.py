@@ -31,7 +31,7 @@ def make_template_fragment_key(fragment_name: str, vary_on: Iterable[object] | N
 class FragmentExtension(Extension):
     """The tag ``cache``. The cache is that of the app that renders; a template keeps none."""
 
-    tags = {"cache"}  # noqa: RUF012 - as Jinja declares it
+    tags: set[str] = {"cache"}  # noqa: RUF012 - as Jinja declares it
 
     def parse(self, parser: Parser) -> nodes.Node:
         """``{% cache timeout [, name [, vary_on …]] %}``; without a name it is template and line."""

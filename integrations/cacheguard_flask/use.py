@@ -21,6 +21,9 @@ class RequestUse:
     cached answer, too.
     """
 
+    query_within: bool
+    session_changed: bool
+
     def __init__(self) -> None:
         self.of_caller: str | None = None
         self.of_caller_within: str | None = None

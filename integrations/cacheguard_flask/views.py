@@ -32,7 +32,7 @@ from .pages import (
 )
 from .use import RequestUse
 
-log = logging.getLogger("cacheguard")
+log: logging.Logger = logging.getLogger("cacheguard")
 
 QueryArguments: TypeAlias = str | Mapping[str, Any] | Iterable[tuple[str, Any]]
 

@@ -27,7 +27,7 @@ from cacheguard.extending import count
 from .payload import Heard
 from .trigger import check_channel
 
-log = logging.getLogger("cacheguard")
+log: logging.Logger = logging.getLogger("cacheguard")
 
 OnGap: TypeAlias = Literal["clear", "ignore"] | Callable[[], object]
 

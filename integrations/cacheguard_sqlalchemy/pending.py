@@ -43,17 +43,25 @@ class Pending:
         "written",
     )
 
+    committed: bool
+    committing: bool
+    flushing: bool
+    load: Load | None
+    over: bool
+    owner: object
+    session: weakref.ReferenceType[Session]
+
     def __init__(self, owner: object, session: Session, load: Load | None) -> None:
         self.owner, self.session, self.load = owner, weakref.ref(session), load
         self.changes: dict[tuple[str | None, str | None], Change] = {}
-        self.everything = False  # more was changed than can be named
+        self.everything: bool = False  # more was changed than can be named
         self.rows: list[Any] = []  # instances whose new names are known when the flush is over
         self.written: set[tuple[str | None, str | None, Any]] = set()  # what is in the outbox already
         self.connections: list[Connection] = []
         self.fence: Any = None  # the guarded write, where a fence is up
-        self.changed = False  # something is in the database that others do not see yet
+        self.changed: bool = False  # something is in the database that others do not see yet
         self.flushing = self.committing = False
-        self.unknown = False  # COMMIT may have been sent; nobody knows what became of it
+        self.unknown: bool = False  # COMMIT may have been sent; nobody knows what became of it
         self.committed = self.over = False
 
     def add(self, changes: Iterable[Change]) -> None:

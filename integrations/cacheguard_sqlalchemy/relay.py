@@ -25,7 +25,7 @@ from .outbox import ALL, change_of, check_outbox
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-log = logging.getLogger("cacheguard")
+log: logging.Logger = logging.getLogger("cacheguard")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts that failed
 PATIENCE_AT_CLOSE = 5.0

@@ -84,6 +84,17 @@ def test_an_integration_imports_nothing_from_inside(file: Path) -> None:
     assert {name for name in imported if name.split(".")[0] == "cacheguard"} <= allowed
 
 
+def test_every_inner_room_says_that_it_is_not_for_import() -> None:
+    mark = "Inner: not for import; use `cacheguard` or `cacheguard.extending`."
+    rooms = sorted((ROOT / "cacheguard").glob("*/**/__init__.py"))
+    unmarked = [
+        room.parent.relative_to(ROOT / "cacheguard").as_posix()
+        for room in rooms
+        if mark not in (ast.get_docstring(ast.parse(room.read_text(encoding="utf-8"))) or "")
+    ]
+    assert unmarked == ["testing"]
+
+
 def test_extending_says_of_each_of_its_names_what_it_is_for() -> None:
     from cacheguard import extending
 

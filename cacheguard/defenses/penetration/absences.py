@@ -22,7 +22,7 @@ class AbsenceBudget:
     __slots__ = ("_outstanding", "_rings", "limit")
 
     def __init__(self, limit: int) -> None:
-        self.limit = count("the limit of stored absences", limit, 0)
+        self.limit: int = count("the limit of stored absences", limit, 0)
         self._outstanding = 0
         self._rings: dict[int, _Ring] = {}
 

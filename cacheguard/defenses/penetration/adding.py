@@ -18,13 +18,17 @@ class Plan:
 
     __slots__ = ("epoch", "fresh", "hashes", "items_per_call", "layers", "probe", "shapes")
 
+    epoch: str
+    fresh: bool
+    shapes: tuple[Shape, ...]
+
     def __init__(self, epoch: str, shapes: tuple[Shape, ...], *, fresh: bool = False) -> None:
         self.epoch, self.shapes, self.fresh = epoch, shapes, fresh
-        self.layers = describe(shapes)
-        self.probe = probe(shapes[0]) if shapes else ""
+        self.layers: str = describe(shapes)
+        self.probe: str = probe(shapes[0]) if shapes else ""
         self.hashes: tuple[Hashes, ...] = tuple(map(hashes_of, shapes))
         bits = sum(shape.slices for shape in shapes) or 1
-        self.items_per_call = max(1, min(ITEMS_PER_CALL, _BITS_PER_CALL // bits))
+        self.items_per_call: int = max(1, min(ITEMS_PER_CALL, _BITS_PER_CALL // bits))
 
     @classmethod
     def new(cls, runtime: Runtime, first: Shape) -> Plan:

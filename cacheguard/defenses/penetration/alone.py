@@ -20,7 +20,7 @@ class Alone:
 
     def __init__(self, first: Shape) -> None:
         self._first = first
-        self.mirror = Mirror("", Layers((first,)))
+        self.mirror: Mirror = Mirror("", Layers((first,)))
         self._recent: deque[str] = deque(maxlen=LOG_LENGTH)
         self._side: Texts = []
         self._rebuild: object = None

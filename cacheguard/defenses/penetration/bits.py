@@ -23,8 +23,8 @@ class Layers:
         self.shapes: tuple[Shape, ...] = ()
         self.filters: tuple[Any, ...] = ()  # pybloom has no types; a filter answers ``text in filter``
         self._views: tuple[memoryview, ...] = ()
-        self.count = 0
-        self.filled = 0
+        self.count: int = 0
+        self.filled: int = 0
         for shape in shapes:
             self.append(shape)
 
@@ -81,6 +81,10 @@ class Mirror:
 
     __slots__ = ("epoch", "layers", "seq", "until")
 
+    epoch: str
+    layers: Layers
+    seq: int
+
     def __init__(self, epoch: str, layers: Layers, seq: int = 0) -> None:
         self.epoch, self.layers, self.seq = epoch, layers, seq
-        self.until = -math.inf
+        self.until: float = -math.inf

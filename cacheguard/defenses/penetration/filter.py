@@ -79,6 +79,9 @@ class BloomTier:
             most. All processes should use the same. None: every "absent" costs a round trip, and adds never wait.
     """
 
+    capacity: int
+    error_rate: float
+
     def __init__(
         self,
         name: str,
@@ -91,7 +94,7 @@ class BloomTier:
         shared: bool = True,
         mirror_lease: float | None = 0.05,
     ) -> None:
-        self.name = _checked_name(name)
+        self.name: str = _checked_name(name)
         self.capacity, self.error_rate = capacity, error_rate
         self._first = checked_plan(capacity, error_rate)
         self._lease = _checked_lease(mirror_lease)

@@ -26,8 +26,12 @@ class Keys:
 
     __slots__ = ("_prefix", "log", "meta", "name", "side")
 
+    log: str
+    meta: str
+    side: str
+
     def __init__(self, namespace: str, name: str) -> None:
-        self.name = name
+        self.name: str = name
         self._prefix = filter_prefix(namespace, name)
         self.meta, self.log, self.side = f"{self._prefix}:m", f"{self._prefix}:l", f"{self._prefix}:s"
 

@@ -2,4 +2,6 @@
 
 `disasters` says what happens, `sides` how the two applications read and write, `traffic` and `worker` send the
 requests, `shop` is the database, `meter` counts there, `stage` runs it all, `screen` and `report` show it.
+
+Inner: not for import; use `cacheguard` or `cacheguard.extending`.
 """

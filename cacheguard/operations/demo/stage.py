@@ -105,6 +105,8 @@ class Crew:
 class Stage:
     """Everything that is there while the demo runs."""
 
+    meter: Meter
+
     def __init__(self, crew: Crew, meter: Meter, redis_url: str) -> None:
         self._crew, self.meter, self._redis_url = crew, meter, redis_url
 

@@ -1,4 +1,7 @@
-"""The Lua scripts, one per file, loaded by name; each room has its own in a folder ``lua``."""
+"""The Lua scripts, one per file, loaded by name; each room has its own in a folder ``lua``.
+
+Inner: not for import; use `cacheguard` or `cacheguard.extending`.
+"""
 
 from __future__ import annotations
 

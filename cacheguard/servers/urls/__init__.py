@@ -1,1 +1,4 @@
-"""URLs, read as places to connect to."""
+"""URLs, read as places to connect to.
+
+Inner: not for import; use `cacheguard` or `cacheguard.extending`.
+"""
