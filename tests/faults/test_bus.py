@@ -39,6 +39,10 @@ def until(holds: Callable[[], object], seconds: float = 10.0) -> float:
     return time.monotonic() - begin
 
 
+def _is_kept(guard: CacheGuard, key: str) -> bool:
+    return bool(guard.get(key)) and tier(guard, key) == "l1"
+
+
 def _is_not_kept(guard: CacheGuard, key: str) -> bool:
     return tier(guard, key) != "l1"
 
@@ -63,7 +67,7 @@ async def test_other_processes_drop_what_is_invalidated(door: Door, other: Cache
         "cleared": door.clear,
     }
     for key, tell in ways.items():
-        await asyncio.to_thread(until, lambda key=key: other.get(key) and tier(other, key) == "l1")
+        await asyncio.to_thread(until, partial(_is_kept, other, key))
         await tell()
         await asyncio.to_thread(until, partial(_is_not_kept, other, key))
     assert other.stats().bus_messages >= len(ways)

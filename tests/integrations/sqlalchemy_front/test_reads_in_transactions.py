@@ -310,7 +310,7 @@ def test_random_programs_cache_nothing_that_is_not_committed(
             world.run(program)
 
         run()
-        assert guard.stats().fills > 5, "reads are cached, or there was nothing to find"
+        assert guard.stats().fills > 5 // share, "reads are cached, or there was nothing to find"
 
 
 @pytest.mark.parametrize(
