@@ -42,6 +42,11 @@ class Invalidation:
     intent_ms: int = 0
     ends: str = ""
 
+    @property
+    def leaves_something(self) -> bool:
+        """True if something is noted under the key for later: a quarantine, a version floor, a write in progress."""
+        return bool(self.lag_ms or self.version or self.begins or self.ends)
+
     def calls(self, channel: str, echo: str) -> list[Call]:
         """What to send; the others are told by the script itself."""
         floor_ms = max(FLOOR_MS, self.lag_ms) if self.version else 0

@@ -32,7 +32,11 @@ class Here:
 
     def forget(self, items: Iterable[Invalidation]) -> None:
         """Invalidate *items* here."""
-        self._send([call for item in items for call in item.calls("", NOBODY)])
+        if not self.beside_redis:
+            return
+        # Most processes keep nothing here. Then only what outlives the invalidation has to be noted.
+        empty = self._store.empty
+        self._send([call for item in items if not empty or item.leaves_something for call in item.calls("", NOBODY)])
 
     def forget_all(self) -> list[str]:
         """Invalidate every entry here; their keys."""
@@ -51,5 +55,5 @@ class Here:
         self._send([calls.expire(key, channel="", echo=NOBODY) for key in keys])
 
     def _send(self, what: Sequence[Call]) -> None:
-        if self.beside_redis:
+        if what and self.beside_redis:
             run_now(self._store.send_each(*what))

@@ -110,6 +110,11 @@ class MemoryCommands:
             reply = 0
         return reply
 
+    @property
+    def empty(self) -> bool:
+        """True if nothing is kept: no value, no lease, nothing noted for later."""
+        return not self._hashes and (self._markers is None or self._markers.empty)
+
     def _of_markers(self) -> MemoryCommands:
         if self._markers is None:
             self._markers = _Markers(self, max(self._size, LEAST_MARKERS), self._lock, self._now)
