@@ -66,7 +66,8 @@ class CacheGuard:
         max_value_bytes: maximum size of an encoded value, before it is stored and after it is decompressed.
         compression: ``"auto"``, ``"zstd"``, ``"lz4"``, ``"zlib"`` or None.
         compress_above: size in bytes from which values are compressed.
-        operation_timeout: seconds for one round trip to Redis; a call that timed out is not retried.
+        operation_timeout: seconds for each step of a call to Redis: connect, send, whole reply. A call that timed out
+            is not retried.
         max_loads: maximum number of concurrent loads in this process; further loads wait in a queue.
         load_wait: how long a load waits in the queue before its caller gets `Overloaded`.
         load_queue: maximum number of waiting loads; further callers get `Overloaded` immediately.
