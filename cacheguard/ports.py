@@ -186,7 +186,7 @@ class Runtime(Protocol):
         ...
 
     async def through(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Return the result of *work*. If the caller is cancelled, the work still runs to its end, then cancels."""
+        """Return the result of *work*. A cancellation of the caller is raised only after the work has ended."""
         ...
 
     async def call(self, load: Callable[[], Any]) -> Any:
