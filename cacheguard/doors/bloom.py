@@ -50,8 +50,9 @@ class BloomFilter:
 
         Args:
             items: read once, after *settle*; need not fit into memory.
-            settle: the longest time between an `add` and the commit of its row. If the filter is new, or its record of
-                added items was lost, the rebuild waits this long before it reads *items*. None: short (50 ms).
+            settle: the longest time between an `add` and the commit of its row, at most an hour. If the filter is new,
+                or its record of added items was lost, the rebuild waits this long, and at least ``mirror_lease``,
+                before it reads *items*. None: ``mirror_lease``.
         """
         run_now(self.tier.rebuild(self._hub.blocking().runtime, items, settle=_settle(settle)))
 
