@@ -1,7 +1,7 @@
-"""Is this argument what it must be? Every check says what was expected, what came, and what to use instead.
+"""Checks of arguments. Each error says what was expected, what came, and what to use instead.
 
-What a user gives when a guard is built or a function is decorated raises `ConfigurationError`; what is given with a
-call, such as a key, raises `TypeError` or `ValueError`. Durations are checked by `durations.seconds`.
+A bad argument raises `ConfigurationError` when a guard is built or a function is decorated, and `TypeError` or
+`ValueError` when it comes with a call, such as a key. `durations.seconds` checks durations.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from .errors import ConfigurationError
 
 
 def flag(name: str, value: object) -> bool:
-    """*value* if it is a bool."""
+    """Return *value* if it is a bool, else raise `ConfigurationError`; so do the other checks of options."""
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name} must be True or False, got {value!r}")
     return value
 
 
 def number_of(value: object) -> float:
-    """*value* if it is a number; NaN for everything else, bools included, so that no comparison with it holds."""
+    """Return *value* if it is a number; NaN for everything else and for bools, so that every comparison is False."""
     return value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
 def share(name: str, value: object) -> float:
-    """*value* if it is a number from 0 to 1."""
+    """Return *value* if it is a number from 0 to 1."""
     if not 0 <= number_of(value) <= 1:
         raise ConfigurationError(f"{name} must be a share from 0 to 1, got {value!r}")
     return float(number_of(value))
 
 
 def positive_share(name: str, value: object) -> float:
-    """*value* if it is a number above 0 and up to 1."""
+    """Return *value* if it is a number above 0 and up to 1."""
     if not 0 < number_of(value) <= 1:
         raise ConfigurationError(f"{name} must be a share above 0 and up to 1, got {value!r}")
     return float(number_of(value))
@@ -44,11 +44,11 @@ def positive_share(name: str, value: object) -> float:
 def count(
     name: str, value: object, least: int = 1, most: float = math.inf, *, allowed: str = "", instead: str = ""
 ) -> int:
-    """*value* if it is a whole number from *least* to *most*.
+    """Return *value* if it is a whole number from *least* to *most*.
 
     Args:
-        allowed: what may be given, in words, if there is more to say than "a whole number >= 1".
-        instead: what to do instead, after a semicolon.
+        allowed: the allowed values in words, if the message needs more than "a whole number >= 1".
+        instead: advice for the message, beginning with a semicolon.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ConfigurationError(f"{name} must be {allowed or f'a whole number >= {least}'}, got {value!r}{instead}")
@@ -56,20 +56,20 @@ def count(
 
 
 def text(name: str, value: object) -> str:
-    """*value* if it is text, and not empty."""
+    """Return *value* if it is text and not empty."""
     if not isinstance(value, str) or not value:
         raise ConfigurationError(f"{name} must be a text, got {value!r}")
     return value
 
 
 def one_of(name: str, value: object, words: Sequence[str]) -> None:
-    """`ConfigurationError` if *value* is none of *words*."""
+    """Raise `ConfigurationError` if *value* is not one of *words*."""
     if value not in words:
         raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, words))}, got {value!r}")
 
 
 def path_of(name: str, value: object) -> str | None:
-    """*value* as the path of a file; None stays None."""
+    """Return *value* as the path of a file; None stays None."""
     if value is None:
         return None
     if not isinstance(value, str | PathLike):
@@ -81,7 +81,7 @@ def path_of(name: str, value: object) -> str | None:
 
 
 def exception_classes(name: str, value: Any) -> tuple[type[Exception], ...]:
-    """*value*, an exception class or a tuple of them, as a tuple."""
+    """Return *value*, an exception class or a tuple of them, as a tuple."""
     classes: tuple[Any, ...] = value if issubclass(type(value), tuple) else (value,)
     for each in classes:
         if not (isinstance(each, type) and issubclass(each, Exception)):
@@ -92,11 +92,11 @@ def exception_classes(name: str, value: Any) -> tuple[type[Exception], ...]:
 def plain_function(
     name: str, value: object, of: str, *, error: type[Exception] = ConfigurationError
 ) -> Callable[..., Any]:
-    """*value* if it can be called and is no coroutine function.
+    """Return *value* if it can be called and is not a coroutine function.
 
     Args:
-        of: what it is a function of, in words.
-        error: what is raised if it is not.
+        of: the parameters of the function, in words.
+        error: the class of the error that is raised otherwise.
     """
     if not callable(value) or iscoroutinefunction(value):
         raise error(f"{name} must be a plain function {of}, got {value!r}")
@@ -105,26 +105,26 @@ def plain_function(
 
 
 def question(name: str, value: object) -> Callable[[], object]:
-    """*value* if it is a plain function without parameters; None stands for one that returns False."""
+    """Return *value* if it is a plain function without parameters; for None, a function that returns False."""
     return bool if value is None else plain_function(name, value, "without parameters")
 
 
 def listener(name: str, value: object) -> Callable[[Any], object] | None:
-    """*value* if it is a plain function of a `StateChange`, or None."""
+    """Return *value* if it is a plain function of a `StateChange`, or None."""
     return None if value is None else plain_function(name, value, "of a StateChange or None")
 
 
-# Of single calls
+# Arguments of single calls
 
 
 def check_key(key: object) -> None:
-    """`TypeError` for what cannot be a key."""
+    """Raise `TypeError` if *key* cannot be a key."""
     if not isinstance(key, str):
         raise TypeError(f"a key must be text, got {key!r}")
 
 
 def check_tag(tag: object) -> None:
-    """`TypeError` or `ValueError` for what cannot be a tag."""
+    """Raise `TypeError` or `ValueError` if *tag* cannot be a tag."""
     if not isinstance(tag, str):
         raise TypeError(f"a tag must be text, got {tag!r}")
     if not tag:
@@ -132,18 +132,18 @@ def check_tag(tag: object) -> None:
 
 
 def texts(keys: Iterable[Any]) -> list[str]:
-    """*keys*, each once; `TypeError` if one of them is no text."""
+    """Return *keys* without duplicates; `TypeError` if one of them is not text."""
     if isinstance(keys, str):
         raise TypeError(f"keys must be several texts, got the text {keys!r}")
     names = list(dict.fromkeys(keys))
     for name in names:
-        if not isinstance(name, str):  # here as well: a call for each key of a hit would cost more than the hit
+        if not isinstance(name, str):  # tested here too: a function call for each key would cost more than a hit
             check_key(name)
     return names
 
 
 def tags_of(tags: Sequence[str]) -> tuple[str, ...]:
-    """*tags*, each once; `TypeError` or `ValueError` if one of them cannot be a tag."""
+    """Return *tags* without duplicates; `TypeError` or `ValueError` if one of them cannot be a tag."""
     if isinstance(tags, str):
         raise TypeError(f"tags must be several texts, got the text {tags!r}")
     for tag in tags:
@@ -152,17 +152,17 @@ def tags_of(tags: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_loader(loader: object) -> None:
-    """`TypeError` if *loader* cannot be called."""
+    """Raise `TypeError` if *loader* cannot be called."""
     if not callable(loader):
         raise TypeError(f"loader must be a function, got {loader!r}")
 
 
 def check_usable(usable: object) -> None:
-    """`TypeError` if *usable* is no plain function of a value, and not None."""
+    """Raise `TypeError` if *usable* is neither None nor a plain function of a value."""
     if usable is not None and (not callable(usable) or iscoroutinefunction(usable)):
         raise TypeError(f"usable must be a plain function of the cached value, got {usable!r}")
 
 
 def check_change(change: object) -> None:
-    """`TypeError` if *change* is no plain function of a value."""
+    """Raise `TypeError` if *change* is not a plain function of a value."""
     plain_function("change", change, "of the value", error=TypeError)

@@ -1,4 +1,4 @@
-"""What a loader may set and ask about its own load."""
+"""A loader's access to its own load."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from .checks import check_tag
 
 
 class Load:
-    """The load that runs now; `current_load` hands it to the loader.
+    """The load that runs now; `current_load` returns it to the loader.
 
     Args:
-        primary: an answer loaded just now was older than the newest known version of the row: a replica lags behind. A
-            loader that can should read from the primary this time.
+        primary: True if the previous load returned a value older than the newest known version of the row, so the
+            replica lags behind. If it can, the loader should read from the primary this time.
 
     A loader may set, before it returns:
 
-    - ``cacheable = False``: all callers that wait for this load get the answer; no tier keeps it.
-    - ``private = True``: only the caller that loads gets the answer; no tier keeps it, and waiters load for themselves.
+    - ``cacheable = False``: all callers that wait for this load get the value; no tier stores it.
+    - ``private = True``: only the caller that loads gets the value; no tier stores it, and waiters load for themselves.
     """
 
     __slots__ = ("asked_for", "cacheable", "primary", "private", "tags")
@@ -27,21 +27,21 @@ class Load:
         self.cacheable: bool = True
         self.private: bool = False
         self.tags: dict[str, None] = {}
-        self.asked_for: bool = False  # a loader that never asks would answer the same once more
+        self.asked_for: bool = False  # a loader that never calls current_load would return the same again
 
     def __repr__(self) -> str:
         return f"<Load, tags {list(self.tags)}, primary={self.primary}>"
 
     @property
     def kept(self) -> bool:
-        """Whether a tier may keep the answer."""
+        """True if a tier may store the value."""
         return self.cacheable and not self.private
 
     def add_tags(self, *tags: str) -> None:
-        """Tag the entry that is being loaded, beside the tags it has already.
+        """Add tags to the entry that is being loaded.
 
-        Each tag is text, as `invalidate_tags` takes it. The first time that a process sees a tag here, the fill costs
-        one round trip more. Raises `TypeError` or `ValueError` for what is no tag.
+        Each tag is text, as `invalidate_tags` takes it. The first time that a process uses a tag here, the fill costs
+        one more round trip. Raises `TypeError` or `ValueError` if a tag is not text or is empty.
         """
         for tag in tags:
             check_tag(tag)
@@ -52,7 +52,7 @@ CURRENT: ContextVar[Load | None] = ContextVar("cacheguard_current_load", default
 
 
 def current_load() -> Load:
-    """The load that the caller is part of; outside of a load, a `Load` that has no effect."""
+    """Return the load that the caller is part of; outside of a load, a `Load` without effect."""
     load = CURRENT.get()
     if load is None:
         return Load()

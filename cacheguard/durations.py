@@ -1,4 +1,4 @@
-"""Durations as users write them, in seconds, and the clock that they are measured by."""
+"""Conversion of durations to seconds, and the clock that measures them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DAY = 86_400.0
 FOREVER = 365 * DAY  # a Redis key always keeps some TTL, so "no expiry" is a year
 
 NOW: ContextVar[Callable[[], float]] = ContextVar("cacheguard_now", default=time.monotonic)
-"""The clock (monotonic seconds) of objects that are built now: the system's, unless a test sets another."""
+"""The clock (monotonic seconds) that new objects use: the system's, unless a test sets another."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -26,7 +26,7 @@ _WHOLE = re.compile(rf"(?:{_PART.pattern})+")
 
 
 def seconds(value: object, name: str) -> float:
-    """*value* as seconds; `ConfigurationError` naming *name* unless it is a finite duration above zero."""
+    """Return *value* in seconds; `ConfigurationError` with *name* unless it is a finite duration above zero."""
     if isinstance(value, bool):
         number = math.nan
     elif isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""Every exception the library raises."""
+"""All exceptions of the library."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from .faults import Fault, fault_of
 
 
 class CacheGuardError(Exception):
-    """Base of everything cacheguard raises on its own behalf."""
+    """Base class of the library's own exceptions."""
 
 
 class ConfigurationError(CacheGuardError, ValueError):
-    """A URL, option or policy that cannot work; raised while a guard is built or a function decorated."""
+    """A URL, option or policy cannot work; raised while a guard is built or a function decorated."""
 
 
 class KeyTemplateError(ConfigurationError):
-    """A key template that does not fit its function, or an argument that cannot become part of a key."""
+    """A key template does not fit its function, or an argument cannot become part of a key."""
 
 
 class LoadTimeout(CacheGuardError, TimeoutError):
@@ -22,27 +22,33 @@ class LoadTimeout(CacheGuardError, TimeoutError):
 
 
 class LoadFailed(CacheGuardError):
-    """The load this caller waited for failed in another process, with an exception that cannot be rebuilt here."""
+    """The load was cancelled before it had a result. A load that fails raises the loader's own exception."""
 
 
 class Overloaded(CacheGuardError):
-    """Too many loads run already and the line in front of the database is full."""
+    """The load or the change was refused to protect the database.
+
+    - All ``max_loads`` permits are taken, and the queue is full or no permit came free within ``load_wait``.
+    - The circuit breaker of the policy is open.
+    - 32 loads run in background threads of this process already.
+    - `CacheGuard.update` lost the race against other writers 1000 times in a row.
+    """
 
 
 class ReentrantLoad(CacheGuardError):
-    """A loader asked for the key that it is loading; waiting for itself would never end."""
+    """A loader reads the key that it is loading; it would wait for itself forever."""
 
 
 class LockLost(CacheGuardError):
-    """A lock expired or was taken over while its holder still worked."""
+    """A lock expired or was taken over while its holder still worked. Nothing raises it yet."""
 
 
 class CodecError(CacheGuardError):
-    """A value that cannot become bytes, or bytes that cannot become a value."""
+    """A value cannot be encoded to bytes, or bytes cannot be decoded to a value."""
 
 
 class Unreachable(CacheGuardError):
-    """Redis did not answer, or refused to; ``fault`` says why."""
+    """Redis did not answer, or answered with an error; ``fault`` is the reason."""
 
     def __init__(self, message: str, fault: Fault | None = None) -> None:
         super().__init__(message)
@@ -50,4 +56,4 @@ class Unreachable(CacheGuardError):
 
 
 class Refused(Unreachable):
-    """Redis answered, with an error."""
+    """Redis answered with an error."""

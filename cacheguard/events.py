@@ -1,4 +1,4 @@
-"""What happened: counters, and a log line when a state changes."""
+"""Counters, and a log line when a state changes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ AGES = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0, math.inf)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChange:
-    """Something has changed its state: what ``on_state_change`` is called with."""
+    """A change of state; ``on_state_change`` is called with it."""
 
     of: Literal["redis", "bus", "breaker"]
-    """``"redis"``: whether its last answer came. ``"bus"``: whether invalidations are proven to arrive. ``"breaker"``:
-    whether a server is asked at all."""
+    """``"redis"``: the last call was answered or not. ``"bus"``: a heartbeat proves that invalidations arrive, or not.
+    ``"breaker"``: calls to a server are allowed or not."""
     name: str
-    """Of the server, where there are several; otherwise as ``of``."""
+    """The name of the server if there are several; otherwise the same as ``of``."""
     before: str
     after: str
-    """``"up"`` or ``"down"``; of a breaker: ``"closed"``, ``"open"`` or ``"half-open"``."""
+    """``"up"`` or ``"down"``; for a breaker ``"closed"``, ``"open"`` or ``"half-open"``."""
     why: str
-    """In words, for people."""
+    """The reason, in words for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Stats:
     """Counts since the guard was made. Hits are counted without locks and may miss a few under many threads."""
 
     l1_hits: int
-    """Answers from the in-process tier."""
+    """Answers from L1."""
     l2_hits: int
     """Answers from Redis (one round trip)."""
     replica_hits: int
@@ -47,11 +47,11 @@ class Stats:
     misses: int
     """Reads that found no usable entry in either tier."""
     stale_hits: int
-    """Answers older than their TTL: revalidated behind, or instead of a failed or slow load."""
+    """Answers older than their TTL: reloaded in the background, or served because a load failed or was slow."""
     null_hits: int
-    """Answers that were a cached absence, whatever the tier."""
+    """Answers that were a cached absence, from either tier."""
     shared: int
-    """Reads that were answered by a load that another reader in this process had started."""
+    """Reads that shared a load which another reader in this process had started."""
     waits: int
     """Times this process waited for a load in another process."""
     loads: int
@@ -59,39 +59,39 @@ class Stats:
     load_failures: int
     """Loaders that raised something other than an absence."""
     load_timeouts: int
-    """Loaders that took longer than their hard timeout."""
+    """Loads that took longer than their ``hard_timeout``."""
     refreshes: int
-    """Loads started behind an answer (stale or early)."""
+    """Loads started in the background (stale or early)."""
     backoffs: int
-    """Reads answered with the exception of a load that had just failed."""
+    """Reads that got the exception of a load that had just failed, within its back-off."""
     overloads: int
-    """Loads refused because too many ran already."""
+    """Loads refused because no permit came free, the queue was full, or the breaker was open (`breaker_rejects`)."""
     fills: int
     """Loaded values stored in Redis."""
     fills_refused: int
-    """Loaded values not stored because an invalidation came in between."""
+    """Loaded values not stored because an invalidation came during the load."""
     fills_old: int
-    """Loaded values not stored because a newer version of their row is known: a replica lags behind."""
+    """Loaded values not stored because a newer version of their row is known: a database replica lags behind."""
     fills_failed: int
-    """Loaded values not stored because Redis did not take them."""
+    """Loaded values not stored because Redis did not accept them."""
     invalidations: int
     """Keys, tags and namespaces invalidated or expired here."""
     invalidations_queued: int
-    """Invalidations that Redis has not acknowledged yet (now, not since start)."""
+    """Pending invalidations: Redis has not acknowledged them (now, not since start)."""
     replayed: int
-    """Invalidations repeated because another Redis answers than the one that had acknowledged them."""
+    """Invalidations repeated after a failover: the server that answers is not the one that acknowledged them."""
     outbox_overflows: int
-    """Times more was pending than can be kept, so that the whole namespace was invalidated instead."""
+    """Times the outbox was full, so that the whole namespace was invalidated instead."""
     bus_messages: int
-    """Invalidations heard of from other processes."""
+    """Invalidations received from other processes."""
     bus_gaps: int
     """Times the invalidation bus was interrupted."""
     audits: int
-    """Hits compared with what the loader says."""
+    """Hits compared with a new load."""
     audits_different: int
-    """Of these, those where the cache was stale: still different when looked at once more."""
+    """Of these, hits where the cache was stale: the values still differed at a second comparison."""
     absences_over_budget: int
-    """Absences not cached because too many were outstanding."""
+    """Absences not cached because ``max_absences`` was reached."""
     bloom_rejects: int
     """Calls answered "absent" by a Bloom filter."""
     bloom_losses: int
@@ -99,43 +99,44 @@ class Stats:
     validate_rejects: int
     """Calls answered "absent" by ``validate``."""
     undecodable: int
-    """Entries in Redis that could not be read: garbage, foreign types, other versions of a class."""
+    """Entries in Redis that could not be decoded: garbage, unknown types, other versions of a class."""
     unencodable: int
-    """Values that could not become bytes and were kept out of Redis."""
+    """Values that could not be encoded and were not stored in Redis."""
     oversize: int
     """Values larger than ``max_value_bytes``."""
     redis_errors: int
     """Round trips that failed."""
     evictions: int
-    """Entries that left the in-process tier to make room."""
+    """Entries evicted from L1 because it was full."""
     l1_entries: int
-    """Entries in the in-process tier (now)."""
+    """Entries in L1 (now)."""
     l1_bytes: int
     """Their size in bytes (now); 0 unless ``l1_max_bytes`` is set."""
     l2_skips: int
-    """Round trips not made because Redis was left alone: its breaker was open."""
+    """Round trips not made because the breaker of Redis was open."""
     breaker_opens: int
     """Times the breaker of a Redis server opened."""
     breaker_rejects: int
-    """Loads not begun because the breaker of what they load from was open."""
+    """Loads refused because the policy's ``breaker`` was open."""
     fallbacks: int
-    """Reads answered with the caller's ``fallback``."""
+    """Reads answered with the policy's ``fallback``."""
     breaker: str
-    """Of Redis, now: ``"closed"``, ``"open"`` or ``"half-open"``; of several servers, the worst."""
+    """The breaker of Redis, now: ``"closed"``, ``"open"`` or ``"half-open"``; with several servers, the worst."""
     l2_up: bool
-    """Whether the last round trip to Redis succeeded; where there are several nodes, to each of them."""
+    """True if the last round trip to Redis succeeded; with several nodes, to each of them."""
     bus_up: bool
-    """Whether it is proven that other processes' invalidations arrive; while not, L1 is off unless Redis is away."""
+    """True while a heartbeat proves that invalidations from other processes arrive. While False, L1 is off, except
+    while Redis itself is unreachable."""
     age_at_serve: tuple[tuple[float, int], ...]
-    """How old what was served was: (upper bound in seconds, count), a bucket each. An L1 hit counts as old as its entry
-    was when its hits were counted, a few seconds later at most."""
+    """The age of served values, in buckets: (upper bound in seconds, count). An L1 hit has the age of its entry when
+    its hits are counted, at most a few seconds later."""
 
 
 class Events:
-    """The guard's counters; plain ints, exported when asked.
+    """The guard's counters as plain ints; `snapshot` exports them.
 
     Args:
-        node: what this Redis is called, where there are several and each has counters of its own.
+        node: the name of this Redis node, if there are several and each has its own counters.
         above: the counters of the guard, in that case.
     """
 
@@ -167,7 +168,7 @@ class Events:
         self.breaker: str = "closed"
         self.on_state_change = on_state_change
         self.bus_up: bool = False
-        self.over: bool = False  # the guard is closed: what breaks from now on is no news
+        self.over: bool = False  # the guard is closed: later failures are not reported
         self.failures: int = 0  # round trips in a row that Redis did not answer
         self.failed_at: float = -math.inf  # monotonic: the last of them
         self._now = NOW.get()
@@ -175,15 +176,15 @@ class Events:
         self._warned: set[str] = set()
 
     if TYPE_CHECKING:
-        # The counters are named once, as the fields of `Stats`; a test sees that everything counted is one of them.
-        redis_errors: int  # counted here: a checker wants to know
+        # The counters are named once, as the fields of `Stats`; a test checks that every counter is one of them.
+        redis_errors: int  # incremented in this class, so type checkers need the declaration
         breaker_opens: int
 
         def __getattr__(self, name: str) -> int: ...
         def __setattr__(self, name: str, value: Any) -> None: ...
 
     def redis_failed(self, error: BaseException) -> None:
-        """Count a failed round trip; the first of a row is logged."""
+        """Count a failed round trip; the first in a row is logged."""
         self.redis_errors += 1
         if not isinstance(error, Refused):
             self.failures += 1
@@ -194,7 +195,7 @@ class Events:
             self._report("redis", "redis", "up", "down", str(error))
 
     def redis_partly_failed(self, error: BaseException) -> None:
-        """Count a round trip in which one of several servers could not be asked; the first is logged."""
+        """Count a round trip in which one of several servers was unreachable; the first is logged."""
         self.redis_errors += 1
         self.once("partly", "a server of Redis is out of reach, going on with the others: %s", error)
 
@@ -204,7 +205,7 @@ class Events:
         self.once(f"refused {str(error).partition(' ')[0]}", "Redis%s refuses calls: %s", self._where, error)
 
     def redis_answered(self) -> None:
-        """Note that Redis is back, if it was away."""
+        """Record that Redis answers; logged if it was unreachable before."""
         if not self.l2_up:
             self.l2_up = True
             self.failures = 0
@@ -212,13 +213,13 @@ class Events:
             self._report("redis", "redis", "down", "up", "it answers again")
 
     def breaker_changed(self, name: str, before: str, after: str, why: str) -> None:
-        """The breaker of the server *name* has changed its state."""
+        """Record that the breaker of the server *name* has changed its state."""
         self.breaker_opens += before == "closed"
         log.info("the breaker of %s is %s: %s", self._node or name, after, why)
         self._report("breaker", name, before, after, why)
 
     def bus_changed(self, *, up: bool, why: str) -> None:
-        """The bus has begun or ceased to prove that invalidations arrive."""
+        """Record that heartbeats have begun or ceased to prove that invalidations arrive."""
         self.bus_up = up
         log.info("the invalidation bus%s is %s", self._where, why)
         self._report("bus", "bus", "down" if up else "up", "up" if up else "down", why)
@@ -234,23 +235,23 @@ class Events:
                 log.exception("on_state_change failed")
 
     def first(self, about: str) -> bool:
-        """Whether *about* comes up for the first time."""
+        """Return True the first time it is called with *about*."""
         if about in self._warned or len(self._warned) >= 1000:  # noqa: PLR2004 - a bound on memory, not a meaning
             return False
         self._warned.add(about)
         return True
 
     def once(self, about: str, message: str, *args: object) -> None:
-        """Warn about one thing once."""
+        """Log *message* as a warning, but only once for each *about*."""
         if self.first(about):
             log.warning(message, *args)
 
     def served(self, age: float, count: int = 1) -> None:
-        """Note how old something was when it was served, in seconds."""
+        """Count *count* served values of this age, in seconds."""
         self._ages[bisect_left(AGES, age)] += count
 
     def snapshot(self, entries: int, size: int, nodes: Sequence[Events] = ()) -> Stats:
-        """The counters as they stand, with what the in-process tier holds, and what was counted at each of *nodes*."""
+        """Return the current counters, with the entries and bytes of L1 and the counters of each of *nodes*."""
         names = [field.name for field in fields(Stats) if field.name != "age_at_serve"]
         everywhere = nodes or (self,)
         states = {each.breaker for each in everywhere}

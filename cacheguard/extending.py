@@ -1,26 +1,26 @@
-"""What an integration may rely on: the names that a front for a framework needs from inside.
+"""The stable names for integrations with frameworks.
 
-An integration imports from `cacheguard`, `cacheguard.errors` and `cacheguard.extending`, and from no other module: all
-other modules are inner. They may move or change in any release.
+An integration imports only from `cacheguard`, `cacheguard.errors` and `cacheguard.extending`. All other modules are
+inner: they may move or change in any release.
 
 The promise: within a minor version (0.1.0, 0.1.1, …) each name in ``__all__`` keeps its meaning and its signature. A
-new minor version may change one; the changelog then says which, and what replaces it. Names may be added at any time.
+new minor version may change one; the changelog then names it and its replacement. Names may be added at any time.
 
 Settings
 
 - `GUARD_OPTIONS`: the names of the parameters of `CacheGuard`, without ``policy``.
 - `POLICY_FIELDS`: the names of the fields of `Policy`.
-- `DEFAULTS`: the policy that a guard has if nothing else is asked for.
-- `keeps_in_redis`: tells whether a guard with these options stores anything outside of the process.
+- `DEFAULTS`: the default policy of a guard.
+- `keeps_in_redis`: True if a guard with these options stores entries outside of the process.
 - `count`: checks that an option is a whole number of at least 1.
 - `flag`: checks that an option is True or False.
 
 Durations
 
 - `Duration`: the type of a duration as users write it: seconds, a `timedelta`, or text like ``"5m"``.
-- `seconds`: checks a duration, and gives its seconds.
+- `seconds`: checks a duration and returns it in seconds.
 - `settle_seconds`: the same for the option ``settle``: 0 for None, at most a day.
-- `FOREVER`: the seconds of an entry without expiry, since a key in Redis always keeps some.
+- `FOREVER`: the TTL, in seconds, of an entry without expiry: a key in Redis always has a TTL.
 
 Keys
 
@@ -28,12 +28,12 @@ Keys
 - `row_template`: a `TextTemplate` over the attributes of a row.
 - `roots_of`: the names that the fields of a template begin with.
 - `CallText`: the key text of a call: the function's name and all arguments, each with its type.
-- `call_text`: a `CallText` for a name and a list of parameters.
+- `call_text`: makes a `CallText` from a name and a list of parameters.
 - `bus_channel`: the Redis channel on which the processes of a namespace publish their invalidations.
 
 Loads
 
-- `load_here`: the load that this code is part of. Unlike `current_load`, it leaves no trace.
+- `load_here`: returns the load that this code is part of. Unlike `current_load`, it has no side effect.
 
 Writes
 
@@ -41,16 +41,16 @@ Writes
 - `Version`: the type of a source version: a whole number, an aware `datetime`, or a log position as text.
 - `OfResult`: the type of a function of a result that names keys or tags.
 - `DELAY`, `INTENT`: the defaults of these two options of `CacheGuard.writing`.
-- `Writing`: a block that guards writes, as `CacheGuard.writing` makes it.
-- `Write`: the write under way that such a block gives.
-- `OpenBlocks`: whose block ends, where several tasks and threads have entered one object.
-- `check_writing`: checks the options of `CacheGuard.writing` before there is a guard.
+- `Writing`: a block that guards writes; `CacheGuard.writing` returns it.
+- `Write`: the running write that such a block yields.
+- `OpenBlocks`: finds the block to end if several tasks and threads have entered one object.
+- `check_writing`: checks the options of `CacheGuard.writing` without a guard.
 - `decorate_writes`: makes a decorator like `CacheGuard.invalidates` from a function that opens blocks.
 
 Values
 
 - `TAGGED`: the codec for plain data without a stated type: builtin types, dates, `Decimal`, `UUID`, nested.
-- `Oversize`: the error of a value that is larger than ``max_value_bytes``.
+- `Oversize`: the error for a value that is larger than ``max_value_bytes``.
 """
 
 from __future__ import annotations
@@ -122,9 +122,9 @@ POLICY_FIELDS: Final[tuple[str, ...]] = tuple(field.name for field in fields(Pol
 
 
 def keeps_in_redis(url: object = None, client: object = None, aclient: object = None) -> bool:
-    """Whether a guard with these options stores anything outside of the process.
+    """Return True if a guard with these options stores entries outside of the process.
 
-    Without a client and a URL the environment's ``CACHEGUARD_URL`` counts, as for `CacheGuard`.
+    Without a client and a URL, the environment variable ``CACHEGUARD_URL`` decides, as for `CacheGuard`.
     """
     if client is not None or aclient is not None:
         return True
@@ -133,10 +133,10 @@ def keeps_in_redis(url: object = None, client: object = None, aclient: object = 
 
 
 def load_here() -> Load | None:
-    """The load that this code is part of; None outside of one.
+    """Return the load that this code is part of; None outside of a load.
 
-    A loader that calls `current_load` is taken for one that may answer otherwise the next time, and is asked again
-    after a stale answer. This function changes nothing: it is for code that looks on.
+    If a loader calls `current_load` and then returns a value older than the newest known version, it is called again.
+    This function has no such effect: it is for code that only reads.
     """
     return CURRENT.get()
 
@@ -147,9 +147,9 @@ def check_writing(mode: Mode, settle: Duration | None, delay: Duration, intent: 
 
 
 def roots_of(template: str) -> tuple[str, ...]:
-    """The names that the fields of *template* begin with: ``id`` of ``{id}`` and of ``{id.hex}``.
+    """Return the names that the fields of *template* begin with: ``id`` for ``{id}`` and for ``{id.hex}``.
 
-    Nothing of a text that is no template: `TextTemplate` says what is wrong with it.
+    Empty if the text is not a valid template; `TextTemplate` then raises the error.
     """
     try:
         names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
@@ -159,7 +159,7 @@ def roots_of(template: str) -> tuple[str, ...]:
 
 
 def row_template(template: str, attributes: Iterable[str], called: str) -> TextTemplate:
-    """A template over the attributes of a row; `KeyTemplateError` if a field names another one.
+    """Make a template over the attributes of a row; `KeyTemplateError` if a field begins with another name.
 
     Args:
         template: like ``"user:{id}"``.
@@ -170,22 +170,22 @@ def row_template(template: str, attributes: Iterable[str], called: str) -> TextT
 
 
 def call_text(name: str, parameters: Sequence[str]) -> CallText:
-    """The key texts of the calls of something that is not at hand as a function.
+    """Make the key texts of calls from a name and parameters, without the function itself.
 
     Args:
         name: module and qualified name, like ``"shop.views.works"``.
-        parameters: the names of its parameters, in the order in which `CallText.text_of` takes their values. Give for
-            ``self`` a value that tells the object apart.
+        parameters: the names of the parameters, in the order in which `CallText.text_of` takes their values. For
+            ``self``, give a value that identifies the object.
     """
-    # `CallText` refuses a parameter named self: nothing would tell the objects apart. Here the value does.
+    # `CallText` refuses a parameter named self, as nothing would identify the object. Here the value does.
     return CallText(_stand_in(name, [f"{each}_" if each == "self" else each for each in parameters]))
 
 
 def _stand_in(name: str, parameters: Iterable[str]) -> Any:
-    """A function with this name and these parameters, to be looked at."""
+    """Make a function with this name and these parameters; only its signature is read."""
 
     def stand_in() -> None:
-        """Is never called."""
+        """Never called."""
 
     module, _, own = name.rpartition(".")
     stand_in.__module__, stand_in.__qualname__ = module, own

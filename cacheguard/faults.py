@@ -1,4 +1,4 @@
-"""What can be wrong with Redis, told apart, and what is done about each."""
+"""The kinds of Redis errors, and the treatment of each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class Fault(StrEnum):
-    """A class of errors; `Unreachable.fault` says which one it was."""
+    """A kind of Redis error; `Unreachable.fault` holds it."""
 
     AUTHENTICATION = "authentication"
     PERMISSION = "permission"
@@ -40,28 +40,29 @@ class Fault(StrEnum):
 
 
 class Remedy(StrEnum):
-    """What is done first. Whatever comes of it, a reader never sees the fault: it goes on without Redis."""
+    """The first reaction to a fault. Even if it fails, a reader never sees the fault: it continues without Redis."""
 
     RETRY = "retry"
-    """Send it once more, at once, with what was missing or over a new connection."""
+    """Send the call once more at once: with what was missing, or over a new connection."""
     REDISCOVER = "rediscover"
-    """Ask who is in charge now, then send it there."""
+    """Find the current master, then send the call there."""
     BYPASS = "bypass"
-    """Go on without Redis for this call."""
+    """Continue without Redis for this call."""
     QUEUE = "queue"
-    """Reads still work: what could not be invalidated is pending, and every process is told to go past it."""
+    """Reads still work. A failed invalidation is pending, and its key is published as dirty: every process ignores what
+    is stored under it."""
     GIVE_UP = "give up"
-    """Nothing will change soon: no connection is attempted for a second, by anybody in this process."""
+    """A retry is useless: for one second, this process attempts no connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Treatment:
-    """What is done about a fault.
+    """The treatment of a fault.
 
     Args:
-        first: the remedy.
-        counts: it counts against the server, in its circuit breaker.
-        doubtful: one is enough to leave the server alone until a probe has found it well: each costs a whole timeout.
+        first: the first remedy.
+        counts: True if the server's circuit breaker counts it as a failure.
+        doubtful: True if one such fault opens the breaker until a probe succeeds: each costs a whole timeout.
     """
 
     first: Remedy
@@ -79,12 +80,12 @@ TREATMENTS: dict[Fault, Treatment] = {
     Fault.LOADING: Treatment(Remedy.BYPASS, counts=True),
     Fault.BUSY: Treatment(Remedy.BYPASS, counts=True),
     Fault.MASTER_DOWN: Treatment(Remedy.REDISCOVER, counts=True),
-    Fault.CLUSTER_DOWN: Treatment(Remedy.REDISCOVER),  # a node that says so is well itself
+    Fault.CLUSTER_DOWN: Treatment(Remedy.REDISCOVER),  # a node that answers this is healthy itself
     Fault.MOVED: Treatment(Remedy.REDISCOVER),
     Fault.ASK: Treatment(Remedy.RETRY),
     Fault.TRY_AGAIN: Treatment(Remedy.RETRY),
     Fault.NO_SCRIPT: Treatment(Remedy.RETRY),
-    Fault.WRONG_TYPE: Treatment(Remedy.BYPASS),  # somebody else's key: a miss
+    Fault.WRONG_TYPE: Treatment(Remedy.BYPASS),  # the key belongs to another program: a miss
     Fault.MAX_CLIENTS: Treatment(Remedy.BYPASS, counts=True),
     Fault.GARBAGE: Treatment(Remedy.BYPASS, counts=True),
     Fault.LOST: Treatment(Remedy.RETRY, counts=True),
@@ -98,7 +99,7 @@ TREATMENTS: dict[Fault, Treatment] = {
     Fault.OTHER: Treatment(Remedy.BYPASS),
 }
 
-# By what the server says, wherever in the text: in 6.2 a script wraps the error of the command inside it.
+# By the server's error word, anywhere in the text: in 6.2 a script wraps the error of the command inside it.
 _WORDS = {
     "NOAUTH": Fault.AUTHENTICATION,
     "WRONGPASS": Fault.AUTHENTICATION,
@@ -118,7 +119,7 @@ _WORDS = {
     "WRONGTYPE": Fault.WRONG_TYPE,
 }
 _WORD = re.compile(rf"(?<![\w-])-?({'|'.join(_WORDS)})(?!\w)")
-# By the client's classes, the narrowest first: it takes the server's word away where it has a class for it.
+# By the client's classes, the narrowest first: where redis-py has a class, it removes the server's word from the text.
 _CLASSES = {
     "AuthenticationError": Fault.AUTHENTICATION,
     "AuthenticationWrongNumberOfArgsError": Fault.AUTHENTICATION,
@@ -145,7 +146,7 @@ _CLASSES = {
 }
 _TEXTS = (
     ("max number of clients", Fault.MAX_CLIENTS),
-    ("AuthenticationError", Fault.AUTHENTICATION),  # what the sentinels said, quoted
+    ("AuthenticationError", Fault.AUTHENTICATION),  # quoted from the answer of the sentinels
     ("invalid username-password pair", Fault.AUTHENTICATION),
     ("invalid password", Fault.AUTHENTICATION),
     ("called without any password configured", Fault.AUTHENTICATION),
@@ -159,13 +160,13 @@ _TEXTS = (
 
 
 def fault_of(error: BaseException) -> Fault:
-    """Which fault *error*, raised by the client or answered by the server, stands for."""
+    """Return the fault of *error*, which the client raised or the server answered."""
     chain = list(_chain(error))
     for each in chain:
         for kind in type(each).__mro__:
             fault = _CLASSES.get(kind.__name__)
             if fault is Fault.LOST or (fault is Fault.NO_MASTER and "Error" in str(each)):
-                break  # too wide a class: the text, or what it was caused by, may say more
+                break  # the class is too broad: the text or the cause may be more precise
             if fault is not None:
                 return fault
     for each in chain:

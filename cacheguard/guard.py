@@ -1,4 +1,4 @@
-"""`CacheGuard`: one object, two doors. A hit in the process is answered here, everything else by the engine."""
+"""`CacheGuard`: one object for ``def`` and ``async def``. L1 hits are answered here, all else by the engine."""
 
 from __future__ import annotations
 
@@ -44,52 +44,54 @@ R = TypeVar("R")
 
 
 class CacheGuard:
-    """A two-tier cache that keeps the database up.
+    """A two-tier cache that protects the database from overload.
 
     Args:
         url: ``memory://`` (this process alone), ``redis://``, ``unix://``, ``redis+sentinel://`` or
-            ``redis+cluster://``, with TLS ``rediss…``, and redis-py's options behind a ``?``; the environment's
-            ``CACHEGUARD_URL`` if left out, else ``memory://``.
-        client: a `redis.Redis` of yours instead; its settings are used, it is never closed.
-        aclient: a `redis.asyncio.Redis` of yours, for coroutines.
-        namespace: what this guard's keys begin with in Redis.
+            ``redis+cluster://``; ``rediss…`` for TLS; redis-py options follow a ``?``. Default: the environment
+            variable ``CACHEGUARD_URL``, else ``memory://``.
+        client: your own `redis.Redis`, instead of a URL. Its settings are used; it is never closed.
+        aclient: your own `redis.asyncio.Redis`, for coroutines.
+        namespace: the prefix of this guard's keys in Redis.
         policy: the defaults of everything cached here.
-        l1_size: most entries in the process.
-        l1_max_bytes: most bytes in the process, estimated; None: no bound beside `l1_size`.
-        l1_eviction: which entry leaves when there is no room: ``"lru"`` (with second chance), ``"lfu"``, ``"fifo"``,
+        l1_size: maximum number of entries in L1.
+        l1_max_bytes: maximum size of L1 in bytes, estimated. None: only `l1_size` limits it.
+        l1_eviction: which entry is evicted when L1 is full: ``"lru"`` (with second chance), ``"lfu"``, ``"fifo"``,
             ``"random"``.
-        l1_copy: give every caller a copy of its own; costs a deep copy for each hit on a mutable value.
-        serializer: an object with ``dumps`` and ``loads`` instead of the typed, safe encoding. One that runs what it
-            reads, such as `pickle`, should have a `secret` beside it; without one, that is warned about.
-        secret: 16 bytes or more, or several of them (the first signs); entries are signed with HMAC-SHA256, and
-            unsigned ones are misses.
-        max_value_bytes: largest encoded value that is stored, and to which one may be inflated.
+        l1_copy: give every caller its own copy. Costs a deep copy for each hit on a mutable value.
+        serializer: an object with ``dumps`` and ``loads`` that replaces the typed, safe encoding. A serializer that can
+            run code while it reads, such as `pickle`, needs a `secret`; without one, a warning is logged.
+        secret: 16 bytes or more, or several such secrets (the first one signs). Entries are signed with HMAC-SHA256;
+            unsigned entries are misses.
+        max_value_bytes: maximum size of an encoded value, before it is stored and after it is decompressed.
         compression: ``"auto"``, ``"zstd"``, ``"lz4"``, ``"zlib"`` or None.
-        compress_above: bytes from which on a value is compressed.
-        operation_timeout: seconds for one round trip to Redis; nothing is retried behind it.
-        max_loads: loads at once in this process; more wait in line.
-        load_wait: how long they wait before `Overloaded`.
-        load_queue: how many may wait; who comes when there are so many gets `Overloaded` at once.
-        max_absences: absences that this process may have in Redis at a time; beyond, an absence is answered and not
-            stored, so random ids cannot fill Redis.
-        on_unreachable: ``"queue"``: an invalidation that Redis does not acknowledge is queued and delivered before
-            anything else is asked; ``"raise"``: that, and `Unreachable` is raised.
-        read_from: ``"replica"``: what may be in L1 (``l1=True``) is read from the replicas of a Sentinel group or a
-            cluster, where their answer is fresh beyond doubt and contains all that this process has heard of: the
-            guarantee is that of another process's L1. What they do not have costs one round trip more. Leases, fills,
-            invalidations and functions with ``l1=False`` go to the master. One small write a second for each master.
-        outbox: an SQLite file for that queue, so that it outlives the process; written only while Redis does not
-            acknowledge. Processes may share it. None: the queue lives in memory.
-        alone: asked before every load, without parameters: where it says yes, the load is its caller's own. It takes no
-            lease, nobody else joins it, and no tier keeps what it brings. For callers inside a database transaction,
-            who may see what nobody else may. Hits are served as ever. None: never.
-        audit: the share of hits, from 0 to 1, that are compared with what the loader says, behind the caller;
-            `Stats.audits` and `Stats.audits_different` count them. Each costs a load, two if they differ.
+        compress_above: size in bytes from which values are compressed.
+        operation_timeout: seconds for each step of a call to Redis: connect, send, whole reply. A call that timed out
+            is not retried.
+        max_loads: maximum number of concurrent loads in this process; further loads wait in a queue.
+        load_wait: how long a load waits in the queue before its caller gets `Overloaded`.
+        load_queue: maximum number of waiting loads; further callers get `Overloaded` immediately.
+        max_absences: maximum number of absences that this process may have in Redis at a time. Further absences are
+            returned but not stored, so random ids cannot fill Redis.
+        on_unreachable: what happens if Redis does not acknowledge an invalidation. ``"queue"``: it is pending, and is
+            delivered before anything else is read. ``"raise"``: the same, and `Unreachable` is raised.
+        read_from: ``"replica"``: entries that L1 may hold (``l1=True``) are read from the replicas of a Sentinel group
+            or a cluster, but only if the replica has provably seen every invalidation that this process knows of. You
+            get the freshness of another process's L1. A replica miss costs one extra round trip to the master. Leases,
+            fills, invalidations and functions with ``l1=False`` use the master. Costs one small write per second for
+            each master.
+        outbox: an SQLite file for pending invalidations, so that they survive the process. It is written only while
+            Redis does not acknowledge. Processes may share it. None: they are kept in memory.
+        alone: a plain function without parameters, called before every load. If it returns True, the load is private:
+            it takes no lease, no other caller joins it, and no tier stores its value. For callers inside a database
+            transaction, which may see uncommitted rows. Hits are served as usual. None: no load is private.
+        audit: the share of hits, from 0 to 1, that are compared with a load in the background. `Stats.audits` and
+            `Stats.audits_different` count them. Each costs one load, or two if the values differ.
         on_state_change: called with a `StateChange` when Redis, the invalidation bus or a breaker of Redis changes its
-            state, in whichever thread notices it: it must be quick, and what it raises is logged once. None: nobody.
+            state, in the thread that notices it. It must be quick; if it raises, this is logged once.
 
     Raises:
-        ConfigurationError: an option that cannot work, by its name.
+        ConfigurationError: an option cannot work; the message names it.
     """
 
     def __init__(
@@ -153,7 +155,7 @@ class CacheGuard:
         return f"<CacheGuard {'/'.join(self._names)!r} at {self._hub.where}>"
 
     def namespace(self, name: str, policy: Policy | None = None) -> Self:
-        """A guard for keys of its own on the same tiers; *policy* goes over this guard's."""
+        """Return a guard with its own keys in the same tiers; the fields of *policy* override this guard's."""
         child = object.__new__(type(self))
         child._names = (*self._names, name)
         child._scope = namespace_scope(child._names)
@@ -199,22 +201,23 @@ class CacheGuard:
         """Cache what a function returns, ``def`` or ``async def``.
 
         Args:
-            key: template over the function's parameters, like ``"user:{user_id}"``; without one, module, name and all
+            key: template over the function's parameters, like ``"user:{user_id}"``. Default: module, name and all
                 arguments with their types.
             tags: templates of tags, like ``"org:{org_id}"``.
-            version: a function of the value that gives its source version (a row version, a log position, an aware
-                datetime); what is older than a version known to have been written is not cached.
-            bloom: answers calls whose item it knows to be absent.
-            bloom_item: template of that item; may be left out for a function of one parameter.
-            validate: a function of the same parameters; where it says no, the answer is "absent", without a load.
-            policy: fields of `Policy`, over the guard's own.
+            version: a function of the value that returns its source version (a row version, a log position, an aware
+                datetime); a value older than the newest known version of the key is not cached.
+            bloom: a filter; if it says that the item is absent, the call is answered "absent" without a load.
+            bloom_item: template of that item; optional for a function of one parameter.
+            validate: a function of the same parameters; if it returns False, the call is answered "absent" without a
+                load.
+            policy: fields of `Policy`; they override the guard's.
 
-        The wrapper keeps signature and types and carries ``invalidate``, ``expire``, ``refresh``, ``peek``, ``put``,
-        ``key`` and ``many``, each with the call's own arguments.
+        The wrapper keeps signature and types. It has the methods ``invalidate``, ``expire``, ``refresh``, ``peek``,
+        ``put``, ``key`` and ``many``, which take the arguments of the call.
 
         Raises:
-            KeyTemplateError: a template that does not fit the function.
-            ConfigurationError: an option that cannot work.
+            KeyTemplateError: a template does not fit the function.
+            ConfigurationError: an option cannot work.
         """
         if callable(key):
             return self.cached()(key)
@@ -238,16 +241,16 @@ class CacheGuard:
         error_rate: float = 0.001,
         mirror_lease: Duration | None = "50ms",
     ) -> BloomFilter:
-        """A Bloom filter in front of the loader, shared by all processes that name it alike.
+        """Return a Bloom filter in front of the loader, shared by all processes that use the same *name*.
 
         Args:
-            name: which filter.
-            capacity: items it is made for (1 to 2**32); it grows when there are more.
-            error_rate: share of absent items that it takes for maybe present, in (0, 1).
-            mirror_lease: how long this process may answer "absent" without asking Redis, and how long an `add` waits at
-                most; None: every "absent" costs one round trip and an `add` never waits.
+            name: the name of the filter.
+            capacity: number of items it is made for (1 to 2**32); it grows if there are more.
+            error_rate: share of absent items that get the answer "maybe", in (0, 1).
+            mirror_lease: how long this process may answer "absent" without a request to Redis, and the longest wait of
+                an `add`. None: every "absent" costs one round trip and an `add` never waits.
 
-        Nothing is read or written before it is first used.
+        No round trip here; Redis is read and written at the first use.
         """
         lease = None if mirror_lease is None else seconds(mirror_lease, "mirror_lease")
         return BloomFilter(self._hub, self._hub.filter(self._names, name, capacity, error_rate, lease))
@@ -255,7 +258,7 @@ class CacheGuard:
     # Reading
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of *key*, or *default* if there is none that may be served. At most one round trip."""
+        """Return the value of *key*, or *default* if no entry may be served. At most one round trip."""
         redis_name, rules, hub = self._scope.key(key), self._rules, self._hub
         entry = hub.local.alive(redis_name) if rules.l1 else None
         if entry is not None:
@@ -263,7 +266,7 @@ class CacheGuard:
         return run_now(hub.looking.get(hub.blocking(l2=rules.l2), redis_name, default, rules, self._scope))
 
     async def aget(self, key: str, default: Any = None) -> Any:
-        """`get`, to be awaited."""
+        """`get` for coroutines."""
         redis_name, rules, hub = self._scope.key(key), self._rules, self._hub
         entry = hub.local.alive(redis_name) if rules.l1 else None
         if entry is not None:
@@ -271,7 +274,7 @@ class CacheGuard:
         return await hub.looking.get(hub.running(l2=rules.l2), redis_name, default, rules, self._scope)
 
     def at_hand(self, key: str, default: Any = None) -> Any:
-        """The value of *key* if this process has it, else *default*. No round trip, and nothing to await."""
+        """Return the value of *key* if L1 has it, else *default*. No round trip, and nothing to await."""
         return self._hub.looking.at_hand(self._scope.key(key), default, self._rules)
 
     def get_or_set(
@@ -286,21 +289,23 @@ class CacheGuard:
         bounded: bool = True,
         **policy: Unpack[PolicyOptions],
     ) -> Any:
-        """The value of *key*, loaded by *loader* if there is none. No round trip for a hit in the process.
+        """Return the value of *key*; on a miss, load it with *loader*. No round trip for an L1 hit.
 
         Args:
             key: key text.
-            loader: a function without parameters; it may add tags by `current_load`.
+            loader: a function without parameters; it may add tags through `current_load`.
             tags: texts that `invalidate_tags` takes.
-            version: a function of the loaded value that gives its source version; what is older than a version known
-                to have been written is not cached.
-            usable: a function of the cached value; where it says no, the value counts as missing, and one caller in the
-                fleet loads anew. What is loaded then is not asked about.
-            returns: the type of what is loaded, as an annotation would say it, or a function whose annotation says it;
-                values come back as that. None: whatever can be told from the value.
-            bounded: whether the load counts among ``max_loads``; False for one that only waits for work whose number is
-                bounded elsewhere.
-            policy: fields of `Policy`, over the guard's own.
+            version: a function of the loaded value that returns its source version; a value older than the newest known
+                version of the key is not cached.
+            usable: a function of the cached value. If it returns False, the cached value is treated as a miss and one
+                caller reloads it. It is not applied to the freshly loaded value.
+            returns: the type of the loaded value, written as an annotation, or a function with such a return
+                annotation; cached values come back as this type. None: the type follows from the value.
+            bounded: True: the load takes one of the ``max_loads`` permits. Set False if the loader merely waits for
+                work that has its own concurrency limit.
+            policy: fields of `Policy`; they override the guard's.
+
+        Raises what *loader* raises; `LoadTimeout` after ``hard_timeout``; `Overloaded` if the load is refused.
         """
         ask = self._ask(
             key, loader, policy, tags=tags, version=version, usable=usable, returns=returns, bounded=bounded
@@ -319,7 +324,7 @@ class CacheGuard:
         bounded: bool = True,
         **policy: Unpack[PolicyOptions],
     ) -> Any:
-        """`get_or_set`, to be awaited; *loader* may be a coroutine function."""
+        """`get_or_set` for coroutines; *loader* may be a coroutine function."""
         ask = self._ask(
             key, loader, policy, tags=tags, version=version, usable=usable, returns=returns, bounded=bounded
         )
@@ -346,12 +351,12 @@ class CacheGuard:
         return Ask(self._scope.key(key), rules, codec, loader, tags_of(tags), self._scope, version, usable, bounded)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """The values of those of *keys* that have one. At most one round trip."""
+        """Return a dict with those of *keys* that have a value. At most one round trip."""
         hub = self._hub
         return run_now(hub.looking.get_many(hub.blocking, texts(keys), self._rules, self._scope))
 
     async def aget_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """`get_many`, to be awaited."""
+        """`get_many` for coroutines."""
         hub = self._hub
         return await hub.looking.get_many(hub.running, texts(keys), self._rules, self._scope)
 
@@ -364,10 +369,10 @@ class CacheGuard:
         version: Callable[[Any], Any] | None = None,
         **policy: Unpack[PolicyOptions],
     ) -> dict[str, Any]:
-        """The values of all *keys*; *loader* gets a list of those that are missing and returns a dict.
+        """Return a dict with the values of all *keys*; *loader* gets a list of the missing keys and returns a dict.
 
-        What the dict leaves out is an absence, and None in the answer. Keys that another call in this process is
-        loading are waited for. Three round trips at most, whatever the number of keys.
+        A key that the loader's dict does not contain is an absence, and None in the result. If another call in this
+        process is loading a key, this call waits for it. At most three round trips for any number of keys.
         """
         return run_now(self._ask_many(self._hub.blocking, keys, loader, policy, tags, version))
 
@@ -380,7 +385,7 @@ class CacheGuard:
         version: Callable[[Any], Any] | None = None,
         **policy: Unpack[PolicyOptions],
     ) -> dict[str, Any]:
-        """`get_or_set_many`, to be awaited; *loader* may be a coroutine function."""
+        """`get_or_set_many` for coroutines; *loader* may be a coroutine function."""
         return await self._ask_many(self._hub.running, keys, loader, policy, tags, version)
 
     def _ask_many(
@@ -405,12 +410,12 @@ class CacheGuard:
         )
 
     def inspect(self, key: str) -> Inspection:
-        """What is cached for *key*, and where; counts as no hit. At most one round trip."""
+        """Return what each tier has for *key*; this does not count as a hit. At most one round trip."""
         engine = self._hub.blocking(l2=self._rules.l2)
         return run_now(self._hub.looking.inspect(engine, self._scope.key(key), self._rules, self._scope))
 
     async def ainspect(self, key: str) -> Inspection:
-        """`inspect`, to be awaited."""
+        """`inspect` for coroutines."""
         engine = self._hub.running(l2=self._rules.l2)
         return await self._hub.looking.inspect(engine, self._scope.key(key), self._rules, self._scope)
 
@@ -425,11 +430,11 @@ class CacheGuard:
         version: Version | None = None,
         **policy: Unpack[PolicyOptions],
     ) -> None:
-        """Store *value*; the last writer wins, and a load under way may no longer fill. One round trip.
+        """Store *value*; the last writer wins, and a load that runs already may no longer fill. One round trip.
 
-        With a *version* the newest one wins: a value that is older than a version known of the key is not stored. The
-        first time that this process stores under a tag, it costs one round trip more. Raises `CodecError` if the value
-        has no bytes.
+        With a *version*, the newest version wins: a value older than the newest known version of the key is not stored.
+        The first time that this process uses a tag, the call costs one more round trip. Raises `CodecError` if the
+        value cannot be encoded.
         """
         self.set_many({key: value}, tags=tags, version=version, **policy)
 
@@ -442,7 +447,7 @@ class CacheGuard:
         version: Version | None = None,
         **policy: Unpack[PolicyOptions],
     ) -> None:
-        """`set`, to be awaited."""
+        """`set` for coroutines."""
         await self.aset_many({key: value}, tags=tags, version=version, **policy)
 
     def set_many(
@@ -453,7 +458,7 @@ class CacheGuard:
         version: Version | None = None,
         **policy: Unpack[PolicyOptions],
     ) -> None:
-        """`set` for several keys, in one round trip."""
+        """`set` several keys. One round trip."""
         run_now(self._set(self._hub.blocking, values, tags, version, policy))
 
     async def aset_many(
@@ -464,7 +469,7 @@ class CacheGuard:
         version: Version | None = None,
         **policy: Unpack[PolicyOptions],
     ) -> None:
-        """`set_many`, to be awaited."""
+        """`set_many` for coroutines."""
         await self._set(self._hub.running, values, tags, version, policy)
 
     def _set(
@@ -485,164 +490,163 @@ class CacheGuard:
         )
 
     def add(self, key: str, value: Any, *, tags: Sequence[str] = (), **policy: Unpack[PolicyOptions]) -> bool:
-        """Store *value* if there is nothing fresh under *key*, in one step. One round trip, as a rule.
+        """Store *value* if *key* has no fresh entry, atomically. Usually one round trip.
 
         Args:
             key: key text.
             value: what to store.
             tags: texts that `invalidate_tags` takes.
-            policy: fields of `Policy`, over the guard's own.
+            policy: fields of `Policy`; they override the guard's.
 
         Returns:
-            Whether it was stored: of several who add at the same time, one is told so. False also while a write to the
-            key is announced, and if Redis cannot be asked.
+            True if the value was stored; of several concurrent callers, one gets True. False also while a fence stands
+            on the key, and if Redis is unreachable.
 
-        Raises `CodecError` if the value has no bytes.
+        Raises `CodecError` if the value cannot be encoded.
         """
         rules, name = self._policies.of(cast("dict[str, Any]", policy)), self._scope.key(key)
         engine_of = self._hub.blocking
         return run_now(self._hub.by_hand.add(engine_of, name, value, rules, self._scope, tags=tags_of(tags)))
 
     async def aadd(self, key: str, value: Any, *, tags: Sequence[str] = (), **policy: Unpack[PolicyOptions]) -> bool:
-        """`add`, to be awaited."""
+        """`add` for coroutines."""
         rules, name = self._policies.of(cast("dict[str, Any]", policy)), self._scope.key(key)
         engine_of = self._hub.running
         return await self._hub.by_hand.add(engine_of, name, value, rules, self._scope, tags=tags_of(tags))
 
     def update(self, key: str, change: Callable[[Any], Any]) -> Any:
-        """Change a fresh value in one step, among all processes; its TTL and its tags stay. Two round trips.
+        """Change a fresh value atomically across all processes; its TTL and its tags stay. Two round trips.
 
         Args:
             key: key text.
-            change: a plain function of the value that returns the new one, like ``lambda count: count + 1``; it is
-                called again, with what is there by then, if somebody else was faster (one round trip more each time).
+            change: a plain function of the value that returns the new one, like ``lambda count: count + 1``. If another
+                writer was faster, it is called again with the current value (one more round trip each time).
 
         Returns:
-            The new value; `MISSING` if there was none, or if Redis cannot be asked.
+            The new value; `MISSING` if there is no fresh value, or if Redis is unreachable.
 
-        Raises what *change* raises; `CodecError` if the new value has no bytes; `Overloaded` if others were faster a
-        thousand times.
+        Raises what *change* raises; `CodecError` if the new value cannot be encoded; `Overloaded` if other writers were
+        faster 1000 times in a row.
         """
         check_change(change)
         engine_of, name = self._hub.blocking, self._scope.key(key)
         return run_now(self._hub.by_hand.update(engine_of, name, change, self._rules, self._scope))
 
     async def aupdate(self, key: str, change: Callable[[Any], Any]) -> Any:
-        """`update`, to be awaited; goes on to its end if it is cancelled."""
+        """`update` for coroutines; if cancelled, it still runs to its end."""
         check_change(change)
         engine_of, name = self._hub.running, self._scope.key(key)
         return await self._hub.by_hand.update(engine_of, name, change, self._rules, self._scope)
 
     def remove(self, *keys: str) -> int:
-        """`invalidate` *keys*, and say how many of them there were. One round trip for a thousand of them.
+        """`invalidate` *keys* and return how many of them existed. One round trip per thousand keys.
 
-        Of several who remove a key at the same time, one counts it. 0 if Redis does not acknowledge it; it is queued
-        then, or `Unreachable` is raised, as `invalidate` does.
+        Of several callers that remove a key at the same time, one counts it. If Redis does not acknowledge, the result
+        is 0 and the invalidation is pending, or `Unreachable` is raised, as in `invalidate`.
         """
         names = [self._scope.key(key) for key in texts(keys)]
         engine_of, l2 = self._hub.blocking, self._rules.l2
         return run_now(self._hub.writes.remove(engine_of, names, self._scope, l2=l2))
 
     async def aremove(self, *keys: str) -> int:
-        """`remove`, to be awaited; goes on to its end if it is cancelled."""
+        """`remove` for coroutines; if cancelled, it still runs to its end."""
         names = [self._scope.key(key) for key in texts(keys)]
         engine_of, l2 = self._hub.running, self._rules.l2
         return await self._hub.writes.remove(engine_of, names, self._scope, l2=l2)
 
     def scan(self, match: str = "*", *, cursor: str = "", count: int = 1000) -> tuple[list[str], str]:
-        r"""The key texts of this namespace's fresh entries, one page of them. Two round trips.
+        r"""Return one page of the key texts of this namespace's fresh entries. Two round trips.
 
-        What is there from the first page to the last is in one of them, or in several; whatever comes or goes meanwhile
-        may be. Keys that are stored under a digest (longer than 250 characters, or with characters beside printable
-        ASCII) are not listed. Nothing but Redis is asked.
+        A key that exists during the whole scan is returned at least once. Keys added or removed meanwhile may or may
+        not be. Keys that are stored under a digest (longer than 250 characters, or with characters that are not
+        printable ASCII) are not listed. Only Redis is read, not L1.
 
         Args:
-            match: as Redis understands it: ``*``, ``?``, ``[a-c]``, ``\*``.
-            cursor: what came with the page before; ``""`` for the first.
-            count: about how many keys to look at, not to find.
+            match: a pattern of Redis: ``*``, ``?``, ``[a-c]``, ``\*``.
+            cursor: the cursor that the previous page returned; ``""`` for the first page.
+            count: about how many keys to examine; the page may have fewer.
 
         Returns:
-            Key texts, and the cursor of the next page, ``""`` after the last.
+            Key texts, and the cursor of the next page; ``""`` after the last page.
 
         Raises:
-            Unreachable: Redis cannot be asked.
+            Unreachable: Redis is unreachable.
         """
         return run_now(scan(self._hub.blocking(l2=self._rules.l2), self._scope, match, cursor, count))
 
     async def ascan(self, match: str = "*", *, cursor: str = "", count: int = 1000) -> tuple[list[str], str]:
-        """`scan`, to be awaited."""
+        """`scan` for coroutines."""
         return await scan(self._hub.running(l2=self._rules.l2), self._scope, match, cursor, count)
 
     def touch(self, key: str, **policy: Unpack[PolicyOptions]) -> bool:
-        """Give a fresh entry a new TTL; whether there was one. Two round trips.
+        """Give a fresh entry a new TTL. Return True if there was a fresh entry. Two round trips.
 
-        False also if Redis cannot be asked, unless the guard was made with ``on_unreachable="raise"``: then it raises
-        `Unreachable`.
+        If Redis is unreachable, it returns False, or raises `Unreachable` if the guard has ``on_unreachable="raise"``.
         """
         rules, name = self._policies.of(cast("dict[str, Any]", policy)), self._scope.key(key)
         return run_now(self._hub.by_hand.touch(self._hub.blocking, name, rules, self._scope))
 
     async def atouch(self, key: str, **policy: Unpack[PolicyOptions]) -> bool:
-        """`touch`, to be awaited."""
+        """`touch` for coroutines."""
         rules, name = self._policies.of(cast("dict[str, Any]", policy)), self._scope.key(key)
         return await self._hub.by_hand.touch(self._hub.running, name, rules, self._scope)
 
     def invalidate(self, *keys: str, version: Version | None = None, settle: Duration | None = None) -> None:
-        """Remove *keys* everywhere. A load that began before this returned fills no tier afterwards. One round trip.
+        """Remove *keys* everywhere. A load that began before this call returns fills no tier. One round trip.
 
         Args:
             keys: key texts.
-            version: the source version that the rows have now; what is older is not cached for five minutes, and an
-                entry that is known to be as new stays.
-            settle: how far the database that loaders read may lag behind; what is cached within that time dies at its
-                end. None: not at all.
+            version: the source version that the rows have now. For five minutes, older values are not cached; an entry
+                with this version or a newer one stays.
+            settle: how far the database that loaders read may lag behind (the lag window). Values cached within it
+                expire when it ends. None: the database does not lag.
 
-        Raises `Unreachable` if Redis does not acknowledge it and the guard was made with ``on_unreachable="raise"``.
+        Raises `Unreachable` if Redis does not acknowledge it and the guard has ``on_unreachable="raise"``.
         """
         run_now(self._hub.writes.write(self._hub.blocking(), named(self._scope, keys, (), version, settle)))
 
     async def ainvalidate(self, *keys: str, version: Version | None = None, settle: Duration | None = None) -> None:
-        """`invalidate`, to be awaited; goes on to its end if it is cancelled."""
+        """`invalidate` for coroutines; if cancelled, it still runs to its end."""
         await self._hub.writes.write(self._hub.running(), named(self._scope, keys, (), version, settle))
 
     def invalidate_tags(self, *tags: str, settle: Duration | None = None) -> None:
-        """Remove every entry of this namespace that has one of *tags*, everywhere. One round trip, however many.
+        """Remove every entry of this namespace that has one of *tags*, everywhere. One round trip for any number.
 
-        A load that began before this returned never counts as fresh, even if it names the tag only at its end.
+        A load that began before this call returns is never served as fresh, even if it adds the tag only at its end.
 
         Args:
-            tags: texts, as given to ``tags=`` or `current_load`.
+            tags: the texts given to ``tags=`` or `current_load`.
             settle: as in `invalidate`.
         """
         run_now(self._hub.writes.write(self._hub.blocking(), named(self._scope, (), tags, None, settle)))
 
     async def ainvalidate_tags(self, *tags: str, settle: Duration | None = None) -> None:
-        """`invalidate_tags`, to be awaited; goes on to its end if it is cancelled."""
+        """`invalidate_tags` for coroutines; if cancelled, it still runs to its end."""
         await self._hub.writes.write(self._hub.running(), named(self._scope, (), tags, None, settle))
 
     def clear(self) -> None:
-        """Remove every entry of this namespace and of those inside it, everywhere. One round trip, however many.
+        """Remove every entry of this namespace and of those inside it, everywhere. One round trip for any number.
 
-        Nothing is scanned: the entries can no longer be read from now on, and leave Redis with their TTLs.
+        Nothing is scanned: the entries can no longer be read, and Redis deletes them when their TTLs end.
         """
         run_now(self._hub.writes.write(self._hub.blocking(), [Invalidation(self._scope.epochs[-1])]))
 
     async def aclear(self) -> None:
-        """`clear`, to be awaited; goes on to its end if it is cancelled."""
+        """`clear` for coroutines; if cancelled, it still runs to its end."""
         await self._hub.writes.write(self._hub.running(), [Invalidation(self._scope.epochs[-1])])
 
     def apply(self, changes: Iterable[Change | tuple[str, Version | None]], *, settle: Duration | None = None) -> int:
         """Invalidate what a change feed reports; events may be repeated and out of order.
 
-        An entry that was filled with a version as new as the event's stays; one that is older, or has none, goes. Older
-        fills are refused for five minutes. One round trip for a thousand changes.
+        An entry with the event's version or a newer one stays; an entry with an older version or none is removed. Older
+        fills are refused for five minutes. One round trip per thousand changes.
 
         Args:
             changes: `Change` objects, or pairs of key text and version.
             settle: as in `invalidate`.
 
         Returns:
-            How many keys and tags were concerned.
+            The number of distinct keys and tags in *changes*.
         """
         items = invalidations(self._scope, changes, round(settle_seconds(settle) * 1000))
         return run_now(self._hub.writes.apply(self._hub.blocking(), items))
@@ -650,7 +654,7 @@ class CacheGuard:
     async def aapply(
         self, changes: Iterable[Change | tuple[str, Version | None]], *, settle: Duration | None = None
     ) -> int:
-        """`apply`, to be awaited."""
+        """`apply` for coroutines."""
         items = invalidations(self._scope, changes, round(settle_seconds(settle) * 1000))
         return await self._hub.writes.apply(self._hub.running(), items)
 
@@ -666,24 +670,24 @@ class CacheGuard:
     ) -> Writing:
         """Guard a write to the database: ``with guard.writing("user:42") as write:``, or ``async with``.
 
-        What is named is invalidated when the block ends, on an exception and on cancellation, too.
+        Keys and tags are invalidated when the block ends, also after an exception or a cancellation.
 
         Args:
             keys: key texts.
             tags: tags; they are invalidated at the beginning and at the end, but not fenced.
-            mode: ``"fence"``: from the beginning of the block to its end nothing is cached under the keys, so no reader
-                gets an older value from COMMIT on, and the death of this process changes nothing (two round trips).
-                ``"delete"``: invalidated at the end (one). ``"double"``: at the beginning and at the end, and what is
-                cached within *delay* after that dies then (two).
-            settle: how far the database that loaders read may lag behind; what is cached within that time after the
-                block dies at its end. None: not at all.
-            version: the source version that the rows will have; may be set on the block's `Write` later.
-            delay: of ``mode="double"``.
-            intent: how long a fence stands if this process dies; must be longer than a transaction goes on after its
-                client is gone. It is renewed while the block runs.
+            mode: ``"fence"``: nothing is cached under the keys while the block runs, so from COMMIT on no reader gets
+                an older value, even if this process dies (two round trips). ``"delete"``: invalidated at the end (one
+                round trip). ``"double"``: invalidated at the beginning and at the end; values cached within *delay*
+                after the end expire when the delay is over (two round trips).
+            settle: how far the database that loaders read may lag behind (the lag window). Values cached within this
+                time after the block expire when it ends. None: the database does not lag.
+            version: the source version that the rows will have; may be set later on the block's `Write`.
+            delay: the delay of ``mode="double"``.
+            intent: how long a fence stands if this process dies. It must be longer than the database keeps a
+                transaction whose client is gone. It is renewed while the block runs.
 
-        Raises `ConfigurationError`, `TypeError` or `ValueError` here for what cannot work; `Unreachable` at the end of
-        the block if Redis does not acknowledge it and the guard was made with ``on_unreachable="raise"``.
+        Raises `ConfigurationError`, `TypeError` or `ValueError` here if an argument cannot work; `Unreachable` at the
+        end of the block if Redis does not acknowledge it and the guard has ``on_unreachable="raise"``.
         """
         return Writing(self._hub, self._scope, keys, tags, version, WriteTerms(mode, settle, delay, intent))
 
@@ -697,22 +701,22 @@ class CacheGuard:
         delay: Duration = DELAY,
         intent: Duration = INTENT,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """Decorate a function that writes, ``def`` or ``async def``: its call is a `writing` block.
+        """Decorate a function that writes, ``def`` or ``async def``: each call is a `writing` block.
 
         Args:
-            keys: templates over the parameters, like ``"user:{user_id}"``, and over ``result``, what the function
-                returned, like ``"user:{result.id}"``; or functions of the result that return key texts. What depends on
-                the result is invalidated at the end only, and not if the function raised.
-            tags: likewise.
+            keys: templates over the parameters, like ``"user:{user_id}"``, or over the returned ``result``, like
+                ``"user:{result.id}"``; or functions of the result that return key texts. Keys that depend on the result
+                are invalidated only at the end, and not if the function raises.
+            tags: the same for tags.
             mode: as in `writing`.
             settle: as in `writing`.
-            version: a function of the result that gives the source version of what was written.
+            version: a function of the result that returns the source version of the written rows.
             delay: as in `writing`.
             intent: as in `writing`.
 
         Raises:
-            KeyTemplateError: a template that does not fit the function.
-            ConfigurationError: an option that cannot work.
+            KeyTemplateError: a template does not fit the function.
+            ConfigurationError: an option cannot work.
         """
         terms = WriteTerms(mode, settle, delay, intent)
 
@@ -722,26 +726,26 @@ class CacheGuard:
         return decorate_writes(open_write, keys, tags, version, called="guard.invalidates")
 
     def expire(self, *keys: str) -> None:
-        """Make *keys* stale: the old value is still there for when the load is slow or fails. One round trip."""
+        """Make *keys* stale: the old value stays available if the next load is slow or fails. One round trip."""
         names = [self._scope.key(key) for key in texts(keys)]
         run_now(self._hub.writes.expire(self._hub.blocking(), names))
 
     async def aexpire(self, *keys: str) -> None:
-        """`expire`, to be awaited."""
+        """`expire` for coroutines."""
         names = [self._scope.key(key) for key in texts(keys)]
         await self._hub.writes.expire(self._hub.running(), names)
 
     # Running
 
     def load_alone_when(self, alone: Callable[[], object]) -> Callable[[], None]:
-        """Ask *alone*, too, before every load, like the option of that name; for what is set up after the guard.
+        """Add a condition for private loads, like the option ``alone`` of `CacheGuard`, after the guard is built.
 
         Args:
-            alone: a plain function without parameters; where it says yes, the load is its caller's own. Of this guard
-                and all its namespaces.
+            alone: a plain function without parameters, called before every load of this guard and all its namespaces.
+                If it returns True, the load is private.
 
         Returns:
-            A function that ends it. No round trip.
+            A function that removes the condition. No round trip.
         """
         return self._hub.asking.alone_when(question("alone", alone))
 
@@ -754,16 +758,17 @@ class CacheGuard:
         progress: Progress | None = None,
         concurrency: int = 8,
     ) -> Warmed:
-        """Call a cached function for many arguments, so that they are cached before they are wanted.
+        """Call a cached function with many arguments, so that the values are cached before they are needed.
 
         Args:
             fn: a function decorated by this guard.
             calls: tuples of arguments, or the bare value of the only parameter.
-            rate: loads started per second at most; None: no bound.
-            progress: called with the calls done and their number (None if it is not known), from one thread at a time.
-            concurrency: calls at once, in threads of their own.
+            rate: maximum number of calls started per second; None: no limit.
+            progress: called after each call with the number of finished calls and the total (None if unknown), from one
+                thread at a time.
+            concurrency: number of concurrent calls, each in its own thread.
 
-        A load that fails is counted, not raised. Their TTLs are jittered, so they will not expire together.
+        A failed load is counted, not raised. The TTLs are jittered, so the entries do not expire together.
         """
         engine, lock = self._hub.blocking(l2=self._rules.l2), self._hub.new_lock()
         return run_now(
@@ -779,21 +784,21 @@ class CacheGuard:
         progress: Progress | None = None,
         concurrency: int = 8,
     ) -> Warmed:
-        """`warm` for a coroutine function, to be awaited."""
+        """`warm` for a coroutine function."""
         engine, lock = self._hub.running(l2=self._rules.l2), self._hub.new_lock()
         return await warm(
             engine.runtime, lock, fn, calls, rate=rate, progress=progress, concurrency=concurrency, is_async=True
         )
 
     def stats(self) -> Stats:
-        """Counts since the guard was made, of all its namespaces in this process."""
+        """Return the counters since the guard was made, of all its namespaces in this process. No round trip."""
         return self._hub.stats()
 
     @contextmanager
     def disabled(self) -> Generator[None]:
-        """Everything loads and nothing is cached while this is open, in this process and all its threads.
+        """Disable caching inside the block, in this process and all its threads: every call loads, nothing is stored.
 
-        Invalidations go on as ever. The in-process tier is empty afterwards.
+        Invalidations work as usual. L1 is empty afterwards.
         """
         self._hub.shared.switch(off=True)
         try:
@@ -802,30 +807,30 @@ class CacheGuard:
             self._hub.shared.switch(off=False)
 
     def new_client(self, *, is_async: bool = False, key: str | None = None) -> Any:
-        """A `redis.Redis` for the same servers, or a `redis.asyncio.Redis`, of redis-py's own; yours to close.
+        """Return a new `redis.Redis` (or `redis.asyncio.Redis`) for the same servers; you must close it.
 
-        For what is no cache: locks, counters, queues. A `redis.RedisCluster` where the guard is on a cluster. What it
-        does to the guard's own keys goes past every promise. Nothing is connected yet.
+        For what is not a cache: locks, counters, queues. On a cluster it is a `redis.RedisCluster`. If it changes the
+        guard's own keys, none of the guard's promises hold. It does not connect before its first command.
 
         Args:
-            key: where the guard is on several nodes (``redis+ring://``), the Redis key whose node is meant; it has no
-                meaning elsewhere.
+            is_async: return an asyncio client.
+            key: on several nodes (``redis+ring://``), the Redis key that selects the node; ignored elsewhere.
 
-        Raises `ConfigurationError` if there is no Redis (``memory://``), or several and no *key*.
+        Raises `ConfigurationError` if there is no Redis (``memory://``), or several nodes and no *key*.
         """
         return self._hub.new_client(is_async=is_async, key=key)
 
     @property
     def closed(self) -> bool:
-        """Whether `close` or `aclose` was called."""
+        """True if `close` or `aclose` was called."""
         return self._hub.closed
 
     def close(self) -> None:
-        """End every thread and connection that this guard started. Twice is once; a namespace closes the whole."""
+        """End every thread and connection that this guard started. May be repeated; a namespace closes the guard."""
         self._hub.close()
 
     async def aclose(self) -> None:
-        """`close`, waiting for the tasks of this event loop."""
+        """`close` for coroutines; also waits for the tasks of this event loop."""
         await self._hub.aclose()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""`MISSING`, the absence of a value; ``None`` is a value."""
+"""`MISSING` means "no value"; ``None`` is a value."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 
 class Missing(Enum):
-    """Type of `MISSING`. An enum, so that type checkers see what ``is not MISSING`` leaves."""
+    """Type of `MISSING`. It is an enum, so that type checkers narrow types after ``is not MISSING``."""
 
     MISSING = "MISSING"
 

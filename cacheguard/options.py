@@ -1,4 +1,4 @@
-"""What a guard and its callers may ask for, checked; what cannot work is said by its name."""
+"""The checked options of a guard and of single calls; an error names the option that cannot work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_CALL_POLICIES = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a guard was asked for, checked."""
+    """The options of a guard, checked."""
 
     l1_size: int
     l1_max_bytes: int | None
@@ -40,7 +40,7 @@ class Options:
     audit: float
     alone: Callable[[], object]
     on_state_change: Callable[[StateChange], object] | None
-    runs_code: str  # the name of a serializer that runs what it reads, signed by nobody; "" without one
+    runs_code: str  # the name of a serializer that can run code while it reads, if entries are not signed; else ""
 
     @classmethod
     def of(
@@ -67,7 +67,7 @@ class Options:
         audit: float,
         on_state_change: Callable[[StateChange], object] | None,
     ) -> Self:
-        """The options of `CacheGuard`, checked; `ConfigurationError` names the one that cannot work."""
+        """Check the options of `CacheGuard`; `ConfigurationError` names the option that cannot work."""
         check(l1_size, l1_max_bytes, l1_eviction)
         if on_unreachable not in ("queue", "raise"):
             raise ConfigurationError(f"on_unreachable must be 'queue' or 'raise', got {on_unreachable!r}")
@@ -102,7 +102,7 @@ class Options:
 
 
 class Policies:
-    """The policy of a guard or a namespace, and the rules that a call's own options make of it."""
+    """The policy of a guard or a namespace; combines it with the options of a call."""
 
     def __init__(self, policy: object, over: Policy | None = None) -> None:
         if policy is None:
@@ -114,13 +114,13 @@ class Policies:
         self._known: dict[tuple[tuple[str, Any], ...], Rules] = {}
 
     def of(self, options: Mapping[str, Any]) -> Rules:
-        """The rules of a call with *options*, which are fields of `Policy`."""
+        """Return the rules of a call with *options*, which are fields of `Policy`."""
         if not options:
             return self.rules
         try:
             name = tuple(options.items())
             known = self._known.get(name)
-        except TypeError:  # an option without a hash
+        except TypeError:  # an option is not hashable
             return resolve(Policy.of(options).over(self.policy))
         if known is None:
             known = resolve(Policy.of(options).over(self.policy))

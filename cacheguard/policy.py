@@ -1,4 +1,4 @@
-"""Every knob of an entry: what it means, its default, and why."""
+"""The options of an entry: meaning, default, and reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Rebuild: TypeAlias = Literal["mutex", "logical", "early"]
 
 
 class Unset(Enum):
-    """Type of the mark on a field that inherits its value."""
+    """Type of `UNSET`, the value of a field that inherits."""
 
     UNSET = "UNSET"
 
@@ -27,27 +27,27 @@ UNSET = Unset.UNSET
 
 
 class LoadBreaker(Protocol):
-    """Decides whether a load may begin, and hears how it ended: a `Breaker`, or anything with its two methods."""
+    """A `Breaker`, or any object with its two methods: decides if a load may begin, and records how it ended."""
 
     def enter(self) -> int:
-        """Ask for a load; `Overloaded` if there must be none."""
+        """Begin a load; raise `Overloaded` if it must not begin."""
         ...
 
     def leave(self, turn: int, error: BaseException | None, took: float) -> None:
-        """The load has ended, after so many seconds; *turn* is what `enter` has returned."""
+        """Record that the load ended after *took* seconds; *turn* is the value that `enter` returned."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Knob:
-    """What is behind a field of `Policy`.
+    """The definition of one field of `Policy`.
 
     Args:
-        default: what counts where nobody has set the field, as a user would write it.
-        read: takes the field's name and a value that was set, and returns what the engine reads; `ConfigurationError`
-            if the value cannot work.
-        rule: the field of `Rules` that has it, if that has another name.
-        resolved: the default, as the engine reads it.
+        default: the value if the field is not set, as a user would write it.
+        read: converts the field's name and a set value to the engine's form; raises `ConfigurationError` if the value
+            cannot work.
+        rule: the name of the field in `Rules`, if it differs.
+        resolved: the default in the engine's form.
     """
 
     default: Any
@@ -61,7 +61,7 @@ def _knob(read: Callable[[str, Any], Any], *, default: Any, rule: str = "") -> d
 
 
 def _seconds_or(off: float | None) -> Callable[[str, Any], float | None]:
-    """Reads a duration; *off* is what None stands for."""
+    """Return a reader of durations; *off* is the result for None."""
     return lambda name, value: off if value is None else seconds(value, name)
 
 
@@ -118,7 +118,8 @@ class Policy:
     ttl: Duration | Callable[[Any], Duration | None] | Unset | None = field(
         default=UNSET, metadata=_knob(_ttl, default="5m")
     )
-    """How long an entry is fresh, or a function of the value. Default 5 minutes; None: until invalidated."""
+    """How long an entry is fresh, or a function of the value that returns it. Default 5 minutes; None: until it is
+    invalidated."""
     jitter: float | Unset | None = field(default=UNSET, metadata=_knob(_ratio, default=0.1))
     """Ratio in [0, 1): each stored TTL is drawn from [ttl * (1 - jitter), ttl]. Default 0.1, so that keys stored
     together do not expire together."""
@@ -129,38 +130,39 @@ class Policy:
     )
     """Exceptions that mean "does not exist": cached for ``null_ttl`` and raised again. Default none."""
     rebuild: Rebuild | Unset = field(default=UNSET, metadata=_knob(_rebuild, default="mutex"))
-    """``"mutex"`` (default): one loads, the others wait. ``"logical"``: the old value at once, one loads behind.
-    ``"early"``: one reader reloads shortly before expiry (XFetch)."""
+    """``"mutex"`` (default): one caller loads, the others wait. ``"logical"``: all get the old value at once, one load
+    runs in the background. ``"early"``: one reader reloads shortly before expiry (XFetch)."""
     stale_while_revalidate: Duration | Unset | None = field(
         default=UNSET, metadata=_knob(_seconds_or(None), default=None, rule="revalidate")
     )
-    """For this long after ``ttl`` the old value is served while it is reloaded (RFC 5861). Default off; a day under
+    """For this long after ``ttl``, the old value is served while it is reloaded (RFC 5861). Default off; one day with
     ``rebuild="logical"``."""
     stale_if_error: Duration | Unset | None = field(
         default=UNSET, metadata=_knob(_seconds_or(0.0), default="1m", rule="if_error")
     )
-    """For this long after ``ttl`` a failing load is answered with the old value (RFC 5861). Default 1 minute."""
+    """For this long after ``ttl``, the old value is served if the load fails (RFC 5861). Default 1 minute."""
     soft_timeout: Duration | Unset | None = field(default=UNSET, metadata=_knob(_seconds_or(None), default=None))
-    """A load slower than this is answered with the old value, if there is one, and goes on behind. Default off."""
+    """If a load takes longer than this, its callers get the old value, if there is one, and the load continues in the
+    background. Default off."""
     hard_timeout: Duration | Unset | None = field(default=UNSET, metadata=_knob(_seconds_or(None), default="30s"))
-    """A load slower than this loses its lease and its waiters get `LoadTimeout`. Default 30 s."""
+    """If a load takes longer than this, it loses its lease and its waiters get `LoadTimeout`. Default 30 s."""
     wait_timeout: Duration | Unset | None = field(default=UNSET, metadata=_knob(_seconds_or(None), default=None))
-    """A waiter that waited this long loads for itself, without filling. Default off: all wait for one load."""
+    """A caller that has waited this long loads for itself, without a fill. Default off: all wait for one load."""
     error_backoff: tuple[Duration, Duration] | Unset | None = field(
         default=UNSET, metadata=_knob(_backoff, default=("100ms", "5s"))
     )
     """First and longest pause after a failed load, doubling in between. Default 100 ms and 5 s."""
     l1_ttl: Duration | Unset | None = field(default=UNSET, metadata=_knob(_seconds_or(FOREVER), default="60s"))
-    """How long the in-process tier may hold an entry. Default 1 minute; never beyond the entry's own end."""
+    """How long L1 may hold an entry. Default 1 minute; never longer than the entry's own lifetime."""
     breaker: LoadBreaker | Unset | None = field(default=UNSET, metadata=_knob(_breaker, default=None))
     """A `Breaker`: while it is open, nothing is loaded, and a caller without a stale value gets `Overloaded`. Share one
-    among all that depend on the same database. Default none."""
+    among all loaders that use the same database. Default none."""
     fallback: Any | Unset = field(default=UNSET, metadata=_knob(_anything, default=None))
-    """What a caller gets in place of `Overloaded` or `LoadTimeout`: a value, or a function of that error, which may be
-    a coroutine function for ``async def``. It is not cached. The loader's own exceptions are not replaced. Default
-    None: the error is raised; for the value None give ``lambda error: None``."""
+    """The answer that a caller gets instead of `Overloaded` or `LoadTimeout`: a value, or a function of that error (for
+    ``async def`` also a coroutine function). It is not cached. The loader's own exceptions are not replaced. Default
+    None: the error is raised; to return None, give ``lambda error: None``."""
     l1: bool | Unset = field(default=UNSET, metadata=_knob(flag, default=True))
-    """Use the in-process tier. Default True."""
+    """Use L1. Default True."""
     l2: bool | Unset = field(default=UNSET, metadata=_knob(flag, default=True))
     """Use Redis. Default True."""
 
@@ -171,13 +173,13 @@ class Policy:
                 knob.read(name, value)
 
     def over(self, base: Policy) -> Policy:
-        """This policy; fields that it leaves unset are taken from *base*."""
+        """Return this policy with its unset fields taken from *base*."""
         own = {name: value for name in _NAMES if (value := getattr(self, name)) is not UNSET}
         return Policy(**{name: getattr(base, name) for name in _NAMES} | own)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Policy:
-        """A policy from keyword options; `ConfigurationError` on a name that is no field."""
+        """Make a policy from keyword options; `ConfigurationError` if a name is not a field."""
         for name in options:
             if name not in _NAMES:
                 msg = f"unknown option {name!r}; a policy has: {', '.join(_NAMES)}"
@@ -214,14 +216,14 @@ DEFAULTS = Policy(**{name: knob.default for name, knob in _KNOBS.items()})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """A policy with nothing left to inherit, in seconds: what the engine reads."""
+    """A policy with all fields set and durations in seconds, as the engine reads it."""
 
     ttl: float | Callable[[Any], Duration | None]
     jitter: float
     null_ttl: float | None
     not_found: tuple[type[Exception], ...]
     rebuild: Rebuild
-    revalidate: float  # stale_while_revalidate; 0 when off, a day where nothing is said under rebuild="logical"
+    revalidate: float  # stale_while_revalidate; 0 when off, a day if unset under rebuild="logical"
     if_error: float  # stale_if_error, 0 when off
     soft_timeout: float | None
     hard_timeout: float | None
@@ -235,11 +237,11 @@ class Rules:
 
     @property
     def stale(self) -> float:
-        """How long after its TTL an entry is kept, in seconds."""
+        """The stale window: how long an entry is kept after its TTL, in seconds."""
         return max(self.revalidate, self.if_error)
 
     def ttl_of(self, value: object) -> float:
-        """The TTL that *value* asks for, in seconds, before jitter."""
+        """Return the TTL of *value* in seconds, before jitter."""
         ttl = self.ttl
         if not callable(ttl):
             return ttl
@@ -248,7 +250,7 @@ class Rules:
 
 
 def resolve(policy: Policy) -> Rules:
-    """The numbers behind *policy*; `ConfigurationError` for fields that contradict each other."""
+    """Return the rules of *policy*; `ConfigurationError` if fields contradict each other."""
     values: dict[str, Any] = {}
     for name, knob in _KNOBS.items():
         value = getattr(policy, name)

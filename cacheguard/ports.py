@@ -1,8 +1,7 @@
-"""The seams the library is written against: a way to Redis, and a way to wait.
+"""The interfaces that the engine uses: `Commands` to reach Redis, and `Runtime` to wait.
 
-Everything between the front door and these two protocols is written once, as coroutines. Under the blocking
-runtime each of the methods below blocks instead of suspending, so the same coroutine runs to its end on a
-single ``send(None)``.
+All code between `CacheGuard` and these two protocols is written once, as coroutines. Under the blocking runtime, each
+of the methods below blocks instead of suspending, so the same coroutine runs to its end on a single ``send(None)``.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from .faults import Fault
 T = TypeVar("T")
 
 Arg = str | bytes | int
-Reply = Any  # what a Redis server may answer: bytes, int, None, or a list of these
+Reply = Any  # the answer of a Redis server: bytes, int, None, or a list of these
 Command = tuple[Arg, ...]
 
-CHANGES = 3  # servers in a row that turn out to be others
+CHANGES = 3  # changes of the server in a row, before a call gives up
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Script:
-    """A Lua script: its file's name, its text, and the SHA-1 that Redis knows it by."""
+    """A Lua script: the name of its file, its text, and its SHA-1 in Redis."""
 
     name: str
     source: str
@@ -39,7 +38,7 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class ScriptCall:
-    """One run of a script. Every script of ours may run twice without harm."""
+    """One run of a script. All scripts of the library are safe to repeat."""
 
     script: Script
     keys: tuple[str, ...]
@@ -50,17 +49,18 @@ Call = Command | ScriptCall
 
 
 class AnotherServer(Exception):  # noqa: N818 - an event, not a fault
-    """A connection has reached another server than before; raised before anything was sent over it.
+    """A connection reached another server than before; raised before anything was sent over it.
 
-    What the old one acknowledged may be unknown to this one. Once that has been repeated, the caller may ask again.
+    The new server may not know the invalidations that the old one acknowledged. Once the journal is repeated, the
+    caller may send again.
     """
 
 
 async def until_steady(work: Callable[[], Awaitable[T]], *, failed: int = 0) -> T:
-    """The result of *work*, tried again while it raises `AnotherServer`; `Unreachable` if it does so too often.
+    """Return the result of *work*; repeat it while it raises `AnotherServer`. `Unreachable` after three times.
 
     Args:
-        failed: how many times the caller has tried by itself.
+        failed: how many attempts the caller has made already.
     """
     for _ in range(failed, CHANGES):
         with suppress(AnotherServer):
@@ -69,10 +69,10 @@ async def until_steady(work: Callable[[], Awaitable[T]], *, failed: int = 0) -> 
 
 
 class PartlyUnreachable(Unreachable):
-    """Some of several servers could not be asked.
+    """Some of several servers were unreachable.
 
     Args:
-        replies: what was answered; an `Unreachable` stands for what was not.
+        replies: the replies in order, with an `Unreachable` in place of each missing one.
     """
 
     def __init__(self, replies: list[Reply], cause: Unreachable) -> None:
@@ -82,18 +82,18 @@ class PartlyUnreachable(Unreachable):
 
 
 class Commands(Protocol):
-    """A way to Redis. One ``send`` is one round trip, whatever the number of calls."""
+    """Access to Redis. One ``send`` is one round trip for any number of calls."""
 
     @property
     def away(self) -> bool:
-        """Whether it is known that nothing would be asked now: whoever asks is told so at once."""
+        """True if a call would fail at once, without a request to Redis."""
         ...
 
     async def send_each(self, *calls: Call) -> list[Reply]:
-        """Run *calls* in order and return their replies; an error that the server answered stands as a `Refused`.
+        """Run *calls* in order and return their replies; an error reply is returned as a `Refused`.
 
-        Raises `Unreachable` if the server could not be asked, `PartlyUnreachable` if that is true of some of several.
-        Calls are safe to repeat, so an implementation may send them again after a lost connection or an unknown script.
+        Raises `Unreachable` if the server is unreachable, `PartlyUnreachable` if some of several servers are. Calls are
+        safe to repeat, so an implementation may send them again after a lost connection or an unknown script.
         """
         ...
 
@@ -102,29 +102,29 @@ class Commands(Protocol):
         ...
 
     async def masters(self) -> Sequence[Commands]:
-        """The servers that share the entries among them, each asked directly; one, unless it is a cluster."""
+        """Return direct access to each master that holds entries: several on a cluster, otherwise one."""
         ...
 
 
 class Replicas(Protocol):
-    """A way to copies of what the masters have."""
+    """Access to the replicas of the masters."""
 
     async def ask(self, *calls: Call) -> tuple[list[Reply], float] | None:
-        """What replicas answer, and a moment (monotonic seconds): whatever a master did before it is in the answers.
+        """Return the replies of replicas and a time (monotonic seconds); they contain all that masters did before it.
 
-        None if they cannot be asked, or there is no such moment. Commands only, no scripts.
+        None if the replicas are unreachable, or if there is no such time. Commands only, no scripts.
         """
         ...
 
 
 class Bulkhead(Protocol):
-    """A bound on the loads that run at once."""
+    """A limit on concurrent loads."""
 
     patience: float
-    """Seconds that one waits in line."""
+    """Seconds that a load waits in the queue."""
 
     def try_enter(self) -> bool:
-        """Take a permit if one is free."""
+        """Take a permit if one is free; return True if so."""
         ...
 
     async def enter(self, runtime: Runtime) -> None:
@@ -137,40 +137,40 @@ class Bulkhead(Protocol):
 
 
 class Signal(Protocol):
-    """A flag that is raised once, by any thread."""
+    """A flag that any thread sets once."""
 
     def set(self) -> None: ...
 
     async def wait(self, timeout: float | None) -> bool:
-        """Wait until the flag is up, at most *timeout* seconds; false if it is still down."""
+        """Wait until the flag is set, at most *timeout* seconds; return False if it is not set."""
         ...
 
 
 class Watch(Protocol):
-    """The clockwork beside a running load; `stop` ends it."""
+    """The timer of a running load or write; `stop` ends it."""
 
     def stop(self) -> None: ...
 
 
 class Runtime(Protocol):
-    """A way to wait: threads, or the tasks of one event loop."""
+    """The way to wait: threads, or the tasks of one event loop."""
 
     commands: Commands
 
     def now(self) -> float:
-        """Monotonic seconds."""
+        """Return monotonic seconds."""
         ...
 
     def random(self) -> float:
-        """A number in [0, 1)."""
+        """Return a random number in [0, 1)."""
         ...
 
     def token(self) -> str:
-        """128 random bits, as text."""
+        """Return 128 random bits as text."""
         ...
 
     def here(self) -> int | None:
-        """The thread that runs here, where one thread does one thing at a time; None in an event loop."""
+        """Return the id of the current thread if it runs one piece of work at a time; None in an event loop."""
         ...
 
     async def sleep(self, seconds: float) -> None: ...
@@ -178,15 +178,15 @@ class Runtime(Protocol):
     def signal(self) -> Signal: ...
 
     async def start(self, work: Coroutine[Any, Any, None], *, detached: bool) -> bool:
-        """Run *work* in its own right: its caller may be cancelled, the work goes on.
+        """Run *work* independently of its caller: if the caller is cancelled, the work continues.
 
-        A blocking runtime runs it here and now unless it is *detached*. False if a detached work found no room and
-        was closed unstarted.
+        A blocking runtime runs it in the caller's thread, unless it is *detached*. Returns False if there was no thread
+        for detached work; it is then closed and never starts.
         """
         ...
 
     async def through(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """The result of *work*, which goes on to its end even if the caller is cancelled; the cancellation follows."""
+        """Return the result of *work*. A cancellation of the caller is raised only after the work has ended."""
         ...
 
     async def call(self, load: Callable[[], Any]) -> Any:
@@ -204,5 +204,5 @@ class Runtime(Protocol):
         late: Callable[[], Coroutine[Any, Any, None]],
         deadline: float | None,
     ) -> Watch:
-        """Run *beat* every so many seconds and *late* once, *deadline* seconds from now; beats end there."""
+        """Run *beat* every *every* seconds, and *late* once after *deadline* seconds; no beats follow it."""
         ...

@@ -1,4 +1,4 @@
-"""What users hold, in both colours: decorated functions, guarded writes, Bloom filters.
+"""The objects that users hold, blocking and async: decorated functions, guarded writes, Bloom filters.
 
 Inner: not for import; use `cacheguard` or `cacheguard.extending`.
 """

@@ -1,4 +1,4 @@
-"""Both doors of a Bloom filter."""
+"""The Bloom filter as users hold it, blocking and async."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..runtime import run_now
 
 
 class BloomFilter:
-    """Knows for certain that some ids were never added; made by `CacheGuard.bloom`.
+    """A set of ids that answers "absent" (always true) or "maybe"; `CacheGuard.bloom` makes it.
 
-    Its bits live in Redis and are mirrored in each process. It says "absent" only while it is complete and the mirror
-    lacks nothing; lost, evicted, half-built or behind, it says "maybe", and the cache is asked as if there were none.
+    Its bits are in Redis, with a mirror in each process. It answers "absent" only while it is complete and the mirror
+    is up to date. If it is lost, evicted, half-built or behind, it answers "maybe", and the call reads the cache.
     """
 
     tier: BloomTier
@@ -27,70 +27,74 @@ class BloomFilter:
         return f"<BloomFilter {self.tier.name!r}, capacity {self.tier.capacity}, error rate {self.tier.error_rate}>"
 
     def known(self, item: object) -> bool | None:
-        """True if *item* is certainly absent, False for "maybe", None if only Redis can tell. No round trip."""
+        """Return True for "absent", False for "maybe", None if only Redis can decide. No round trip."""
         return self.tier.known(item, self._hub.now())
 
     def add(self, item: object) -> None:
-        """Make sure that nobody is told that *item* is absent; call it before its row is committed.
+        """Add *item*, so that no process answers "absent" for it; call this before its row is committed.
 
-        One round trip, and up to 50 ms of waiting while other processes may answer from their mirrors. Raises
-        `Unreachable` if Redis cannot be asked: then nothing is promised.
+        One round trip, and a wait of at most ``mirror_lease`` (default 50 ms) while other processes may still answer
+        from their mirrors. Raises `Unreachable` if Redis is unreachable: call it again, or do not commit.
         """
         self.add_many([item])
 
     def add_many(self, items: Iterable[object]) -> None:
-        """`add` for several items; a round trip for 400 of them."""
+        """`add` several items. One round trip per 400 items, and one wait at the end."""
         run_now(self.tier.add_many(self._hub.blocking().runtime, items))
 
     def rebuild(self, items: Iterable[object], *, settle: Duration | None = None) -> None:
-        """Fill a new filter with *items* (every row there is) and put it in the place of the old one.
+        """Fill a new filter with *items* (every existing row) and replace the old filter by it; then it is complete.
 
-        Reads go on meanwhile, and what is added meanwhile is in both. Afterwards the filter is complete. Raises
-        `Unreachable` if Redis goes away, and `CacheGuardError` if another rebuild began later; then nothing changed.
+        Reads continue meanwhile; items added meanwhile are in both. Raises `CacheGuardError` if a later rebuild began
+        or Redis lost the filter: the old one is unchanged. After `Unreachable` it may be replaced or not: call again.
 
         Args:
             items: read once, after *settle*; need not fit into memory.
-            settle: the longest time between an `add` and the commit of its row; a filter that is new, or whose memory
-                was lost, waits so long before it reads *items*. None: transactions are short (50 ms).
+            settle: the longest time between an `add` and the commit of its row, at most an hour. If the filter is new,
+                or its record of added items was lost, the rebuild waits this long, and at least ``mirror_lease``,
+                before it reads *items*. None: ``mirror_lease``.
         """
         run_now(self.tier.rebuild(self._hub.blocking().runtime, items, settle=_settle(settle)))
 
     def mark_complete(self) -> None:
-        """Promise that every row there is has been added, so that the filter may say "absent"."""
+        """Declare that every existing row was added, so that the filter may answer "absent". One round trip.
+
+        Raises `CacheGuardError` if Redis may have lost items since this process added them, and `Unreachable`.
+        """
         run_now(self.tier.mark_complete(self._hub.blocking().runtime))
 
     def absent(self, item: object) -> bool:
-        """True only if *item* is certainly not there. At most one round trip, mostly none."""
+        """Return True only if *item* is certainly absent. Usually no round trip, else one; more to fetch the mirror."""
         return run_now(self.tier.absent(self._hub.blocking().runtime, item))
 
     def info(self) -> BloomInfo:
-        """Its state, size and load."""
+        """Return its state, size and load. One round trip. Raises `Unreachable`."""
         return run_now(self.tier.info(self._hub.blocking().runtime))
 
     async def aadd(self, item: object) -> None:
-        """`add`, to be awaited."""
+        """`add` for coroutines."""
         await self.aadd_many([item])
 
     async def aadd_many(self, items: Iterable[object] | AsyncIterable[object]) -> None:
-        """`add_many`, to be awaited; takes an async iterable, too."""
+        """`add_many` for coroutines; also takes an async iterable."""
         await self.tier.add_many(self._hub.running().runtime, items)
 
     async def arebuild(
         self, items: Iterable[object] | AsyncIterable[object], *, settle: Duration | None = None
     ) -> None:
-        """`rebuild`, to be awaited; takes an async iterable, too."""
+        """`rebuild` for coroutines; also takes an async iterable."""
         await self.tier.rebuild(self._hub.running().runtime, items, settle=_settle(settle))
 
     async def amark_complete(self) -> None:
-        """`mark_complete`, to be awaited."""
+        """`mark_complete` for coroutines."""
         await self.tier.mark_complete(self._hub.running().runtime)
 
     async def aabsent(self, item: object) -> bool:
-        """`absent`, to be awaited."""
+        """`absent` for coroutines."""
         return await self.tier.absent(self._hub.running().runtime, item)
 
     async def ainfo(self) -> BloomInfo:
-        """`info`, to be awaited."""
+        """`info` for coroutines."""
         return await self.tier.info(self._hub.running().runtime)
 
 

@@ -1,4 +1,4 @@
-"""What a change feed says, as the guard takes it."""
+"""The changes that a change feed reports, in the form that `CacheGuard.apply` takes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..protocol.names import Scope
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One row that has changed, as a consumer of the database's log learns of it.
+    """One changed row, as a consumer of the database's log reads it.
 
     Args:
         key: the key text of its entry; or
-        tag: a tag of all entries that it is part of.
-        version: what the row's version is now (a whole number, an aware datetime, a PostgreSQL log position); of two
-            events about one key the larger one is younger. None: every event is news.
+        tag: a tag of all entries that contain the row.
+        version: the row's current version (a whole number, an aware datetime, a PostgreSQL log position); of two events
+            for one key, the one with the larger version is newer. None: every event counts as new.
 
     Raises:
-        ConfigurationError: neither or both of key and tag, or something that is no version.
+        ConfigurationError: neither or both of key and tag are given, or the version is invalid.
     """
 
     key: str | None = None
@@ -45,7 +45,7 @@ class Change:
 
 
 def invalidations(scope: Scope, changes: Iterable[Any], lag_ms: int) -> list[Invalidation]:
-    """What *changes* come to, each key once, with the largest of its versions.
+    """Return the invalidations for *changes*: each key once, with the largest of its versions.
 
     A change is a `Change`, or a pair of key and version.
     """

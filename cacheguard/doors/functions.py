@@ -1,4 +1,4 @@
-"""A decorated function: its key, and the way of a call that the arguments alone did not answer."""
+"""A decorated function: its key, and the steps of a call that the index of arguments did not answer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Function:
-    """What a guard knows of one decorated function."""
+    """One decorated function and its options."""
 
     fn: Callable[..., Any]
     hub: Hub
@@ -79,7 +79,7 @@ class Function:
             raise ConfigurationError(f"bloom_item={bloom_item!r} needs bloom=")
         self._validate = None if validate is None else self._checked(validate)
         self.guarded: bool = self._bloom is not None or self._validate is not None
-        # What `validate` and the filter look at is part of the index's key: a hit must not skip what they would refuse.
+        # The parameters of `validate` and the filter are part of the index's key: a hit must not skip their checks.
         indexed_by = (*self._keys.fields, *(name for name in self._guard_names() if name not in self._keys.fields))
         self._index_positions = tuple(self._positions[name] for name in indexed_by)
         self._index: Index | None = {} if self._can_index(indexed_by) else None
@@ -90,23 +90,23 @@ class Function:
     def _can_index(self, names: Sequence[str]) -> bool:
         variadic = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
         kinds = [self.signature.parameters[name].kind for name in names]
-        # An auditor draws from every hit, so each has to come by.
+        # An auditor samples all hits, so no hit may be answered by the index.
         return (
             self.rules.l1 and self.hub.auditor is None and bool(kinds) and not any(kind in variadic for kind in kinds)
         )
 
     def _guard_names(self) -> list[str]:
-        """The parameters that `validate` and the Bloom filter look at."""
+        """Return the parameters that `validate` and the Bloom filter read."""
         if self._validate is not None:
             return [name for name in self._names if name not in {"self", "cls"}]
         return list(self._item_names)
 
     def _texts(self) -> set[str]:
-        """The parameters annotated as text."""
+        """Return the parameters annotated as text."""
         return {name for name, each in self.signature.parameters.items() if each.annotation in (str, "str")}
 
     def _item_of(self, item: str | None) -> Callable[[tuple[Any, ...]], object]:
-        """How a call's arguments become the item that the filter is asked about."""
+        """Return the function that makes the filter's item from the arguments of a call."""
         if item is not None:
             text = TextTemplate(_text(item, "bloom_item"), self.fn, escaped=False)
             if not text.fields:
@@ -143,10 +143,10 @@ class Function:
         empty: dict[Any, Any] = {Parameter.VAR_POSITIONAL: (), Parameter.VAR_KEYWORD: {}}
         return tuple(empty.get(each.kind) for each in self.signature.parameters.values())
 
-    # What a call is called
+    # Values and keys of a call
 
     def values(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        """The values of all parameters, defaults included; ``self`` may be left out where the key does not need it."""
+        """Return the values of all parameters, with defaults; ``self`` is optional if the key does not use it."""
         if self._lacks_owner(args):
             if self._names[0] in self._keys.fields:
                 raise self._needs_owner("key")
@@ -160,7 +160,7 @@ class Function:
         return any(f"{each.__module__}.{each.__qualname__}" == self._owner for each in kind.__mro__)
 
     def runnable_values(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        """`values` for a load, which a method cannot do without its instance."""
+        """`values` for a load; a method needs its instance for it."""
         if self._lacks_owner(args):
             raise self._needs_owner("refresh")
         return self.values(args, kwargs)
@@ -173,7 +173,7 @@ class Function:
         return TypeError(f"{name} needs its {owner} here: give it first, as in {name}.{method}({owner}, …)")
 
     def many_values(self, calls: Iterable[Any]) -> list[tuple[Any, ...]]:
-        """The values of several calls, each a tuple of arguments, or the bare value of the only one."""
+        """Return the values of several calls, each a tuple of arguments, or the bare value of the only argument."""
         return [self.runnable_values(arguments_of(call), {}) for call in calls]
 
     def call(self, values: tuple[Any, ...]) -> Any:
@@ -181,25 +181,25 @@ class Function:
         return self._call(self.fn, values)
 
     def own(self, answer: Any) -> Any:
-        """*answer* as its caller gets it: a copy, if the guard was asked for copies."""
+        """Return *answer* for the caller: a copy with ``l1_copy``."""
         return answer if self._copy is None else self._copy(answer)
 
     def redis_key(self, values: tuple[Any, ...]) -> str:
-        """The key in Redis."""
+        """Return the Redis key."""
         return self.scope.key(self.text(values))
 
     def text(self, values: tuple[Any, ...]) -> str:
-        """The key text."""
+        """Return the key text."""
         return self._keys.text_of(*[values[position] for position in self._key_positions])
 
     def tags(self, values: tuple[Any, ...]) -> tuple[str, ...]:
-        """The tags of an entry."""
+        """Return the tags of the entry."""
         if not self._tags:
             return ()
         return tuple(tag.text_of(*[values[self._positions[name]] for name in tag.fields]) for tag in self._tags)
 
     def ask(self, values: tuple[Any, ...]) -> Ask:
-        """The question that a call with *values* puts to the engine."""
+        """Return the request to the engine for a call with *values*."""
         return Ask(
             self.redis_key(values),
             self.rules,
@@ -210,10 +210,10 @@ class Function:
             self.version,
         )
 
-    # What a call does when its arguments led to no entry
+    # The steps of a call that the index did not answer
 
     def read(self, values: tuple[Any, ...]) -> Any:
-        """The rest of a call in a thread."""
+        """Answer a call in a thread, if the index did not."""
         if self._shared.off:
             return self.call(values)
         if self.guarded and (rejected := self.rejected(values)) is not False:
@@ -233,7 +233,7 @@ class Function:
         return self.own(value)
 
     async def aread(self, values: tuple[Any, ...]) -> Any:
-        """The rest of a call in an event loop."""
+        """Answer a call in an event loop, if the index did not."""
         if self._shared.off:
             return await self.call(values)
         if self.guarded and (rejected := self.rejected(values)) is not False:
@@ -253,7 +253,7 @@ class Function:
         return self.own(value)
 
     def rejected(self, values: tuple[Any, ...]) -> bool | None:
-        """Whether *values* are known to lead to nothing; None if Redis must be asked."""
+        """Return True if `validate` or the filter says "absent" for *values*; None if only Redis can decide."""
         hub = self.hub
         if self._validate is not None and not self._call(self._validate, values):
             hub.events.validate_rejects += 1
@@ -265,20 +265,20 @@ class Function:
         return known
 
     async def asked_bloom(self, engine: Engine, values: tuple[Any, ...]) -> bool:
-        assert self._bloom is not None  # noqa: S101 - only a filter has something to ask
+        assert self._bloom is not None  # noqa: S101 - called only if there is a filter
         assert self._item is not None  # noqa: S101
         absent = await self._bloom.tier.absent(engine.runtime, self._item(values))
         self.hub.events.bloom_rejects += absent
         return absent
 
     def nothing(self, values: tuple[Any, ...]) -> None:
-        """The answer for what does not exist."""
+        """Answer "absent": None, or the first of the ``not_found`` exceptions."""
         if self.rules.not_found:
             kind = self.rules.not_found[0]
             raise absence((f"{kind.__module__}:{kind.__qualname__}", (self.text(values),)), self.rules.not_found)
 
     def from_l1(self, ask: Ask, values: tuple[Any, ...]) -> Callable[[], Any] | None:
-        """The in-process answer by key text, when the arguments alone did not lead to it."""
+        """Return the answer of L1 by key text, if L1 has one."""
         entry = self.hub.local.alive(ask.key) if self.rules.l1 else None
         if entry is None:
             return None
@@ -286,7 +286,7 @@ class Function:
         return partial(opened, stored_of(entry), self.rules)
 
     def bind(self, key: str, values: tuple[Any, ...]) -> None:
-        """Let these arguments lead straight to the entry from now on."""
+        """Put the entry into the index under these arguments, so that the next call finds it there."""
         if self._index is None:
             return
         found = self._index_key.of([values[position] for position in self._index_positions])
@@ -295,7 +295,7 @@ class Function:
             self.hub.local.bind(entry, self._index, *found)
 
     def index_wrapper(self) -> Callable[..., Any]:
-        """A function of the same parameters that answers a hit by itself."""
+        """Return a function with the same parameters that answers hits from the index itself."""
         return wrapper(
             self.signature,
             self._index_key,
@@ -313,7 +313,7 @@ def _name(fn: Callable[..., Any]) -> str:
 
 
 def arguments_of(call: Any) -> tuple[Any, ...]:
-    """The arguments of one of several calls: a tuple of them, or the bare value of the only one."""
+    """Return the arguments of one of several calls: a tuple, or the bare value of the only argument."""
     return call if issubclass(type(call), tuple) else (call,)
 
 
@@ -331,7 +331,7 @@ def _tags(tags: Any) -> Sequence[str]:
 
 
 def _owner(fn: Callable[..., Any], names: Sequence[str]) -> str | None:
-    """The class in whose body *fn* was defined as a method, by name; it does not exist yet while it is decorated."""
+    """Return the name of the class that defines *fn* as a method; the class does not exist yet while decorating."""
     scope = _name(fn).rpartition(".")[0]
     if not names or names[0] not in {"self", "cls"} or not scope or scope.endswith("<locals>"):
         return None

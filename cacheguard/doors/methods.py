@@ -1,4 +1,4 @@
-"""What hangs on a decorated function, in both colours."""
+"""The methods of a decorated function, blocking and async."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def decorator(
     bloom_item: str | None,
     validate: Callable[..., object] | None,
 ) -> Callable[[Any], Any]:
-    """What `CacheGuard.cached` returns; what is wrong whatever it decorates is said at once."""
+    """Make the decorator of `CacheGuard.cached`; options that cannot work with any function raise at once."""
     if key is not None and (not isinstance(key, str) or not key):
         raise ConfigurationError(f"key must be a template like 'user:{{user_id}}', got {key!r}")
     if bloom is not None and not isinstance(bloom, BloomFilter):
@@ -74,17 +74,17 @@ def decorator(
 
 
 def _decorated(function: Function) -> Callable[..., Any]:
-    """The function that takes the place of the one that was decorated."""
+    """Return the wrapper that replaces the decorated function."""
     made = update_wrapper(function.index_wrapper(), function.fn)
     methods = AsyncMethods(function) if function.is_async else Methods(function)
     for name in ("invalidate", "expire", "refresh", "peek", "put", "key", "many"):
         setattr(made, name, getattr(methods, name))
-    made.cacheguard = function  # type: ignore[attr-defined]  # by this, `warm` knows a decorated function
+    made.cacheguard = function  # type: ignore[attr-defined]  # `warm` recognises a decorated function by this attribute
     return made
 
 
 class Operations:
-    """What the methods do, as coroutines over the engines of either door."""
+    """The work of the methods, written once as coroutines for both kinds of engines."""
 
     def __init__(self, function: Function) -> None:
         self._function, self._hub, self._rules = function, function.hub, function.rules
@@ -116,7 +116,7 @@ class Operations:
         )
 
     async def many(self, engine_of: EngineOf, calls: list[Values], most: int) -> list[Any]:
-        """Those that Redis has come in one round trip, the others are loaded one by one, *most* at once."""
+        """Read what Redis has in one round trip; load each of the others on its own, at most *most* at once."""
         engine = engine_of(l2=self._rules.l2)
         if self._shared.off:
             works = [partial(engine.runtime.call, partial(self._function.call, values)) for values in calls]
@@ -135,7 +135,7 @@ class Operations:
         return [self._function.own(answers[ask.key]()) for ask in asks]
 
     async def _known(self, engine: Engine, ask: Ask, values: Values) -> Answer | None:
-        """The answer that this process has."""
+        """Return the answer of this process or of the Bloom filter, if there is one."""
         function = self._function
         if function.guarded:
             rejected = function.rejected(values)
@@ -146,7 +146,7 @@ class Operations:
         return function.from_l1(ask, values)
 
     async def _fetched(self, engine: Engine, wanted: dict[str, Ask], most: int) -> dict[str, Answer]:
-        """The answers that Redis or the loader has."""
+        """Return the answers from Redis, and from the loader for the rest."""
         survey = await engine.survey(wanted)
         answers: dict[str, Answer] = {key: partial(opened, stored, self._rules) for key, stored in survey.there.items()}
 
@@ -165,7 +165,7 @@ def _itself(value: Any) -> Any:
 
 
 class Methods:
-    """What hangs on a decorated function; each takes the arguments of the call that it is about."""
+    """The methods of a decorated function; each takes the arguments of the call whose entry it concerns."""
 
     def __init__(self, function: Function) -> None:
         self._function, self._do, self._engine_of = function, Operations(function), function.hub.blocking
@@ -175,32 +175,35 @@ class Methods:
         run_now(self._do.invalidate(self._engine_of, self._function.values(args, kwargs)))
 
     def expire(self, *args: Any, **kwargs: Any) -> None:
-        """Make the entry of this call stale: still there for when the load fails or is slow. One round trip."""
+        """Make the entry of this call stale: still served if the next load fails or is slow. One round trip."""
         run_now(self._do.expire(self._engine_of, self._function.values(args, kwargs)))
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
-        """Load this call anew, fill both tiers, return the new value. Two round trips."""
+        """Reload this call, fill both tiers, and return the new value. Two round trips."""
         return run_now(self._do.refresh(self._engine_of, self._function.runnable_values(args, kwargs)))
 
     def peek(self, *args: Any, **kwargs: Any) -> Any:
-        """What this call would answer without a load; `MISSING` if nothing. At most one round trip."""
+        """Return the cached answer of this call without a load; `MISSING` if none. At most one round trip."""
         return run_now(self._do.peek(self._engine_of, self._function.values(args, kwargs)))
 
     def put(self, value: Any, /, *args: Any, **kwargs: Any) -> None:
-        """Store *value* as the answer of this call. One round trip; `CodecError` if it has no bytes."""
+        """Store *value* as the answer of this call. One round trip; `CodecError` if it cannot be encoded."""
         run_now(self._do.put(self._engine_of, value, self._function.values(args, kwargs)))
 
     def key(self, *args: Any, **kwargs: Any) -> str:
-        """The key text of this call, as `invalidate` and `inspect` of the guard take it."""
+        """Return the key text of this call, as `invalidate` and `inspect` of the guard take it."""
         return self._function.text(self._function.values(args, kwargs))
 
     def many(self, calls: Iterable[Any]) -> list[Any]:
-        """The answers of several calls, in their order; each a tuple of arguments, or the value of the only one."""
+        """Return the answers of several calls in order; a call is a tuple of arguments, or its only argument.
+
+        One round trip for all that Redis has; each of the others is loaded on its own.
+        """
         return run_now(self._do.many(self._engine_of, self._function.many_values(calls), 1))
 
 
 class AsyncMethods:
-    """What hangs on a decorated coroutine function; the same as `Methods`, to be awaited."""
+    """The methods of a decorated coroutine function: those of `Methods` for coroutines."""
 
     def __init__(self, function: Function) -> None:
         self._function, self._do, self._engine_of = function, Operations(function), function.hub.running
@@ -210,25 +213,28 @@ class AsyncMethods:
         await self._do.invalidate(self._engine_of, self._function.values(args, kwargs))
 
     async def expire(self, *args: Any, **kwargs: Any) -> None:
-        """Make the entry of this call stale: still there for when the load fails or is slow. One round trip."""
+        """Make the entry of this call stale: still served if the next load fails or is slow. One round trip."""
         await self._do.expire(self._engine_of, self._function.values(args, kwargs))
 
     async def refresh(self, *args: Any, **kwargs: Any) -> Any:
-        """Load this call anew, fill both tiers, return the new value. Two round trips."""
+        """Reload this call, fill both tiers, and return the new value. Two round trips."""
         return await self._do.refresh(self._engine_of, self._function.runnable_values(args, kwargs))
 
     async def peek(self, *args: Any, **kwargs: Any) -> Any:
-        """What this call would answer without a load; `MISSING` if nothing. At most one round trip."""
+        """Return the cached answer of this call without a load; `MISSING` if none. At most one round trip."""
         return await self._do.peek(self._engine_of, self._function.values(args, kwargs))
 
     async def put(self, value: Any, /, *args: Any, **kwargs: Any) -> None:
-        """Store *value* as the answer of this call. One round trip; `CodecError` if it has no bytes."""
+        """Store *value* as the answer of this call. One round trip; `CodecError` if it cannot be encoded."""
         await self._do.put(self._engine_of, value, self._function.values(args, kwargs))
 
     def key(self, *args: Any, **kwargs: Any) -> str:
-        """The key text of this call, as `invalidate` and `inspect` of the guard take it."""
+        """Return the key text of this call, as `invalidate` and `inspect` of the guard take it."""
         return self._function.text(self._function.values(args, kwargs))
 
     async def many(self, calls: Iterable[Any]) -> list[Any]:
-        """The answers of several calls, in their order; each a tuple of arguments, or the value of the only one."""
+        """Return the answers of several calls in order; a call is a tuple of arguments, or its only argument.
+
+        One round trip for all that Redis has; each of the others is loaded on its own.
+        """
         return await self._do.many(self._engine_of, self._function.many_values(calls), MOST_LOADS_OF_MANY)

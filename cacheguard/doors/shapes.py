@@ -1,4 +1,4 @@
-"""What type checkers see of a decorated function."""
+"""The types of decorated functions for type checkers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ S = TypeVar("S")
 
 
 class CachedFunction(Protocol[P, R]):
-    """A decorated ``def``: called as before, with methods that take the call's own arguments."""
+    """A decorated ``def``: called as before, with methods that take the arguments of the call."""
 
     __wrapped__: Callable[P, R]
     __name__: str
@@ -64,7 +64,7 @@ class CachedCoroutineFunction(Protocol[P, R]):
 
 
 class Decorator(Protocol):
-    """What ``guard.cached(…)`` returns."""
+    """The type of ``guard.cached(…)``."""
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a coroutine function is a function, too: the first match counts

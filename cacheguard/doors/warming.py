@@ -1,4 +1,4 @@
-"""Filling the cache before it is asked: many calls, a few at once, at a steady rate."""
+"""Fill the cache before it is read: many calls, a few at once, at a steady rate."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Progress: TypeAlias = Callable[[int, "int | None"], object]
 
 @dataclass(frozen=True, slots=True)
 class Warmed:
-    """The outcome of a warm-up, in calls."""
+    """The result of a warm-up, in calls; `done` includes the `failed` ones."""
 
     done: int
     failed: int
 
 
 class _Work:
-    """What the workers of one warm-up share."""
+    """The shared state of the workers of one warm-up."""
 
     def __init__(self, runtime: Runtime, lock: AbstractContextManager[Any], fn: Callable[..., Any]) -> None:
         self._runtime, self._lock, self._fn = runtime, lock, fn
@@ -37,7 +37,7 @@ class _Work:
         self.began = runtime.now()
 
     async def drain(self, queue: Iterator[tuple[int, Any]], rate: float | None, tell: Callable[[int], object]) -> None:
-        """One of the workers: takes the next call until there is none."""
+        """Run as one worker: take the next call until there is none."""
         while True:
             with self._lock:
                 number, call = next(queue, (-1, None))
@@ -55,7 +55,7 @@ class _Work:
     async def _loads(self, arguments: tuple[Any, ...]) -> bool:
         try:
             await self._runtime.call(partial(self._fn, *arguments))
-        except Exception as error:  # noqa: BLE001 - one row that does not load must not end the warm-up
+        except Exception as error:  # noqa: BLE001 - one failed load must not end the warm-up
             log.warning("warming %s%r failed: %r", getattr(self._fn, "__qualname__", self._fn), arguments, error)
             return False
         return True

@@ -1,6 +1,6 @@
-"""Wrappers written for one signature, so that CPython binds the arguments and a hit builds nothing but its key.
+"""Wrappers generated for one signature: CPython binds the arguments, and a hit builds only its key.
 
-Source text and `exec`, as `dataclasses` does it: the wrapper has the parameters of the function that it wraps.
+Made from source text with `exec`, as in `dataclasses`: the wrapper has the parameters of the function that it wraps.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 from ..tiers.local import Entry, Index
 
-# Subscription, not `get`; `__class__`, not `type()`; a float, not an int: each is the faster one in CPython 3.11.
-# The slow way begins after the handler: a loader's exception has no KeyError for its context.
+# Subscription, not `get`; `__class__`, not `type()`; a float, not an int: each is faster in CPython 3.11.
+# The slow path begins after the handler, so a loader's exception does not have the KeyError as its context.
 _HIT = """
     try:
         _cg_entry = _cg_index[{key}]
@@ -39,15 +39,15 @@ def _cg_call(_cg_function, _cg_values):
 _STARS: dict[Any, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
 _NAMED_FROM_HERE = (Parameter.KEYWORD_ONLY, Parameter.VAR_POSITIONAL)
 
-# Equal values of these types have equal texts. Not so float (0.0, -0.0) and Decimal (1, 1.0).
+# Equal values of these types have equal texts. Float (0.0, -0.0) and Decimal (1, 1.0) do not.
 BINDABLE = frozenset({int, str, bytes, bool, type(None)})
 
 
 class IndexKey:
-    """How the values that a call is keyed by become a key of its function's index.
+    """The key of a call in its function's index, made from the values of the key's parameters.
 
-    ``1 == 1.0 == True``, so the key of several values holds their types, and for a single one the hit compares it.
-    A parameter annotated ``str`` in a template needs no type: what equals a text has that text.
+    ``1 == 1.0 == True``, so a key of several values contains their types; for a single value, the hit compares the
+    type. A parameter annotated ``str`` in a template needs no type: a value equal to a text has the same text.
     """
 
     def __init__(self, names: Sequence[str], texts: Collection[str]) -> None:
@@ -56,18 +56,18 @@ class IndexKey:
 
     @property
     def source(self) -> str:
-        """The expression in a wrapper."""
+        """The source of the key's expression in a wrapper."""
         if len(self._names) == 1:
             return self._names[0]
         return f"({', '.join([*self._names, *(f'{self._names[position]}.__class__' for position in self._typed)])})"
 
     @property
     def check(self) -> str:
-        """What a hit compares besides."""
+        """The source of the type comparison of a hit, if it needs one."""
         return f" and _cg_entry.type is {self._names[0]}.__class__" if len(self._names) == 1 else ""
 
     def of(self, values: Sequence[Any]) -> tuple[Any, type[Any] | None] | None:
-        """The key for *values*, and the type to compare; None for values whose equals are not the same."""
+        """Return the key for *values* and the type to compare; None for types whose equal values may differ in text."""
         if not BINDABLE.issuperset(map(type, values)):
             return None
         types: list[Any] = [type(value) for value in values]
@@ -87,7 +87,7 @@ def wrapper(
     touch: Callable[[Entry], None] | None,
     copy: Callable[[Any], Any] | None,
 ) -> Callable[..., Any]:
-    """A function with the parameters of *signature* that answers from *index* or hands all values to *slow*."""
+    """Make a function with the parameters of *signature*: it answers from *index*, else passes all values to *slow*."""
     pieces = {
         "prefix": "async " if is_async else "",
         "wait": "await " if is_async else "",
@@ -122,7 +122,7 @@ def _parameters(signature: Signature) -> str:
 
 
 def caller(signature: Signature) -> Callable[[Callable[..., Any], tuple[Any, ...]], Any]:
-    """A function that calls another one of *signature* with the values that `wrapper` hands on."""
+    """Make a function that calls a function of *signature* with the values that `wrapper` passes on."""
     arguments: list[str] = []
     for name, parameter in signature.parameters.items():
         form = f"{_STARS.get(parameter.kind, '')}{name}"

@@ -1,4 +1,4 @@
-"""A write to the database, guarded: no reader keeps what it has overtaken."""
+"""Guarded writes to the database: no tier keeps a value that a write has made outdated."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ R = TypeVar("R")
 INTENT = "10s"
 DELAY = "1s"
 LONGEST_SETTLE = 86_400.0
-LONGEST_RENEWAL = 5.0  # seconds that a write waits for its last renewal to be over
+LONGEST_RENEWAL = 5.0  # seconds that a write waits for the end of its last renewal
 
 
 class WriteTerms:
-    """How writes are guarded: what was asked for, checked.
+    """The options of a guarded write, checked.
 
     Args:
-        settle: how long a loader may read a lagging replica; None: not at all.
-        delay: of ``mode="double"``.
-        intent: how long a fence stands if the process that raised it dies; while it lives, it is renewed.
+        settle: how far the database that loaders read may lag behind (the lag window); None: it does not lag.
+        delay: the delay of ``mode="double"``.
+        intent: how long a fence stands if its process dies; a living process renews it.
     """
 
     __slots__ = ("intent_ms", "lag_ms", "mode")
@@ -51,15 +51,15 @@ class WriteTerms:
         if mode not in get_args(Mode):
             raise ConfigurationError(f"mode must be 'fence', 'delete' or 'double', got {mode!r}")
         self.mode = mode
-        # "Once more after a delay" is a state in Redis, not a timer that dies with its process: until the delay is
-        # over, nothing is cached that would outlive it.
+        # The second delete of "double" is a state in Redis, not a timer that dies with its process: values cached
+        # during the delay expire when it ends.
         lag = max(settle_seconds(settle), settle_seconds(delay) if mode == "double" else 0.0)
         self.lag_ms: int = ms(lag) if lag else 0
         self.intent_ms: int = ms(seconds(intent, "intent"))
 
 
 def settle_seconds(settle: Duration | None) -> float:
-    """*settle* in seconds, 0 for None; `ConfigurationError` if it is no duration, or longer than a day."""
+    """Return *settle* in seconds, 0 for None; `ConfigurationError` if it is not a duration, or longer than a day."""
     if settle is None:
         return 0.0
     lag = seconds(settle, "settle")
@@ -69,9 +69,9 @@ def settle_seconds(settle: Duration | None) -> float:
 
 
 class Write:
-    """One write that is under way; ``with guard.writing(…) as write`` gives it.
+    """One running write; ``with guard.writing(…) as write`` yields it.
 
-    `also` and `version` may be used until the block ends: for rows that are known only inside the transaction.
+    `also` and `version` may be used until the block ends, for rows that are known only inside the transaction.
     """
 
     def __init__(self, scope: Scope, keys: Iterable[str], tags: Iterable[str], version: Version | None) -> None:
@@ -87,7 +87,7 @@ class Write:
 
     @property
     def version(self) -> Version | None:
-        """The source version that the rows have after the write; `TypeError` or `ValueError` for what is none."""
+        """The source version of the rows after the write; setting an invalid one raises `TypeError` or `ValueError`."""
         return self._version
 
     @version.setter
@@ -96,16 +96,16 @@ class Write:
         self._version = version
 
     def also(self, *keys: str, tags: Iterable[str] = ()) -> None:
-        """Invalidate these keys and tags, too, when the block ends.
+        """Invalidate these keys and tags as well when the block ends. No round trip here.
 
-        They are invalidated as by ``mode="delete"``: a fence is raised where the block begins.
+        They have no fence, as with ``mode="delete"``: fences begin with the block.
         """
         self._names.update(dict.fromkeys(names_of(self._scope, keys, tags)))
 
     async def begin(self, writes: Writes, engine: Engine, terms: WriteTerms) -> None:
-        """Announce the write. One round trip, none for ``mode="delete"``.
+        """Begin the write: raise the fence, or invalidate. One round trip, none for ``mode="delete"``.
 
-        If Redis cannot be reached, the write goes on: this is counted, and the invalidation is delivered later.
+        If Redis is unreachable, the write continues: this is counted, and the invalidation is pending.
         """
         if terms.mode == "delete" or not self._names:
             return
@@ -119,16 +119,16 @@ class Write:
             )
 
     async def _renew(self, writes: Writes, engine: Engine, terms: WriteTerms) -> None:
-        """Say once more that the write goes on; never after its end, or it would go on for ever."""
+        """Renew the fence; never after the end of the write, or the fence would outlive it."""
         done = self._renewing = engine.runtime.signal()
         try:
-            if not self._over:  # looked at after the signal is there: who ends the write sees the one or the other
+            if not self._over:  # read after the signal is set, so that `end` waits or this sees `_over`
                 await writes.write(engine, self._begun(terms), quietly=True)
         finally:
             done.set()
 
     def _begun(self, terms: WriteTerms) -> list[Invalidation]:
-        # A tag is not fenced: nothing that has it could be cached meanwhile, and that may be all there is.
+        # A tag is not fenced: no entry with the tag could be cached meanwhile, and that may be every entry.
         return [
             Invalidation(name, begins=self._token, intent_ms=terms.intent_ms)
             if self._fenced and not self._scope.is_tag(name)
@@ -137,7 +137,7 @@ class Write:
         ]
 
     async def end(self, writes: Writes, engine: Engine, terms: WriteTerms, *, quietly: bool) -> None:
-        """Invalidate. One round trip, whatever the number of keys and tags."""
+        """Invalidate and end the fence. One round trip for any number of keys and tags."""
         self._over = True
         if self._watch is not None:
             self._watch.stop()
@@ -156,11 +156,11 @@ class Write:
 
 
 async def _never() -> None:
-    """Do nothing: a write has no deadline of ours."""
+    """Do nothing: the library sets no deadline for a write."""
 
 
 def names_of(scope: Scope, keys: Iterable[str], tags: Iterable[str]) -> list[str]:
-    """The Redis keys of entries and of the markers of tags; `TypeError` for what is no text."""
+    """Return the Redis keys of entries and of the markers of tags; `TypeError` for what is not text."""
     if isinstance(keys, str) or isinstance(tags, str):
         raise TypeError(
             f"keys and tags must be several texts, got the text {keys if isinstance(keys, str) else tags!r}"
@@ -178,16 +178,16 @@ def names_of(scope: Scope, keys: Iterable[str], tags: Iterable[str]) -> list[str
 def named(
     scope: Scope, keys: Iterable[str], tags: Iterable[str], version: Version | None, settle: Duration | None
 ) -> list[Invalidation]:
-    """What it takes to invalidate *keys* and *tags* at once."""
+    """Return the invalidations for *keys* and *tags*."""
     of_source, lag_ms = version_text(version), round(settle_seconds(settle) * 1000)
     return [Invalidation(name, lag_ms, of_source) for name in names_of(scope, keys, tags)]
 
 
 class Writing:
-    """Guards the writes inside ``with`` or ``async with``; made by `CacheGuard.writing`.
+    """Guards the writes inside ``with`` or ``async with``; `CacheGuard.writing` makes it.
 
-    What it stands for is invalidated when the block ends, on an exception and on cancellation, too: the outcome may be
-    unknown. Blocks may be nested, and one object may be entered again.
+    Its keys and tags are invalidated when the block ends, also after an exception or a cancellation: the outcome of the
+    write may be unknown. Blocks may be nested, and one object may be entered again.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class Writing:
         version: Version | None,
         terms: WriteTerms,
     ) -> None:
-        names_of(scope, keys, tags)  # what is wrong is said here, not inside the transaction
+        names_of(scope, keys, tags)  # bad arguments raise here, not inside the transaction
         version_text(version)
         self._hub, self._writes, self._scope, self._terms = hub, hub.writes, scope, terms
         self._keys, self._tags, self._version = tuple(keys), tuple(tags), version
@@ -222,7 +222,7 @@ class Writing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # An exception of the block's own says more than that Redis is away.
+        # An exception of the block matters more than `Unreachable`, so it is not replaced.
         work = self._open.leave().end(self._writes, self._hub.blocking(), self._terms, quietly=error is not None)
         run_now(work)
 
@@ -231,7 +231,7 @@ class Writing:
         engine = self._hub.running()
         try:
             await write.begin(self._writes, engine, self._terms)
-        except BaseException:  # cancelled: the block is not entered, so nothing will end what has begun
+        except BaseException:  # cancelled: the block is not entered, so nothing else ends the write
             await engine.runtime.through(self._open.leave().end(self._writes, engine, self._terms, quietly=True))
             raise
         return write
@@ -248,12 +248,12 @@ class Writing:
 
 
 class WriterTemplates:
-    """What a writing function invalidates, from its arguments and from what it returned.
+    """The keys and tags that a writing function invalidates, from its arguments and its result.
 
     Args:
         fn: the function.
         keys: templates over its parameters and over ``result``, or functions of the result.
-        tags: likewise.
+        tags: the same for tags.
         version: a function of the result, or None.
     """
 
@@ -274,14 +274,14 @@ class WriterTemplates:
         self._tags, self._result_tags = _sorted(fn, tags, "tags")
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[str], list[str]]:
-        """The arguments by name, and the keys and tags that follow from them."""
+        """Return the arguments by name, and the keys and tags that depend only on them."""
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         values = dict(bound.arguments)
         return values, [key.text(values) for key in self._keys], [tag.text(values) for tag in self._tags]
 
     def after(self, write: Write, values: dict[str, Any], result: Any) -> None:
-        """Let *write* know what follows from the result."""
+        """Add the keys, tags and version that depend on the result to *write*."""
         values = {**values, "result": result}
         write.also(*_texts(self._result_keys, values, result), tags=_texts(self._result_tags, values, result))
         if self._version is not None:
@@ -291,7 +291,7 @@ class WriterTemplates:
 def _sorted(
     fn: Callable[..., Any], templates: Sequence[str | OfResult], name: str
 ) -> tuple[list[TextTemplate], list[TextTemplate | OfResult]]:
-    """Templates over the arguments, and those that need the result."""
+    """Split *templates* into those over the arguments and those that need the result."""
     if isinstance(templates, str):
         raise ConfigurationError(f"{name} must be a list of templates, got the text {templates!r}")
     early: list[TextTemplate] = []
@@ -327,12 +327,12 @@ def decorate_writes(
     *,
     called: str,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator that runs each call of a function inside the block that *open_write* makes for it.
+    """Make a decorator that runs each call of a function inside the block that *open_write* returns.
 
     Args:
-        open_write: takes the keys and tags that follow from the arguments; returns a block like `Writing`.
+        open_write: takes the keys and tags that depend on the arguments; returns a block like `Writing`.
         keys: templates over the parameters and over ``result``, or functions of the result.
-        tags: likewise.
+        tags: the same for tags.
         version: a function of the result, or None.
         called: the name of the decorator in messages.
     """
@@ -350,7 +350,7 @@ def decorate_writes(
 
 
 def _guarded(fn: Callable[..., Any], templates: WriterTemplates, open_write: Callable[..., Any]) -> Any:
-    """*fn* inside a guarded write."""
+    """Return *fn* wrapped in a guarded write."""
     if iscoroutinefunction(fn):
 
         @wraps(fn)
