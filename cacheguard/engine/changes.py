@@ -35,7 +35,8 @@ LONGEST_PAUSE = 0.02  # seconds between two later ones
 class Changes:
     """Invalidates and stores under one runtime.
 
-    Raises `Unreachable` if Redis has to answer and does not. An invalidation becomes pending instead: False is returned.
+    Raises `Unreachable` if Redis has to answer and does not. An invalidation does not raise: it becomes pending, and
+    False is returned.
     """
 
     def __init__(self, runtime: Runtime, remote: Entries, shared: Shared) -> None:

@@ -330,8 +330,8 @@ class Rebuilding:
                 if self._stops_waiting(flight, ask, lease, waited):
                     job.unleased()
                     return not flight.landed
-                # What the other process brings will do, however short its life, except for a refresh: what that one
-                # loads may be older than the call.
+                # The value of the other process is used, however short its TTL, except for a refresh: that load may
+                # have begun before the call.
                 awaited, floor = lease.holder, floor if flight.anew else 0
                 await self._runtime.sleep(poll_delay(waited, self._runtime.random()))
             elif isinstance(lease, Found) and lease.stored is None:
