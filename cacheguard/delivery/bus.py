@@ -1,10 +1,10 @@
-"""What the processes of a guard tell one another, and how far this one can be sure to have heard everything.
+"""The bus: invalidations between processes, and the proof that this process receives all of them.
 
-Every invalidation publishes the name of what it has removed, in the same script. Whoever listens drops it from L1.
-Pub/sub has no memory, reconnects silently and does not notice a dead link, so L1 rests on proof: a heartbeat goes out
-through a data connection and must come back. Redis delivers in order, so a heartbeat that is back proves that all which
-was published before it has been heard. L1 may answer for `HORIZON` seconds from the moment when the last proven
-heartbeat was sent, and not longer; no timer is needed for that, and a process that was stopped finds its L1 closed.
+Every invalidation publishes the name that it has removed, in the same script. Every process then drops it from its L1.
+Pub/Sub has no memory, reconnects silently and does not notice a dead link, so L1 needs proof: a heartbeat goes out
+through a data connection and must come back. Redis delivers in order: a heartbeat that is back proves that every
+message published before it has arrived. L1 may answer for `HORIZON` seconds after the last proven heartbeat was sent,
+and no longer. This needs no timer, and a process that was stopped finds its L1 closed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ BEAT_EVERY = 1.0
 PATIENCE = 0.2  # seconds that a first read waits; without the bus, L1 stays empty for a moment
 MOST_ECHOES = 4096
 MOST_DIRTY = 100_000
-MOST_NOTED = 100_000  # names heard of within one horizon
-DIRTY_FOR = 60.0  # seconds after the last word about it; whoever has it pending repeats it every second
+MOST_NOTED = 100_000  # names received within one horizon
+DIRTY_FOR = 60.0  # seconds after its last message; the process that has it pending repeats it every second
 
 
 class Kept(Protocol):
@@ -43,10 +43,10 @@ class Bus:
     """One process on the bus of a guard.
 
     Args:
-        channel: where all of them listen.
-        me: the name of this process, another one after a fork.
+        channel: the Pub/Sub channel of all processes of the guard.
+        me: the name of this process; a forked child gets a new one.
         forget: drops one name from everything that this process keeps.
-        local: answers only as long as it is trusted.
+        local: the in-process tier, which answers only while it is trusted.
         now: monotonic seconds.
     """
 
@@ -67,13 +67,13 @@ class Bus:
         now: Callable[[], float],
     ) -> None:
         self.channel, self._forget, self._local, self._events, self.now = channel, forget, local, events, now
-        self.start: Callable[[], None] | None = None  # begins to listen; None: nobody has to
+        self.start: Callable[[], None] | None = None  # starts the listener; None: none is needed
         self._noting: AbstractContextManager[Any] | None = None  # guards the notes; None: none are kept
-        self._dirty: dict[str, float] = {}  # invalidated, although Redis could not be told; until when
+        self._dirty: dict[str, float] = {}  # invalidated, but not in Redis; until when
         self.rename(me)
 
     def rename(self, me: str) -> None:
-        """Begin anew under another name, as a forked child does."""
+        """Start again under another name, as a forked child does."""
         self.me = me
         self.own_channel = f"{self.channel}:{me}"
         self._numbers = 0
@@ -92,11 +92,11 @@ class Bus:
     # What this process knows
 
     def keep_notes(self, lock: AbstractContextManager[Any]) -> None:
-        """Remember for a while what was heard of: without that, `vouches` never does."""
+        """Remember recent invalidations for a while; without them, `vouches` is always False."""
         self._noting = lock
 
     def note(self, name: str) -> None:
-        """Something about *name* has changed, by us or by another: older copies of it count no more."""
+        """Note that this or another process has changed *name*: older copies of it are void."""
         if self._noting is None:
             return
         now = self.now()
@@ -112,22 +112,22 @@ class Bus:
 
     @property
     def hears(self) -> bool:
-        """Whether it is proven that this process hears what others invalidate."""
+        """True while a heartbeat proves that invalidations from other processes arrive."""
         return self.joined_in and self.now() < self._trusted_until
 
     def vouches(self, since: float, names: Iterable[str]) -> bool:
-        """Whether something that may be old from *since* on contains all that this process has heard about *names*."""
+        """True if data that was current at *since* includes every change of *names* that this process knows of."""
         if not self.hears or since <= max(self._floor, self.now() - HORIZON) or self._noting is None:
             return False
         noted, before = self._noted
         return all(noted.get(name, 0.0) < since and before.get(name, 0.0) < since for name in names)
 
-    # What this process says
+    # Sending
 
     def begin(self) -> str:
-        """A mark for what is said in one round trip: whoever says it has dropped its own copies by itself.
+        """An echo id for the messages of one round trip: this process drops its own copies without them.
 
-        The message may come after a later reader here has cached the new value; to heed it would cost that.
+        A message may come back after a later reader here has cached the new value, which it would then drop.
         """
         self._numbers += 1
         echo = f"{self.me}.{self._numbers}"
@@ -138,13 +138,13 @@ class Bus:
         return echo
 
     def disown(self, echo: str) -> None:
-        """It is not known what became of that round trip: if its message comes, it is heeded."""
+        """Forget *echo*, as the outcome of its round trip is unknown: its messages drop copies here, too."""
         self._echoes.pop(echo, None)
 
-    # What this process hears
+    # Receiving
 
     def hear(self, message: str) -> None:
-        """A message on the channel of all."""
+        """Handle a message from the channel of all processes."""
         what, echo, key = heard(message)
         if what == DROP:
             self._dirty.pop(key, None)
@@ -165,14 +165,14 @@ class Bus:
         self._dirty[key] = self.now() + DIRTY_FOR
 
     def is_dirty(self, key: str, markers: Iterable[str]) -> bool:
-        """Whether somebody could not invalidate this in Redis: what is stored there must not be used."""
+        """True if a process could not invalidate *key* or a marker in Redis: the entry there must not be used."""
         if not self._dirty:
             return False
         now = self.now()
         return any(self._dirty.get(name, 0.0) > now for name in (key, *markers))
 
     def joined(self, now: float) -> None:
-        """The subscription stands: what was kept until now may have missed something."""
+        """Handle a confirmed subscription: L1 may have missed messages until now, so it is dropped."""
         self._local.pause()
         self._local.drop_shared()
         self._rounds.clear()
@@ -188,7 +188,7 @@ class Bus:
         return [(post, f"{self._round} {post}") for post in posts]
 
     def hear_beat(self, message: str) -> bool:
-        """A heartbeat is back; whether its round is complete."""
+        """Handle a heartbeat that is back; True if its round is complete."""
         number, _, post = message.partition(" ")
         sent_at, missing = self._rounds.get(int(number) if number.isdecimal() else 0, (0.0, None))
         if missing is None or not self.joined_in:
@@ -203,11 +203,11 @@ class Bus:
         return True
 
     def silent(self, now: float) -> bool:
-        """Whether no heartbeat came back for too long, although they could be sent."""
+        """True if no heartbeat has come back for `HORIZON` seconds, although they were sent."""
         return now >= self._since + HORIZON
 
     def lost(self) -> None:
-        """A sign of a gap: what is kept may have missed something, so none of it is served."""
+        """Handle a gap: L1 may have missed messages, so it serves nothing."""
         if self.joined_in or self._events.bus_up:
             self._events.bus_gaps += 1
         if self._events.bus_up:
@@ -217,12 +217,12 @@ class Bus:
         self._local.pause()
 
     def alone(self, now: float) -> None:
-        """Redis could not be reached just now, so nobody can have told us: what is kept serves on, for a while."""
+        """Handle an unreachable Redis: no message can arrive, so L1 goes on serving for `HORIZON` seconds."""
         self._trust(now + HORIZON, up=False)
         self._make_known()
 
     def mute(self, why: str) -> None:
-        """The bus works, but not for this process: L1 stays off."""
+        """Keep L1 off: the bus works, but not for this process."""
         self._events.once(f"bus {why}", "the in-process tier stays off: %s", why)
         self._make_known()
 
@@ -234,7 +234,7 @@ class Bus:
         if up:
             self._make_known()
 
-    # Who waits for the first proof
+    # Waiting for the first proof
 
     def _make_known(self) -> None:
         self._known = True
@@ -244,16 +244,16 @@ class Bus:
 
     @property
     def ready(self) -> bool:
-        """Whether it is known if L1 can be used."""
+        """True once it is known if L1 can be used."""
         return self._known or self.start is None
 
     def listen(self) -> None:
-        """Begin to listen, unless nobody has to."""
+        """Start the listener, if there is one."""
         if self.start is not None:
             self.start()
 
     async def begin_listening(self, runtime: Runtime, patience: float = PATIENCE) -> None:
-        """Begin to listen, and wait until it is known whether that works, but not for long."""
+        """Start the listener and wait until it is known whether it works, at most *patience* seconds."""
         if not self._begun:
             self._begun = True
             self.listen()
@@ -261,4 +261,4 @@ class Bus:
         self._waiting.append(signal)
         if not self._known:
             await signal.wait(patience)
-        self._known = True  # whoever comes later does not wait
+        self._known = True  # later readers do not wait

@@ -1,4 +1,4 @@
-"""A way to Redis for what is no entry, such as a Bloom filter: its failures are counted."""
+"""Commands for data that is no entry, such as a Bloom filter: their failures are counted."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..ports import Call, Commands, Reply
 
 
 class Counted:
-    """`Commands` whose failures are counted in *events*, as those of a `Gate` are.
+    """`Commands` whose failures are counted in *events*, like those of a `Gate`.
 
-    All keys of one call belong to one server, so none fails in part.
+    All keys of one call belong to one server, so no call fails in part.
     """
 
     def __init__(self, commands: Commands, events: Events) -> None:

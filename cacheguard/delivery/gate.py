@@ -1,4 +1,4 @@
-"""The way to Redis on which nothing is asked before pending invalidations are delivered."""
+"""The gate to Redis: pending invalidations are delivered before anything is read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_ANNOUNCED = 10_000  # dirty keys, every second
 
 
 class Gate:
-    """One way to Redis, under one runtime; the outbox is shared by all ways of a guard."""
+    """The gate of one runtime; all gates of a guard share one outbox."""
 
     bus: Bus
 
@@ -31,11 +31,11 @@ class Gate:
         self._commands, self._events, self._outbox, self.bus = commands, events, outbox, bus
 
     async def send(self, *calls: Call, reading: bool = True) -> list[Reply]:
-        """`Commands.send_each`, counted, after the pending invalidations.
+        """Deliver pending invalidations, then `Commands.send_each`; failures are counted.
 
-        Not *reading*, it asks for nothing that could be old.
+        With ``reading=False`` the calls read nothing that could be old.
 
-        Raises `Unreachable` if the server could not be asked.
+        Raises `Unreachable` if the server does not answer.
         """
         events = self._events
         try:
@@ -57,10 +57,10 @@ class Gate:
         return replies
 
     async def ask_replicas(self, *calls: Call) -> list[Reply] | None:
-        """What replicas answer; None where that may be older than what this process has heard of, or has pending.
+        """The answers of replicas; None if they may lack an invalidation that this process knows of or has pending.
 
-        An answer counts for as much as a copy in the process does: it is used only while it is proven that this process
-        hears of invalidations, and only if it contains all that it has heard of. One round trip.
+        An answer is as good as a copy in L1: it is used only while this process provably receives invalidations, and
+        only if it includes all that have arrived. One round trip.
         """
         replicas, outbox, bus = self.replicas, self._outbox, self.bus
         if replicas is None or outbox.has_pending or not bus.hears:
@@ -74,7 +74,7 @@ class Gate:
 
     @property
     def changes(self) -> int:
-        """How often another server has answered than before."""
+        """How often the answering server has changed."""
         return self._outbox.changes
 
     async def scan(self, at: int, cursor: str, pattern: str, count: int) -> tuple[list[str], tuple[int, str] | None]:
@@ -114,28 +114,28 @@ class Gate:
         return names, following if following[0] < len(masters) else None
 
     async def _sent(self, calls: Sequence[Call], *, reading: bool) -> list[Reply]:
-        """What is answered by one server; `AnotherServer` if there was a change, of which the outbox knows by then."""
+        """The answers of one server; `AnotherServer` if it has changed, which the outbox knows by then."""
         outbox = self._outbox
         changes = outbox.changes
-        # Where Redis is left alone, saying so must not cost the making of a thousand calls.
+        # While the breaker is open, finding that out must not cost building a thousand calls.
         if outbox.has_pending and not self._commands.away:
             await self._empty(set(map(_key, calls)) if reading else frozenset())
         replies = await self._commands.send_each(*calls)
         # Another thread may notice a change that this one does not see:
         #
         # this thread:   asks .............................. is answered "old" by the new server
-        # that thread:          meets the new server, has_pending it what the old one may have lost
+        # that thread:          meets the new server, queues what the old one may have lost
         if changes != outbox.changes:
             raise AnotherServer
         return replies
 
     async def _empty(self, keys: Collection[str]) -> None:
-        """Deliver the invalidations that Redis has not acknowledged; nothing that they concern is read before that.
+        """Deliver the pending invalidations; no entry that they affect is read before that.
 
-        If one of several servers cannot be asked, its pending invalidations are set aside, and other keys are asked for
-        as ever. Only a pending invalidation of its own key, or of a marker of its tags or namespaces, makes an answer
-        old; and the answer is used only after all of these were asked for. So it is enough to look at *keys*, which are
-        about to be asked for.
+        If one of several servers is unreachable, its pending invalidations are set aside, and other keys are read as
+        usual. Only a pending invalidation of its own key, or of a marker of its tags or namespaces, makes an answer
+        old; and an answer is used only after all of these have been read. So it is enough to look at *keys*, which are
+        about to be read.
         """
         await until_steady(partial(self._empty_once, keys))
 
@@ -174,12 +174,12 @@ class Gate:
             raise outcome.refusal or Unreachable("an invalidation was not acknowledged")
 
     async def _deliver_again(self, items: Sequence[Invalidation]) -> Outcome:
-        """Deliver *items*, without a mark of our own: this process, too, drops its copies when the message is heard."""
+        """Deliver *items* without an echo id: this process also drops its copies when the message comes back."""
         calls = [item.calls(self.bus.channel, "-") for item in items]
         return _outcome(items, calls, await self._answers([call for each in calls for call in each]))
 
     async def _answers(self, calls: Sequence[Call]) -> list[Reply]:
-        """What those servers answer that can be asked; `Unreachable` if none can."""
+        """The answers of the servers that can be reached; `Unreachable` if none can."""
         try:
             return await self._commands.send_each(*calls)
         except PartlyUnreachable as error:
@@ -212,7 +212,7 @@ class Gate:
                 await self.announce_dirty(items[at : at + PART])
 
     async def announce_dirty(self, items: Sequence[Invalidation]) -> None:
-        """Tell all processes to go past what Redis does not let go of: a full or failing server still publishes."""
+        """Tell all processes to ignore entries that Redis cannot remove: a full or failing server still publishes."""
         await self._commands.send_each(
             *(protocol.dirty(self.bus.channel, item.key) for item in items if not item.begins)
         )
@@ -225,13 +225,13 @@ class Gate:
     ) -> tuple[bool, list[Reply]]:
         """Deliver *items* now. One round trip.
 
-        Returns whether Redis acknowledged all of them; the others are pending, and delivered before anything else is
-        asked. And the replies to *first* and then to each call; none unless all servers answered.
+        Returns True if Redis has acknowledged all of them; the others are pending, and delivered before anything else
+        is read. Also the replies to *first* and then to each call; none unless all servers answered.
 
         Args:
-            items: what is pending if it fails.
-            calls_of: what to send for each of them, with the mark of this round trip; their own calls if left out.
-            first: what to ask in front of them.
+            items: the invalidations, which become pending if they fail.
+            calls_of: the calls for each of them, by the echo id of this round trip; their own calls if left out.
+            first: calls to send before them.
         """
         bus, outbox = self.bus, self._outbox
         echo = bus.begin()
@@ -254,7 +254,7 @@ class Gate:
     async def _first_try(
         self, items: Sequence[Invalidation], calls: Sequence[Sequence[Call]], first: Sequence[Call]
     ) -> Outcome:
-        """Send *first* and *calls*. Whatever is wrong with Redis is in the outcome, not raised."""
+        """Send *first* and *calls*. An error of Redis is in the outcome, not raised."""
         try:
             replies = await self.send(*first, *(call for each in calls for call in each), reading=False)
         except PartlyUnreachable as error:
@@ -268,7 +268,7 @@ class Gate:
         return outcome
 
     async def _keep(self, items: Sequence[Invalidation], outcome: Outcome) -> None:
-        """Queue what was not acknowledged of *items*; where Redis still publishes, warn the others of it."""
+        """Queue the *items* that were not acknowledged; if Redis still publishes, announce them as dirty."""
         outbox, left = self._outbox, [*outcome.missed, *outcome.away]
         outbox.acknowledged([item for item in items if item not in left])
         outbox.queue(outcome.missed)
@@ -285,15 +285,15 @@ class Gate:
             self._failed(error)
 
     def queue(self, items: Sequence[Invalidation]) -> None:
-        """Deliver *items* before anything else is asked."""
+        """Queue *items*: they are delivered before anything else is read."""
         self._outbox.queue(items)
 
     def acknowledged(self, items: Sequence[Invalidation]) -> None:
-        """Remember that Redis has taken a write which, if a failover loses it, leaves something old behind."""
+        """Put *items* in the journal: if a failover loses this acknowledged write, an old value comes back."""
         self._outbox.acknowledged(items)
 
     def orphaned(self, tokens: dict[str, str]) -> None:
-        """Nobody knows whether these leases were granted: give them back before anything else is asked."""
+        """Queue leases that may have been granted: they are given back before anything else is read."""
         self._outbox.orphaned(tokens)
 
 
@@ -302,18 +302,18 @@ def _key(call: Call) -> str:
 
 
 def _is_away(reply: Reply) -> bool:
-    """Whether the server for this call could not be asked."""
+    """True if the server of this call could not be reached."""
     return isinstance(reply, Unreachable) and not isinstance(reply, Refused)
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of some invalidations.
+    """The outcome of some invalidations.
 
     Args:
-        missed: those that were refused, or all if no server could be asked.
-        away: those whose server could not be asked, while others could.
-        refusal: what the server said to one of the missed.
+        missed: those that were refused, or all if no server could be reached.
+        away: those whose server could not be reached, while others could.
+        refusal: the server's error for one of the missed.
         replies: to everything that was sent; empty unless all servers answered.
     """
 
@@ -324,7 +324,7 @@ class Outcome:
 
 
 def _outcome(items: Sequence[Invalidation], calls: Sequence[Sequence[Call]], replies: Sequence[Reply]) -> Outcome:
-    """What the *replies* say, given to the *calls* of each of *items*."""
+    """The outcome of *items*, by the *replies* to the *calls* of each."""
     missed: list[Invalidation] = []
     away: list[Invalidation] = []
     refusal: Refused | None = None
@@ -342,5 +342,5 @@ def _outcome(items: Sequence[Invalidation], calls: Sequence[Sequence[Call]], rep
 
 
 def is_foreign(reply: Refused) -> bool:
-    """Whether something of another type lives under our key: nothing of ours can be stale there."""
+    """True if data of another type is stored under our key: no stale entry of ours can be there."""
     return reply.fault is Fault.WRONG_TYPE

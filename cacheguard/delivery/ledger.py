@@ -20,16 +20,16 @@ PATIENCE = 0.5  # seconds that one process waits for another one to finish its l
 class FileLedger:
     """Invalidations in an SQLite file, one row each; several processes may share it.
 
-    It is written only while Redis does not acknowledge, and opened anew each time. SQLite has locks of its own, so no
-    thread may be at it when the process forks: whoever forks holds *lock*. A row
-    belongs to the process that wrote it or, once read at a start, to each that read it: whoever has delivered it
-    strikes it, and delivering it twice does no harm.
+    It is written only while Redis does not acknowledge, and opened anew each time. SQLite has its own locks, so no
+    thread may use the file when the process forks: the forking thread holds *lock*. A row belongs to the process that
+    wrote it or, once read at a start, to each process that read it. The process that delivers it deletes it;
+    delivering it twice does no harm.
 
     Args:
-        path: the file; made if it does not exist, its directory is not.
+        path: the file; created if it does not exist, its directory is not.
         root: the marker of the guard's namespace; guards of several namespaces may share a file.
-        lock: guards what is known of the rows.
-        node: which of several nodes they are for; those of the others is none of this ledger's business.
+        lock: guards the table of known rows.
+        node: the node that the rows are for, if there are several; rows of other nodes are ignored.
 
     Raises:
         ConfigurationError: the file cannot be opened.
@@ -54,11 +54,11 @@ class FileLedger:
         return file
 
     def after_fork(self, lock: AbstractContextManager[Any]) -> None:
-        """Go on with another *lock*. The rows known so far stay known: whoever has delivered them strikes them."""
+        """Go on with another *lock*. The known rows stay known: the process that delivers them deletes them."""
         self._lock = lock
 
     def load(self) -> list[Invalidation]:
-        """What an earlier process has left pending, or another one has pending now."""
+        """The invalidations that an earlier process has left pending, or another one has pending now."""
         with self._lock, closing(self._opened()) as file, file:
             rows = file.execute("SELECT id, item FROM owed WHERE root = ? ORDER BY id", (self._owner,)).fetchall()
         items: list[Invalidation] = []
@@ -75,7 +75,7 @@ class FileLedger:
         return list(dict.fromkeys(items))
 
     def add(self, items: Iterable[Invalidation]) -> None:
-        """Write *items* down. What cannot be written is said, and kept in memory all the same."""
+        """Write *items*. A failure is logged; they stay pending in memory in any case."""
         # A write that had begun when its process died is over: what is left of it is an invalidation.
         lines = [(self._owner, json.dumps(asdict(replace(item, begins="", intent_ms=0)))) for item in items]
         try:
@@ -88,7 +88,7 @@ class FileLedger:
             log.error("the outbox file %s cannot be written: %s", self._path, error)
 
     def strike(self, items: Iterable[Invalidation]) -> None:
-        """Take *items* out: Redis has acknowledged them."""
+        """Delete *items*: Redis has acknowledged them."""
         with self._lock:
             rows = [(row,) for item in items for row in self._rows.pop(item, ())]
             if not rows:

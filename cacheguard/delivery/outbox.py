@@ -1,4 +1,4 @@
-"""Invalidations that must not be forgotten: those that Redis has not acknowledged, and those it may yet lose."""
+"""The outbox (invalidations that Redis has not acknowledged) and the journal (those that it may still lose)."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ FLOOR_MS = 300_000  # a version floor outlives what a replica usually lags behin
 
 @dataclass(frozen=True, slots=True)
 class Invalidation:
-    """One thing to be invalidated. Twice is once.
+    """One invalidation. Delivering it twice does no harm.
 
     Args:
         key: the Redis key of an entry, or of the marker of a tag or a namespace.
-        lag_ms: for so long, what is cached under it is quarantined: it dies when that time is over.
+        lag_ms: length of the quarantine; what is cached under the key within it dies when it ends.
         version: as `version_text` writes it; older fills are refused from then on.
         begins: the id of a write that begins now; until it ends, nothing is cached under the key.
-        intent_ms: after so long, the write has ended in any case.
-        ends: the id of a write that is over.
+        intent_ms: after this time the fence of the write ends in any case.
+        ends: the id of a write that has ended.
     """
 
     key: str
@@ -48,7 +48,7 @@ class Invalidation:
         return bool(self.lag_ms or self.version or self.begins or self.ends)
 
     def calls(self, channel: str, echo: str) -> list[Call]:
-        """What to send; the others are told by the script itself."""
+        """The calls to send; the script itself publishes the message for the other processes."""
         floor_ms = max(FLOOR_MS, self.lag_ms) if self.version else 0
         call = calls.invalidate(
             self.key,
@@ -77,12 +77,12 @@ class Ledger(Protocol):
 
 
 class Outbox:
-    """The pending invalidations, and those acknowledged lately.
+    """The pending invalidations, and those that were acknowledged recently.
 
     Args:
-        root: the marker of the guard's namespace, which is invalidated instead if more are pending than can be kept.
+        root: the marker of the guard's namespace, which is invalidated instead if too many are pending.
         now: monotonic seconds.
-        ledger: keeps them beyond the life of this process.
+        ledger: keeps them when this process ends.
         lock: guards the journal, where there are threads.
     """
 
@@ -111,7 +111,7 @@ class Outbox:
 
     @property
     def has_pending(self) -> bool:
-        """Whether something has to be said before anything is asked, or before something is."""
+        """True if anything must be delivered before all reads, or before the reads of some keys."""
         return bool(self.pending or self.parked or self.orphans or self.orphans_aside)
 
     def queue(self, items: Sequence[Invalidation], *, aside: bool = False) -> None:
@@ -159,7 +159,7 @@ class Outbox:
     def park(self, items: Iterable[Invalidation]) -> None:
         """Set aside, of the pending invalidations, *items*: their server cannot be asked, others can.
 
-        Only who asks for one of their keys has to wait for them.
+        Only reads of their keys have to wait for them.
         """
         with self.lock:
             for item in items:
@@ -176,16 +176,16 @@ class Outbox:
         self.parked[item.key] = {**aside, item: mark}
 
     def parked_part(self, keys: Iterable[str]) -> dict[Invalidation, object]:
-        """What is parked under *keys*; all of it if nobody has tried for a while."""
+        """The parked invalidations of *keys*; all of them if none was tried for a while."""
         now = self._now()
         with self.lock:
             names = keys
             if now >= self.parked_at + PARKED_FOR:
-                names, self.parked_at = list(self.parked), now  # one who tries is enough
+                names, self.parked_at = list(self.parked), now  # one thread that tries is enough
             return {item: mark for key in names for item, mark in self.parked.get(key, {}).items()}
 
     def all_parked(self) -> dict[Invalidation, object]:
-        """Everything that is parked."""
+        """All parked invalidations."""
         with self.lock:
             return {item: mark for aside in self.parked.values() for item, mark in aside.items()}
 
@@ -200,7 +200,7 @@ class Outbox:
         _bound(self.orphans_aside)
 
     def orphans_back(self, keys: Iterable[str]) -> None:
-        """Somebody is about to ask for *keys*: leases of theirs have to be given back now."""
+        """Queue the leases of *keys* again, which are about to be read: they have to be given back now."""
         for key in keys:
             token = self.orphans_aside.pop(key, None)
             if token is not None:
@@ -215,13 +215,13 @@ class Outbox:
                 continue
 
     def released(self, orphans: Iterable[tuple[str, str]]) -> None:
-        """Strike off leases that were given back, unless another one of the same key was lost meanwhile."""
+        """Remove leases that were given back, unless another one of the same key was lost meanwhile."""
         for key, token in orphans:
             if self.orphans.get(key) == token:
                 self.orphans.pop(key, None)
 
     def delivered(self, part: dict[Invalidation, object]) -> None:
-        """Strike off what Redis has acknowledged, unless it is queued once more by another thread meanwhile."""
+        """Remove acknowledged invalidations, unless another thread has queued them once more meanwhile."""
         with self.lock:
             done = [item for item, mark in part.items() if self._strike(item, mark)]
         if self._ledger is not None:
@@ -245,7 +245,7 @@ class Outbox:
         return item not in self.pending
 
     def acknowledged(self, items: Iterable[Invalidation]) -> None:
-        """Remember for a while that Redis knows of *items*: a failover may make it forget."""
+        """Keep *items* in the journal for a while: a failover may lose them."""
         now, journal = self._now(), self._journal
         with self.lock:
             for item in items:
@@ -256,7 +256,7 @@ class Outbox:
                 self._spilled_until = journal.popleft()[0] + JOURNALED_FOR
 
     def replay(self) -> None:
-        """Another server answers now, or the same one has been elsewhere: queue all that the old one may have kept."""
+        """Queue the whole journal: another server answers now, or the same one may have lost data."""
         self.changes += 1  # first: who has begun to ask before sees that what is pending now was not delivered
         now, journal = self._now(), self._journal
         with self.lock:

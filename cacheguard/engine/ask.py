@@ -1,4 +1,4 @@
-"""A question and its answer: what a caller asks for, one run of a loader, and what that has returned."""
+"""The data of a read: what a caller asks for (`Ask`), one run of a loader (`Job`), and its result (`Loaded`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_SCOPE = Scope()
 
 @dataclass(slots=True)
 class Ask:
-    """One question: which key, how to load it, and by which rules."""
+    """One request: which key, how to load it, and by which rules."""
 
     key: str
     rules: Rules
@@ -36,7 +36,7 @@ class Ask:
     bounded: bool = True  # its load takes a permit of the bulkhead
 
     def takes(self, stored: Stored) -> bool:
-        """Whether the cached value may be the answer."""
+        """True if the cached value may be served."""
         return self.usable is None or stored.kind is not Kind.VALUE or self.usable(stored.value)
 
     @property
@@ -49,8 +49,8 @@ class Ask:
 class Job:
     """One run of a loader: for one key, or for several at once. The dictionaries are by key.
 
-    It is made before Redis is asked for the leases, and learns what Redis answered: a key whose lease is not granted
-    gives its token up, and one that another process answers leaves the job.
+    It is made before Redis is asked for the leases, and updated by the reply: a key without a granted lease loses its
+    token, and a key that another process answers leaves the job.
     """
 
     asks: dict[str, Ask]
@@ -59,20 +59,20 @@ class Job:
     load: Callable[[], Any]
     tokens: dict[str, str]  # of the leases; a key without one is not filled
     bounded: bool = True
-    primary: bool = False  # the answer before was older than what is known
-    keep: bool = False  # L1 takes what has no lease, since Redis cannot be asked
+    primary: bool = False  # the answer before was older than the version floor
+    keep: bool = False  # L1 takes values without a lease, as Redis is unreachable
     ticket: int = field(init=False)  # of L1, taken before Redis is asked
     asked_at: float = field(init=False)  # when Redis is asked
     leases: dict[str, Granted] = field(default_factory=dict[str, Granted])
-    turn: int | None = None  # to be given back to the breaker of what it loads from
+    turn: int | None = None  # to be given back to the load breaker
 
     @property
     def landed(self) -> bool:
-        """Whether all who wait have their answer already."""
+        """True if all its flights have landed."""
         return all(flight.landed for flight in self.flights.values())
 
     def granted(self, key: str, lease: Granted) -> bool:
-        """Take the lease of *key*, if what is loaded under it can be stored; false if it must be given back."""
+        """Take the lease of *key* if a value loaded under it can be stored; False if it must be given back."""
         ask = self.asks[key]
         if not lease.covers(ask.scope.markers(ask.tags)):
             return False
@@ -80,11 +80,11 @@ class Job:
         return True
 
     def fallback(self, key: str) -> Stored | None:
-        """The old value of *key* that is served if the load fails.
+        """The stale value of *key* that is served if the load fails.
 
-        It is the one that Redis found with the lease, so all who join may have it. What a reader found before the lease
-        may have been invalidated since: that reader alone may fall back on it. A refresh never answers with an old
-        value: it brings a new one, or says why there is none.
+        Redis found it together with the lease, so all followers may get it. A value that a reader found before the
+        lease may have been invalidated since: only that reader may fall back on it. A refresh never returns a stale
+        value: it returns a new one or raises.
         """
         lease = self.leases.get(key)
         found = None if lease is None or self.flights[key].anew else lease.found
@@ -96,7 +96,7 @@ class Job:
         return self
 
     def leave(self, key: str) -> Flight:
-        """Take *key* out of the job; its flight."""
+        """Remove *key* from the job; returns its flight."""
         del self.asks[key]
         self.tokens.pop(key, None)
         return self.flights.pop(key)
@@ -104,7 +104,7 @@ class Job:
 
 @dataclass(slots=True)
 class Loaded:
-    """What a loader returned, or the absence that it raised."""
+    """The value that a loader returned, or the absence that it raised."""
 
     value: Any
     absence: Exception | None
@@ -112,14 +112,14 @@ class Loaded:
     load: Load
 
     def tags_for(self, ask: Ask) -> tuple[str, ...]:
-        """The tags of what was loaded: those of the question, then those that the loader has added."""
+        """The tags of the loaded value: those of the request, then those that the loader has added."""
         if not self.load.tags:
             return ask.tags
         return tuple(dict.fromkeys((*ask.tags, *self.load.tags)))
 
 
 def servable(found: Found, rules: Rules) -> bool:
-    """Whether *found* may be served instead of a load that fails or is slow."""
+    """True if *found* may be served when the load fails or is slow."""
     stored = found.stored
     return stored is not None and stored.kind is Kind.VALUE and -found.fresh_left < rules.stale
 
@@ -130,7 +130,7 @@ def stored_of(entry: Entry) -> Stored:
 
 
 def opened(stored: Stored, rules: Rules) -> Any:
-    """The value inside, or the absence raised as the loader would."""
+    """The value inside; an absence is raised as the loader would raise it."""
     if stored.kind is Kind.ERROR:
         raise absence(stored.value, rules.not_found)
     return stored.value

@@ -1,4 +1,4 @@
-"""A value, loaded if there is none: `get_or_set` and `get_or_set_many`, around `Engine.read` and `Batch.read`."""
+"""`get_or_set` and `get_or_set_many`: return cached values and load missing ones (`Engine.read`, `Batch.read`)."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Asking:
     """Asks for the callers of one guard, whichever engine they have.
 
     Args:
-        shared: what the engines of the guard have in common.
-        auditor: compares hits with what the loader says; None: nobody does.
-        copies: every caller gets a copy of its own.
+        shared: the state that the engines of the guard share.
+        auditor: compares a share of the hits with the loader's result; None: no audit.
+        copies: every caller gets its own copy.
     """
 
     def __init__(self, shared: Shared, auditor: Auditor | None, *, copies: bool) -> None:
         self._shared, self._local, self._auditor, self._copies = shared, shared.local, auditor, copies
 
     async def one(self, engine_of: EngineOf, ask: Ask) -> Any:
-        """The value of *ask*. No round trip for a hit in the process."""
+        """The value of *ask*. No round trip for a hit in L1."""
         rules = ask.rules
         if self._shared.off:
             return await engine_of(l2=rules.l2).runtime.call(ask.load)
@@ -59,7 +59,7 @@ class Asking:
         version: Callable[[Any], Any] | None,
         codec: Codec | None,
     ) -> dict[str, Any]:
-        """The values of all *names*. Three round trips at most, whatever their number."""
+        """The values of all *names*. At most three round trips, whatever their number."""
         engine = engine_of(l2=rules.l2)
         if self._shared.off:
             loaded = await engine.runtime.call(lambda: loader(list(names)))
@@ -81,7 +81,7 @@ class Asking:
         return {name: copied(values[name]) if self._copies else values[name] for name in names}
 
     def alone_when(self, asked: Callable[[], object]) -> Callable[[], None]:
-        """Ask *asked*, too, whether a load is its caller's own; a function that ends that."""
+        """Also call *asked*: if it returns True, the caller's loads are not shared. Returns a function to undo this."""
         shared = self._shared
         shared.questions = (*shared.questions, asked)
 
@@ -92,7 +92,7 @@ class Asking:
 
 
 def _loader_of_one(loader: Callable[[list[str]], Any], name: str) -> Callable[[], Any]:
-    """The loader of many keys as a loader of one, for a key that goes its own way."""
+    """The loader of many keys as a loader of one, for a key that is read alone."""
 
     def one() -> Any:
         loaded = loader([name])

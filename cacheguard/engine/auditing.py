@@ -1,4 +1,4 @@
-"""Staleness measured, not assumed: a share of hits is compared with what the loader says."""
+"""Measures staleness: compares a share of the hits with the loader's result."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MOST = 4  # audits at once
 
 
 class Auditor:
-    """Compares what was served with the truth, behind the caller.
+    """Compares served values with the loader's result, in the background.
 
-    A difference counts only if it is still there after a grace: the row may have changed while the answer was on its
-    way, and its invalidation may be on its own. The idea is that of Polaris (Meta, "Cache made consistent", 2022).
+    A difference counts only if it is still there after a grace period: the row may just have changed, and its
+    invalidation may still be on its way. The idea is that of Polaris (Meta, "Cache made consistent", 2022).
 
     Args:
         share: of hits that are compared, from 0 to 1.
@@ -35,7 +35,7 @@ class Auditor:
         self._running = 0
 
     async def consider(self, engine: Engine, ask: Ask, value: Any) -> None:
-        """Compare *value*, which was served as fresh, if chance wants it and there is room for another load."""
+        """Compare *value*, which was served as fresh, if the random draw selects it and a permit is free."""
         runtime = engine.runtime
         if runtime.random() >= self._share or self._running >= MOST or engine.shared.alone():
             return
@@ -64,7 +64,7 @@ class Auditor:
             self._running -= 1
 
     async def _loaded(self, engine: Engine, ask: Ask) -> tuple[Any] | None:
-        """What the loader says; None if it says nothing, or the database is busy with better things."""
+        """The loader's result in a tuple; None if it raises, or no permit is free."""
         bulkhead = engine.shared.bulkhead
         if not bulkhead.try_enter():
             return None
@@ -76,7 +76,7 @@ class Auditor:
             bulkhead.leave()
 
     async def _cached(self, engine: Engine, ask: Ask) -> tuple[Any] | None:
-        """What would be served now."""
+        """The value that would be served now, in a tuple; None if there is none."""
         entry = engine.shared.local.peek(ask.key) if ask.rules.l1 else None
         if entry is not None:
             return (entry.value,)
@@ -88,7 +88,7 @@ class Auditor:
         return None if stored is None or stored.kind is not Kind.VALUE else (stored.value,)
 
     def _same(self, engine: Engine, ask: Ask, one: Any, other: Any) -> bool:
-        """Whether two values are equal, by their own word or by their bytes."""
+        """True if two values are equal, by ``==`` or by their packed bytes."""
         if type(one) is type(other) and _equal(one, other):
             return True
         try:

@@ -1,4 +1,4 @@
-"""Many keys, one loader call: each key keeps its own flight, lease, TTL and absence."""
+"""Many keys in one loader call: each key keeps its own flight, lease, TTL and absence."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LoadMany = Callable[[list[str]], Any]
 class Batch:
     """One `get_or_set_many` under one engine.
 
-    `read` → `_board` → `_lead` → `_lease` → `Loading.run` → `Filling.fill_and_land`. A key goes its own way
-    (`Engine.read`, which runs its own loader) as soon as the batch would have to wait for others because of it: while
-    another process loads it or writes it, and where the flight that it joined proves nothing to it.
+    `read` → `_board` → `_lead` → `_lease` → `Loading.run` → `Filling.fill_and_land`. A key leaves the batch and is
+    read alone (`Engine.read`, with its own loader) if the batch would have to wait for it: while another process loads
+    or writes it, or if the flight that it joined is not proven for this caller.
 
     Args:
-        asks: by key; an ask's own loader loads just that key, for keys that need a way of their own.
-        names: by key, what the batch loader calls it.
+        asks: by key; the loader of an ask loads only that key, if it leaves the batch.
+        names: by key, its name for the batch loader.
         load_many: takes the names that are missing, returns a mapping of those that exist.
     """
 
@@ -37,16 +37,16 @@ class Batch:
         self._events, self._rebuilding = engine.shared.events, engine.rebuilding
         self._first = next(iter(asks.values()))  # rules, codec and scope are those of all
         self._rules = self._first.rules
-        self._alone = engine.shared.alone()  # nobody else may see what is loaded here
+        self._alone = engine.shared.alone()  # the loaded values are for this caller only
         self._unusable: dict[str, Any] = {}
         self._cut_off: set[str] = set()
-        self._stale: dict[str, Stored] = {}  # what this batch may serve where a load fails; not for others who joined
+        self._stale: dict[str, Stored] = {}  # served by this batch if a load fails; not to other followers
 
     async def read(self) -> dict[str, Any]:
         """The values of all keys.
 
-        Keys that are in flight elsewhere in this process are joined, not loaded again. Round trips: one to read, two
-        more (lease, fill) if anything is missing, whatever the number of keys.
+        A key that this process is already loading is joined, not loaded again. Round trips: one to read, two more
+        (lease, fill) if anything is missing, whatever the number of keys.
         """
         survey = await self._engine.survey(self._asks)
         answers = {key: opened(stored, self._rules) for key, stored in survey.there.items()}
@@ -66,7 +66,7 @@ class Batch:
         return answers
 
     def _look(self, missing: Mapping[str, Found | CutOff | None]) -> None:
-        """Note what was found; raise before the first flight is opened, if one of the keys must not be loaded."""
+        """Record what was found. Raises, before a flight is opened, if one of the keys must not be loaded."""
         for key, found in missing.items():
             if isinstance(found, CutOff):
                 self._cut_off.add(key)
@@ -82,14 +82,14 @@ class Batch:
                 raise failure
 
     def _board(self, keys: Mapping[str, object]) -> dict[str, Seat]:
-        """This batch's part in a flight of each of *keys*."""
+        """For each of *keys*, join its flight or open one."""
         runtime, seats = self._engine.runtime, dict[str, Seat]()
         for key in keys:
             self._events.misses += 1
             ask = self._asks[key]
             seat = None if self._alone else self._rebuilding.board(ask)
             if seat is None or (not seat.leading and seat.flight.waits_for_me(runtime.here())):
-                # Apart: nobody joins it. This call may have interrupted the leader of the flight that is there.
+                # A private flight: none joins it. This call may have interrupted the leader of the existing flight.
                 seat = Seat(Flight(runtime.signal(), marks=ask.marks, here=runtime.here()), 0, leading=True)
             if seat.leading:
                 self._rebuilding.refused(seat.flight, ask)
@@ -97,7 +97,7 @@ class Batch:
         return seats
 
     async def _arrival(self, key: str, seat: Seat) -> Any:
-        """The outcome of one flight, or the key's own way if that flight proves nothing to this caller."""
+        """The outcome of one flight. If it is not proven for this caller, the key is read alone."""
         flight = seat.flight
         await flight.signal.wait(None if seat.leading else self._rules.wait_timeout)
         if flight.landed and (seat.leading or flight.serves(seat.joined_at, anew=False)):
@@ -109,10 +109,10 @@ class Batch:
                 return opened(stored, self._rules)
         return await self._engine.read(self._asks[key])
 
-    # Who leads the flights
+    # Leading the flights
 
     async def _fly(self, flights: dict[str, Flight]) -> None:
-        """Lease, load and fill the keys that this batch leads; nobody is left waiting."""
+        """Lease, load and fill the keys that this batch leads; all their flights end."""
         try:
             await self._lead(flights)
         except Exception as error:  # noqa: BLE001 - it is handed to everybody who waits
@@ -127,7 +127,7 @@ class Batch:
 
     async def _lead(self, flights: dict[str, Flight]) -> None:
         loading = self._engine.loading
-        # What the mapping leaves out is absent. An exception is none of one key: it fails all of them.
+        # A key that the mapping leaves out is absent. An exception does not belong to one key: it fails all of them.
         rules = replace(self._rules, not_found=())
         job = Job({key: self._asks[key] for key in flights}, dict(flights), rules, lambda: self._called(job), {})
         tokens = {key: self._engine.runtime.token() for key in flights}
@@ -148,13 +148,13 @@ class Batch:
         return self._load_many([self._names[key] for key in job.flights])
 
     def _rows(self, job: Job, loaded: Loaded) -> dict[str, Any]:
-        """By key, what was loaded; None for what is absent."""
+        """The loaded values by key; None for an absent one."""
         return {key: loaded.value.get(self._names[key]) for key in job.flights}
 
     async def _lease(self, job: Job, tokens: dict[str, str]) -> None:
-        """Ask Redis for the leases of all keys in one round trip, and take those out of *job* that it does not load.
+        """Ask Redis for the leases of all keys, and remove from *job* the keys that it does not load. One round trip.
 
-        One call of the loader serves the keys that got a lease and those for which Redis cannot be asked.
+        One loader call serves the keys that got a lease and those whose server is unreachable.
         """
         engine, cut_off = self._engine, self._cut_off
         for flight in job.flights.values():
@@ -186,7 +186,7 @@ class Batch:
                 useless[key] = wanted[key]
             elif isinstance(lease, Found) and lease.stored is not None:
                 engine.filling.land_found(job, key, lease.stored, lease.fresh_left)
-            # Without a landing, it is loaded elsewhere, being written, or not readable here: it goes its own way.
+            # Without a landing, it is loaded elsewhere, being written, or not readable here: it is read alone.
             engine.flights.ground(key, job.leave(key))
         if useless:
             with suppress(Unreachable):

@@ -1,4 +1,4 @@
-"""Values stored by hand: what `disabled()`, ``on_unreachable``, ``l2=False`` and cancellation mean for all of them."""
+"""Manual writes: what `disabled()`, ``on_unreachable``, ``l2=False`` and cancellation mean for all of them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ EngineOf = Callable[..., "Engine"]  # of the caller's runtime: with ``l2=False``
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verb:
-    """What one verb answers where it cannot do its work.
+    """The answers of one verb when it cannot do its work.
 
     Args:
         off: its answer under `disabled()`.
-        away: its answer if Redis cannot be asked, and ``on_unreachable="queue"``.
-        lost: what `Unreachable` says under ``on_unreachable="raise"``.
-        replaces: under `disabled()` it claims to have stored, so nothing older may be left.
-        is_news: whether its answer means that copies of other processes are old; None: never.
+        away: its answer if Redis is unreachable, and ``on_unreachable="queue"``.
+        lost: the message of `Unreachable` under ``on_unreachable="raise"``.
+        replaces: under `disabled()` it reports that it has stored, so nothing older may be left.
+        is_news: True for an answer after which the copies of other processes are old; None: never.
     """
 
     off: Any
@@ -43,7 +43,7 @@ class Verb:
 
 
 class _Away(Exception):  # noqa: N818 - never seen outside
-    """Redis could not be asked to do what a verb does; that the news of it is pending is another matter."""
+    """Redis was unreachable for the work of a verb. Its invalidation may be pending nevertheless."""
 
 
 SET = Verb(
@@ -64,12 +64,12 @@ TOUCH = Verb(off=False, away=False, lost="no TTL is changed, or nobody knows", i
 
 
 class ByHand:
-    """The verbs of one guard that store, change and list what is cached.
+    """The verbs of one guard that store and change what is cached.
 
     Args:
-        shared: what the engines of the guard have in common.
-        here: what this process keeps in the place of Redis.
-        writes: tells the other processes.
+        shared: the state that the engines of the guard share.
+        here: the store of this process that replaces Redis.
+        writes: publishes invalidations to the other processes.
         registry: finds a codec for a value.
         codec: for all values; None: one for each.
         raises: ``on_unreachable="raise"``.
@@ -92,9 +92,9 @@ class ByHand:
         version: str,
         codec: Codec | None = None,
     ) -> None:
-        """Store *values*, by Redis key. What Redis did not take is invalidated instead, so that nothing older stays.
+        """Store *values*, by Redis key. Values that Redis did not take are invalidated, so that nothing older stays.
 
-        One round trip; one more if this process does not know what the namespace and the tags say now.
+        One round trip; one more if this process does not know the nonces of the namespace and the tags.
         """
         codec = codec or self._codec
         codecs = {key: codec or self._registry.for_value(value) for key, value in values.items()}
@@ -120,7 +120,7 @@ class ByHand:
     async def add(
         self, engine_of: EngineOf, key: str, value: Any, rules: Rules, scope: Scope, *, tags: tuple[str, ...]
     ) -> bool:
-        """Store *value* if there is nothing fresh under *key*; whether it was stored."""
+        """Store *value* if *key* has no fresh entry; True if it was stored."""
         codec = self._codec or self._registry.for_value(value)
 
         async def add(engine: Engine) -> bool:
@@ -131,7 +131,7 @@ class ByHand:
     async def update(
         self, engine_of: EngineOf, key: str, change: Callable[[Any], Any], rules: Rules, scope: Scope
     ) -> Any:
-        """Change a fresh value in one step; the new one, `MISSING` if there was none. Two round trips."""
+        """Change a fresh value atomically; returns the new one, `MISSING` if there was none. Two round trips."""
 
         async def update(engine: Engine) -> Any:
             return await engine.changes.update(key, change, self._codec, scope)
@@ -139,7 +139,7 @@ class ByHand:
         return await self._do(UPDATE, engine_of, [key], update, l2=rules.l2)
 
     async def touch(self, engine_of: EngineOf, key: str, rules: Rules, scope: Scope) -> bool:
-        """Give a fresh entry its TTL anew; whether there was one. Two round trips."""
+        """Restart the TTL of a fresh entry; True if there was one. Two round trips."""
 
         async def touch(engine: Engine) -> bool:
             return await engine.changes.touch(key, rules, scope)
@@ -158,10 +158,10 @@ class ByHand:
         """The rule of all verbs that change what is stored under *keys*.
 
         - Under `disabled()` nothing is stored.
-        - If Redis cannot be asked, the caller hears of it as ``on_unreachable`` says.
-        - With ``l2=False`` the value stays in this process, the news does not: the others drop what they have. Without,
-          what a function with ``l2=False`` has under the same key goes.
-        - If the caller is cancelled, all of this goes on to its end.
+        - If Redis is unreachable, ``on_unreachable`` decides: `Unreachable` is raised, or the verb's answer returned.
+        - With ``l2=False`` the value stays in this process, but the other processes drop their copies. With L2, the
+          value of a function with ``l2=False`` under the same key is dropped.
+        - If the caller is cancelled, all of this still runs to its end.
         """
         if self._shared.off:
             if verb.replaces:

@@ -1,7 +1,7 @@
-"""What is changed by hand, under one runtime: the steps of each change, whatever the guard makes of its outcome.
+"""The steps of invalidations and manual writes, under one runtime.
 
-`writes` and `by_hand` decide when these steps are taken, and what it means if Redis does not answer. They know several
-engines (Redis, and this process in its place), these steps know one: hence two floors.
+`writes` and `by_hand` decide when these steps run, and what happens if Redis does not answer. They know several
+engines (Redis, and the store of this process that replaces it); these steps know one. Hence two modules.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..tiers.entries import Entries
     from .shared import Shared
 
-MOST_ATTEMPTS = 1000  # to change a value that others change, too; each time one of them gets through
+MOST_ATTEMPTS = 1000  # to change a value that others change, too; each time one of them succeeds
 EAGER_ATTEMPTS = 3
 LONGEST_PAUSE = 0.02  # seconds between two later ones
 
@@ -35,14 +35,15 @@ LONGEST_PAUSE = 0.02  # seconds between two later ones
 class Changes:
     """Invalidates and stores under one runtime.
 
-    Raises `Unreachable` where Redis has to answer; an invalidation is pending instead, and false is returned.
+    Raises `Unreachable` if Redis has to answer and does not. An invalidation does not raise: it becomes pending, and
+    False is returned.
     """
 
     def __init__(self, runtime: Runtime, remote: Entries, shared: Shared) -> None:
         self._runtime, self._remote, self._shared = runtime, remote, shared
 
     async def _dropping(self, names: Sequence[str], saying: Awaitable[Any]) -> Any:
-        """Drop *names* here before and after the others are told, whatever comes of it."""
+        """Drop *names* here before and after they are published, even if that fails."""
         self._shared.drop(names)
         try:
             return await saying
@@ -52,17 +53,17 @@ class Changes:
     # Invalidating
 
     async def invalidate(self, items: Sequence[Invalidation]) -> bool:
-        """Invalidate *items* everywhere; false if Redis has not acknowledged it yet. One round trip."""
+        """Invalidate *items* everywhere; False if they are pending. One round trip."""
         self._shared.events.invalidations += len(items)
         return bool(await self._dropping([item.key for item in items], self._remote.invalidate(items)))
 
     async def expire(self, keys: Sequence[str]) -> bool:
-        """Make *keys* stale; false if Redis has not acknowledged it yet. One round trip."""
+        """Make *keys* stale; False if that is pending. One round trip."""
         self._shared.events.invalidations += len(keys)
         return bool(await self._dropping(keys, self._remote.expire(keys)))
 
     async def remove(self, keys: Sequence[str], scope: Scope) -> tuple[bool, int]:
-        """Remove *keys* everywhere; whether Redis has acknowledged it, and how many it held. One round trip."""
+        """Remove *keys* everywhere; returns False if that is pending, and how many Redis held. One round trip."""
         self._shared.events.invalidations += len(keys)
         done, count = await self._dropping(keys, self._remote.remove(keys, scope))
         return bool(done), int(count)
@@ -78,16 +79,16 @@ class Changes:
         scope: Scope,
         version: str = "",
     ) -> bool:
-        """Put *values* there by hand, of keys that live in one place; `CodecError` if one of them cannot be stored.
+        """Store *values* of keys that live in one place; `CodecError` if one of them cannot be stored.
 
-        One round trip; one more if this process does not know what the namespace and the tags say now.
+        One round trip; one more if this process does not know the nonces of the namespace and the tags.
         """
         drawn = {key: self._drawn(value, rules, tags) for key, value in values.items()}
         work = self._stored(drawn, rules, codecs, scope.markers(tags), version)
         return bool(await self._dropping(list(values), work))
 
     def _drawn(self, value: Any, rules: Rules, tags: tuple[str, ...]) -> tuple[Stored, float]:
-        """The entry that *value* becomes, and for how many seconds it is fresh."""
+        """The entry of *value*, and the seconds for which it is fresh."""
         kind = Kind.ABSENT if value is None and rules.null_ttl is not None else Kind.VALUE
         ttl = rules.ttl_of(value) if kind is Kind.VALUE else rules.null_ttl
         fresh = jittered(ttl or rules.ttl_of(None), rules.jitter, self._runtime.random())
@@ -115,11 +116,11 @@ class Changes:
             if put.nonces == nonces and (not put.quarantine or limit < math.inf):
                 await self._remote.elsewhere([Invalidation(key, version=version) for key in items], remote)
                 return put.done
-            # What was stored is unusable already, or would outlive a quarantine: again, under the markers as they are.
+            # The stored value is void already, or would outlive a quarantine: store again, under the current markers.
             nonces, limit = put.nonces, put.quarantine or math.inf
 
     async def add(self, key: str, value: Any, rules: Rules, codec: Codec, tags: tuple[str, ...], scope: Scope) -> bool:
-        """Put *value* there by hand unless something usable is there; whether it was put.
+        """Store *value* unless *key* has a usable entry; True if it was stored.
 
         As many round trips as `store`.
         """
@@ -159,9 +160,9 @@ class Changes:
                 unusable = put.useless
 
     async def update(self, key: str, change: Callable[[Any], Any], codec: Codec | None, scope: Scope) -> Any:
-        """Change the value of *key* in one step, for the rest of its lifetime; what it is then, `MISSING` without one.
+        """Change the value of *key* atomically, for the rest of its lifetime; returns the new one, or `MISSING`.
 
-        Two round trips; one more each time that somebody else was faster.
+        Two round trips; one more each time that another writer was faster.
         """
         return await self._dropping([key], self._updated(key, change, codec, scope))
 
@@ -175,7 +176,7 @@ class Changes:
             stored = found.stored
             value = change(stored.value)
             changed = replace(stored, kind=Kind.VALUE, value=value)
-            # Kept in shape by its own codec: a function's entry stays readable for the function.
+            # Packed by its own codec: the entry of a function stays readable for the function.
             envelope = remote.pack(key, changed, codec)
             replaced = await remote.by_hand.replace(
                 key, envelope, exact.stamp, codec=codec, scope=scope, token=self._runtime.token()
@@ -189,7 +190,7 @@ class Changes:
         raise Overloaded(f"{key} was changed by others {MOST_ATTEMPTS} times while it was to be updated")
 
     async def touch(self, key: str, rules: Rules, scope: Scope) -> bool:
-        """Give a fresh entry its TTL anew; whether there was one. Two round trips."""
+        """Restart the TTL of a fresh entry; True if there was one. Two round trips."""
         return bool(await self._dropping([key], self._touched(key, rules, scope)))
 
     async def _touched(self, key: str, rules: Rules, scope: Scope) -> bool:

@@ -1,13 +1,13 @@
-"""From a loaded value to a fill, and from the reply to it to what the flight may say: for one key, and for many.
+"""Fills: store a loaded value, and land the flight by the reply of Redis. For one key, and for many.
 
 draft → retire the flight → the markers of late tags → FILL, or the lease back → L1 → land
 
     reader:  takes a ticket, leases ... loads "old" ................. FILL refused: lands, but proves nothing
     writer:                                           invalidates
 
-Three things are judged apart. Whether Redis takes the value: the lease decides. Whether L1 takes it: the ticket
-decides, which is void once this process has heard of an invalidation. Whether a follower that joined after the lease
-may share it: the reply to the fill decides. It alone proves that nothing was invalidated between lease and fill.
+Three decisions are independent. Redis takes the value if the lease still stands. L1 takes it if the ticket still
+holds: an invalidation that has reached this process makes it void. A follower that joined after the lease may share it
+if the fill was accepted: only this proves that nothing was invalidated between lease and fill.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ STORED = (Filled.STORED, Filled.BRIEFLY)
 
 @dataclass(slots=True)
 class Draft:
-    """What a load has brought for one key, and what became of it."""
+    """The result of a load for one key, and the outcome of its fill."""
 
     ask: Ask
     stored: Stored
-    ttl: float | None  # seconds; None: it shall not be cached
+    ttl: float | None  # seconds; None: it must not be cached
     version: str
-    marks: dict[str, bytes] | None = None  # what the markers said when the load began; None: that cannot be known
+    marks: dict[str, bytes] | None = None  # nonces of the markers when the load began; None: unknown
     filled: Filled = Filled.REFUSED
 
 
 class Filling:
-    """What may be made of the outcome of a load, under one runtime: `fill_and_land` is the whole of it."""
+    """Stores the results of loads, under one runtime. The only entry point is `fill_and_land`."""
 
     def __init__(self, runtime: Runtime, remote: Entries, shared: Shared, flights: Flights) -> None:
         self._runtime, self._remote, self._shared, self._flights = runtime, remote, shared, flights
         self._local, self._events = shared.local, shared.events
 
     async def fill_and_land(self, job: Job, loaded: Loaded, values: Mapping[str, Any] | None = None) -> bool:
-        """Store what was *loaded* and land the flights of *job*. Of a loader of several keys, *values* are by key.
+        """Store the *loaded* value and land the flights of *job*. A loader of several keys gives *values* by key.
 
-        True if nothing landed, and the job must be run once more: its answer, for one key, is older than what is known.
+        True if nothing landed and the job must run again: its value, for one key, is older than the version floor.
         Round trips: one, for the fill; one more for each key to which the loader gave a tag that this process sees for
         the first time; one for the leases of what is not stored.
         """
@@ -69,7 +69,7 @@ class Filling:
         for key, flight in job.flights.items():
             drafts.append(self._draft(job, job.asks[key], loaded, loaded.value if values is None else values[key]))
             flight.absence = loaded.absence
-            self._flights.retire(key, flight)  # nobody joins any more once a fill is on its way
+            self._flights.retire(key, flight)  # none may join once a fill is on its way
         if job.tokens:
             await self._store(job, drafts, began)
             if drafts[0].filled is Filled.OLD and values is None and loaded.load.asked_for and not job.primary:
@@ -78,10 +78,10 @@ class Filling:
             self._land(job, draft, loaded, began)
         return False
 
-    # What shall be stored
+    # Deciding what to store
 
     def _draft(self, job: Job, ask: Ask, loaded: Loaded, value: Any) -> Draft:
-        """What to keep of *value*, for how long and under which version; no bytes yet."""
+        """The draft of *value*: what is kept, for how long and under which version; no bytes yet."""
         tags = loaded.tags_for(ask)
         if loaded.absence is not None:
             stored = Stored(Kind.ERROR, describe(loaded.absence), 0.0, loaded.seconds, tags)
@@ -94,7 +94,7 @@ class Filling:
         return Draft(ask, stored, ttl, version or "")
 
     def _version_of(self, version: Callable[[Any], Any], ask: Ask, stored: Stored) -> str | None:
-        """What the user's function *version* says of what was loaded; None if that cannot be used."""
+        """The result of the user's function *version* for the loaded value; None if it cannot be used."""
         if stored.kind is not Kind.VALUE:
             return ""
         try:
@@ -105,7 +105,7 @@ class Filling:
             return None
 
     def _drawn_ttl(self, ask: Ask, stored: Stored, load: Load) -> float | None:
-        """How long *stored*, which *load* has brought, shall be fresh, in seconds; None if it shall not be cached."""
+        """The seconds for which *stored*, the result of *load*, is fresh; None if it must not be cached."""
         rules = ask.rules
         if not load.kept:
             return None
@@ -127,10 +127,10 @@ class Filling:
                 return None
         return jittered(ttl, rules.jitter, self._runtime.random())
 
-    # What Redis is told, and what it says
+    # Storing in Redis
 
     async def _store(self, job: Job, drafts: Sequence[Draft], began: float) -> None:
-        """Fill what may be cached, give the other leases back, and note in each draft what became of it."""
+        """Fill the drafts that may be cached, give the other leases back, and record the outcome in each draft."""
         fills: list[Fill] = []
         filled: list[Draft] = []
         held: dict[str, Draft] = {}
@@ -166,9 +166,9 @@ class Filling:
             await self._not_filled(job, [*held, *(draft.ask.key for draft in filled)], error)
 
     async def _marks_of(self, draft: Draft, lease: Granted) -> dict[str, bytes] | None:
-        """What the markers of the entry said when its load began; None if that cannot be known any more.
+        """The nonces of the entry's markers when its load began; None if they are no longer known.
 
-        The lease answered for the markers that were known then. A tag that the loader has added is claimed now:
+        The lease has answered them for the markers known then. A tag that the loader has added is claimed now:
 
         leader:  leases ... loads "old", adds tag "red" ............................. claims "red": refused
         writer:                                        commits "new", invalidates "red"
@@ -187,7 +187,7 @@ class Filling:
         return marks
 
     def _fill(self, job: Job, draft: Draft, lease: Granted, marks: dict[str, bytes], now: float) -> Fill | None:
-        """The fill of *draft*; None if it shall not, or cannot, be stored."""
+        """The fill of *draft*; None if it must not, or cannot, be stored."""
         ask, stored, ttl = draft.ask, draft.stored, draft.ttl
         stored.nonces = tuple(marks.values())
         if ttl is None:
@@ -207,7 +207,7 @@ class Filling:
         return Fill(ask.key, job.tokens[ask.key], envelope, ttl, window, draft.version, tuple(marks), stored.nonces)
 
     def _packed(self, ask: Ask, stored: Stored) -> Any:
-        """The bytes to store; None if there are none, which is counted and logged once."""
+        """The bytes to store; None if the value cannot be stored, which is counted and logged once."""
         try:
             return self._remote.pack(ask.key, stored, ask.codec)
         except Oversize as error:
@@ -219,9 +219,9 @@ class Filling:
         return None
 
     async def _give_back(self, job: Job, held: Mapping[str, Draft]) -> None:
-        """Give the leases of *held* back, which are not stored.
+        """Give back the leases of the drafts in *held*, which are not stored.
 
-        A lease that was held until now proves as much as an accepted fill: nothing was invalidated meanwhile.
+        A lease that was held until now proves the same as an accepted fill: nothing was invalidated meanwhile.
         """
         for group in self._remote.groups(held):
             marks: dict[str, bytes] = {}
@@ -235,16 +235,16 @@ class Filling:
                     held[key].filled = Filled.STORED
 
     async def _not_filled(self, job: Job, keys: Sequence[str], error: Unreachable) -> None:
-        """Count *keys*, of which Redis was not told. Their leases end by themselves."""
+        """Count *keys*, whose fills did not reach Redis. Their leases end by themselves."""
         self._events.fills_failed += len(keys)
-        if isinstance(error, Refused):  # a full server: nobody shall wait for leases that nothing comes of
+        if isinstance(error, Refused):  # a full server: no process should wait for these leases
             with suppress(Unreachable):
                 await self._remote.release({key: job.tokens[key] for key in keys})
 
-    # What the flights and L1 get
+    # Landing the flights and filling L1
 
     def _land(self, job: Job, draft: Draft, loaded: Loaded, began: float) -> None:
-        """Give what was *loaded* to all who wait, to L1 if it may have it, and say whether it is proven."""
+        """Land the flight on the *loaded* value, proven or not, and keep the value in L1 if that is allowed."""
         ask, stored, ttl, ticket = draft.ask, draft.stored, draft.ttl, job.ticket
         flight, proven = job.flights[ask.key], draft.filled in STORED
         if ask.key in job.tokens:
@@ -254,21 +254,21 @@ class Filling:
                 ):  # a reader that asked Redis before may still bring the old value: its ticket is unusable
                     ticket = self._local.renewed_ticket(ask.key, ticket)
                 self.keep(ask, stored, ttl, ticket, began)
-        elif ttl is not None:  # Redis cannot be asked: what was heard in this process must do
+        elif ttl is not None:  # Redis is unreachable: only the ticket can tell
             proven = self.keep(ask, stored, ttl, ticket, began)
         else:
             proven = job.keep and self._heard_nothing(ask, stored, ticket)
         if loaded.load.private:
             flight.keep_private(stored)
             return
-        if flight.landed:  # the load took too long, and those who waited were told something else
+        if flight.landed:  # the load took too long, and its followers already have another answer
             flight.loaded = stored
         flight.land(stored, proven=proven)
 
     def land_found(self, job: Job, key: str, stored: Stored, fresh_left: float) -> None:
         """Land on an entry that another process has stored since this one looked.
 
-        It proves nothing to who joined after the lease was asked for: an invalidation may have come in between.
+        It is not proven for followers that joined after the lease request: an invalidation may have come in between.
         """
         self.keep(job.asks[key], stored, fresh_left, job.ticket, job.asked_at)
         job.flights[key].land(stored, proven=False)
@@ -281,7 +281,7 @@ class Filling:
         fresh_until = asked_at + fresh_left
         until = min(fresh_until, asked_at + rules.l1_ttl)
         if rules.rebuild == "early":
-            # The time of a load before any draw would do: from there on every reader asks Redis and draws for itself.
+            # L1 ends one load time before the earliest refresh: from there on every reader asks Redis and draws.
             until = min(until, fresh_until - stored.load_time - early_by(stored.load_time, self._runtime.random()))
         entry = Entry(
             ask.key,
@@ -297,5 +297,5 @@ class Filling:
         return self._local.put(entry, ticket, absence=stored.kind is not Kind.VALUE)
 
     def _heard_nothing(self, ask: Ask, stored: Stored, ticket: int) -> bool:
-        """Whether nothing about *stored* was invalidated since the ticket was taken, as far as this process knows."""
+        """True if this process has received no invalidation of *stored* since the ticket was taken."""
         return self._local.tickets.holds(ticket, ask.key, map(ask.scope.tag, stored.tags))

@@ -1,4 +1,4 @@
-"""Single flight in this process: a rebuild of a key that others join, and the table of those under way."""
+"""Single flight in this process: one rebuild of a key, which others join, and the table of all current ones."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Flight:
     """One rebuild of one key in this process: one caller leads it, others join and wait.
 
     Args:
-        signal: goes up when the flight has landed.
-        anew: its load begins after the flight was opened, whatever is cached.
+        signal: is set when the flight has landed.
+        anew: its load begins after the flight was opened, even if a value is cached.
         marks: the markers of the tags that its entry is known to have.
         here: the thread that leads it and does nothing else meanwhile; None in an event loop.
     """
@@ -48,25 +48,25 @@ class Flight:
         self.here: int | None = here
         self.anew: bool = anew
         self.marks: tuple[str, ...] = marks
-        self.leases: int = 0  # leases asked for so far; who joins before the last one joined before the load
+        self.leases: int = 0  # leases requested; who joined before the last one joined before the load
         self.landed: bool = False
         self.proven: bool = False
         self.answer: Stored | None = None
         self.absence: Exception | None = None  # the loader's own, which an answer of Kind.ERROR stands for
         self.error: Exception | None = None
         self.traceback: TracebackType | None = None
-        self.loaded: Stored | None = None  # what the loader returned after everybody had stopped waiting
+        self.loaded: Stored | None = None  # what the loader returned after all callers had stopped waiting
         self.others: list[Signal] = []  # of those who wait under another runtime
-        self.private: bool = False  # `loaded` is for who leads it alone
+        self.private: bool = False  # `loaded` is for the leader only
 
     def land(self, answer: Stored, *, proven: bool) -> None:
-        """Give *answer* to everybody."""
+        """Give *answer* to the leader and all followers."""
         if not self.landed:
             self.answer, self.proven, self.landed = answer, proven, True
         self._tell()
 
     def fail(self, error: Exception) -> None:
-        """Give *error* to everybody."""
+        """Give *error* to the leader and all followers."""
         if not self.landed:
             self.error, self.traceback, self.proven, self.landed = error, error.__traceback__, True, True
         self._tell()
@@ -82,13 +82,13 @@ class Flight:
             signal.set()
 
     def also(self, signal: Signal) -> None:
-        """Raise *signal* at the landing, too: for a waiter in another thread or event loop."""
+        """Also set *signal* at the landing: for a follower in another thread or event loop."""
         self.others.append(signal)
         if self.landed:
             signal.set()
 
     def keep_private(self, loaded: Stored) -> None:
-        """Give *loaded* to the leader alone; each follower must load for itself."""
+        """Give *loaded* only to the leader; each follower must load for itself."""
         self.loaded, self.private = loaded, True
         self.abandon()
 
@@ -103,14 +103,14 @@ class Flight:
         return answer
 
     def waits_for_me(self, here: int | None) -> bool:
-        """Whether the caller has interrupted the leader in its own thread, as a signal handler or a finalizer does.
+        """True if the caller has interrupted the leader in its own thread, like a signal handler or a finalizer.
 
         If it waited for the flight, it would wait for itself.
         """
         return here is not None and here == self.here and not self.landed
 
     def serves(self, joined_at: int, *, anew: bool) -> bool:
-        """May a follower that joined after *joined_at* leases use the outcome?"""
+        """True if a follower that joined after *joined_at* leases may use the outcome."""
         before = joined_at < self.leases
         return (before and self.anew) if anew else may_share(joined_before_lease=before, proven=self.proven)
 
@@ -118,10 +118,10 @@ class Flight:
 class Flights(dict[str, Flight]):
     """The flights that a caller may join, by key: at most one of each.
 
-    ``setdefault`` is how one joins or begins to lead, in one step.
+    A caller joins or begins to lead in one step, with ``setdefault``.
 
     Args:
-        local: its lock guards removals, for an invalidation removes flights, too.
+        local: its lock guards removals, because an invalidation removes flights, too.
     """
 
     def __init__(self, local: Local) -> None:
@@ -135,7 +135,7 @@ class Flights(dict[str, Flight]):
         leader:   FILL accepted .......... (reply) .......... lands "old"
         writer:                  invalidates
 
-        So nobody may join once the fill is on its way.
+        So none may join once the fill is on its way.
         """
         with self._local.lock:
             if self.get(key) is flight:

@@ -1,4 +1,4 @@
-"""What this process keeps in the place of Redis: the values of functions with ``l2=False``."""
+"""The store of this process that replaces Redis: the values of functions with ``l2=False``."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ NOBODY = "-"  # in the place of the mark of a round trip: nobody is told of what
 
 
 class Here:
-    """A store of the cache protocol beside Redis; under ``memory://`` it is all there is.
+    """A store of the cache protocol beside Redis; under ``memory://`` it is the only one.
 
     Args:
         store: in this process.
-        beside_redis: other processes hold values, too. False under ``memory://``: what is said to Redis is said here.
+        beside_redis: True if other processes hold values, too. False under ``memory://``, where this store gets every
+            call for Redis.
     """
 
     beside_redis: bool
@@ -39,7 +40,7 @@ class Here:
         self._send([call for item in items if not empty or item.leaves_something for call in item.calls("", NOBODY)])
 
     def forget_all(self) -> list[str]:
-        """Invalidate every entry here; their keys."""
+        """Invalidate every entry here; returns their keys."""
         keys: list[str] = []
         cursor = "0"
         while True:

@@ -1,4 +1,4 @@
-"""For how long what was loaded is kept, and the markers that it depends on."""
+"""How long a loaded value is kept, and how long the markers that it depends on."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ WEEK = 7 * 86_400.0  # assumed of a TTL that is a function: the marker of a tag 
 
 
 def marker_ms(rules: Rules) -> int:
-    """How long, in ms, the markers must live that an entry depends on which is being loaded now."""
+    """The time, in ms, that the markers of an entry must live if it is being loaded now."""
     ttl = WEEK if callable(rules.ttl) else rules.ttl
     return ms(ttl + rules.stale + 2 * (rules.hard_timeout or 60.0))
 
 
 def stale_window(stored: Stored, rules: Rules) -> float:
-    """How long after its TTL *stored* is kept, in seconds. An absence is not: it may never stand in for a row."""
+    """The seconds that *stored* is kept after its TTL. 0 for an absence: it never replaces a row."""
     return rules.stale if stored.kind is Kind.VALUE else 0.0

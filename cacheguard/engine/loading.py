@@ -1,4 +1,4 @@
-"""Running the user's loader: with a permit, under its leases, within its time, and through its breaker."""
+"""Runs the user's loader: with a permit, under its leases, within its timeout, and through its circuit breaker."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 
 
 class _NoWatch:
-    """Beside a load that is not watched yet."""
+    """The watch of a load that is not watched yet."""
 
     def stop(self) -> None:
-        """There is nothing to stop."""
+        """Do nothing."""
 
 
 NO_WATCH = _NoWatch()
 
 
 class Loading:
-    """Runs loaders under one runtime: `run` is the whole of it."""
+    """Runs loaders under one runtime. The main entry point is `run`."""
 
     def __init__(self, runtime: Runtime, remote: Entries, shared: Shared, flights: Flights) -> None:
         self._runtime, self._remote, self._shared, self._flights = runtime, remote, shared, flights
         self._events = shared.events
 
     async def run(self, job: Job) -> Loaded | None:
-        """Run the loader of *job*; None if its flights have been told already how it ended."""
+        """Run the loader of *job*; None if it failed and its flights have ended already."""
         try:
             if job.rules.breaker is not None:
                 self._enter_breaker(job, job.rules.breaker)
@@ -92,7 +92,7 @@ class Loading:
         return loaded
 
     def _enter_breaker(self, job: Job, breaker: LoadBreaker) -> None:
-        """Ask the breaker of what is loaded from; `Overloaded` if it is open."""
+        """Enter the load breaker; `Overloaded` if it is open."""
         try:
             job.turn = breaker.enter()
         except Overloaded:
@@ -100,13 +100,13 @@ class Loading:
             raise
 
     def _leave_breaker(self, job: Job, error: BaseException | None, seconds: float) -> None:
-        """Report how the load went, once."""
+        """Report the outcome of the load to the breaker, once."""
         turn, job.turn = job.turn, None
         if turn is not None and job.rules.breaker is not None:
             job.rules.breaker.leave(turn, error, seconds)
 
     async def _permit(self, job: Job) -> Permit:
-        """A permit of the bulkhead; the leases are renewed while the load waits for it. `Overloaded` if none comes."""
+        """A permit of the bulkhead, or `Overloaded`. The leases are renewed while the load waits for it."""
         bulkhead, lock = self._shared.bulkhead, self._shared.local.lock
         permit = free_permit(bulkhead, lock)
         if permit is not None:
@@ -118,7 +118,7 @@ class Loading:
             watch.stop()
 
     def _watch(self, job: Job, deadline: float | None) -> Watch:
-        """Renew the leases of *job* from now on, and give it up *deadline* seconds from now."""
+        """Renew the leases of *job* from now on, and give the job up after *deadline* seconds."""
         return self._runtime.watch(lambda: self._renew(job), LEASE_MS / 3000, lambda: self._late(job), deadline)
 
     async def _renew(self, job: Job) -> None:
@@ -128,7 +128,7 @@ class Loading:
             return  # counted there; if the lease runs out, the fill is refused
 
     async def _late(self, job: Job) -> None:
-        """Give the load up: its time is over. The loader may still run, but nobody waits for it any longer."""
+        """Give the load up at its timeout. The loader may still run, but no caller waits for it."""
         self._events.load_timeouts += 1
         error = LoadTimeout(f"the load of {_names(job.flights)} took longer than {job.rules.hard_timeout:g} s")
         self._leave_breaker(job, error, job.rules.hard_timeout or 0.0)
@@ -139,7 +139,7 @@ class Loading:
         await self.release(job, error)
 
     async def give_up(self, job: Job, error: Exception) -> None:
-        """End *job* with *error*: for all who wait, here and in other processes. It is not tried again at once."""
+        """End *job* with *error*, for all callers here and in other processes. The back-off of its keys begins."""
         self._events.load_failures += 1
         if not job.landed:
             self._shared.failed(job.flights, error, job.rules, self._runtime.now())
@@ -147,7 +147,7 @@ class Loading:
         self._end_badly(job, error)
 
     async def release(self, job: Job, error: Exception | None) -> None:
-        """Give the leases of *job* back, and tell who waits for them in other processes which error it ended with."""
+        """Give the leases of *job* back, with *error* for the processes that wait for them. One round trip."""
         if not job.tokens:
             return
         told = None if error is None else Stored(Kind.ERROR, describe(error), 0.0, 0.0, ())
@@ -157,7 +157,7 @@ class Loading:
             return  # counted there; the lease ends by itself
 
     def _end_badly(self, job: Job, error: Exception) -> None:
-        """Land the flights of *job*: on an old value where one may be served, else on *error*."""
+        """Land the flights of *job*: on a stale value if one may be served, else on *error*."""
         for key, flight in job.flights.items():
             stale = job.fallback(key)
             if stale is None:

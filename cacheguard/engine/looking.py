@@ -1,4 +1,4 @@
-"""What is cached already, told without a load: `get`, `at_hand`, `peek`, `inspect`, `scan`."""
+"""Reads that never load: `get`, `at_hand`, `peek`, `inspect`, `scan`."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Inspection:
 
     Args:
         state: ``"fresh"``, ``"stale"``, ``"null"`` (a fresh absence) or ``"missing"``.
-        tier: ``"l1"``, ``"l2"``, or None where nothing is.
-        age: seconds since it was stored; None where nothing is.
-        ttl_left: seconds until it is stale; negative since it is; None where nothing is.
+        tier: ``"l1"``, ``"l2"``, or None if nothing is cached.
+        age: seconds since it was stored; None if nothing is cached.
+        ttl_left: seconds until it is stale, negative if it already is; None if nothing is cached.
         tags: its tags.
     """
 
@@ -44,23 +44,23 @@ class Inspection:
 
 
 class Looking:
-    """Looks for the callers of one guard, whichever engine they have.
+    """Lookups for the callers of one guard, whichever engine they use.
 
     Args:
-        shared: what the engines of the guard have in common.
-        copies: every caller gets a copy of its own.
+        shared: the state that the engines of the guard share.
+        copies: every caller gets its own copy.
     """
 
     def __init__(self, shared: Shared, *, copies: bool) -> None:
         self._shared, self._local, self._copies = shared, shared.local, copies
 
     def at_hand(self, key: str, default: Any, rules: Rules) -> Any:
-        """The value of *key* if this process has it, else *default*."""
+        """The value of *key* if L1 has it, else *default*. No round trip."""
         entry = self._local.alive(key) if rules.l1 and not self._shared.off else None
         return default if entry is None else self.value_in(entry, default)
 
     def value_in(self, entry: Entry, default: Any) -> Any:
-        """The value in an entry of the in-process tier; *default* for an exception."""
+        """The value in an L1 entry; *default* if it stands for an exception."""
         if entry.kind == Kind.ERROR:
             return default
         return copied(entry.value) if self._copies else entry.value
@@ -71,7 +71,7 @@ class Looking:
         return copied(stored.value) if self._copies else stored.value
 
     async def get(self, engine: Engine, key: str, default: Any, rules: Rules, scope: Scope) -> Any:
-        """The value of *key*, which L1 does not have; *default* without one. One round trip."""
+        """The value of *key* after a miss in L1; *default* if there is none. One round trip."""
         if self._shared.off:
             return default
         found = await peek(engine, [key], None, rules, scope)
@@ -80,7 +80,7 @@ class Looking:
     async def get_many(
         self, engine_of: Callable[..., Engine], names: Sequence[str], rules: Rules, scope: Scope
     ) -> dict[str, Any]:
-        """The values of those of *names* that have one. At most one round trip."""
+        """The cached values of *names*; missing ones are left out. At most one round trip."""
         engine = engine_of(l2=rules.l2)
         if self._shared.off:
             return {}
@@ -109,7 +109,7 @@ class Looking:
         return self._value_of(found[key], MISSING) if found else MISSING
 
     async def inspect(self, engine: Engine, key: str, rules: Rules, scope: Scope) -> Inspection:
-        """What is cached for *key*, and where; counts as no hit. At most one round trip."""
+        """What is cached for *key*, and in which tier; no hit is counted. At most one round trip."""
         entry, now = self._local.peek(key), engine.runtime.now()
         if rules.l1 and entry is not None:
             state: Literal["fresh", "null"] = "null" if entry.kind else "fresh"
@@ -125,7 +125,7 @@ class Looking:
 async def peek(
     engine: Engine, keys: Iterable[str], codec: Codec | None, rules: Rules, scope: Scope
 ) -> dict[str, Stored]:
-    """What may be served for *keys* without a load, fresh or stale. One round trip."""
+    """The values that may be served for *keys* without a load, fresh or stale. One round trip."""
     shared, keys = engine.shared, list(keys)
     if not shared.bus.ready:
         await shared.bus.begin_listening(engine.runtime)
@@ -155,7 +155,7 @@ async def peek(
 
 
 async def look(engine: Engine, key: str, scope: Scope) -> Found | None:
-    """What Redis holds for *key*, for inspection: no hit is counted. None if Redis cannot be asked."""
+    """The entry of *key* in Redis, for inspection: no hit is counted. None if Redis is unreachable."""
     try:
         return await engine.remote.look(key, scope)
     except Unreachable:
@@ -163,7 +163,7 @@ async def look(engine: Engine, key: str, scope: Scope) -> Found | None:
 
 
 async def scan(engine: Engine, scope: Scope, match: str, cursor: str, most: int) -> tuple[list[str], str]:
-    """One page of the key texts of fresh entries, and the cursor of the next one. Nothing but Redis is asked."""
+    """One page of the key texts of fresh entries in Redis, and the cursor of the next page."""
     at, _, there = (cursor or "0-0").partition("-")
     if not (at.isdecimal() and there.isdecimal()):
         raise ValueError(f"cursor must be one that came with a page, got {cursor!r}")
@@ -173,4 +173,4 @@ async def scan(engine: Engine, scope: Scope, match: str, cursor: str, most: int)
 
 
 def _nothing() -> None:
-    """Load nothing: this question is never put."""
+    """Load nothing: this is never called."""

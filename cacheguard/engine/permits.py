@@ -2,7 +2,7 @@
 
 A loader may read another key, whose loader reads a third one. If each of them needed a permit of the bulkhead, a few
 such loaders could take all permits and wait for each other for ever. So a nested load borrows the permit of the load
-around it, which does nothing but wait meanwhile.
+around it, which only waits meanwhile.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Permit:
     """A permit of the bulkhead. One load holds it, and lends it to one nested load at a time.
 
     Args:
-        leave: gives the permit back, to the bulkhead or to the load around.
-        lock: guards who uses it.
+        leave: gives the permit back, to the bulkhead or to the outer load.
+        lock: guards its use.
     """
 
     __slots__ = ("_leave", "_lock", "_over", "_queue", "_spare")
@@ -35,7 +35,7 @@ class Permit:
         self._queue: deque[Signal] = deque()
 
     def borrow(self) -> bool:
-        """Use the permit, if no other nested load does."""
+        """Use the permit; False if another nested load uses it, or its load has ended."""
         with self._lock:
             free = self._spare and not self._over
             if free:
@@ -43,7 +43,7 @@ class Permit:
         return free
 
     async def wait(self, turn: Signal, patience: float) -> bool:
-        """Wait in the queue for the permit; false if it did not come free in *patience* seconds."""
+        """Wait in the queue for the permit; False if it did not come free in *patience* seconds."""
         with self._lock:
             if self._spare and not self._over:  # given back since the caller looked
                 self._spare = False
@@ -61,7 +61,7 @@ class Permit:
         return not self._leave_queue(turn)
 
     def _leave_queue(self, turn: Signal) -> bool:
-        """Leave the queue; false if the permit has been given to *turn* already."""
+        """Leave the queue; False if the permit has been given to *turn* already."""
         with self._lock:
             if turn not in self._queue:
                 return False
@@ -101,10 +101,10 @@ class Chain:
             around = around.around
         self.keys, self.permit = keys, permit
         self.around: Chain | None = around
-        self.over: bool = False  # code that the loader has left running is inside it no longer
+        self.over: bool = False  # code that the loader left running is no longer inside it
 
     def waits_for(self, key: str) -> bool:
-        """Whether one of the loads around here is loading *key*."""
+        """True if one of the outer loads is loading *key*."""
         link: Chain | None = self
         while link is not None:
             if not link.over and key in link.keys:
@@ -118,7 +118,7 @@ CHAIN: ContextVar[Chain] = ContextVar("cacheguard_loading", default=NO_CHAIN)
 
 
 def free_permit(bulkhead: Bulkhead, lock: AbstractContextManager[Any]) -> Permit | None:
-    """A permit that is free now: that of the load around, or one of the bulkhead."""
+    """A permit that is free now, of the outer load or of the bulkhead; None if there is none."""
     around = CHAIN.get()
     held = None if around.over else around.permit
     if held is not None and held.borrow():
@@ -129,7 +129,7 @@ def free_permit(bulkhead: Bulkhead, lock: AbstractContextManager[Any]) -> Permit
 async def next_permit(bulkhead: Bulkhead, lock: AbstractContextManager[Any], runtime: Runtime) -> Permit:
     """The next permit that comes free; `Overloaded` if none does in time.
 
-    A nested load waits for the permit of the load around only: those of the bulkhead may all be held by loads that wait
+    A nested load waits only for the permit of the outer load: those of the bulkhead may all be held by loads that wait
     for nested ones.
     """
     around = CHAIN.get()
@@ -143,7 +143,7 @@ async def next_permit(bulkhead: Bulkhead, lock: AbstractContextManager[Any], run
 
 
 def after_fork() -> None:
-    """Forget, in a child forked by a loader, the permits of the loads around: nobody gives them back there."""
+    """In a child forked by a loader, forget the permits of the outer loads: they are never given back there."""
     CHAIN.set(_without_permits(CHAIN.get()))
 
 

@@ -1,4 +1,4 @@
-"""The way of a read, once for threads and event loops."""
+"""The steps of a read, written once for threads and event loops."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What Redis holds for several keys."""
+    """The result of one look in Redis for several keys."""
 
     there: dict[str, Stored]
     missing: dict[str, Found | CutOff | None]
 
 
 class Engine:
-    """Reads under one runtime; what changes by hand is in `changes`.
+    """Reads under one runtime; manual writes and invalidations are in `changes`.
 
     A read goes `read` → `Remote.read` → `judge` → `Rebuilding.rebuild` → `Loading.run` → `Filling.fill_and_land`.
 
     Args:
-        audit: looks at what is served as fresh; None: nobody does.
+        audit: called with each fresh hit; None: no audit.
     """
 
     remote: Entries
@@ -64,14 +64,14 @@ class Engine:
         self.audit = audit
 
     async def read(self, ask: Ask) -> Any:
-        """The value of *ask*, after the in-process tier had no answer."""
+        """The value of *ask*, after a miss in L1."""
         try:
             return await self._read(ask)
         except (Overloaded, LoadTimeout) as error:
             return await self.instead(ask.rules, error)
 
     async def instead(self, rules: Rules, error: Exception) -> Any:
-        """What the caller wants in place of *error*; if that is nothing, *error* is raised."""
+        """The caller's fallback for *error*; raises *error* if it has none."""
         fallback = rules.fallback
         if fallback is None or not isinstance(error, Overloaded | LoadTimeout):
             raise error
@@ -96,7 +96,7 @@ class Engine:
         return opened(stored, ask.rules)
 
     async def _usable(self, ask: Ask, found: Found | None, ticket: int, asked_at: float) -> Stored | None:
-        """What may be served of *found*; a reload behind it is started where the policy wants one.
+        """The part of *found* that may be served. Starts a background reload if the policy wants one.
 
         Under ``rebuild="early"``, one of the hits reloads ahead of time.
         """
@@ -124,7 +124,7 @@ class Engine:
         return stored
 
     async def survey(self, asks: Mapping[str, Ask]) -> Survey:
-        """What can be served for several keys of one kind, and what has to be loaded. One round trip."""
+        """Which of several keys can be served and which must be loaded. One round trip."""
         if not self._bus.ready:
             await self._bus.begin_listening(self.runtime)
         keys, first = list(asks), next(iter(asks.values()))
@@ -147,7 +147,7 @@ class Engine:
     async def found_of(
         self, keys: Sequence[str], codec: Codec | None, scope: Scope, tags: Sequence[tuple[str, ...]], *, near: bool
     ) -> Sequence[Found | CutOff | None]:
-        """What Redis holds of *keys*, as far as it can be asked."""
+        """What Redis holds for *keys*, as far as it is reachable."""
         try:
             return await self.remote.read_many(keys, codec, scope, tags, near=near)
         except Unreachable:

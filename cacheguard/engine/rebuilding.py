@@ -1,4 +1,4 @@
-"""One rebuild of a key: join the flight, or lead it: get the lease, load, fill."""
+"""One rebuild of a key: join its flight, or lead one (get the lease, load, fill)."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from .shared import Shared
 if TYPE_CHECKING:
     from ..ports import Runtime
 
-RETRIES = 3  # flights that prove nothing to a follower, before it loads for itself
+RETRIES = 3  # flights that are not proven for a follower, before it loads for itself
 
 
 class Way(Enum):
-    """How a flight comes by its value."""
+    """How a flight gets its value."""
 
     LEASE = auto()  # under a lease: one load for all processes
-    CUT_OFF = auto()  # Redis cannot be asked: one load for this process, kept in L1
+    CUT_OFF = auto()  # Redis is unreachable: one load for this process, kept in L1
     ALONE = auto()  # for its caller only: no tier keeps it
 
 
 @dataclass(slots=True)
 class Plan:
-    """How a flight goes about its rebuild.
+    """The plan of one rebuild.
 
     Args:
         stale: may be served if the load fails or is slow.
-        floor: in ms; an entry that turns up and stays fresh for longer is taken instead of a load.
-        unusable: the entry that was found and cannot be used, as LEASE knows it: it is replaced.
-        behind: no caller waits for it.
+        floor: in ms; an entry that appears and stays fresh for longer is used instead of a load.
+        unusable: the stamp of an entry that was found and cannot be used: it is replaced.
+        behind: True if no caller waits for it.
     """
 
     way: Way
@@ -56,7 +56,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Seat:
-    """A caller's part in a flight."""
+    """A caller's place in a flight, as leader or follower."""
 
     flight: Flight
     joined_at: int  # leases that the flight had asked for by then
@@ -64,11 +64,11 @@ class Seat:
 
 
 class Rebuilding:
-    """The way from a miss to a value, under one runtime.
+    """The steps from a miss to a value, under one runtime.
 
     `rebuild` → `board` → `_fly` → `_lease` → `Loading.run` → `Filling.fill_and_land`.
 
-    A caller that leaves early must not end the load for the others. So a flight is work of its own (`Runtime.start`),
+    A caller that leaves early must not end the load for the others. So a flight runs on its own (`Runtime.start`),
     and its leader waits for it as its followers do.
     """
 
@@ -83,13 +83,13 @@ class Rebuilding:
         self._failures = shared.failures
         self._asked_for: dict[str, int] = {}  # leases, and the threads that are about to use them
 
-    # Who wants a value
+    # The caller's side
 
     async def rebuild(self, ask: Ask, found: Found | CutOff | None, *, anew: bool = False) -> Stored:
         """Join the flight of this key, or lead one.
 
-        *found* may be served if that goes wrong; if it cannot be read here, whatever is stored gets replaced. With
-        *anew* the answer comes from a load that begins after this call.
+        *found* may be served if the load fails; if it cannot be read here, the stored entry is replaced. With *anew*
+        the answer comes from a load that begins after this call.
         """
         self._events.misses += 1
         chain = CHAIN.get()
@@ -116,7 +116,7 @@ class Rebuilding:
         return await self._loaded_alone(ask)
 
     async def behind(self, ask: Ask, *, floor: int) -> None:
-        """Start a rebuild that nobody waits for, unless one is under way."""
+        """Start a rebuild in the background, unless one is in progress."""
         if ask.key in self.flights or self._alone():
             return
         if self._shared.paused(ask.key, ask.rules, self._runtime) is not None:
@@ -144,7 +144,7 @@ class Rebuilding:
         return Seat(current, current.leases, current is flight)
 
     def refused(self, flight: Flight, ask: Ask) -> bool:
-        """Fail *flight*, just opened, if another one has failed since the caller looked; whether that was so."""
+        """Fail the new *flight* if another one has failed since the caller looked; returns True if it did."""
         if flight.anew or not self._failures:
             return False
         failure = self._shared.paused(ask.key, ask.rules, self._runtime)
@@ -155,15 +155,15 @@ class Rebuilding:
         return True
 
     async def _one_flight(self, ask: Ask, plan: Plan, *, anew: bool) -> Stored | None:
-        """What one flight has for this caller; None if it proves nothing to it.
+        """The outcome of one flight for this caller; None if it is not proven for it.
 
-        A follower that joined after the lease may share only what is proven:
+        A follower that joined after the lease may share only a proven outcome:
 
             leader:    leases, loads "old" ................................... lands "old", unproven
             writer:                          invalidates, returns
             follower:                                              joins
 
-        Otherwise it asks Redis again. A refresh, and a caller that cannot ask, join or lead another flight.
+        Otherwise it asks Redis again. A refresh, or a caller that cannot ask, joins or leads another flight.
         """
         seat = self.board(ask, anew=anew)
         flight = seat.flight
@@ -197,7 +197,7 @@ class Rebuilding:
             raise
 
     async def _arrived(self, seat: Seat, ask: Ask, plan: Plan) -> bool:
-        """Wait for the flight; false if this caller's patience ended first."""
+        """Wait for the flight; False if the caller's wait timeout ended first."""
         patience = None if seat.leading else ask.rules.wait_timeout
         if not seat.leading and seat.flight.waits_for_me(self._runtime.here()):
             return False
@@ -206,7 +206,7 @@ class Rebuilding:
         return await seat.flight.signal.wait(patience)
 
     def outcome(self, seat: Seat, stale: Stored | None) -> Stored | None:
-        """What the flight ended with; *stale*, if the caller has it, instead of an error."""
+        """The outcome of the flight; *stale*, if the caller has it, instead of an error."""
         flight = seat.flight
         if seat.leading and flight.loaded is not None:
             return flight.given(flight.loaded)
@@ -218,7 +218,7 @@ class Rebuilding:
         return stale
 
     async def _reread(self, ask: Ask) -> Stored | None:
-        """What Redis holds by now, if it is fresh."""
+        """The entry that Redis holds by now, if it is fresh."""
         ticket, asked_at = self._local.tickets.take(), self._runtime.now()
         try:
             found = await self._remote.read(ask.key, ask.codec, ask.scope, ask.tags, ask.usable)
@@ -230,7 +230,7 @@ class Rebuilding:
         return found.stored
 
     async def _loaded_alone(self, ask: Ask) -> Stored:
-        """What the loader has for this caller only; nothing is filled."""
+        """Load for this caller only; nothing is filled."""
         flight = Flight(self._runtime.signal())
         await self._runtime.start(self._fly(flight, ask, Plan(Way.ALONE)), detached=False)
         await flight.signal.wait(None)
@@ -239,10 +239,10 @@ class Rebuilding:
             return answer
         raise flight.error or LoadFailed(f"the load of {ask.key} was cancelled")
 
-    # Who leads a flight
+    # The leader's side
 
     async def _fly(self, flight: Flight, ask: Ask, plan: Plan) -> None:
-        """Lead *flight*; whatever happens, nobody is left waiting."""
+        """Lead *flight*, and end it whatever happens."""
         reset = CHAIN.set(NO_CHAIN) if plan.behind else None
         flight.here = self._runtime.here()
         try:
@@ -263,7 +263,7 @@ class Rebuilding:
             self.flights.ground(ask.key, flight)
 
     async def _lead(self, flight: Flight, ask: Ask, plan: Plan) -> None:
-        """Get the right to fill and load, or the answer of whoever has that right."""
+        """Get the lease and load, or wait for the answer of the process that holds it."""
         primary = False
         while True:  # at most twice: if a replica has answered with an old row, the loader may ask the primary
             token = self._runtime.token()
@@ -276,7 +276,7 @@ class Rebuilding:
             primary = True
 
     async def _load(self, job: Job) -> bool:
-        """Run the loader, fill and land; whether that must be done once more."""
+        """Run the loader, fill and land; True if that must be repeated."""
         loaded = await self._loading.run(job)
         if loaded is None:
             return False
@@ -284,7 +284,7 @@ class Rebuilding:
 
     @contextmanager
     def holding(self, tokens: Iterable[str]) -> Generator[None]:
-        """Know the leases of these names as this thread's, as long as it may hold them."""
+        """Record that this thread may hold the leases with these tokens, while the block runs."""
         here = self._runtime.here()
         if here is None:  # tasks wait for each other without harm
             yield
@@ -298,9 +298,9 @@ class Rebuilding:
                 self._asked_for.pop(token, None)
 
     async def _lease(self, flight: Flight, ask: Ask, plan: Plan, job: Job, token: str) -> bool:
-        """Ask Redis who loads, until it is this process or another one has answered; whether *job* is to be run.
+        """Ask Redis for the lease until it is granted or another process has answered; True if *job* must run.
 
-        The ticket is taken and the clock is read before each question, since its answer may be kept in L1.
+        The ticket is taken and the clock is read before each request, because its answer may be kept in L1.
         """
         floor, unusable, awaited = plan.floor, plan.unusable, ""
         waiting_since: float | None = None
@@ -330,8 +330,8 @@ class Rebuilding:
                 if self._stops_waiting(flight, ask, lease, waited):
                     job.unleased()
                     return not flight.landed
-                # What the other process brings will do, however short its life, except for a refresh: what that one
-                # loads may be older than the call.
+                # The value of the other process is used, however short its TTL, except for a refresh: that load may
+                # have begun before the call.
                 awaited, floor = lease.holder, floor if flight.anew else 0
                 await self._runtime.sleep(poll_delay(waited, self._runtime.random()))
             elif isinstance(lease, Found) and lease.stored is None:
@@ -342,7 +342,7 @@ class Rebuilding:
     async def _follow(
         self, flight: Flight, ask: Ask, plan: Plan, lease: Granted | Found | Bypass | Failed, job: Job
     ) -> bool:
-        """Do what Redis answered to the question for a lease; whether *job* is to be run."""
+        """Act on the reply to a lease request; True if *job* must run."""
         match lease:
             case Failed():
                 self._fail_as_elsewhere(flight, ask, plan, lease)
@@ -358,7 +358,7 @@ class Rebuilding:
         return not flight.landed
 
     def _stops_waiting(self, flight: Flight, ask: Ask, lease: Wait, waited: float) -> bool:
-        """Whether the wait for another process ends: the flight has landed, or it loads without a lease."""
+        """True if the wait for another process ends: the flight has landed, or it loads without a lease."""
         rules, found = ask.rules, lease.found
         old = None if found is None or flight.anew else found.stored
         if found is not None and old is not None and -found.fresh_left < rules.revalidate:
@@ -374,20 +374,20 @@ class Rebuilding:
         return False
 
     def _interrupts(self, lease: Wait) -> bool:
-        """Whether this thread holds the lease itself: a signal handler or a finalizer has interrupted its load."""
+        """True if this thread holds the lease itself: a signal handler or a finalizer has interrupted its load."""
         here = self._runtime.here()
         return here is not None and self._asked_for.get(lease.holder) == here
 
     def _fail_as_elsewhere(self, flight: Flight, ask: Ask, plan: Plan, lease: Failed) -> None:
         """Fail with the exception of the remote load, if it can be rebuilt here; otherwise this process loads."""
         error = None if lease.stored is None else rebuilt(lease.stored.value)
-        if error is None and plan.stale is not None:  # whoever has an old value serves it
+        if error is None and plan.stale is not None:  # callers with a stale value serve it
             error = LoadFailed(f"the load of {ask.key} failed in another process")
         if error is not None:
             flight.fail(error)
 
     async def _cut_off(self, flight: Flight, job: Job) -> bool:
-        """Join the load of this key in this process, as Redis gives no lease; whether *job* is to be run.
+        """Join the load of this key in this process, because Redis gives no lease; True if *job* must run.
 
         Threads and event loops have flights of their own, so this is where they meet: without it, each engine would
         load the key once.

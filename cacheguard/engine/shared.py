@@ -1,4 +1,4 @@
-"""What the engines of one guard share: one engine serves the threads, one each event loop."""
+"""The state that the engines of one guard share: one engine serves the threads, and one each event loop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FORGOTTEN_AFTER = 60.0
 
 @dataclass(slots=True)
 class Failure:
-    """A load that failed lately."""
+    """A load that failed recently."""
 
     error: Exception  # holds the loader's frames, so it is not kept for long
     traceback: TracebackType | None
@@ -41,20 +41,20 @@ class Failure:
 class Shared:
     """L1, the flights and the failures of one guard, in this process.
 
-    All of it is under one lock, ``local.lock``, because an invalidation takes a key out of all of it. The lock guards
+    All of it has one lock, ``local.lock``, because an invalidation removes a key from all of it. The lock guards
 
     - L1: its entries and its tickets;
-    - the tables of flights, where one leaves them, and the memory of failures;
+    - removals from the tables of flights, and the recent failures;
     - the budget of absences;
-    - who uses the permit of the load around (`permits.Permit`);
-    - how long the buses of several nodes are proven (`servers.ring.Trust`).
+    - which nested load uses the permit of the outer load (`permits.Permit`);
+    - how long the buses of several nodes are proven (`servers.buses.Trust`).
 
     It may be entered again by the thread that holds it: a signal handler or a finalizer may invalidate anywhere. It is
     held for a few dictionary accesses, never while something waits. A fork replaces it, so it is always taken as
     ``local.lock``, and no table keeps it.
 
     Args:
-        alone: whether the current caller's loads are for nobody else.
+        alone: returns True if the current caller must not share its loads.
     """
 
     budget: AbsenceBudget
@@ -91,20 +91,20 @@ class Shared:
         self.flights = [each for each in self.flights if each is not flights]
 
     def switch(self, *, off: bool) -> None:
-        """Turn caching off, or on again; calls nest."""
+        """Turn caching off or on again; calls may be nested."""
         with self.local.lock:
             self.off += 1 if off else -1
         self.local.switch(off=off)
 
     def alone(self) -> bool:
-        """Whether what the caller would load now is for nobody else."""
+        """True if the caller must not share what it loads now."""
         for question in self.questions:  # noqa: SIM110 - asked at every miss: a generator would cost two calls more
             if question():
                 return True
         return False
 
     def drop(self, names: Iterable[str]) -> None:
-        """Take *names* (keys, markers) out of this process: L1, flights, and the memory of failures."""
+        """Drop *names* (keys, markers) from this process: L1, flights, and recent failures."""
         for name in names:
             self.bus.note(name)
             self.local.drop(name)
@@ -130,14 +130,14 @@ class Shared:
     # Failures: a loader that failed is not run again at once
 
     def paused(self, key: str, rules: Rules, runtime: Runtime) -> Exception | None:
-        """The exception because of which *key* is not loaded now, for one more caller."""
+        """The exception of a recent load of *key* if its back-off still runs, else None."""
         failure = self.failures.get(key)
         if failure is None or rules.error_backoff is None:
             return None
         return None if runtime.now() >= failure.until else failure.error.with_traceback(failure.traceback)
 
     def failed(self, keys: Iterable[str], error: Exception, rules: Rules, now: float) -> None:
-        """Remember that the load of *keys* failed: the pause doubles with each failure in a row."""
+        """Begin or extend the back-off of *keys*, whose load failed: it doubles with each failure in a row."""
         backoff = rules.error_backoff
         if backoff is None:
             return
@@ -159,7 +159,7 @@ class Shared:
         self.forget_failures(now)
 
     def forget_failures(self, now: float) -> None:
-        """Let go of old failures, of two at most. This is called with each load, so none stays for long."""
+        """Remove old failures, at most two. Each load calls this while there are any, so none stays for long."""
         if not self.failures:
             return
         with self.local.lock:

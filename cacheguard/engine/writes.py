@@ -1,4 +1,4 @@
-"""Invalidations by hand: what `disabled()`, ``on_unreachable``, ``l2=False`` and cancellation mean for all of them."""
+"""Invalidations: what `disabled()`, ``on_unreachable``, ``l2=False`` and cancellation mean for all of them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ T = TypeVar("T")
 
 
 class Writes:
-    """The invalidations of one guard, whichever engine says them.
+    """The invalidations of one guard, whichever engine sends them.
 
-    They travel whatever the tiers. A function with ``l2=False`` keeps its values out of Redis, not the news: each
-    process that holds one must hear of it. So they are always said to Redis (engine: the one that knows it), and here.
+    They do not depend on the tiers. A function with ``l2=False`` keeps its values out of Redis, but its invalidations
+    go through Redis: each process that holds a value must receive them. So they are always sent to Redis (*engine* is
+    the one that uses it), and applied here.
 
-    `disabled()` stops no invalidation: what is cached meanwhile by other processes must not stay.
+    `disabled()` stops no invalidation: values that other processes cache meanwhile must not stay.
 
     Args:
-        shared: what the engines of the guard have in common.
-        here: what this process keeps in the place of Redis.
+        shared: the state that the engines of the guard share.
+        here: the store of this process that replaces Redis.
         raises: ``on_unreachable="raise"``.
     """
 
@@ -37,12 +38,12 @@ class Writes:
         self._shared, self._here, self._raises = shared, here, raises
 
     def heard(self, name: str) -> None:
-        """Another process has changed *name*: drop it from everything that this process keeps."""
+        """Drop *name*, which another process has changed, from everything that this process keeps."""
         self._here.forget([Invalidation(name)])
         self._shared.drop([name])
 
     def missed(self) -> None:
-        """Something may have gone unheard: what functions with ``l2=False`` have here may be old."""
+        """Drop the values of functions with ``l2=False``: this process may have missed an invalidation."""
         self._shared.drop(self._here.forget_all())
 
     async def write(self, engine: Engine, items: Sequence[Invalidation], *, quietly: bool = False) -> None:
@@ -51,7 +52,7 @@ class Writes:
         await self._deliver(engine, engine.changes.invalidate, items, quietly=quietly)
 
     async def apply(self, engine: Engine, items: Sequence[Invalidation]) -> int:
-        """Invalidate *items*, which may be many; their number. One round trip for a thousand of them."""
+        """Invalidate *items*, which may be many; returns their number. One round trip for each thousand."""
         self._here.forget(items)
         await self._deliver(engine, engine.changes.invalidate, items, at_once=MOST_AT_ONCE)
         return len(items)
@@ -62,11 +63,11 @@ class Writes:
         await self._deliver(engine, engine.changes.expire, keys)
 
     async def remove(self, engine_of: Callable[..., Engine], keys: Sequence[str], scope: Scope, *, l2: bool) -> int:
-        """Invalidate *keys*, and say how many of them there were. One round trip for a thousand of them.
+        """Invalidate *keys*; returns how many of them were cached. One round trip for each thousand.
 
         Args:
-            engine_of: gives the engines of the caller's runtime.
-            l2: whether the values are in Redis; else those here are counted.
+            engine_of: returns an engine of the caller's runtime.
+            l2: True if the values are in Redis; otherwise those in this process are counted.
         """
         engine, count = engine_of(), 0
 
@@ -85,7 +86,7 @@ class Writes:
         return count
 
     async def elsewhere(self, engine: Engine, keys: Sequence[str]) -> None:
-        """Invalidate *keys* wherever they are but here, where their values were changed just now. One round trip."""
+        """Invalidate *keys* everywhere except here, where their values were just changed. One round trip."""
         if self._here.beside_redis:
             await self._deliver(engine, engine.changes.invalidate, [Invalidation(key) for key in keys])
 
@@ -100,13 +101,13 @@ class Writes:
     ) -> None:
         """The rule of all invalidations.
 
-        Each is said even if the caller is cancelled, or one before it was not acknowledged. What Redis has not
-        acknowledged is pending, and delivered before anything else is asked; who wants to know gets `Unreachable`, when
-        all is said.
+        Each is sent even if the caller is cancelled, or an earlier one was not acknowledged. An invalidation that Redis
+        has not acknowledged is pending: it is delivered before anything else is read. `Unreachable` is raised, if
+        wanted, after all were sent.
 
         Args:
-            engine: the one that knows Redis.
-            say: says some of *what*; false if they are pending.
+            engine: the one that uses Redis.
+            say: sends some of *what*; returns False if they are pending.
             at_once: how many in one round trip; 0: all.
             quietly: never raise.
         """
@@ -122,5 +123,5 @@ class Writes:
         for at in range(0, len(what), at_once):
             done &= await say(what[at : at + at_once])
         if not done:
-            self._shared.bus.listen()  # who listens delivers it, even if nobody here asks for anything any more
+            self._shared.bus.listen()  # the listener delivers it, even if this process reads nothing any more
         return done
