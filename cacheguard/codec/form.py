@@ -1,4 +1,4 @@
-"""What a codec is, and how one is told from another."""
+"""The protocol of codecs, and the fingerprints that identify them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any, Protocol
 
 
 class Codec(Protocol):
-    """A way from a value to payload bytes and back."""
+    """Converts values to payload bytes and back."""
 
     @property
     def schema(self) -> bytes:
-        """Eight bytes that say how a payload must be read; other processes compute the same."""
+        """Eight bytes that identify the form of the payload; all processes compute the same."""
         ...
 
     def encode(self, value: Any) -> bytes:
-        """The payload of *value*; `CodecError` if what `decode` would give is not the same value."""
+        """Encode *value*; `CodecError` if `decode` would not return the same value."""
         ...
 
     def decode(self, payload: bytes | memoryview) -> Any:
-        """The value in *payload*; `CodecError` for whatever may be wrong with it."""
+        """Decode *payload*; `CodecError` if it cannot be decoded."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Which codec a function's values take, and which one a stored payload was written by."""
+"""Finds the codec for a function's values, and the codec that wrote a stored payload."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RUN_CODE = frozenset(
 
 
 def runs_code(serializer: Any) -> bool:
-    """Whether *serializer* is known to run what is in the bytes that it reads; those of one's own cannot be known."""
+    """True if *serializer* is known to execute code from the bytes that it reads; unknown for custom serializers."""
     makers: list[Any] = [serializer, getattr(serializer, "loads", None), type(serializer)]
     names = [str(getattr(maker, name, "")) for maker in makers for name in ("__name__", "__module__")]
     return any(name.partition(".")[0] in _RUN_CODE for name in names)
@@ -34,7 +34,7 @@ def runs_code(serializer: Any) -> bool:
 class CustomCodec:
     """The user's own serializer: an object or module with ``dumps`` and ``loads``, such as `pickle`.
 
-    What it writes is taken at its word: nothing is read back to be compared.
+    Its payloads are not verified by reading them back.
     """
 
     __slots__ = ("_dumps", "_loads", "_name")
@@ -148,7 +148,7 @@ def _scopes(fn: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 class Registry:
     """The codecs of a guard's functions, found by what was stored or by what is to be stored.
 
-    Reads and writes by bare key go through it: nobody tells them which function the value belongs to.
+    Reads and writes by bare key use it, because they do not know which function the value belongs to.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A circuit breaker for whatever a loader depends on. The rule is that of the breaker of Redis."""
+"""A circuit breaker for a dependency of a loader. It uses the same rule as the breaker of Redis."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ class Breaker:
 
     Give it to functions (``@guard.cached(…, breaker=database)``), to a `Policy`, or use it by itself:
     ``with database: …``, also inside ``async def``. While it is open, such calls raise `Overloaded` at once, and cached
-    functions serve what they still have, within ``stale_if_error``. The state belongs to the object,
-    in one process: whatever shares the object shares the state.
+    functions serve stale values within ``stale_if_error``. The state belongs to the object, in one process: everything
+    that uses the object shares the state.
 
     Args:
         name: for the log.
-        window: how many of the last calls count.
-        minimum: with fewer calls than this in the last `age`, nothing is decided.
-        age: how old a call may be that counts.
-        failure_rate: share of failed calls, above 0 and up to 1, from which on it opens.
-        slow_after: a call that takes longer is slow; None: none is.
-        slow_rate: share of slow calls, above 0 and up to 1, from which on it opens.
-        pause: from opening until one call is let pass as a probe; up to a quarter less, at random.
-        longest_pause: the pause doubles with each probe that fails, up to this.
-        ignored: exception classes that are no failure, such as those of bad input. Exceptions that a policy lists as
-            ``not_found`` never are one, and neither is being cancelled.
+        window: the number of last calls that count.
+        minimum: with fewer calls than this within `age`, it does not open.
+        age: the maximum age of a call that counts.
+        failure_rate: it opens at this share of failed calls, above 0 and up to 1.
+        slow_after: a call that takes longer is slow; None: no call is slow.
+        slow_rate: it opens at this share of slow calls, above 0 and up to 1.
+        pause: from opening until one call passes as a probe; up to a quarter shorter, at random.
+        longest_pause: the pause doubles with each failed probe, up to this.
+        ignored: exception classes that are not failures, such as those of bad input. Exceptions that a policy lists as
+            ``not_found`` and cancellation are never failures.
 
-    `ConfigurationError` for what cannot work. No round trips.
+    Raises `ConfigurationError` for an option that cannot work. No round trips.
     """
 
     def __init__(
@@ -103,14 +103,14 @@ class Breaker:
         return self._switch.waits
 
     def enter(self) -> int:
-        """Ask to make a call; `Overloaded` if it must not be made. Give what this returns to `leave`."""
+        """Begin a call; `Overloaded` if it is not allowed. Pass the result to `leave`."""
         turn = self._switch.enter()
         if turn is None:
             raise Overloaded(f"the breaker of {self.name} is {self.state}; it may close in {self.retry_after:.1f} s")
         return turn
 
     def leave(self, turn: int, error: BaseException | None, took: float) -> None:
-        """The call has ended, with *error* or without, after so many seconds."""
+        """Record the end of a call, with *error* or without, after *took* seconds."""
         if error is None or isinstance(error, self.ignored):
             self._switch.leave(turn, Outcome.OK, took)
         else:

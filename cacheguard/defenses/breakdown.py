@@ -10,10 +10,10 @@ XFETCH_BETA = 1.0
 
 
 class Verdict(Enum):
-    """What a reader may do with what it found."""
+    """What a reader may do with the entry that it found."""
 
     FRESH = auto()
-    REVALIDATE = auto()  # serve it, and reload behind
+    REVALIDATE = auto()  # serve it, and reload in the background
     LOAD = auto()  # there is nothing, or it is too old to serve while a load may still succeed
 
 
@@ -30,7 +30,7 @@ def early_by(load_time: float, draw: float) -> float:
     """How many seconds before its expiry an entry should be reloaded by a reader that drew *draw* from [0, 1).
 
     XFetch: ``-delta * beta * ln(draw)`` (Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede
-    Prevention, VLDB 2015). The slower the load, the earlier somebody starts it.
+    Prevention, VLDB 2015). The slower the load, the earlier it starts.
     """
     return -load_time * XFETCH_BETA * math.log(1.0 - draw)
 

@@ -16,16 +16,16 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Tickets:
-    """Proof that no invalidation of a name (a key, a tag's marker) was heard of since a moment.
+    """Proof that no invalidation of a name (a key, a tag's marker) has arrived since the ticket was taken.
 
-    A reader takes a ticket before it asks Redis and shows it when it wants to put the answer into the in-process tier:
+    A reader takes a ticket before it reads from Redis, and shows it when it puts the reply into L1:
 
         reader:  ticket 7, asks Redis, gets "old" ........................ put refused: the stripe says 9
         writer:                              invalidates: stripe becomes 9
 
-    A ticket is the number of the last invalidation that had been heard of, whatever it was about, so it need not be
-    known beforehand which tags the answer will have. Names share stripes; a needless refusal costs one round trip, a
-    missed one would cost the truth. Whoever revokes tickets holds the lock of the tier.
+    A ticket is the number of the last invalidation of any name, so the reader need not know beforehand which tags the
+    reply will have. Names share stripes: a needless refusal costs one round trip, and a missed one would leave a stale
+    entry. `revoke` and `revoke_all` need the lock of the tier.
     """
 
     __slots__ = ("_all", "_last", "_stripes")
@@ -40,20 +40,20 @@ class Tickets:
         return self._last
 
     def holds(self, ticket: int, key: str, others: Iterable[str] = ()) -> bool:
-        """Whether nothing was heard of *key* and the *others* since *ticket* was taken."""
+        """True if no invalidation of *key* or the *others* has arrived since *ticket* was taken."""
         if ticket < self._all or self._stripes[hash(key) % STRIPES] > ticket:
             return False
         return all(self._stripes[hash(other) % STRIPES] <= ticket for other in others)
 
     def revoke(self, name: str) -> None:
-        """Make every ticket taken so far worthless for *name*."""
-        # The stripe first: who takes a ticket in between gets the old number, which is refused.
+        """Make every ticket taken so far void for *name*."""
+        # The stripe first: a reader that takes a ticket in between gets the old number, which is refused.
         number = self._last + 1
         self._stripes[hash(name) % STRIPES] = number
         self._last = number
 
     def revoke_all(self) -> None:
-        """Make every ticket taken so far worthless."""
+        """Make every ticket taken so far void."""
         self._all = self._last + 1
         self._last = self._all
 

@@ -1,8 +1,8 @@
-"""Redis fails, or is too slow to be of use: it is left alone for a while, and probed until it is well again.
+"""Redis fails or is too slow: no calls are sent for a while, then it is probed until it works again.
 
 The rule of a circuit breaker. The pattern is Michael Nygard's ("Release It!", 2007); windows, slow calls and half-open
-probes are those of Resilience4j, with pauses short enough for a cache. What each fault of Redis counts for stands in
-`faults.TREATMENTS`.
+probes are those of Resilience4j, with pauses short enough for a cache. `faults.TREATMENTS` defines how each fault of
+Redis counts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 from .breakdown import next_pause
 
 State: TypeAlias = Literal["closed", "open", "half-open"]
-JITTER = 0.25  # of a pause, taken off at random: a fleet shall not come back in step
+JITTER = 0.25  # of a pause, subtracted at random, so that processes do not return in step
 
 
 class Outcome(Enum):
@@ -28,7 +28,7 @@ class Outcome(Enum):
     OK = auto()
     SLOW = auto()
     FAILED = auto()
-    NONE = auto()  # it was cancelled, or never made: this says nothing
+    NONE = auto()  # it was cancelled, or never made: it does not count
 
 
 _PROBED = {
@@ -44,12 +44,12 @@ class BreakerTerms:
     """When a breaker opens, and for how long.
 
     Args:
-        window: how many of the last calls count.
-        age: how old, in seconds, a call may be that counts.
-        minimum: with fewer calls than this nothing is decided.
-        failure_rate: share of failed calls from which on it opens.
-        slow_rate: share of slow calls, likewise.
-        slow_after: seconds after which a call is slow; infinite: none is.
+        window: the number of last calls that count.
+        age: the maximum age, in seconds, of a call that counts.
+        minimum: with fewer calls than this it does not open.
+        failure_rate: it opens at this share of failed calls.
+        slow_rate: it opens at this share of slow calls.
+        slow_after: seconds after which a call is slow; infinite: no call is slow.
         pause: seconds until the first probe.
         longest_pause: the pause doubles with each failed probe, up to this many seconds.
     """
@@ -67,7 +67,7 @@ class BreakerTerms:
 def reason_to_open(
     calls: Iterable[tuple[float, Outcome]], terms: BreakerTerms, now: float
 ) -> tuple[Outcome, str] | None:
-    """Why the last *calls* (when, how) are reason to open: the outcome that is too frequent, and words; else None."""
+    """The reason to open after the last *calls* (time, outcome): the too frequent outcome, and a text; or None."""
     young = [outcome for at, outcome in calls if at > now - terms.age]
     if len(young) < terms.minimum:
         return None
@@ -111,17 +111,17 @@ class Switch:
         probed_by_callers: bool = True,
     ) -> None:
         self.name, self.terms = name, terms
-        self.closed: bool = True  # a hot path need ask no more than this
+        self.closed: bool = True  # all that a hot path needs to check
         self.probed_by_callers = probed_by_callers
         self._on_change, self._now = on_change, now
         self._random = random.Random().random
-        self._turn: int = 0  # of its states; what began in an earlier one says nothing about this one
+        self._turn: int = 0  # number of the current state; calls that began in an earlier state do not count
         self._calls: deque[tuple[float, Outcome]] = deque(maxlen=terms.window)
-        self.undecided: bool = False  # the first probe of an alarm is not back yet
-        self._slowed = False  # it was for being slow that it opened
+        self.undecided: bool = False  # the first probe since it opened has not returned yet
+        self._slowed = False  # it opened because calls were slow
         self._pause: float | None = None
         self._closed_at = -math.inf
-        self._until = 0.0  # no probe before
+        self._until = 0.0  # no probe before this time
         self._probing = False
         self._new_lock = new_lock
         self._lock = new_lock()
@@ -134,17 +134,17 @@ class Switch:
 
     @property
     def waits(self) -> float:
-        """Seconds until a probe may pass; 0 if one may, or needs not."""
+        """Seconds until a probe may pass; 0 if one may pass now, or none is needed."""
         return 0.0 if self.closed else max(0.0, self._until - self._now())
 
     def enter(self) -> int | None:
-        """May a call be made? What to `leave` with afterwards, or None."""
+        """Begin a call: return the turn for `leave`, or None if the call must not be made."""
         if self.closed:
             return self._turn
         return self.probe() if self.probed_by_callers else None
 
     def probe(self) -> int | None:
-        """May a call be made to find out? One at a time; one that never comes back counts for a longest pause."""
+        """Begin a probe, as `enter` begins a call. One at a time; a lost one blocks others for a longest pause."""
         with self._lock:
             now = self._now()
             if self.closed:
@@ -160,7 +160,7 @@ class Switch:
         return turn
 
     def leave(self, turn: int, outcome: Outcome, took: float = 0.0, now: float | None = None) -> None:
-        """A call that was let pass has ended, after so many seconds; *now*, if the caller knows what time it is."""
+        """Record the end of a call, after *took* seconds. *now*: the time, if the caller has read it already."""
         if turn != self._turn or (outcome is Outcome.NONE and self.closed):
             return
         if outcome is Outcome.OK and took >= self.terms.slow_after and (self._slowed or not self.undecided):
@@ -186,7 +186,7 @@ class Switch:
         self._on_change("half-open", "closed" if self.closed else "open", _PROBED[outcome])
 
     def doubt(self, turn: int, why: str) -> None:
-        """A call that was let pass has cost too much to let another one try: open, if nothing has changed since."""
+        """Open at once, because a call has cost too much to try another; only if the state has not changed since."""
         if self.closed and turn == self._turn:
             self._trip(why, alarm=True, slowed=False)
 
@@ -202,7 +202,7 @@ class Switch:
                 return
             now = self._now()
             if now > self._closed_at + self.terms.age:
-                self._pause = None  # it has been well for long enough
+                self._pause = None  # no failures for long enough
             self.undecided, self._slowed = alarm, slowed
             self.closed = self._probing = False
             self._turn += 1
@@ -218,7 +218,7 @@ class Switch:
         self._until = now + self._pause * (1.0 - JITTER * self._random())
 
     def after_fork(self) -> None:
-        """Begin anew, closed: a thread of the parent may have held the lock, or have been the probe."""
+        """Reset to closed: a thread of the parent may have held the lock, or been the probe."""
         self._lock = self._new_lock()
         self._random = random.Random().random  # or all children of one parent would draw the same pauses
         self.closed, self._probing, self.undecided, self._pause = True, False, False, None

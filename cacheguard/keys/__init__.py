@@ -24,8 +24,8 @@ __all__ = [
 
 
 def compile_key(template: str | None, fn: Callable[..., Any]) -> KeyMaker:
-    """How the calls of *fn* are told apart: by *template*, or by all arguments and their types.
+    """Return the key maker for the calls of *fn*: from *template*, or from all arguments and their types.
 
-    `KeyTemplateError` if the template does not fit the function, or without one if a call has no text of its own.
+    `KeyTemplateError` if the template does not fit the function, or if no unique text can be made without a template.
     """
     return CallText(fn) if template is None else TextTemplate(template, fn)

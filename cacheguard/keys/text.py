@@ -1,4 +1,4 @@
-"""What makers of key text have in common: their protocol, a function's parameters, and the fear of default reprs."""
+"""Common to all makers of key text: their protocol, a function's parameters, and the refusal of default reprs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class KeyMaker(Protocol):
 
 
 def function_name(fn: Callable[..., Any]) -> str:
-    """What to call *fn* in a message."""
+    """The name of *fn* for a message."""
     name: str = getattr(fn, "__qualname__", type(fn).__qualname__)
     return name
 

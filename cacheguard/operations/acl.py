@@ -1,4 +1,4 @@
-"""What a user of Redis must be allowed to do for a guard to work, and no more."""
+"""The minimal permissions of a Redis user for a guard."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def commands_of(
     client_name: bool = False,
     replicas: bool = False,
 ) -> list[str]:
-    """The commands a guard uses, in lower case, a subcommand behind ``|``.
+    """The commands that a guard uses, in lower case, subcommands after ``|``.
 
     Args:
-        bloom: whether it has Bloom filters.
-        cluster: whether it is on a cluster.
-        database: whether it is on another database than number 0.
-        client_name: whether its connections have a name.
-        replicas: whether it reads from replicas, as ``read_from="replica"`` says.
+        bloom: True: it has Bloom filters.
+        cluster: True: it is on a cluster.
+        database: True: it is on another database than number 0.
+        client_name: True: its connections have a name.
+        replicas: True: it reads from replicas (``read_from="replica"``).
     """
     found = ENTRIES | _scripted("protocol")
     if bloom:
@@ -91,7 +91,7 @@ def _quoted(word: str) -> str:
 
 
 def _scripted(room: str) -> frozenset[str]:
-    """What the scripts of a folder of the package call."""
+    """The commands that the scripts in a folder of the package call."""
     found: set[str] = set()
     for script in files("cacheguard").joinpath(room, "lua").iterdir():
         if script.name.endswith(".lua"):

@@ -20,7 +20,7 @@ from ..engine.looking import Inspection
 from ..errors import ConfigurationError
 from ..guard import CacheGuard
 
-PLACEHOLDER = "PASSWORD"  # a real one belongs on no terminal
+PLACEHOLDER = "PASSWORD"  # a real password must not appear on a terminal
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

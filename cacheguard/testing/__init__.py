@@ -1,6 +1,6 @@
-"""What tests of a cached application need, and what cacheguard's own tests are made with.
+"""Tools for tests of a cached application; cacheguard's own tests use them, too.
 
-Needs no test framework. For pytest, the plugin of this distribution has fixtures for all of it, named `cacheguard_…`.
+They need no test framework. For pytest, the plugin of this distribution has fixtures for them, named `cacheguard_…`.
 """
 
 from .checker import Reading, StalenessChecker, StaleRead

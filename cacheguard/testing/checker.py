@@ -1,4 +1,4 @@
-"""Whether a cache ever answers with something older than what was acknowledged before it was asked."""
+"""Detects stale reads: values older than an invalidation that was acknowledged before the read."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LONGEST_PAUSE = 0.002  # seconds between two changes
 
 @dataclass(frozen=True, slots=True)
 class StaleRead:
-    """A read that got less than it should.
+    """A read that returned an older version than it may.
 
     Args:
-        key: what was read.
-        version: what came.
+        key: the key that was read.
+        version: the version that was returned.
         least: the newest version that had been acknowledged when the read began.
-        began: seconds since the checker was made.
-        ended: likewise.
+        began: start of the read, in seconds since the checker was made.
+        ended: end of the read, likewise.
         reader: the thread or the task.
     """
 
@@ -52,26 +52,26 @@ class Reading:
         self.version: int | None = None
 
     def got(self, version: int | None) -> None:
-        """What the read has returned; None: nothing is there, which is never stale."""
+        """Report what the read returned. None: no value, which is never stale."""
         self.version = version
 
 
 class StalenessChecker:
-    """Looks for stale reads: a read that began after an invalidation was acknowledged, and returned an older version.
+    """Detects stale reads: a read that begins after an invalidation was acknowledged, and returns an older version.
 
-    Versions of a key are numbers that only grow. The checker brings a database of them (`load`, `commit`), so that the
-    cache under test caches `load`, and a change is `commit`, the cache's invalidation, `acknowledged`: see `change`.
-    `check` reads and judges, `exercise` does all of it from several threads, `aexercise` from several tasks; `verify`
-    says what came of it. With a database of your own, tell the checker by `acknowledged` and `reading` what happens.
+    Versions of a key are numbers that only grow. The checker contains a database of them (`load`, `commit`). The cache
+    under test caches `load`; a change is `commit`, the cache's invalidation, then `acknowledged`: see `change`. `check`
+    reads and checks, `exercise` does all of it from several threads, `aexercise` from several tasks; `verify` raises if
+    a read was stale. With your own database, report what happens with `acknowledged` and `reading`.
 
-    Jepsen looks for the same in the histories of registers: a read that misses a write which ended before it began.
+    Jepsen checks the histories of registers in the same way: a read that misses a write which ended before it began.
 
     Args:
-        dawdle: longest time, in seconds, between a load's look at the database and its return; drawn for each. In it
-            lies the race: what is loaded may be old before it reaches the cache.
-        grace: seconds after an acknowledgement in which the older version may still be read, such as from the memory of
-            another process, which hears of it a moment later.
-        seed: of everything that is drawn.
+        dawdle: longest time, in seconds, between the moment when a load reads the database and its return; random for
+            each load. This is the race: a loaded value may be old before it reaches the cache.
+        grace: seconds after an acknowledgement in which the older version may still be read, such as from the L1 of
+            another process, which receives the invalidation a moment later.
+        seed: of the random numbers.
     """
 
     changes: int
@@ -87,7 +87,7 @@ class StalenessChecker:
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._database: dict[str, int] = {}
-        self._acknowledged: dict[str, tuple[list[float], list[int]]] = {}  # when, and which: both only grow
+        self._acknowledged: dict[str, tuple[list[float], list[int]]] = {}  # times and versions: both only grow
         self._began = time.monotonic()
 
     # The database
@@ -105,7 +105,7 @@ class StalenessChecker:
         return version
 
     def commit(self, key: str) -> int:
-        """Give *key* a new version in the database, and say which."""
+        """Give *key* a new version in the database, and return it."""
         with self._lock:
             version = self._database[key] = self._database.get(key, 0) + 1
         return version
@@ -113,7 +113,7 @@ class StalenessChecker:
     # What happens to the cache
 
     def acknowledged(self, key: str, version: int) -> None:
-        """The invalidation that follows *version* of *key* has returned: who reads from now on must not get less."""
+        """Report that the invalidation for *version* of *key* has returned: later reads must not be older."""
         with self._lock:
             self.changes += 1
             times, versions = self._acknowledged.setdefault(key, ([], []))
@@ -127,7 +127,7 @@ class StalenessChecker:
 
     @contextmanager
     def reading(self, key: str) -> Generator[Reading]:
-        """One read: ``with checker.reading(key) as read: read.got(…)``. A read that raises is none."""
+        """Report one read: ``with checker.reading(key) as read: read.got(…)``. A read that raises does not count."""
         began = time.monotonic()
         read = Reading(key, began, self._least(key, began))
         yield read
@@ -149,7 +149,7 @@ class StalenessChecker:
                 self.stale.append(StaleRead(read.key, read.version, read.least, began, ended, _who()))
 
     def check(self, read: Callable[[str], int | None], key: str) -> int | None:
-        """Read *key* through the cache, judge what comes, and return it."""
+        """Read *key* through the cache, check the version, and return it."""
         with self.reading(key) as reading:
             reading.got(read(key))
         return reading.version
@@ -161,7 +161,7 @@ class StalenessChecker:
         return reading.version
 
     def change(self, invalidate: Callable[[str], object], key: str) -> int:
-        """Commit a new version of *key*, invalidate it in the cache, and hold the cache to it from then on."""
+        """Commit a new version of *key*, invalidate it in the cache, and report it as acknowledged. Return it."""
         version = self.commit(key)
         invalidate(key)
         self.acknowledged(key, version)
@@ -174,7 +174,7 @@ class StalenessChecker:
         self.acknowledged(key, version)
         return version
 
-    # Many at once
+    # Concurrently
 
     def exercise(
         self,
@@ -186,14 +186,14 @@ class StalenessChecker:
         writers: int = 2,
         seconds: float = 1.0,
     ) -> None:
-        """Read and change *keys* from so many threads, for so long; then read each once more.
+        """Read and change *keys* from several threads for *seconds*; then read each key once more.
 
         Args:
             read: reads a key through the cache, which loads by `load`.
             invalidate: invalidates a key in the cache.
-            keys: few of them, so that readers and writers meet.
-            readers: threads that read.
-            writers: threads that change.
+            keys: use few, so that readers and writers meet.
+            readers: the number of threads that read.
+            writers: the number of threads that change.
             seconds: of real time.
 
         Raises:
@@ -237,7 +237,7 @@ class StalenessChecker:
         writers: int = 2,
         seconds: float = 1.0,
     ) -> None:
-        """`exercise` with coroutine functions, from so many tasks; what they raise comes as an `ExceptionGroup`."""
+        """`exercise` with coroutine functions, from tasks; their exceptions are raised as an `ExceptionGroup`."""
         end = time.monotonic() + seconds
 
         async def until_the_end(step: Callable[[str], Awaitable[object]], longest_pause: float) -> None:
@@ -254,7 +254,7 @@ class StalenessChecker:
             await self.acheck(read, key)
 
     def verify(self) -> None:
-        """`AssertionError` if a read was stale, or if none was made that could have been."""
+        """Raise `AssertionError` if a read was stale, or if no read was made that could have been stale."""
         if self.stale:
             shown = "\n".join(map(_said, self.stale[:MOST_SHOWN]))
             raise AssertionError(f"{len(self.stale)} of {self.reads} reads were stale:\n{shown}")

@@ -1,4 +1,4 @@
-"""A clock that stands still until the test moves it, and ways to wait that end by it."""
+"""A clock that only moves when the test moves it, and waits that end by this clock."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from ..runtime.blocking import BlockingRuntime
 from ..runtime.clocks import CLOCK, Clock
 
 BEGINNING = 1024  # seconds; far enough from zero that "a minute ago" is a time, too
-# A power of two, so that every time and every sum of times is exact: what is to end after 0.3 s has ended when the
-# clock has been moved by 0.3 s.
+# A power of two, so that all times and sums of times are exact: a timer of 0.3 s has ended when the clock has been
+# moved by 0.3 s.
 TICKS = 2**20  # in a second
 BREATHS = 20  # turns of the event loop after each step
 
@@ -33,11 +33,11 @@ Step = Callable[[], Coroutine[Any, Any, None]]
 
 
 class ClockStoodStillError(AssertionError):
-    """Something waited for the virtual clock, and nobody moved it."""
+    """Something waited for the virtual clock, but the test did not move it."""
 
 
 class Timer:
-    """What happens when the clock has been moved so far, unless it is cancelled before."""
+    """An action that runs when the clock reaches its time, unless it is cancelled before."""
 
     __slots__ = ("at", "cancelled", "happen")
 
@@ -53,27 +53,27 @@ class Timer:
 
 
 class VirtualClock:
-    """The time of the guards that are built under it: it stands still until `advance`.
+    """The clock of the guards that are built under it. It only moves with `advance`.
 
-    A guard on ``memory://`` goes by it in everything: TTLs, stale windows, the ages of entries in the process, leases,
-    write intents and quarantines, the pause after a failed load, and every timeout. On Redis, it moves what the process
-    decides; what Redis decides (TTLs and leases there) goes by Redis's own clock, and so does whether it is well.
+    A guard on ``memory://`` uses it for everything: TTLs, stale windows, the ages of L1 entries, leases, write intents
+    and quarantines, the back-off after a failed load, and every timeout. On Redis, it only moves times that the process
+    measures. TTLs and leases in Redis follow Redis's own clock; the checks of Redis's health follow real time.
 
-    Timeouts (``hard_timeout``, ``soft_timeout``, ``wait_timeout``, ``load_wait``) and the renewal of leases end by this
-    clock alone. Pauses between two tries (who waits for another's load asks again and again) end when the clock has
-    been moved that far or when as much real time has gone by, so nobody has to move it for them.
+    Timeouts (``hard_timeout``, ``soft_timeout``, ``wait_timeout``, ``load_wait``) and lease renewals only follow this
+    clock. Pauses between two polls (while waiting for another caller's load) end when the clock has been moved that
+    far, or after as much real time, so the test need not move the clock for them.
 
-    ``with clock:`` puts every guard and every `Breaker` under it that is built in the block, in this thread or task;
+    ``with clock:`` makes every guard and every `Breaker` that is built in the block, in this thread or task, use it;
     `guard` builds one. They keep the clock that they were built under. Any thread may move the clock.
 
-    The idea is that of Twisted's `task.Clock` and Trio's `MockClock`.
+    The idea is from Twisted's `task.Clock` and Trio's `MockClock`.
 
     Args:
-        patience: how much real time whoever waits for a timeout gives the test to move the clock, before it raises
+        patience: real time that a wait for a timeout gives the test to move the clock, before it raises
             `ClockStoodStillError`.
 
     Raises:
-        ConfigurationError: *patience* is no duration.
+        ConfigurationError: *patience* is not a duration.
     """
 
     def __init__(self, *, patience: Duration = "30s") -> None:
@@ -100,25 +100,25 @@ class VirtualClock:
         CLOCK.reset(clock)
 
     def guard(self, url: str = "memory://", **options: Any) -> CacheGuard:
-        """A guard that goes by this clock; *options* are those of `CacheGuard`. Close it in the end."""
+        """Build a guard that uses this clock; *options* are those of `CacheGuard`. Close it at the end."""
         with self:
             return CacheGuard(url, **options)
 
     def now(self) -> float:
-        """Monotonic seconds; nothing but `advance` changes them."""
+        """Return monotonic seconds; only `advance` changes them."""
         return self._ticks / TICKS
 
     def advance(self, duration: Duration) -> None:
-        """Move the clock: everything that is due meanwhile happens at its time and in its order.
+        """Move the clock. All timers that become due run at their time and in order.
 
-        Lease renewals and timeouts of blocking loads happen before this returns. Tasks of an event loop are told, and
-        go on when their loop gets to them; in a coroutine, `aadvance` lets them.
+        Lease renewals and timeouts of blocking loads happen before this returns. Tasks of an event loop are woken, but
+        only run when their loop gets to them; in a coroutine, use `aadvance`.
 
         Args:
             duration: seconds, a `timedelta`, or text like ``"250ms"``; at least a millisecond.
 
         Raises:
-            ConfigurationError: *duration* is no duration above zero.
+            ConfigurationError: *duration* is not a duration above zero.
         """
         with self._moving:
             end = self._end(duration)
@@ -126,7 +126,7 @@ class VirtualClock:
                 pass
 
     async def aadvance(self, duration: Duration) -> None:
-        """`advance`, and after each thing that happens the tasks of this event loop get to go on."""
+        """`advance`; after each timer the tasks of this event loop get time to run."""
         end = self._end(duration)
         going = True
         while going:
@@ -139,7 +139,7 @@ class VirtualClock:
         return self._ticks + math.ceil(seconds(duration, "duration") * TICKS)
 
     def _step(self, end: int) -> bool:
-        """Move on to the next thing that is due and let it happen; false if there was none before *end*."""
+        """Move to the next timer and run it; False if none was due before *end*."""
         with self._lock:
             while self._timers and self._timers[0][2].cancelled:
                 heapq.heappop(self._timers)
@@ -152,14 +152,14 @@ class VirtualClock:
         return True
 
     def call_later(self, delay: float, happen: Callable[[], object]) -> Timer:
-        """Let something happen in the thread that moves the clock, *delay* seconds from now."""
+        """Run *happen* in *delay* seconds, in the thread that moves the clock."""
         with self._lock:
             timer = Timer(self._ticks + math.ceil(delay * TICKS), happen)
             heapq.heappush(self._timers, (timer.at, next(self._numbers), timer))
         return timer
 
     def stood_still(self, delay: float) -> ClockStoodStillError:
-        """What is wrong when nobody moves the clock."""
+        """The error for a wait during which the clock was not moved."""
         return ClockStoodStillError(
             f"a wait of {delay:g} s by the virtual clock was not over after {self.patience:g} s of real time: "
             "move the clock (advance) from another thread or task than the one that waits"
@@ -173,7 +173,7 @@ class VirtualClock:
 
 
 class _ThreadSignal:
-    """A flag that threads wait for, no longer than the clock says."""
+    """A flag that threads wait for, with timeouts by the virtual clock."""
 
     __slots__ = ("_changed", "_clock", "_up")
 
@@ -206,7 +206,7 @@ class _ThreadSignal:
 
 
 class _ThreadWatch:
-    """What happens beside one running load, in the thread that moves the clock."""
+    """The timers of one running load; they run in the thread that moves the clock."""
 
     def __init__(self, clock: VirtualClock, beat: Step, every: float, late: Step, deadline: float | None) -> None:
         self._clock, self._beat, self._every, self._late = clock, beat, every, late
@@ -259,7 +259,7 @@ class _Threads(BlockingRuntime):
 
 
 class _TaskSignal(TaskSignal):
-    """A flag that tasks wait for, no longer than the clock says."""
+    """A flag that tasks wait for, with timeouts by the virtual clock."""
 
     __slots__ = ("_clock",)
 
@@ -293,7 +293,7 @@ class _Tasks(AsyncRuntime):
             if not timer.cancelled:
                 happen()
 
-        with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+        with suppress(RuntimeError):  # the loop is closed: nothing waits there any more
             self.loop.call_soon_threadsafe(here)
 
     def signal(self) -> TaskSignal:

@@ -1,4 +1,4 @@
-"""A loader that tells how it was used, and does what a test wants of a database."""
+"""A loader that records its calls and behaves like the database that a test needs: slow, failing or hanging."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..missing import MISSING
 P = ParamSpec("P")
 R = TypeVar("R")
 
-PATIENCE = 20.0  # seconds; a test that gets here has failed
+PATIENCE = 20.0  # seconds; a test that waits longer has failed
 MOST_SHOWN = 10
 
 
@@ -36,14 +36,14 @@ class Flag:
             self._event.set()
             waiting, self._waiting = self._waiting, []
         for loop, future in waiting:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+            with suppress(RuntimeError):  # the loop is closed: nothing waits there any more
                 loop.call_soon_threadsafe(_wake, future)
 
     def clear(self) -> None:
         self._event.clear()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until the flag is up, at most *timeout* seconds; false if it is still down."""
+        """Block until the flag is up, at most *timeout* seconds; False if it is still down."""
         return self._event.wait(timeout)
 
     async def await_set(self, timeout: float | None = None) -> bool:
@@ -68,23 +68,22 @@ def _wake(future: asyncio.Future[None]) -> None:
 
 
 class CountingLoader:
-    """Counts its runs; may be slow, fail, or stand still until the test lets it go on.
+    """A loader that counts its runs. It may be slow, fail, or stand still until the test lets it go on.
 
-    It is a function itself (``guard.get_or_set("k", loader)``), `acall` is the same as a coroutine function, and
-    `counts` puts it in front of a function of yours, ``def`` or ``async def``. Attributes may be changed while it is in
-    use.
+    Use it as a function (``guard.get_or_set("k", loader)``), use `acall` as a coroutine function, or wrap your own
+    function, ``def`` or ``async def``, with `counts`. Attributes may be changed while it is in use.
 
     Args:
-        value: what it returns; the number of the run if left out.
+        value: the result; by default the number of the run.
         seconds: how long a run takes, in real time.
-        error: what it raises instead.
-        patience: seconds that a run stands still at most, before it fails the test.
+        error: an exception to raise instead.
+        patience: the longest time, in seconds, that a run stands still before it fails the test.
 
     Attributes:
-        calls: the arguments of each run, in the order in which they began.
-        active: runs that are under way.
-        peak: most runs that were under way at a time.
-        started: up since a run has begun, after `stand_still` since another one has.
+        calls: the arguments of each run, in the order of their beginning.
+        active: the number of current runs.
+        peak: the largest number of concurrent runs.
+        started: up once a run has begun; `stand_still` lowers it until the next run begins.
         gate: up unless runs stand still.
     """
 
@@ -117,16 +116,16 @@ class CountingLoader:
 
     @property
     def runs(self) -> int:
-        """How often it has begun."""
+        """The number of runs that have begun."""
         return len(self.calls)
 
     def stand_still(self) -> None:
-        """Every run from now on waits for `go_on`."""
+        """Make every run from now on wait for `go_on`."""
         self.started.clear()
         self.gate.clear()
 
     def go_on(self) -> None:
-        """Let the runs that stand still go on, and later ones through."""
+        """Let the waiting runs go on, and do not stop later ones."""
         self.gate.set()
 
     def until_started(self, timeout: float = PATIENCE) -> None:
@@ -140,11 +139,11 @@ class CountingLoader:
             raise AssertionError(f"no load has begun within {timeout:g} s")
 
     def assert_ran(self, times: int, *, peak: int | None = None) -> None:
-        """`AssertionError`, with what it was called with, unless it has run so often.
+        """Raise `AssertionError`, with the arguments of the calls, unless it has run *times* times.
 
         Args:
-            times: how often.
-            peak: most runs at a time that are allowed; None: any number.
+            times: the expected number of runs.
+            peak: the largest number of concurrent runs that is allowed; None: any number.
         """
         self._assert(self.calls, times)
         if peak is not None and self.peak > peak:
@@ -152,7 +151,7 @@ class CountingLoader:
 
     @contextmanager
     def expecting(self, times: int) -> Generator[None]:
-        """Let it run so often in the block, no more and no less: ``with loader.expecting(1): …``."""
+        """Raise `AssertionError` unless it runs exactly *times* times in the block: ``with loader.expecting(1): …``."""
         before = self.runs
         yield
         self._assert(self.calls[before:], times)
@@ -185,10 +184,10 @@ class CountingLoader:
         return self._outcome(run)
 
     def counts(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Put this in front of *function*: its runs are counted here, and go slow, fail and stand still as told.
+        """Wrap *function*: its runs are counted here, and are slow, fail or stand still as set here.
 
         ``@guard.cached("user:{user_id}")`` goes above ``@loader.counts``. `calls` holds the values of all parameters.
-        Its own `value` plays no part.
+        `value` is not used.
         """
         signature = inspect.signature(function)
 

@@ -1,4 +1,4 @@
-"""A wire to Redis that can be cut, delayed, or made to lie, and that counts what passes."""
+"""A proxy in front of Redis that injects faults and counts round trips."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class FaultProxy:
-    """Stands on loopback between a client and a redis-server; ends all its threads and connections in `close`.
+    """A proxy on loopback between clients and a redis-server; `close` ends all its threads and connections.
 
-    ``with FaultProxy(server.port) as proxy:`` ends in time. Give a guard `url`, and break the wire by `inject`.
+    ``with FaultProxy(server.port) as proxy:`` closes it. Give `url` to a guard, and inject faults with `inject`.
 
     Args:
         upstream: the port of the server.
@@ -49,7 +49,7 @@ class FaultProxy:
         self.upstream, self.host = upstream, host
         self._lock = threading.Lock()
         self._terms = Strike(Fault.NONE)
-        self._left: int | None = None  # replies that it still strikes
+        self._left: int | None = None  # replies that the fault still strikes
         self._struck = 0
         self._watching: list[Traffic] = []
         self._links: dict[_Link, threading.Thread] = {}
@@ -61,12 +61,12 @@ class FaultProxy:
 
     @property
     def url(self) -> str:
-        """Where clients connect to."""
+        """The URL that clients connect to."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
     def struck(self) -> int:
-        """How many replies were hit since the last `inject`: a test proves by it that its fault took place."""
+        """The number of replies struck since the last `inject`: proves that the fault of a test took place."""
         return self._struck
 
     def inject(
@@ -80,19 +80,19 @@ class FaultProxy:
         rate: float | None = None,
         data: bytes = GARBAGE,
     ) -> None:
-        """Break the wire from now on.
+        """Inject a fault from now on.
 
         Args:
-            fault: what happens.
-            times: heal by itself after so many replies; None: not before `heal`.
-            only: strike replies to requests that contain these bytes, such as a command's name or a key.
-            seconds: how late a `DELAY` is; of a `DRIBBLE`, the pause between two bytes (a millisecond if left out).
-            at: how many bytes of the reply still pass before a `CUT` or a `RESET`.
-            rate: bytes a second, of a `THROTTLE`.
-            data: what comes instead of the reply, of `GARBAGE`.
+            fault: the fault.
+            times: heal automatically after this number of replies; None: only with `heal`.
+            only: strike only replies to requests that contain these bytes, such as a command's name or a key.
+            seconds: `DELAY`: the delay; `DRIBBLE`: the pause between two bytes (default: a millisecond).
+            at: `CUT` and `RESET`: the number of bytes of the reply that pass before.
+            rate: `THROTTLE`: bytes a second.
+            data: `GARBAGE`: the bytes sent instead of the reply.
 
         Raises:
-            ValueError: what does not fit *fault*.
+            ValueError: an argument does not fit *fault*.
         """
         if fault in STANDING and (times is not None or only):
             raise ValueError(f"{fault.name} strikes the wire, not replies; leave out times= and only=")
@@ -108,18 +108,18 @@ class FaultProxy:
             link.cut()
 
     def heal(self) -> None:
-        """Let everything pass; connections whose bytes vanished end at their next word, as in a network that forgot."""
+        """Let everything pass. Connections that lost bytes end at their next message, as after a network failure."""
         self.inject(Fault.NONE)
 
     def cut(self) -> None:
-        """End every open connection, once; new ones pass."""
+        """Close every open connection, once; new ones pass."""
         with self._lock:
             links = list(self._links)
         for link in links:
             link.cut()
 
     def deafen(self) -> None:
-        """What is pushed to those who subscribe now vanishes, while their connections stay open."""
+        """Discard all messages pushed to the current subscribers; their connections stay open."""
         with self._lock:
             links = list(self._links)
         for link in links:
@@ -127,13 +127,13 @@ class FaultProxy:
 
     @property
     def connections(self) -> int:
-        """How many stand now."""
+        """The number of open connections."""
         with self._lock:
             return len(self._links)
 
     @contextlib.contextmanager
     def watching(self) -> Generator[Traffic]:
-        """Collect the requests sent meanwhile: ``with proxy.watching() as seen: …; assert seen.round_trips == 1``."""
+        """Collect requests sent in the block: ``with proxy.watching() as seen: …; assert seen.round_trips == 1``."""
         traffic = Traffic()
         with self._lock:
             self._watching.append(traffic)
@@ -214,7 +214,7 @@ class FaultProxy:
         return self._terms.fault is Fault.BLACKHOLE
 
     def strike(self, request: bytes) -> Strike:
-        """What happens to the reply to *request*; counts it."""
+        """Return the fault for the reply to *request*, and count it."""
         with self._lock:
             terms = self._terms
             spared = terms.only not in request or (not terms.only and is_heartbeat(request))
@@ -243,8 +243,8 @@ class _Link:
         self._lock = threading.Lock()
         self._open = True
         self._request = b""
-        self._answering = True  # so that the first word begins a request
-        self._struck_by = WHOLE  # what has struck the reply that is on its way
+        self._answering = True  # so that the first bytes begin a request
+        self._struck_by = WHOLE  # the fault that strikes the current reply
         self._passing = 0  # bytes of it that may still pass
         self._lost = False
         self._subscribed = self._deaf = False
@@ -312,7 +312,7 @@ class _Link:
         return self._strike(data, self._struck_by)
 
     def _strike(self, data: bytes, terms: Strike) -> bool:
-        """Send on what *terms* leave of *data*; false if the connection ends with it."""
+        """Send the part of *data* that *terms* let pass; False if the connection ends with it."""
         last = self._last_words(data, terms)
         if last is not None:
             if terms.fault is Fault.RESET:
@@ -332,7 +332,7 @@ class _Link:
         return True
 
     def _last_words(self, data: bytes, terms: Strike) -> bytes | None:
-        """What still comes before the connection ends; None if it does not end here."""
+        """The bytes still sent before the connection ends; None if it does not end here."""
         match terms.fault:
             case Fault.LOSE_REPLY:
                 return b""
@@ -376,7 +376,7 @@ class _Link:
 
 
 def _unsent(end: socket.socket) -> int:
-    """Bytes that the system has not handed over yet; 0 where it does not say."""
+    """The number of bytes that the system has not sent yet; 0 if it cannot tell."""
     left = array.array("i", [0])
     with contextlib.suppress(OSError):
         fcntl.ioctl(end, termios.TIOCOUTQ, left)

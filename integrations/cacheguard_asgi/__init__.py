@@ -1,6 +1,6 @@
 """A shared HTTP cache as pure ASGI middleware.
 
-PYTEST_DONT_REWRITE: beside a pytest plugin, pytest would warn whoever imports this before it.
+PYTEST_DONT_REWRITE: the distribution has a pytest plugin, so pytest would warn if this is imported before the plugin.
 """
 
 from .middleware import HTTPCacheMiddleware

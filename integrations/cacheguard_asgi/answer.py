@@ -1,4 +1,4 @@
-"""A stored response as the messages that a client gets."""
+"""Send a stored response to a client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Message: TypeAlias = MutableMapping[str, Any]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 
-# RFC 9110 §15.4.5 names what a 304 must carry; the rest describes a body that the client has already.
+# RFC 9110 §15.4.5 lists what a 304 must carry. These fields describe the body, which the client already has.
 _OF_THE_BODY = frozenset(
     {b"content-type", b"content-encoding", b"content-language", b"content-length", b"content-range"}
 )
@@ -22,10 +22,10 @@ _BODILESS = frozenset({204, 304})
 
 
 async def send_page(page: Page, request: Request, send: Send, now: float, status: bytes | None) -> None:
-    """Answer *request* with *page*: whole, in part, or by saying that the client has it.
+    """Answer *request* with *page*: the whole body, a part of it, or 304.
 
     Args:
-        status: what Cache-Status is to say; None: nothing.
+        status: the value of Cache-Status; None: the field is not sent.
     """
     headers: Headers = [*page.headers, (b"age", b"%d" % max(0, int(now - page.born)))]
     if status is not None:
@@ -60,7 +60,7 @@ def part_of(page: Page, request: Request) -> tuple[int, bytes, bytes | None]:
 
 
 def covers(page: Page, request: Request) -> bool:
-    """Whether the bytes that *request* wants are here."""
+    """True if *page* holds all the bytes that *request* wants."""
     if page.whole:
         return True
     asked = request.headers.get(b"range")
@@ -74,7 +74,7 @@ def covers(page: Page, request: Request) -> bool:
 
 
 async def send_plain(send: Send, code: int, text: bytes, headers: Headers) -> None:
-    """A short answer of the cache's own."""
+    """Send a short answer made by the cache itself."""
     length = (b"content-length", b"%d" % len(text))
     await _send(send, code, [(b"content-type", b"text/plain; charset=utf-8"), length, *headers], text)
 

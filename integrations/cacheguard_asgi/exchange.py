@@ -1,4 +1,4 @@
-"""One run of the application for one request, and what is kept of it."""
+"""One run of the application for one request, and the copy of its response that is stored."""
 
 from __future__ import annotations
 
@@ -24,42 +24,44 @@ _ENDLESS = b"text/event-stream"
 
 
 class Fate(Enum):
-    """What those who wait for a run of the application are told of it."""
+    """How a run of the application ended, for the requests that wait for it."""
 
-    ANSWERED = auto()  # here is a page; without one, there is nothing to share
-    FAILED = auto()  # who has a stale page serves it
-    LEFT = auto()  # it was broken off: somebody else must
+    ANSWERED = auto()  # with a page, or with nothing that can be shared
+    FAILED = auto()  # a waiting request serves its stale page, if it has one
+    LEFT = auto()  # it was broken off: another request must run the application
 
 
 class Keep(Protocol):
-    """Where what is worth it goes."""
+    """Stores the page of a run."""
 
     async def __call__(self, page: Page | None, headers: Headers, fate: Fate) -> None:
-        """Store *page*, and tell those who wait."""
+        """Store *page*, and wake the requests that wait for it."""
         ...
 
 
 class _Way(Enum):
     UNKNOWN = auto()  # the application has not answered yet
-    PASS = auto()  # every message goes straight on
-    COPY = auto()  # goes on and is kept; the last message waits until the copy is stored
-    VALIDATED = auto()  # the stored page holds: the client gets it
+    PASS = auto()  # every message is sent on at once
+    COPY = auto()  # messages are sent on and copied; the last one waits until the copy is stored
+    VALIDATED = auto()  # the stored page is still valid: the client gets it
     STAND_IN = auto()  # the application has failed: the client gets the stored page
-    COMPLETE = auto()  # the missing part of the stored page
-    AGAIN = auto()  # what came is about something else than was asked for
+    COMPLETE = auto()  # the answer is the missing part of the stored page
+    AGAIN = auto()  # the answer does not match the stored page: run the application with the original request
     DONE = auto()
 
 
-_HELD = frozenset({_Way.VALIDATED, _Way.STAND_IN, _Way.COMPLETE, _Way.AGAIN})  # the client has been told nothing
+_HELD = frozenset({_Way.VALIDATED, _Way.STAND_IN, _Way.COMPLETE, _Way.AGAIN})  # nothing has been sent to the client
 
 
 class Exchange:
-    """Runs the application for a request, and answers with what it says or with a stored page that it stands by.
+    """Runs the application for a request. Answers with its response, or with the stored page if that may be used.
 
     Args:
-        old: a stored page that this run validates, completes, or stands in for.
+        old: a stored page that this run validates or completes, or that replaces a failed answer.
         keep: called once, before the last byte is sent.
-        why: for Cache-Status, why the request went to the application; None: it is not said.
+        most: the longest body that is stored, in bytes.
+        name: the name of this cache in Cache-Status; None: the field is not sent.
+        why: for Cache-Status: why the request went to the application.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class Exchange:
         self._kept = False
 
     async def run(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
-        """Run *app*; whatever becomes of it, `keep` has been called when this returns or raises."""
+        """Run *app*. However it ends, `keep` has been called when this returns or raises."""
         try:
             scope = self._scope if self._old is None else self._conditional(self._old)
             self._asked_at = time()
@@ -104,7 +106,7 @@ class Exchange:
             if self._way in {_Way.AGAIN, _Way.COMPLETE}:
                 await self._decide(None)
                 await app(self._scope, self._receive, self._send)
-            await self._decide(None, Fate.LEFT)  # all that could be said has been: it has ended in the middle
+            await self._decide(None, Fate.LEFT)  # no effect if decided already; else the response ended in the middle
         except Exception:
             await self._decide(None)
             raise
@@ -113,7 +115,7 @@ class Exchange:
             raise
 
     def _conditional(self, old: Page) -> Scope:
-        """The request that asks whether *old* still holds, or for what is missing of it."""
+        """The request that validates *old*, or asks for its missing part."""
         kept = [(name, value) for name, value in self._scope["headers"] if name not in _CONDITIONS]
         if old.whole:
             asked = validators(old)
@@ -133,7 +135,7 @@ class Exchange:
     def _can_stand_in(self) -> bool:
         return self._old is not None and self._old.whole and may_stand_in(self._old, time())
 
-    # What the application says
+    # The application's messages
 
     async def _take(self, message: Message) -> None:
         kind = message["type"]
@@ -143,7 +145,7 @@ class Exchange:
             await self._take_start(message)
         elif kind in _UNTOUCHED:
             await self._send(message)
-        elif self._way not in _HELD:  # a file that the server sends by itself, trailers, and whatever comes to be
+        elif self._way not in _HELD:  # a file that the server sends by itself, trailers, and unknown messages
             if self._way is _Way.COPY:
                 self._way = _Way.PASS
                 await self._decide(None)
@@ -176,7 +178,7 @@ class Exchange:
         return _Way.COPY
 
     def _fits(self, fields: Mapping[bytes, bytes]) -> bool:
-        """Whether the body has an end, and one that is near enough."""
+        """True if the body ends, and is not announced to be longer than what is stored."""
         length = fields.get(b"content-length")
         self._length = delta(length)
         if length is not None and (self._length is None or self._length > self._most):
@@ -226,9 +228,9 @@ class Exchange:
         await self._send(message)
 
     def _copied(self) -> Page | None:
-        """The page with its body; None if that is not all that was announced."""
+        """The page with its body; None if the body is not as long as announced."""
         page, body, old = self._page, b"".join(self._chunks), self._old
-        assert page is not None  # noqa: S101 - there is nothing to copy otherwise
+        assert page is not None  # noqa: S101 - set when COPY or COMPLETE was chosen
         if self._length is not None and self._length != len(body):
             return None
         page.body = body
@@ -239,12 +241,12 @@ class Exchange:
             return None
         return page if old is None or old.whole else merged(old, page)
 
-    # What the client gets instead
+    # Answers from the stored page
 
     async def _answer_instead(self) -> None:
-        """Answer with the stored page: it holds, or it stands in."""
+        """Answer with the stored page: it is validated, or it replaces a failed answer."""
         old = self._old
-        assert old is not None  # noqa: S101 - there is no such way without one
+        assert old is not None  # noqa: S101 - both cases need a stored page
         if self._way is not _Way.VALIDATED:
             await self._decide(None, Fate.FAILED)
             late = int(time() - old.born - old.lifetime)
@@ -275,7 +277,7 @@ class Exchange:
 
 
 def merged(old: Page, new: Page) -> Page:
-    """Two parts of the same bytes as one, if they touch and a strong validator vouches for it (RFC 9111 §3.4)."""
+    """Join two parts of one body, if they touch and have the same strong validator (RFC 9111 §3.4); else *new*."""
     etag = new.header(b"etag")
     if not is_strong(etag) or etag != old.header(b"etag") or new.total != old.total:
         return new

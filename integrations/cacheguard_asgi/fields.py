@@ -29,15 +29,15 @@ _CONTENT_RANGE = re.compile(rb"bytes (\d+)-(\d+)/(\d+)", re.IGNORECASE)
 
 
 def joined(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    """All lines of the field *name* as one value, as RFC 9110 §5.3 combines them; None if there is none."""
+    """All lines of the field *name*, combined as in RFC 9110 §5.3; None if the field is absent."""
     values = [value for each, value in headers if each == name]
     return b", ".join(values) if values else None
 
 
 def directives(value: bytes | None) -> dict[bytes, bytes | None]:
-    """Cache-Control's directives by lower-case name; of several with one name the first counts.
+    """The directives of Cache-Control, by lower-case name. If a name occurs twice, the first one counts.
 
-    What is no directive is skipped. A quoted argument comes without its quotes.
+    Anything that is not a directive is skipped. A quoted argument is returned without its quotes.
     """
     found: dict[bytes, bytes | None] = {}
     at = 0
@@ -54,14 +54,14 @@ def directives(value: bytes | None) -> dict[bytes, bytes | None]:
 
 
 def targeted(value: bytes) -> dict[bytes, bytes | None] | None:
-    """The directives of a targeted field (RFC 9213), which is a Dictionary of RFC 8941; None if it is not one.
+    """The directives of a targeted field (RFC 9213), a Dictionary of RFC 8941; None if it cannot be parsed or is empty.
 
-    A parameter of another type than the directive has makes that directive unknown.
+    A directive whose value has the wrong type is ignored.
     """
     parsed: Any = Dictionary()
     try:
         parsed.parse(value)
-    except Exception:  # noqa: BLE001 - the parser raises ValueError, and more on bytes that nobody foresaw
+    except Exception:  # noqa: BLE001 - the parser raises ValueError, and other errors on malformed bytes
         return None
     found: dict[bytes, bytes | None] = {}
     for name, item in parsed.items():
@@ -76,7 +76,7 @@ def targeted(value: bytes) -> dict[bytes, bytes | None] | None:
 
 
 def delta(value: bytes | None) -> int | None:
-    """A number of seconds as RFC 9111 §1.2.2 writes it; None for anything else."""
+    """Read a number of seconds as in RFC 9111 §1.2.2; None for anything else."""
     if value is None or _DIGITS.fullmatch(value) is None:
         return None
     return min(int(value), LONGEST) if len(value) < 20 else LONGEST  # noqa: PLR2004 - digits; more would be slow
@@ -88,7 +88,7 @@ def names_in(value: bytes | None) -> tuple[bytes, ...]:
 
 
 def date(value: bytes | None) -> float | None:
-    """An HTTP date in one of its three forms, in seconds since 1970; None for anything else."""
+    """Read an HTTP date in one of its three forms, as seconds since 1970; None for anything else."""
     if value is None:
         return None
     text = value.strip().lower()
@@ -112,7 +112,7 @@ def date(value: bytes | None) -> float | None:
 
 
 def _full_year(short: int) -> int:
-    """RFC 9110 §5.6.7: a year that seems to lie more than 50 years ahead was in the past."""
+    """RFC 9110 §5.6.7: a two-digit year more than 50 years ahead means the past century."""
     this = datetime.now(UTC).year
     year = this - this % 100 + short
     return year - 100 if year > this + 50 else year
@@ -129,12 +129,12 @@ def etags(value: bytes) -> list[bytes]:
 
 
 def weakly_equal(one: bytes, other: bytes) -> bool:
-    """Whether two entity tags match by the weak comparison."""
+    """True if two entity tags match by the weak comparison."""
     return _opaque(one) == _opaque(other)
 
 
 def is_strong(etag: bytes | None) -> bool:
-    """Whether *etag* names these very bytes."""
+    """True if *etag* is a strong validator."""
     return etag is not None and etag.startswith(b'"') and len(etag) > 1 and etag.endswith(b'"')
 
 
@@ -143,9 +143,9 @@ def _opaque(etag: bytes) -> bytes:
 
 
 def span(value: bytes | None, total: int) -> tuple[int, int] | None:
-    """The one range that is asked for of *total* bytes, as [first, after the last); None if there is not just one.
+    """The requested range of *total* bytes, as [first, after the last); None unless there is exactly one valid range.
 
-    Raises `ValueError` if it lies outside.
+    Raises `ValueError` if it lies outside of the body.
     """
     match = None if value is None else _RANGE.fullmatch(value)
     if match is None or not (match[1] or match[2]):
@@ -167,7 +167,7 @@ def span(value: bytes | None, total: int) -> tuple[int, int] | None:
 
 
 def content_range(value: bytes | None) -> tuple[int, int, int] | None:
-    """First byte, byte after the last, and length of the whole; None if they are not all said."""
+    """First byte, byte after the last, and total length; None if one of them is missing."""
     match = None if value is None else _CONTENT_RANGE.fullmatch(value.strip())
     if match is None or any(len(part) > 18 for part in match.groups()):  # noqa: PLR2004 - digits; no body is that long
         return None

@@ -1,4 +1,4 @@
-"""Who runs the application for all who ask for the same, and who waits."""
+"""Single flight for requests: one runs the application, the others wait for its response."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class _Run:
-    """The application's run for all who ask for *url*; it stands for little, since contexts may keep it for long."""
+    """One run of the application for *url*. It holds little, because contexts may keep it alive for long."""
 
     __slots__ = ("goes_on", "url")
 
@@ -35,36 +35,36 @@ class _Run:
         self.url, self.goes_on = url, True
 
 
-# The runs around the code that runs here. Servers and applications let a context live on: tasks that were left
-# running, a connection that is read again. So a run that is over counts no more.
+# The runs that the current code is inside. Servers and applications let a context live on, in background tasks or for
+# the next request of a connection. So a run that has ended no longer counts.
 _AROUND: ContextVar[tuple[_Run, ...]] = ContextVar("cacheguard_asgi_around", default=())
 
 
 def is_led_here(url: str) -> bool:
-    """Whether the code that runs here is the application's run for *url*: it must not wait for itself."""
+    """True if the current code is inside the application's run for *url*: it must not wait for itself."""
     return any(run.goes_on and run.url == url for run in _AROUND.get())
 
 
 class _LeaderLeftError(Exception):
-    """Whoever ran the application for all has gone before it had answered."""
+    """The request that ran the application ended before there was an answer."""
 
 
 class _OriginFailedError(Exception):
-    """The application failed; who has a stale response serves it."""
+    """The application failed. A request that has a stale response serves it."""
 
 
 class Part(Enum):
-    """How a request's part in filling a key ended, if not with what it holds."""
+    """How a request's part in filling a key ended, if not with the content of the key."""
 
-    ANSWERED = auto()  # the request has had its answer
-    AGAIN = auto()  # whoever ran the application has gone; somebody else must
+    ANSWERED = auto()  # the request has been answered
+    AGAIN = auto()  # the request that ran the application ended early; another one must run it
 
 
 class Lead:
-    """One request's part in filling a key: it runs the application for all, or waits for who does.
+    """One request's part in filling a key: it runs the application for all, or waits for the request that does.
 
-    The guard decides, by its flights and leases. Its loader does not run the application, but waits for this request to
-    have run it: so the application runs where it would without a cache, and its messages go straight to its client.
+    The guard decides, by its flights and leases. The loader does not run the application; it waits until this request
+    has run it. So the application runs where it would run without a cache, and its messages go directly to its client.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class Lead:
         self._outcome: asyncio.Future[tuple[bytes, tuple[str, ...]]] = loop.create_future()
         self._outcome.add_done_callback(_noticed)
         self._task: asyncio.Task[Any] | None = None
-        self._found = False  # what was stored already serves this request
-        self.old: Page | None = None  # stored, but of no use for this request as it is
+        self._found = False  # the stored response can serve this request
+        self.old: Page | None = None  # stored, but this request cannot be served with it as it is
         self.has_waited: bool = False
 
     async def take_part(self) -> Stored | Part | None:
-        """What the key holds now, or None if nothing can be shared."""
+        """Fill the key, or wait for it. Return what it holds now, or None if nothing can be shared."""
         work: Coroutine[Any, Any, Any] = self._shelf.guard.aget_or_set(
             self._key, self._load, usable=self._usable, bounded=False, **self._shelf.terms
         )
@@ -117,7 +117,7 @@ class Lead:
         return unpacked(raw)
 
     async def _stand_in(self) -> Part | None:
-        """Answer with a stale response, if there is one that may stand in for the application that failed."""
+        """The application failed: answer with a stale response, if there is one that may be served."""
         now, old = time(), self.old
         if old is None or not covers(old, self._request) or not may_stand_in(old, now):
             return None
@@ -169,11 +169,11 @@ class Lead:
             self._outcome.set_exception(error)
 
     async def _keep(self, page: Page | None, headers: Headers, fate: Fate) -> None:
-        """Store *page* under the lease that this request holds, and let the others have it."""
+        """Store *page* under the lease of this request, and pass it to the requests that wait."""
         if fate is not Fate.ANSWERED:
             self._end(_OriginFailedError() if fate is Fate.FAILED else _LeaderLeftError())
             return
-        # A 304 that leaves the tags out leaves them as they are.
+        # A 304 without tags leaves the stored tags as they are.
         raw, tags = UNSTORABLE, self._shelf.tags_of(headers if page is None else page.headers)
         if page is not None and tags is not None:
             raw = await self._placed(page)
@@ -182,18 +182,18 @@ class Lead:
         if self._outcome.done():
             return
         self._outcome.set_result((raw, tuple(tags or ())))
-        assert self._task is not None  # noqa: S101 - it has begun
+        assert self._task is not None  # noqa: S101 - set by take_part
         if raw != UNSTORABLE:
             await asyncio.wait((self._task,))
 
     async def _placed(self, page: Page) -> bytes:
-        """What the key is to hold, now that the page is there; `UNSTORABLE` if it can hold nothing."""
+        """The bytes to store under the key for *page*; `UNSTORABLE` if nothing can be stored."""
         names = names_in(joined(page.headers, b"vary"))
         url, shelf = self._request.key, self._shelf
         if self._variants is not None:
             if set(names) <= set(self._variants.names):
                 return packed(page)
-            # The keys of this URL must tell more apart. Their record goes, and with it all of them.
+            # The keys of this URL must depend on more fields. Its record is invalidated, and all its keys with it.
             shelf.names_of(url, tuple({*names, *self._variants.names}))
             await shelf.invalidate([url])
             return UNSTORABLE
@@ -204,8 +204,8 @@ class Lead:
         if key is None:
             return UNSTORABLE
         try:
-            # Nobody knows this key until the record with its generation is there, which is stored under the lease: what
-            # was invalidated meanwhile, by a tag, too, never gets there.
+            # The key can only be found through the record with its generation. That record is stored under the lease,
+            # so after an invalidation in between (of a tag, too) it is refused, and the key is never found.
             await shelf.guard.aset(key, packed(page), **shelf.terms)
         except CacheGuardError:
             return UNSTORABLE
@@ -213,6 +213,6 @@ class Lead:
 
 
 def _noticed(future: asyncio.Future[Any]) -> None:
-    """Take notice of an exception, so that nobody complains that none did."""
+    """Retrieve the exception, so that asyncio does not log that it was never retrieved."""
     if not future.cancelled():
         future.exception()

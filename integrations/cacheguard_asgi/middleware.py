@@ -25,36 +25,37 @@ from .variants import variant_key
 
 _log = logging.getLogger("cacheguard.asgi")
 
-ATTEMPTS = 4  # leaders that went away before a follower goes on its own
+ATTEMPTS = 4  # after so many leaders that disconnected, a follower runs the application itself
 
 
 class HTTPCacheMiddleware:
     """A shared HTTP cache (RFC 9111) as pure ASGI.
 
-    It stores what the application's own Cache-Control, CDN-Cache-Control or Expires allow, and nothing else.
-    ``app.add_middleware(HTTPCacheMiddleware, guard=guard)`` in Starlette and FastAPI.
+    It stores only what the application's own Cache-Control, CDN-Cache-Control or Expires allow.
+    In Starlette and FastAPI: ``app.add_middleware(HTTPCacheMiddleware, guard=guard)``.
 
     Args:
         app: the ASGI application.
-        guard: where responses are stored, in the process and in Redis.
-        max_body_bytes: the longest body that is stored; longer ones are passed on as they come.
-        heuristic: which share of the time since Last-Modified a response without any lifetime is fresh, as 0.1;
-            None: such a response is validated each time.
-        longest_heuristic: at most that long.
-        stale_if_error: for how long a stale response stands in for a failing application (5xx, or an exception), where
-            the response says nothing of it and does not forbid it; None: not at all.
-        keep: for how long after its end a response that can be validated is kept for that.
-        targets: response fields for caches like this one (RFC 9213), the most specific first; the first that is valid
-            counts instead of Cache-Control and Expires.
-        tags: response fields that name tags for `guard.invalidate_tags`, with commas or spaces in between.
-        obey_requests: whether a request's Cache-Control (no-cache, max-age, …) counts; False keeps clients from sending
-            requests past the cache at will.
-        status: the name of this cache in Cache-Status (RFC 9211); None: no such field.
-        wait: how long requests for one URL wait for the one that runs the application; then they run it themselves.
+        guard: stores the responses, in the process and in Redis.
+        max_body_bytes: the longest body that is stored, in bytes; longer bodies are passed on and not stored.
+        heuristic: for a response without a lifetime: the share of the time since Last-Modified for which it is fresh,
+            such as 0.1; None: such a response is validated on each request.
+        longest_heuristic: the upper limit of that lifetime.
+        stale_if_error: how long a stale response may replace the answer of a failing application (a 5xx, or an
+            exception), if the response itself neither states nor forbids it; None: never.
+        keep: how long a stale response that can be validated stays stored; None: not at all.
+        targets: response fields for caches like this one (RFC 9213), the most specific first; the first valid one
+            replaces Cache-Control and Expires.
+        tags: response fields that list tags for `guard.invalidate_tags`, separated by commas or spaces.
+        obey_requests: True: a request's Cache-Control (no-cache, max-age, …) is obeyed. False: clients cannot bypass
+            the cache.
+        status: the name of this cache in Cache-Status (RFC 9211); None: the field is not sent.
+        wait: how long a request waits for another one that runs the application for the same URL; then it runs the
+            application itself.
 
-    A hit in the process costs no round trip, a hit in Redis one, a miss three (one more for the first response of a URL
-    that has Vary). N requests for one storable URL run the application once, in all processes together.
-    Raises `ConfigurationError` for what cannot work.
+    An L1 hit costs no round trip, a hit in Redis one, a miss three (one more for the first response of a URL with
+    Vary). N requests for one storable URL run the application once, across all processes.
+    Raises `ConfigurationError` for an option that cannot work.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class HTTPCacheMiddleware:
             most=count("max_body_bytes", max_body_bytes),
             wait=seconds(wait, "wait"),
         )
-        self._behind: dict[str, asyncio.Task[None]] = {}  # validations that nobody waits for, by key
+        self._behind: dict[str, asyncio.Task[None]] = {}  # background validations, by key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not _under_asyncio():
@@ -148,7 +149,7 @@ class HTTPCacheMiddleware:
     async def _serve(self, call: Call, key: str, variants: Variants | None, page: Page, *, collapsed: bool) -> None:
         _, _, send, request = call
         if collapsed and (page.lifetime <= 0 or page.validate_always):
-            await self._alone(call, page)  # nobody is answered with it without asking
+            await self._alone(call, page)  # it may only be served after a validation
             return
         now = time()
         left = math.floor(page.born + page.lifetime - now)
@@ -174,7 +175,7 @@ class HTTPCacheMiddleware:
         await exchange.run(self.app)
 
     async def _watch(self, call: Call) -> None:
-        """Pass the request on; if its answer could be stored after all, the next one is."""
+        """Pass the request on. If its answer can be stored, note that, so that the next request uses the cache."""
         scope, receive, send, request = call
 
         async def watched(message: Message) -> None:
@@ -186,7 +187,7 @@ class HTTPCacheMiddleware:
 
         await self.app(scope, receive, watched)
 
-    # HEAD, and what changes things
+    # HEAD and unsafe methods
 
     async def _head(self, scope: Scope, receive: Receive, send: Send, request: Request) -> None:
         page = await self._shelf.find(request)
@@ -196,7 +197,7 @@ class HTTPCacheMiddleware:
             return
 
         async def compared(message: Message) -> None:
-            # RFC 9110 §9.3.2: what says that it has changed takes the stored response with it.
+            # RFC 9110 §9.3.2: if the answer shows that the resource has changed, the stored response is invalidated.
             if page is not None and message["type"] == "http.response.start" and _is_another(page, message):
                 await self._shelf.invalidate([request.key])
             await send(message)
@@ -204,7 +205,7 @@ class HTTPCacheMiddleware:
         await self.app(scope, receive, compared)
 
     async def _unsafe(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what may change something; a response without an error invalidates its URLs before it is sent."""
+        """Pass on an unsafe request. A response without an error invalidates its URLs before it is sent."""
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start" and 200 <= message["status"] < 400:  # noqa: PLR2004
@@ -215,7 +216,7 @@ class HTTPCacheMiddleware:
 
         await self.app(scope, receive, watched)
 
-    # Behind the answer
+    # In the background
 
     def _validate_behind(self, call: Call, key: str, variants: Variants | None) -> None:
         if key in self._behind:
@@ -232,7 +233,7 @@ class HTTPCacheMiddleware:
 
 
 def _under_asyncio() -> bool:
-    """Whether an asyncio loop runs: under another one there is no cache."""
+    """True if an asyncio loop runs. Under any other loop the cache is off."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -241,18 +242,18 @@ def _under_asyncio() -> bool:
 
 
 async def _keep_nothing(page: Page | None, headers: Headers, fate: Fate) -> None:
-    """What one request got is for nobody else."""
+    """Store nothing: the answer is for this request only."""
 
 
 async def _quietly(work: Awaitable[Any]) -> None:
     try:
         await work
-    except Exception:  # noqa: BLE001 - nobody waits for it; whoever asks next sees for himself
+    except Exception:  # noqa: BLE001 - nothing waits for it; the next request finds out by itself
         _log.warning("a response could not be validated behind its back", exc_info=True)
 
 
 def _no_client() -> Receive:
-    """What a request without a client receives: no body, and never that the client has gone."""
+    """A `receive` for a request without a client: an empty body, and never a disconnect."""
     told = False
 
     async def receive() -> Message:
@@ -274,7 +275,7 @@ def _lowered(message: Message) -> Headers:
 
 
 def _is_another(page: Page, message: Message) -> bool:
-    """Whether the answer to a HEAD request is about something else than what is stored."""
+    """True if the answer to a HEAD request describes another representation than the stored one."""
     fields = combined(_lowered(message))
     if message["status"] >= 500:  # noqa: PLR2004
         return False

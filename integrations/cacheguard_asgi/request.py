@@ -1,4 +1,4 @@
-"""A request as the cache sees it: its key, and what it says about caching."""
+"""A request as the cache sees it: its key and its caching directives."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Scope: TypeAlias = MutableMapping[str, Any]
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"})
 
-# Applications and frameworks let these change the answer without saying so in Vary. A request that has one is kept
-# apart from those that have not, so what it brings about reaches only requests like it.
+# Applications and frameworks let these fields change the answer without naming them in Vary. They are part of the
+# key, so a response to a request with such a field is only served to requests with the same field.
 # See "Practical Web Cache Poisoning" and "Web Cache Entanglement" (J. Kettle, 2018 and 2020).
 KEYED = frozenset({
     b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-scheme", b"x-forwarded-ssl", b"x-forwarded-port",
@@ -29,7 +29,7 @@ LONGEST_KEY = 16_384  # bytes of URL and keyed fields; nothing longer is cached
 
 
 class Request:
-    """What matters about a GET or HEAD request.
+    """A GET or HEAD request, as far as the cache needs it.
 
     Args:
         key: the key text of its URL in the guard.
@@ -46,7 +46,7 @@ class Request:
         self.key, self.headers, self.is_head = key, headers, is_head
         self.control: dict[bytes, bytes | None] = directives(headers.get(b"cache-control"))
         if not self.control and b"pragma" in headers and b"cache-control" not in headers:
-            # RFC 9111 §5.4: of old clients.
+            # RFC 9111 §5.4: old clients send Pragma.
             self.control = {b"no-cache": None} if b"no-cache" in directives(headers[b"pragma"]) else {}
 
     @property
@@ -63,10 +63,10 @@ class Request:
 
 
 def request_of(scope: Scope) -> Request | None:
-    """The request of *scope*, or None if the cache must keep out of it.
+    """The request of *scope*, or None if the cache must not handle it.
 
-    That is one whose target is not certain (no or several Host fields, or a strange one), one with a body, and one
-    that asks to become something else.
+    None for a request whose target is uncertain (no Host field, several, or an invalid one), one with a body, and one
+    that asks for an upgrade of the connection.
     """
     headers = combined(scope["headers"])
     if b"transfer-encoding" in headers or b"upgrade" in headers or headers.get(b"content-length", b"0") != b"0":
@@ -76,7 +76,7 @@ def request_of(scope: Scope) -> Request | None:
 
 
 def key_of(scope: Scope, headers: Mapping[bytes, bytes]) -> str | None:
-    """The key text of the URL of *scope*; None if it cannot be told for certain, as with several Host fields."""
+    """The key text of the URL of *scope*; None if the URL is uncertain, as with several Host fields."""
     host = headers.get(b"host", b"").lower()
     scheme = scope.get("scheme", "http")
     if scheme not in _DEFAULT_PORTS or _HOST.fullmatch(host) is None:
@@ -88,7 +88,7 @@ def key_of(scope: Scope, headers: Mapping[bytes, bytes]) -> str | None:
 
 
 def _keyed(name: bytes, value: bytes) -> bytes:
-    if name == b"forwarded":  # the rest of it is about the client, who is not part of any key
+    if name == b"forwarded":  # the rest describes the client, which is not part of any key
         value = b";".join(b"=".join(pair).lower() for pair in _FORWARDED.findall(value))
         if not value:
             return b""
@@ -96,7 +96,7 @@ def _keyed(name: bytes, value: bytes) -> bytes:
 
 
 def _text(scheme: str, host: bytes, path: bytes, query: bytes, extra: bytes) -> str | None:
-    # A host has neither "/" nor "?", a path no "?", and neither has a space: no two requests share a text.
+    # A host contains no "/" and no "?", a path no "?", and neither a space. So no two requests share a text.
     url = b"%s://%s%s?%s" % (scheme.encode(), host, path, query)
     if b" " in url or len(url) + len(extra) > LONGEST_KEY or not path.startswith(b"/"):
         return None
@@ -104,13 +104,13 @@ def _text(scheme: str, host: bytes, path: bytes, query: bytes, extra: bytes) -> 
 
 
 def url_key(url: str) -> str:
-    """The key text under which the response to a GET of *url* is stored: for `guard.invalidate`.
+    """Return the key text under which the response to a GET of *url* is stored, for `guard.invalidate`.
 
     Args:
-        url: absolute, as clients ask for it: ``https://shop.example/products?page=2``.
+        url: absolute, as clients request it: ``https://shop.example/products?page=2``.
 
-    What is stored for requests with X-Forwarded-Host and its like has keys of its own; use tags to reach all of them.
-    Raises `ValueError` for what is no such URL.
+    Responses to requests with X-Forwarded-Host and similar fields have other keys; use tags to invalidate all of them.
+    Raises `ValueError` if *url* is not absolute, not http or https, or not percent-encoded. No round trip.
     """
     parts = urlsplit(url)
     host = parts.netloc.lower().encode("latin-1", "replace")
@@ -127,7 +127,7 @@ def url_key(url: str) -> str:
 
 
 def also_invalidated(scope: Scope, headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
-    """The keys of the URLs that the response to an unsafe request names, if they are of its host (RFC 9111 §4.4)."""
+    """The keys of the URLs of the same host that the response to an unsafe request names (RFC 9111 §4.4)."""
     asked = combined(scope["headers"])
     keys: list[str] = []
     for name, value in headers:

@@ -1,6 +1,6 @@
 """Django cache backend, and invalidation bound to transactions.
 
-PYTEST_DONT_REWRITE: beside a pytest plugin, pytest would warn whoever imports this before it.
+PYTEST_DONT_REWRITE: the distribution has a pytest plugin, so pytest would warn if this is imported before the plugin.
 """
 
 from .access import guard

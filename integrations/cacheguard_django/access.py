@@ -11,7 +11,7 @@ from .backend import CacheGuardCache
 
 
 def guard(alias: str = "default") -> CacheGuard:
-    """The guard behind a cache of ``CACHES``: for ``@guard().cached(…)``, tags, Bloom filters, statistics.
+    """Return the guard behind a cache of ``CACHES``: for ``@guard().cached(…)``, tags, Bloom filters, statistics.
 
     Raises:
         ImproperlyConfigured: the cache has another backend.

@@ -9,10 +9,10 @@ from django.core import checks
 
 
 class CacheGuardConfig(AppConfig):
-    """The app; the cache backend works without it."""
+    """The Django app. The cache backend works without it."""
 
     name: str = "cacheguard_django"
-    verbose_name: Any = "cacheguard"  # text, or a promise of it: the stubs have no public name for that
+    verbose_name: Any = "cacheguard"  # text, possibly lazy: the stubs have no public name for that type
 
     def ready(self) -> None:
         from .checks import check_caches

@@ -1,4 +1,4 @@
-"""Whether a transaction of the program is open: what is read in it may be seen by nobody else."""
+"""Detects open transactions of the program: they may read data that no other transaction sees."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from django.db import connections
 
 
 def is_open() -> bool:
-    """Whether this thread has a transaction open in any database."""
+    """True if this thread has a transaction open in any database."""
     return any(map(_is_open, connections.all(initialized_only=True)))
 
 
 def has_block(using: str) -> bool:
-    """Whether this thread is inside an ``atomic`` block of the database *using*, so that `on_commit` waits for it."""
+    """True if this thread is inside an ``atomic`` block of the database *using*, so that `on_commit` waits."""
     connection: Any = connections[using]
     return bool(connection.in_atomic_block) and _is_open(connection)
 
 
 def _is_open(connection: Any) -> bool:
-    """Whether a transaction of the program is open.
+    """True if a transaction of the program is open.
 
-    The blocks that Django's ``TestCase`` puts around each test do not count, as they do not for ``durable``: a test
-    sees what happens without them.
+    The blocks that Django's ``TestCase`` puts around each test do not count, as with ``durable``: code under test
+    behaves as it does without them.
     """
     if connection.in_atomic_block:
         blocks = connection.atomic_blocks

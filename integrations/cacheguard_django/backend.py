@@ -1,4 +1,4 @@
-"""The cache backend: Django's API, and what users of django-redis know, over one guard."""
+"""The cache backend: Django's API and that of django-redis, over one guard."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _KEY_PARTS = 3
 class CacheGuardCache(BaseCache):
     """``BACKEND: "cacheguard_django.CacheGuardCache"``.
 
-    Reading costs at most one round trip, whatever the number of keys; so does writing, except `touch` and `incr`, which
-    cost two. Without Redis, reads are misses, writes are dropped and deletions are queued until it is back.
+    A read costs at most one round trip for any number of keys. So does a write, except `touch` and `incr`, which cost
+    two. Without Redis, reads are misses, writes are dropped, and deletions are pending until it is back.
 
     Args:
         server: ``LOCATION``: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``, ``redis+cluster://``, ``redis+ring://``,
@@ -35,7 +35,7 @@ class CacheGuardCache(BaseCache):
             `Policy`, ``fill_in_atomic`` and ``reverse_key_function``.
 
     Raises:
-        InvalidCacheBackendError: a setting that cannot work, by its name.
+        InvalidCacheBackendError: a setting cannot work; the message names it.
     """
 
     def __init__(self, server: Any, params: dict[str, Any]) -> None:
@@ -45,7 +45,7 @@ class CacheGuardCache(BaseCache):
         self._opened = opened(server, params, timeout)
         self.guard: CacheGuard = self._opened.guard
         policy = self._opened.settings.policy
-        # Django's timeouts are exact, and what is over is gone, unless OPTIONS say otherwise.
+        # As in Django, timeouts are exact and expired entries are not served, unless OPTIONS say otherwise.
         self._exact: dict[str, Any] = {
             "jitter": policy.get("jitter", 0.0),
             "stale_if_error": policy.get("stale_if_error"),
@@ -53,27 +53,27 @@ class CacheGuardCache(BaseCache):
 
     @property
     def settings(self) -> Settings:
-        """What stands in ``CACHES``, checked."""
+        """The settings from ``CACHES``, checked."""
         return self._opened.settings
 
     @property
     def in_process(self) -> bool:
-        """Whether there is no Redis: ``memory://``."""
+        """True if there is no Redis: ``memory://``."""
         return self.settings.in_process
 
     @property
     def channel(self) -> str:
-        """The channel on which the processes tell one another what to drop."""
+        """The Pub/Sub channel of the invalidation bus."""
         return bus_channel(self.settings.guard["namespace"])
 
     def text_of(self, key: Any, version: int | None = None) -> str:
-        """The key text that the guard knows *key* by."""
+        """The guard's key text for *key*."""
         return self._text(key, version)
 
-    # What every method needs
+    # Common to all methods
 
     def get_backend_timeout(self, timeout: Any = DEFAULT_TIMEOUT) -> float | None:
-        """*timeout* in seconds, at least 0; None: for ever."""
+        """*timeout* in seconds, at least 0; None: no expiry."""
         if timeout is DEFAULT_TIMEOUT:
             timeout = self.default_timeout
         return None if timeout is None else max(0.0, float(timeout))
@@ -82,18 +82,18 @@ class CacheGuardCache(BaseCache):
         return text_of(str(self.make_and_validate_key(key, version=version)))
 
     def _texts(self, keys: Iterable[Any], version: int | None) -> dict[str, Any]:
-        """Key texts, and which key each stands for."""
+        """The keys by their key texts."""
         return {self._text(key, version): key for key in keys}
 
     def _lifetime(self, timeout: Any) -> dict[str, Any] | None:
-        """The policy of an entry with this *timeout*; None if it is over at once."""
+        """The policy of an entry with this *timeout*; None if it expires at once."""
         seconds = self.get_backend_timeout(timeout)
         if seconds is not None and seconds <= 0:
             return None
         return {**self._exact, "ttl": FOREVER if seconds is None else seconds, "null_ttl": None}
 
     def _lasting(self, timeout: Any) -> dict[str, Any] | None:
-        """`_lifetime` of what may also be None, as a value like others."""
+        """`_lifetime`, with None cached like any other value."""
         policy = self._lifetime(timeout)
         return None if policy is None else {**policy, "null_ttl": policy["ttl"]}
 
@@ -127,10 +127,10 @@ class CacheGuardCache(BaseCache):
 
     @recorded
     def get_or_set(self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> Any:
-        """The value of *key*; if there is none, *default*, or what it returns if it is a function.
+        """The value of *key*. On a miss, store and return *default*, or its result if it is a function.
 
-        A function is called once in the whole fleet, however many ask. Inside a transaction it is called for this
-        caller alone, and what it returns is not cached, unless ``OPTIONS`` say ``fill_in_atomic``.
+        Concurrent callers in all processes share one call of the function. Inside a transaction, it is called for this
+        caller only and its result is not cached, unless ``fill_in_atomic`` is set in ``OPTIONS``.
         """
         policy = self._lasting(timeout)
         if callable(default) and policy is not None:
@@ -190,9 +190,9 @@ class CacheGuardCache(BaseCache):
         *,
         nx: bool = False,
     ) -> bool:
-        """Store *value*; with *nx*, only if nothing is there, as `add` does. Whether it was stored.
+        """Store *value*; with *nx*, only if there is no value, like `add`. True if it was stored.
 
-        A value that is larger than ``max_value_bytes`` is not stored, and what was there is deleted.
+        A value larger than ``max_value_bytes`` is not stored, and the old value is deleted.
         """
         if nx:
             return self.add(key, value, timeout=timeout, version=version)
@@ -237,7 +237,7 @@ class CacheGuardCache(BaseCache):
     def set_many(
         self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> list[Any]:
-        """Store all of *data*; the keys that were not stored. One round trip."""
+        """Store all of *data*; return the keys that were not stored. One round trip."""
         values = {self._text(key, version): value for key, value in data.items()}
         policy = self._lifetime(timeout)
         if policy is None:
@@ -289,7 +289,7 @@ class CacheGuardCache(BaseCache):
     def delete_many(  # type: ignore[override]  # Django's answers nothing
         self, keys: Iterable[Any], version: int | None = None
     ) -> int | None:
-        """Delete *keys*, in one round trip; how many there were, None of no keys."""
+        """Delete *keys* in one round trip; return how many existed, None if *keys* is empty."""
         texts = self._texts(keys, version)
         return self.guard.remove(*texts) if texts else None
 
@@ -303,9 +303,9 @@ class CacheGuardCache(BaseCache):
 
     @recorded
     def incr(self, key: Any, delta: int = 1, version: int | None = None, *, ignore_key_check: bool = False) -> int:
-        """Add *delta* to a value, in one step among all processes; its lifetime stays.
+        """Add *delta* to a value, atomically across all processes; return the sum. The timeout does not change.
 
-        `ValueError` if there is no value; with *ignore_key_check*, it begins at *delta* then.
+        `ValueError` if there is no value; with *ignore_key_check*, the value is then set to *delta*. Two round trips.
         """
         with serializer_errors():
             value = self.guard.update(self._text(key, version), adding(delta))
@@ -340,7 +340,7 @@ class CacheGuardCache(BaseCache):
 
     @recorded
     def clear(self) -> None:
-        """Remove everything in the namespace, also what decorated functions have there; nothing else in Redis."""
+        """Delete everything in the namespace, also the results of decorated functions; nothing else in Redis."""
         self.guard.clear()
 
     @recorded
@@ -349,16 +349,16 @@ class CacheGuardCache(BaseCache):
         await self.guard.aclear()
 
     def close(self, **kwargs: Any) -> None:
-        """Nothing: Django calls this after every request, and the connections are the process's."""
+        """Do nothing: Django calls this after every request, but the connections belong to the process."""
 
     async def aclose(self, **kwargs: Any) -> None:
-        """Nothing, as `close`."""
+        """Do nothing, like `close`."""
 
-    # What users of django-redis rely on
+    # The API of django-redis
 
     @recorded
     def pttl(self, key: Any, version: int | None = None) -> int | None:
-        """The milliseconds that *key* has left: None without an end, 0 if it is not there."""
+        """The remaining lifetime of *key* in milliseconds: None without expiry, 0 if there is no value."""
         return milliseconds_left(self.guard.inspect(self._text(key, version)))
 
     @recorded
@@ -367,7 +367,7 @@ class CacheGuardCache(BaseCache):
         return milliseconds_left(await self.guard.ainspect(self._text(key, version)))
 
     def ttl(self, key: Any, version: int | None = None) -> int | None:
-        """The seconds that *key* has left, rounded: None without an end, 0 if it is not there."""
+        """The remaining lifetime of *key* in seconds, rounded: None without expiry, 0 if there is no value."""
         return rounded_seconds(self.pttl(key, version=version))
 
     async def attl(self, key: Any, version: int | None = None) -> int | None:
@@ -375,7 +375,7 @@ class CacheGuardCache(BaseCache):
         return rounded_seconds(await self.apttl(key, version=version))
 
     def persist(self, key: Any, version: int | None = None) -> bool:
-        """Let *key* have no end; whether it is there."""
+        """Remove the expiry of *key*; True if there is a value."""
         return self.touch(key, timeout=None, version=version)
 
     async def apersist(self, key: Any, version: int | None = None) -> bool:
@@ -383,7 +383,7 @@ class CacheGuardCache(BaseCache):
         return await self.atouch(key, timeout=None, version=version)
 
     def expire(self, key: Any, timeout: Any, version: int | None = None) -> bool:
-        """Let *key* end in *timeout* seconds, or a `timedelta`; whether it is there."""
+        """Let *key* expire in *timeout* seconds, or a `timedelta`; True if there is a value."""
         return self.touch(key, timeout=in_seconds(timeout), version=version)
 
     async def aexpire(self, key: Any, timeout: Any, version: int | None = None) -> bool:
@@ -391,7 +391,7 @@ class CacheGuardCache(BaseCache):
         return await self.atouch(key, timeout=in_seconds(timeout), version=version)
 
     def pexpire(self, key: Any, timeout: Any, version: int | None = None) -> bool:
-        """Let *key* end in *timeout* milliseconds, or a `timedelta`; whether it is there."""
+        """Let *key* expire in *timeout* milliseconds, or a `timedelta`; True if there is a value."""
         return self.touch(key, timeout=in_seconds(timeout, 1000), version=version)
 
     async def apexpire(self, key: Any, timeout: Any, version: int | None = None) -> bool:
@@ -399,7 +399,7 @@ class CacheGuardCache(BaseCache):
         return await self.atouch(key, timeout=in_seconds(timeout, 1000), version=version)
 
     def expire_at(self, key: Any, when: float | datetime, version: int | None = None) -> bool:
-        """Let *key* end at a moment, in seconds since 1970 or a `datetime`; whether it is there.
+        """Let *key* expire at *when*, in seconds since 1970 or a `datetime`; True if there is a value.
 
         By the clock of this machine.
         """
@@ -418,12 +418,12 @@ class CacheGuardCache(BaseCache):
         return await self.atouch(key, timeout=until(when, 1000), version=version)
 
     def iter_keys(self, search: str, version: int | None = None, itersize: int = PAGE) -> Generator[str]:
-        """The keys that match *search*, as they were given to `set`. Two round trips for *itersize* keys looked at.
+        """Yield the keys that match *search*, as they were given to `set`. Two round trips per *itersize* keys.
 
         Args:
-            search: as Redis understands it: ``*``, ``?``, ``[a-c]``, over the key without prefix and version.
+            search: a Redis pattern (``*``, ``?``, ``[a-c]``) over the key without prefix and version.
             version: as everywhere.
-            itersize: how many keys of the namespace are looked at in one go.
+            itersize: how many keys of the namespace are scanned at a time.
 
         Keys of more than 250 characters are not found. Raises `Unreachable` without Redis.
         """
@@ -448,9 +448,9 @@ class CacheGuardCache(BaseCache):
 
     @recorded
     def delete_pattern(self, pattern: str, version: int | None = None, itersize: int = PAGE) -> int:
-        """Delete the keys that match *pattern*, as `iter_keys` finds them; how many there were.
+        """Delete the keys that match *pattern*, as `iter_keys` finds them; return how many existed.
 
-        Three round trips for *itersize* keys looked at. A tag does the same in one, whatever their number.
+        Three round trips per *itersize* keys scanned. Invalidating a tag costs one, for any number of keys.
         """
         return sum(self.guard.remove(*texts) for texts in pages(self.guard, self._pattern(pattern, version), itersize))
 
@@ -473,19 +473,19 @@ class CacheGuardCache(BaseCache):
         blocking_timeout: float | None = None,
         thread_local: bool = True,
     ) -> Any:
-        """A `redis.lock.Lock` of redis-py's own under a key of this namespace; ``with cache.lock("import"):``.
+        """Return a `redis.lock.Lock` of redis-py under a key of this namespace; ``with cache.lock("import"):``.
 
-        It lies beside the entries: neither `get` nor `clear` sees it. Without *timeout* it outlives a process
-        that dies.
+        It is stored beside the entries: neither `get` nor `clear` sees it. Without *timeout* it stays locked if its
+        process dies.
 
         Args:
-            key: what is locked.
+            key: the name of the lock.
             version: as everywhere.
-            timeout: seconds after which it opens by itself.
+            timeout: seconds after which it is released automatically.
             sleep: seconds between two attempts.
-            blocking: whether ``acquire`` waits.
-            blocking_timeout: seconds that it waits at most; None: without end.
-            thread_local: whether the lock belongs to the thread that has it.
+            blocking: True: ``acquire`` waits.
+            blocking_timeout: seconds that it waits at most; None: no limit.
+            thread_local: True: only the thread that acquired the lock can release it.
 
         Raises `ConfigurationError` with ``memory://``.
         """
@@ -500,7 +500,7 @@ class CacheGuardCache(BaseCache):
 
     @property
     def client(self) -> Any:
-        """A `redis.Redis` of redis-py's own for the same server, one for the process; for what is no cache."""
+        """A `redis.Redis` for the same server, shared by the process, for everything that is not a cache."""
         return self._opened.client()
 
     def _pattern(self, search: str, version: int | None) -> str:
@@ -513,12 +513,12 @@ class CacheGuardCache(BaseCache):
         key, reverse = key_of(text), self.settings.reverse_key_function
         if reverse is not None:
             return reverse(key)
-        # As Django's own key function makes it: prefix, version, key; the prefix may have colons, too.
+        # Django's own key function makes prefix:version:key; the prefix may contain colons.
         inner = key.removeprefix(f"{self.key_prefix}:")
         parts = f":{inner}".split(":", _KEY_PARTS - 1)
         return parts[-1]
 
 
 def _without_stale(policy: dict[str, Any]) -> dict[str, Any]:
-    """*policy* for a load: what OPTIONS say of stale values counts here."""
+    """*policy* for a load, with the stale windows from OPTIONS."""
     return {name: value for name, value in policy.items() if name != "stale_if_error" or value is not None}

@@ -1,4 +1,4 @@
-"""System checks: what is wrong with ``CACHES``, and what works in a way that may surprise.
+"""System checks: mistakes in ``CACHES``, and settings with surprising effects.
 
 =====================  =========================================================================================
 ``cacheguard.W001``    ``memory://`` without ``DEBUG``: every process has a cache of its own
@@ -31,9 +31,9 @@ def check_caches(
     app_configs: Sequence[AppConfig] | None = None,  # noqa: ARG001 - what Django passes
     **_: Any,
 ) -> list[CheckMessage]:
-    """Look at every cache of ours in ``CACHES``. Nothing is connected.
+    """Check every cache of this backend in ``CACHES``. Opens no connection.
 
-    Raises `InvalidCacheBackendError` for one that cannot be made: so do Django's own checks.
+    Raises `InvalidCacheBackendError` for a cache that cannot be made, as Django's own checks do.
     """
     messages: list[CheckMessage] = []
     found: dict[str, Settings] = {}

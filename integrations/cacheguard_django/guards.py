@@ -1,7 +1,7 @@
 """The guards of this process.
 
-Django makes a cache object for every thread and every request, so what they share has to live beside them: one guard
-for each setting, found by it.
+Django makes a cache object for every thread and every request. The guard that they share is stored here, one for each
+setting.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from .options import Settings, read_settings, secrets
 
 
 class Opened:
-    """A guard, the settings that it was made from, and a client for what is no cache."""
+    """A guard, its settings, and a plain Redis client."""
 
     guard: CacheGuard
     settings: Settings
 
     def __init__(self, settings: Settings, guard: CacheGuard, params: Mapping[str, Any]) -> None:
         self.settings, self.guard = settings, guard
-        self._params = params  # held, so that nothing else can take the place of what the name speaks of
+        self._params = params  # a reference, so that no other object can get the same id
         self._client: Any = None
 
     def client(self) -> Any:
-        """A client of redis-py's own, one for the process."""
+        """The redis-py client of the process."""
         with _lock:
             if self._client is None:
                 self._client = self.guard.new_client()
@@ -54,7 +54,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def opened(location: object, params: Mapping[str, Any], timeout: int | None) -> Opened:
-    """What these settings stand for, made the first time that somebody asks. Equal settings share one guard."""
+    """The guard for these settings, made at the first call. Equal settings share one guard."""
     name = repr((location, timeout, sorted(params.get("OPTIONS", {}).items()), secrets()))
     found = _opened.get(name)
     if found is None or found.guard.closed:
@@ -67,7 +67,7 @@ def opened(location: object, params: Mapping[str, Any], timeout: int | None) -> 
 
 
 def close_guards() -> None:
-    """Close all guards of this process, with their threads and connections; whoever needs one later gets a new one."""
+    """Close all guards of this process, with their threads and connections. A later use makes a new guard."""
     with _lock:
         everyone = list(_opened.values())
         _opened.clear()

@@ -10,7 +10,7 @@ PAGE = 1000  # keys looked at in one round trip
 
 
 def pages(guard: CacheGuard, pattern: str = "*", count: int = PAGE) -> Generator[list[str]]:
-    """The key texts that match *pattern*; *count* keys are looked at for each page."""
+    """Yield the key texts that match *pattern*; *count* keys are scanned for each page."""
     cursor = ""
     while True:
         texts, cursor = guard.scan(pattern, cursor=cursor, count=count)

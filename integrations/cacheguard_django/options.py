@@ -1,4 +1,4 @@
-"""What stands in ``CACHES``, as what a guard is made with; what cannot work is said by the setting's name."""
+"""``CACHES`` → the options of a guard. An error names the setting."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Settings:
     """One entry of ``CACHES``, checked.
 
     Args:
-        url: where Redis is; None: as the environment says.
+        url: the address of Redis; None: from the environment.
         guard: options of `CacheGuard`.
         policy: fields of `Policy` that were given.
-        timeout: seconds, the default of every entry; None: for ever.
-        fill_in_atomic: whether what is loaded inside a transaction is cached, too.
-        reverse_key_function: gives the key that ``KEY_FUNCTION`` has made another of.
+        timeout: seconds, the default of every entry; None: no expiry.
+        fill_in_atomic: True: values loaded inside a transaction are cached, too.
+        reverse_key_function: the inverse of ``KEY_FUNCTION``.
     """
 
     url: str | None = field(repr=False)  # with a password
@@ -59,12 +59,12 @@ class Settings:
 
     @property
     def in_process(self) -> bool:
-        """Whether there is no Redis: ``memory://``."""
+        """True if there is no Redis: ``memory://``."""
         return not keeps_in_redis(self.url, self.guard.get("client"), self.guard.get("aclient"))
 
     def open(self) -> CacheGuard:
-        """A guard as the settings ask for it. Nothing is connected yet."""
-        # Other processes' L1 may lag by a millisecond: sessions and counters must not, unless somebody wants that.
+        """Make a guard with these settings. Opens no connection yet."""
+        # L1 in other processes may lag by a millisecond. Sessions and counters must not, so L1 is off by default.
         ttl = FOREVER if self.timeout is None else max(self.timeout, 0.001)
         fields: dict[str, Any] = {"ttl": ttl, "l1": False, **self.policy}
         policy = Policy(**fields)
@@ -76,14 +76,14 @@ class Settings:
 
 
 def check_options(params: Mapping[str, Any]) -> None:
-    """`InvalidCacheBackendError` if ``OPTIONS`` is no dict."""
+    """Raise `InvalidCacheBackendError` unless ``OPTIONS`` is a dict."""
     given: Any = params.get("OPTIONS", {})
     if not isinstance(given, Mapping):
         raise InvalidCacheBackendError(f"CACHES: OPTIONS must be a dict, got {given!r}")
 
 
 def read_settings(location: object, params: Mapping[str, Any], timeout: int | None) -> Settings:
-    """The settings of one cache; `InvalidCacheBackendError` naming what cannot work."""
+    """Read the settings of one cache; `InvalidCacheBackendError` names a setting that cannot work."""
     options = dict(params.get("OPTIONS", {}))
     unknown = [name for name in options if name not in (*POLICY_FIELDS, *GUARD, *OWN)]
     if unknown:
@@ -128,7 +128,7 @@ def _guard_options(options: dict[str, Any]) -> dict[str, Any]:
     serializer = PICKLE if serializer == "pickle" else _imported("serializer", serializer)
     made = {
         "namespace": NAMESPACE,
-        "l1_copy": True,  # who gets a value from a cache may change it
+        "l1_copy": True,  # Django code may change a value that it got from a cache
         **options,
         "serializer": serializer() if isinstance(serializer, type) else serializer,
     }
@@ -140,14 +140,14 @@ def _guard_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def secrets() -> list[bytes]:
-    """What entries are signed with: keys of their own, derived from the project's secrets; the first one signs."""
+    """The signing keys, derived from the project's secrets. The first one signs, all of them verify."""
     keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
     raw = [key if isinstance(key, bytes) else str(key).encode() for key in keys]
     return [hmac.new(b"cacheguard_django", key, sha256).digest() for key in raw]
 
 
 def _imported(name: str, value: Any) -> Any:
-    """*value*, or what it names if it is a dotted path."""
+    """*value*, or the object that it names if it is a dotted path."""
     if not isinstance(value, str):
         return value
     try:

@@ -1,7 +1,7 @@
 """A panel for django-debug-toolbar: ``DEBUG_TOOLBAR_PANELS = [..., "cacheguard_django.panels.CacheGuardPanel"]``."""
 
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false, reportUnknownMemberType=false
-# The toolbar has no types, and asks for plain attributes where it has properties itself.
+# The toolbar has no types, and takes plain attributes where its own class has properties.
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COUNTERS = tuple(
 
 
 class CacheGuardPanel(Panel):
-    """What a request asked its caches for, and what the guards behind them did meanwhile."""
+    """Shows the cache calls of a request, and what the guards did meanwhile."""
 
     title = "cacheguard"
     template = "cacheguard_django/panel.html"

@@ -1,4 +1,4 @@
-"""What a request asks its caches for, written down while somebody wants to know."""
+"""Records the cache calls of a request, while recording is on."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _records: ContextVar[list[Record] | None] = ContextVar("cacheguard_django_record
 
 @contextmanager
 def recording() -> Generator[list[Record]]:
-    """Everything that this request, or whatever runs here, asks its caches for."""
+    """Record all cache calls of this request or task."""
     records: list[Record] = []
     token = _records.set(records)
     try:
@@ -49,12 +49,12 @@ def recording() -> Generator[list[Record]]:
 
 
 def start(records: list[Record] | None) -> None:
-    """Write down into *records* from now on; None: no more."""
+    """Record into *records* from now on; None: stop."""
     _records.set(records)
 
 
 def recorded(method: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R]:
-    """*method*, whose calls are written down while somebody wants to know."""
+    """Wrap *method* so that its calls are recorded while recording is on."""
     fn: Any = method
     name = fn.__name__
     if iscoroutinefunction(fn):

@@ -1,4 +1,4 @@
-"""Rows that are saved and deleted, and the keys that go with them."""
+"""Invalidates keys and tags when rows are saved or deleted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _lock = threading.Lock()
 
 
 class SavedRows:
-    """What `invalidate_on_save` has set up for a model; `changed` and `disconnect` belong to it."""
+    """The handle that `invalidate_on_save` returns for a model, with `changed` and `disconnect`."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class SavedRows:
         self._keys = [_template(model, each, "keys") for each in templates]
         self._tags = [_template(model, each, "tags") for each in tags]
         fields = dict.fromkeys(field for each in (*self._keys, *self._tags) for field in each.fields)
-        # What a row is called may change with it: then the entry under the old name has to go, too.
+        # A change of the row may change its keys. Then the entries under the old keys are invalidated, too.
         self._followed = tuple(name for name in fields if not _is_primary(model, name) and _is_field(model, name))
         self._fields = tuple(fields)
         self._throughs: list[Any] = []
@@ -49,21 +49,21 @@ class SavedRows:
             post_init.connect(self._made, dispatch_uid=self._name, weak=False)
 
     def disconnect(self) -> None:
-        """Listen no more."""
+        """Stop listening to the model's signals."""
         for signal in (post_save, post_delete, post_init):
             signal.disconnect(dispatch_uid=self._name)
         for through in self._throughs:
             m2m_changed.disconnect(sender=through, dispatch_uid=self._name)
 
     def changed(self, rows: Iterable[models.Model], *, using: str | None = None) -> None:
-        """Invalidate what belongs to *rows*, as if each had been saved; for what sends no signals.
+        """Invalidate the keys and tags of *rows*, as if each had been saved. For changes without signals.
 
-        ``bulk_create``, ``bulk_update``, ``QuerySet.update`` and raw SQL send none. Waits for the COMMIT like
-        everything here. Rows whose fields make the key must be given as they were before and as they are after.
+        ``bulk_create``, ``bulk_update``, ``QuerySet.update`` and raw SQL send none. The invalidation waits for the
+        COMMIT. If a field of a template changes, pass the rows both as they were before and as they are after.
 
         Args:
             rows: instances, or a queryset.
-            using: the database whose COMMIT is waited for; the one the rows come from if left out.
+            using: the database whose COMMIT it waits for; by default that of the rows.
         """
         by_database: dict[str | None, tuple[dict[str, None], dict[str, None]]] = {}
         for row in rows:
@@ -82,7 +82,7 @@ class SavedRows:
             self._remember(instance)
 
     def _remember(self, instance: models.Model) -> None:
-        """Note what the row is called now; a deferred field is left alone."""
+        """Note the current keys and tags of the row; a deferred field is not loaded."""
         known = {name: instance.__dict__[name] for name in self._followed if name in instance.__dict__}
         vars(instance._state).setdefault("cacheguard", {})[self._name] = known  # noqa: SLF001 - travels with the row
 
@@ -127,7 +127,7 @@ class SavedRows:
             self.changed([instance], using=using)
         if issubclass(model, self._model):
             rows = model._default_manager.using(using)  # noqa: SLF001 - public API
-            # Who is removed from whom by clear() is not said: it has to be asked before.
+            # The signal of clear() does not name the removed rows: they are queried before.
             self.changed(rows.filter(**{relation: instance} if pk_set is None else {"pk__in": pk_set}), using=using)
 
 
@@ -139,22 +139,22 @@ def invalidate_on_save(
     alias: str = "default",
     settle: Duration | None = None,
 ) -> SavedRows:
-    """Invalidate keys and tags of a guard whenever a row of *model* was saved or deleted, after the COMMIT.
+    """Invalidate keys and tags of a guard whenever a row of *model* is saved or deleted, after the COMMIT.
 
-    Nothing if the transaction, or the savepoint, is rolled back. Rows of proxies and of models that inherit count, too.
-    If a save changes a field that a template uses, the entry under the old value goes as well. All rows of one
-    transaction cost one round trip.
+    If the transaction or the savepoint is rolled back, nothing is invalidated. Rows of proxies and of derived models
+    count, too. If a save changes a field that a template uses, the entry under the old value is also invalidated. All
+    rows of one transaction cost one round trip.
 
-    ``bulk_create``, ``bulk_update``, ``QuerySet.update`` and raw SQL send no signals: tell it yourself, by
-    `SavedRows.changed` or by `invalidate`.
+    ``bulk_create``, ``bulk_update``, ``QuerySet.update`` and raw SQL send no signals: call `SavedRows.changed` or
+    `invalidate`.
 
     Args:
         model: a model.
         keys: templates over its attributes: ``"user:{pk}"``, ``"user:{email}"``.
         tags: likewise: ``"org:{org_id}"``.
-        many_to_many: names of relations of the model; who is added to one, or removed, counts as saved.
+        many_to_many: names of relations of the model; a row that is added to one, or removed, counts as saved.
         alias: of the cache.
-        settle: how far the database that loaders read may lag behind; None: not at all.
+        settle: the replica lag: how far the database that loaders read may be behind; None: not at all.
 
     Raises:
         KeyTemplateError: a template that does not fit the model.

@@ -1,4 +1,4 @@
-"""Timeouts as users of Django and of django-redis write them and read them."""
+"""Converts the timeouts of Django and django-redis."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from cacheguard import Inspection
 from cacheguard.extending import FOREVER
 
-AGES = FOREVER / 2  # an entry that lives longer than that was stored without an end
+AGES = FOREVER / 2  # an entry that lives longer was stored without expiry
 
 
 def milliseconds_left(found: Inspection) -> int | None:
-    """How long an entry still lives, in milliseconds: None without an end, 0 if there is no entry."""
+    """The remaining lifetime of an entry in milliseconds: None without expiry, 0 if there is no entry."""
     if found.state not in {"fresh", "null"} or found.ttl_left is None:
         return 0
     return None if found.ttl_left > AGES else max(0, round(found.ttl_left * 1000))
@@ -26,12 +26,12 @@ def rounded_seconds(milliseconds: int | None) -> int | None:
 
 
 def in_seconds(timeout: Any, parts: int = 1) -> Any:
-    """*timeout* in seconds. It is a number of parts of a second, or a `timedelta`; None and the default stay."""
+    """Convert *timeout*, in 1/*parts* of a second or a `timedelta`, to seconds; None and the default stay."""
     if timeout is None or timeout is DEFAULT_TIMEOUT:
         return timeout
     return float(timeout.total_seconds() if hasattr(timeout, "total_seconds") else timeout / parts)
 
 
 def until(when: Any, parts: int = 1) -> float:
-    """The seconds until *when*, which is a number of parts of a second since 1970, or a `datetime`."""
+    """The seconds until *when*, in 1/*parts* of a second since 1970 or a `datetime`."""
     return float(when.timestamp() if hasattr(when, "timestamp") else when / parts) - time.time()

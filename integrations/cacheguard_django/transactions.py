@@ -1,4 +1,4 @@
-"""Invalidation that waits for the COMMIT, and loads that know of the transaction around them."""
+"""Invalidation that waits for the COMMIT, and loads that take account of an open transaction."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ def invalidate(
     using: str | None = None,
     settle: Duration | None = None,
 ) -> None:
-    """Invalidate keys and tags of a guard when the transaction around is committed; at once if there is none.
+    """Invalidate keys and tags of a guard when the current transaction is committed; at once without a transaction.
 
-    For what sends no signals: ``bulk_create``, ``bulk_update``, ``QuerySet.update``, raw SQL. Rolled back together with
-    the transaction, or with the savepoint in which it was called. One round trip for all calls in one transaction.
+    For changes without signals: ``bulk_create``, ``bulk_update``, ``QuerySet.update``, raw SQL. If the transaction, or
+    the savepoint of the call, is rolled back, nothing is invalidated. All calls in one transaction cost one round trip.
 
     Args:
-        keys: key texts, as decorated functions of ``guard(alias)`` have them: ``"user:42"``.
+        keys: key texts of decorated functions of ``guard(alias)``: ``"user:42"``.
         tags: tags.
         alias: of the cache.
-        using: the database whose COMMIT is waited for.
-        settle: how far the database that loaders read may lag behind; None: not at all.
+        using: the database whose COMMIT it waits for.
+        settle: the replica lag: how far the database that loaders read may be behind; None: not at all.
     """
     _invalidate(guard(alias), keys, tuple(tags), using or DEFAULT_DB_ALIAS, settle)
 
@@ -129,7 +129,7 @@ class TransactionWriting:
             await block.__aexit__(kind, error, traceback)
 
     def _end_at_commit(self, block: Writing) -> None:
-        # After an exception, too: whoever catches it may commit what was written before.
+        # After an exception, too: the caller may catch it and commit the earlier writes.
         transaction.on_commit(lambda: block.__exit__(None, None, None), using=self._using)
 
 
@@ -144,11 +144,11 @@ def writing(
     delay: Duration = DELAY,
     intent: Duration = INTENT,
 ) -> TransactionWriting:
-    """Guard a write to the database by a ``with`` block, around ``transaction.atomic()`` or inside it.
+    """Guard a write to the database with a ``with`` block, around ``transaction.atomic()`` or inside it.
 
-    Around the transaction it is `CacheGuard.writing`, with all that its modes promise. Inside of one, what is named is
-    invalidated right after the outermost COMMIT, and not at all if the transaction or the savepoint is rolled back: a
-    fence would have to outlive the block.
+    Around the transaction it is `CacheGuard.writing`, with the guarantees of its modes. Inside a transaction it sets no
+    fence, which would have to outlive the block: keys and tags are invalidated right after the outermost COMMIT, and
+    not at all if the transaction or the savepoint is rolled back.
 
     Args:
         keys: key texts.
@@ -190,7 +190,7 @@ def invalidates(
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a function that writes: its call is a `writing` block.
 
-    The function may open a transaction, or be called inside of one.
+    The function may open a transaction, or be called inside one.
 
     Args:
         keys: templates over the parameters, and over ``result``: ``"user:{user_id}"``, as in `CacheGuard.invalidates`.

@@ -1,4 +1,4 @@
-"""Values on their way into the cache, with the errors that Django's own backends raise for them."""
+"""Prepares values for the cache, with the errors of Django's own backends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cacheguard.extending import Oversize
 
 
 async def evaluated(value: Any) -> Any:
-    """*value*; a queryset runs its query here, because pickling it in an event loop could not."""
+    """Return *value*. A queryset runs its query here, because pickling could not run it in an event loop."""
     if _is_queryset(value):
         async for _ in value:
             break
@@ -42,7 +42,7 @@ def adding(delta: int) -> Callable[[Any], Any]:
 
 
 def counted(value: Any, key: Any) -> int:
-    """*value*, which `incr` has made; `ValueError` if there was nothing to count."""
+    """Return *value*, the result of `incr`; `ValueError` if there was no value to count."""
     if value is MISSING:
         raise ValueError(f"Key {key!r} not found")
     return cast("int", value)

@@ -1,6 +1,6 @@
 """Flask extension, and a backend for Flask-Caching.
 
-PYTEST_DONT_REWRITE: beside a pytest plugin, pytest would warn whoever imports this before it.
+PYTEST_DONT_REWRITE: the distribution has a pytest plugin, so pytest would warn if this is imported before the plugin.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OF_FLASK_CACHING = ("CacheGuardBackend", "TypedSerializer")
 
 
 def __getattr__(name: str) -> Any:
-    """The names that need Flask-Caching, imported when they are asked for."""
+    """Import the names that need Flask-Caching at their first use."""
     if name not in _OF_FLASK_CACHING:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

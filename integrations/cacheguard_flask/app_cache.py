@@ -1,4 +1,4 @@
-"""`AppCache`: what one app has, held by the app and not by the extension, which may serve several."""
+"""`AppCache`: the cache of one app. The app holds it, because one extension may serve several apps."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NAME = "cacheguard"
 
 
 class AppCache:
-    """What one app has: ``app.extensions["cacheguard"]``.
+    """The cache of one app: ``app.extensions["cacheguard"]``.
 
     Args:
-        extension: the `CacheGuardFlask` that has set it up.
-        app: the app. It is held weakly, and its end closes the guard.
-        settings: as the app's configuration has them.
+        extension: the `CacheGuardFlask` that made it.
+        app: the app, held by a weak reference. When the app is garbage-collected, the guard is closed.
+        settings: the settings from the app's configuration.
     """
 
     def __init__(self, extension: object, app: Flask, settings: Settings) -> None:
@@ -42,7 +42,7 @@ class AppCache:
         self._stack.callback(self.guard.close)
         if settings.disabled:
             self._stack.enter_context(self.guard.disabled())
-        # Flask tells nobody that an app is done with.
+        # Flask has no hook for the end of an app.
         self._end = weakref.finalize(app, self._stack.close)
 
     def __repr__(self) -> str:
@@ -57,14 +57,14 @@ class AppCache:
         return app
 
     def none_ttl(self, timeout: Timeout | None) -> float:
-        """Seconds for which a None is kept that is worth as much as any other answer."""
+        """Seconds for which None is cached if it counts like any other answer."""
         ttl = self.ttl if timeout is None else None if is_never(timeout) else timeout
         return seconds(DEFAULTS.ttl if callable(ttl) else FOREVER if ttl is None else ttl, "timeout")
 
     def forget(self, *keys: str) -> None:
-        """Invalidate *keys*, and the pages under them. One round trip."""
+        """Invalidate *keys* and the pages under them. One round trip."""
         self.guard.apply([change for key in keys for change in (Change(key), Change(tag=pages_tag(key)))])
 
     def close(self) -> None:
-        """End the guard's threads and connections. Twice is once; it happens by itself at the end of the app."""
+        """Close the guard: end its threads and connections. Idempotent; called automatically when the app ends."""
         self._end()

@@ -22,14 +22,14 @@ from cacheguard.extending import GUARD_OPTIONS, POLICY_FIELDS, TAGGED, keeps_in_
 from .timeouts import ttl_of
 from .values import counted
 
-SHORTEST_SECRET_KEY = 16  # bytes; what is shorter can be guessed, and who guesses it chooses what is unpickled
+SHORTEST_SECRET_KEY = 16  # bytes; a shorter key can be guessed, and an attacker who knows it can forge pickles
 PURPOSE = b"cacheguard_flask.CacheGuardBackend"
 
 _OPTIONS = tuple(name for name in GUARD_OPTIONS if name != "serializer")
 _FIELDS = tuple(name for name in POLICY_FIELDS if name != "ttl")
 _OF_FLASK_CACHING = ("default_timeout", "ignore_delete_many_errors")
 
-# Flask-Caching means its timeouts exactly: memoize keeps a version beside its values, which must not go before them.
+# Flask-Caching needs exact timeouts: memoize stores a version beside its values, and it must not expire before them.
 _POLICY = Policy(jitter=0.0, stale_if_error=None)
 
 
@@ -37,7 +37,7 @@ class TypedSerializer(BaseSerializer):
     """A ``CACHE_SERIALIZER`` of plain data without pickle: builtin types, dates, `Decimal`, `UUID`, nested."""
 
     def dumps(self, value: Any, protocol: int = 0) -> bytes | None:  # noqa: ARG002 - cachelib's signature
-        """The bytes of *value*; None, with a warning in the log, if it has none."""
+        """Encode *value*; None, with a warning in the log, if it cannot be encoded."""
         try:
             return TAGGED.encode(value)
         except CodecError as error:
@@ -45,7 +45,7 @@ class TypedSerializer(BaseSerializer):
             return None
 
     def loads(self, bvalue: bytes) -> Any:
-        """The value in *bvalue*; None, with a warning in the log, if there is none."""
+        """Decode *bvalue*; None, with a warning in the log, if it cannot be decoded."""
         try:
             return TAGGED.decode(bvalue)
         except CodecError as error:
@@ -54,20 +54,20 @@ class TypedSerializer(BaseSerializer):
 
 
 class CacheGuardBackend(BaseCache):
-    """Flask-Caching's cache on a guard: two tiers, and other processes hear of what is deleted.
+    """A Flask-Caching backend on a guard: two tiers, and deletions reach the other processes.
 
-    Values are pickled, as Flask-Caching's users expect, and in Redis they are signed: with ``CACHE_OPTIONS["secret"]``,
-    else with a key derived from the app's ``SECRET_KEY`` (and ``SECRET_KEY_FALLBACKS``). What is not signed is a miss
-    and is never unpickled. Integers are stored plain, to be counted with.
+    Values are pickled, as in Flask-Caching, and signed in Redis: with ``CACHE_OPTIONS["secret"]``, else with a key
+    derived from the app's ``SECRET_KEY`` (and ``SECRET_KEY_FALLBACKS``). A value without a valid signature is a miss
+    and is never unpickled. Integers are stored plain, so that they can be counted.
 
-    `factory` takes its Redis from ``CACHE_OPTIONS["url"]``, ``CACHEGUARD_URL``, ``CACHE_REDIS_URL`` or
-    ``CACHE_REDIS_HOST`` (with ``…_PORT``, ``…_DB``, ``…_PASSWORD``), its namespace from ``CACHE_KEY_PREFIX``; every
-    other option of `CacheGuard` and field of `Policy` may stand in ``CACHE_OPTIONS``, but ``ttl``: that is the timeout.
+    `factory` takes the Redis address from ``CACHE_OPTIONS["url"]``, ``CACHEGUARD_URL``, ``CACHE_REDIS_URL`` or
+    ``CACHE_REDIS_HOST`` (with ``…_PORT``, ``…_DB``, ``…_PASSWORD``), and the namespace from ``CACHE_KEY_PREFIX``.
+    ``CACHE_OPTIONS`` takes every other option of `CacheGuard` and field of `Policy` except ``ttl``: use the timeout.
 
     Args:
-        guard: where values are kept; it is closed with this object.
-        default_timeout: seconds for what is given no timeout; 0: no end.
-        ignore_delete_many_errors: as Flask-Caching has it; nothing that fails is left undone here.
+        guard: stores the values; it is closed with this object.
+        default_timeout: in seconds, for values without a timeout; 0: no expiry.
+        ignore_delete_many_errors: accepted for Flask-Caching; here a failed deletion stays pending.
     """
 
     serializer: BaseSerializer = SimpleSerializer()
@@ -81,10 +81,11 @@ class CacheGuardBackend(BaseCache):
 
     @classmethod
     def factory(cls, app: Flask, config: dict[str, Any], args: list[Any], kwargs: dict[str, Any]) -> CacheGuardBackend:
-        """What Flask-Caching calls.
+        """Build the backend from an app's configuration; called by Flask-Caching.
 
         Raises:
-            ConfigurationError: a setting that cannot work, by its name; a Redis, but no secret to sign pickles with.
+            ConfigurationError: a setting cannot work (the message names it), or Redis is used without a secret for
+                signing pickles.
         """
         if args:
             raise ConfigurationError(f"CACHE_ARGS must be empty for this backend, got {args!r}; use CACHE_OPTIONS")
@@ -114,7 +115,7 @@ class CacheGuardBackend(BaseCache):
         return cls(guard, **own)
 
     def close(self) -> None:
-        """End the guard's threads and connections. Twice is once; it happens by itself at the end of the app."""
+        """Close the guard: end its threads and connections. Idempotent; called automatically when the app ends."""
         self._end()
 
     def get(self, key: str) -> Any:
@@ -127,49 +128,49 @@ class CacheGuardBackend(BaseCache):
         return [self._opened(found.get(key, MISSING)) for key in keys]
 
     def has(self, key: str) -> bool:
-        """Whether there is a value for *key*. At most one round trip."""
+        """True if there is a value for *key*. At most one round trip."""
         return self.guard.get(key, MISSING) is not MISSING
 
     def set(self, key: str, value: Any, timeout: int | timedelta | None = None) -> bool:
-        """Store *value*; False if the serializer has no bytes for it. One round trip."""
+        """Store *value*; False if it cannot be serialized. One round trip."""
         return bool(self.set_many({key: value}, timeout))
 
     def set_many(self, mapping: Mapping[str, Any], timeout: int | timedelta | None = None) -> list[Any]:
-        """Store several values; the keys of those that the serializer has bytes for. One round trip."""
+        """Store several values; return the keys of those that could be serialized. One round trip."""
         stored = {key: packed for key, value in mapping.items() if (packed := self._packed(value)) is not None}
         self.guard.set_many(stored, **self._ttl(timeout))
         return list(stored)
 
     def add(self, key: str, value: Any, timeout: int | timedelta | None = None) -> bool:
-        """Store *value* if *key* has none; whether it had none. Of several at a time one is told yes."""
+        """Store *value* only if *key* has none; True if stored. Of several concurrent calls, one returns True."""
         packed = self._packed(value)
         return packed is not None and self.guard.add(key, packed, **self._ttl(timeout))
 
     def delete(self, key: str) -> bool:
-        """Forget *key*; whether there was a value. Two round trips."""
+        """Delete *key*; True if there was a value. Two round trips."""
         there = self.has(key)
         self.guard.invalidate(key)
         return there
 
     def delete_many(self, *keys: str) -> list[Any]:
-        """Forget *keys*; the keys. One round trip."""
+        """Delete *keys*; return them. One round trip."""
         self.guard.invalidate(*keys)
         return list(keys)
 
     def clear(self) -> bool:
-        """Forget everything in the namespace; True. One round trip."""
+        """Delete everything in the namespace; return True. One round trip."""
         self.guard.clear()
         return True
 
     def inc(self, key: str, delta: int = 1) -> int | None:
-        """Add *delta* to the integer under *key*, which begins at 0, in one step among all processes; the sum.
+        """Add *delta* to the integer under *key*, atomically across all processes; return the sum.
 
-        Its timeout is that of the first count. Two round trips; None if Redis cannot be asked.
+        A missing value counts as 0. The timeout is that of the first call. Two round trips; None without Redis.
         """
         return counted(self.guard, key, delta, self._ttl(None))
 
     def dec(self, key: str, delta: int = 1) -> int | None:
-        """`inc` the other way."""
+        """Subtract *delta*, as `inc` adds it."""
         return self.inc(key, -delta)
 
     def _packed(self, value: Any) -> bytes | int | None:
@@ -181,14 +182,14 @@ class CacheGuardBackend(BaseCache):
         try:
             return self.serializer.loads(stored)
         except (pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError, TypeError, ValueError):
-            return None  # of a class that has moved or changed since
+            return None  # its class has moved or changed since it was stored
 
     def _ttl(self, timeout: int | timedelta | None) -> dict[str, Any]:
         return ttl_of(self.default_timeout if timeout is None else timeout)
 
 
 def _url(config: Mapping[str, Any]) -> str | None:
-    """Where Redis is, as Flask-Caching's users say it; None: as the guard finds it."""
+    """The Redis URL from Flask-Caching's settings; None: the guard's own default."""
     url: str | None = config.get("CACHEGUARD_URL") or config.get("CACHE_REDIS_URL")
     host = config.get("CACHE_REDIS_HOST")
     if url or not host:
@@ -203,7 +204,7 @@ def _url(config: Mapping[str, Any]) -> str | None:
 
 
 def _secrets(given: Any, config: Mapping[str, Any]) -> list[bytes] | None:
-    """What entries are signed with, the first, and by which they are known, the others; None: they are not."""
+    """The signing keys: the first one signs, all of them verify. None: entries are not signed."""
     if given is not None:
         several: Sequence[Any] = given if issubclass(type(given), list | tuple) else [given]
         return [each.encode() if isinstance(each, str) else each for each in several]
@@ -213,6 +214,6 @@ def _secrets(given: Any, config: Mapping[str, Any]) -> list[bytes] | None:
 
 
 def _is_safe(serializer: Any) -> bool:
-    """Whether *serializer* is known to build nothing but plain data from bytes that anybody may have written."""
+    """True if *serializer* is known to build only plain data, even from untrusted bytes."""
     kind = serializer if isinstance(serializer, type) else type(serializer)
     return kind in (JSONSerializer, TypedSerializer)

@@ -1,4 +1,4 @@
-"""What the decorators of views and of functions have in common: the options that both take, checked."""
+"""The options that `cached` and `memoize` both take, checked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Question:
     """A function of the user's that may take the call's arguments or none, such as ``unless``."""
 
     def __init__(self, name: str, asked: Callable[..., object] | None, *, before: int = 0) -> None:
-        """*before*: how many arguments it gets in any case, in front of the call's own."""
+        """*before*: how many arguments it always gets, in front of the call's own."""
         if asked is not None and not callable(asked):
             raise ConfigurationError(f"{name} must be a function, got {asked!r}")
         if inspect.iscoroutinefunction(asked):
@@ -50,10 +50,10 @@ class Bypass:
 
 
 def _positional(fn: Callable[..., Any]) -> int:
-    """How many arguments *fn* can take without names; many for ``*args`` or ``**kwargs``."""
+    """Count the positional arguments that *fn* can take; many for ``*args`` or ``**kwargs``."""
     try:
         parameters = inspect.signature(fn).parameters.values()
-    except (TypeError, ValueError):  # a builtin that does not say
+    except (TypeError, ValueError):  # a builtin without a signature
         return 0
     if any(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters):
         return 1000
@@ -110,22 +110,22 @@ class Common:
         self._cache_none, self._source_check = cache_none, source_check
 
     def is_bypassed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether this call must not use the cache."""
+        """True if this call must not use the cache."""
         return self._unless(self.fn, args, kwargs)
 
     def is_unwanted(self, value: Any) -> bool:
-        """Whether *value*, which the function returned, must not be kept."""
+        """True if *value*, the result of the function, must not be cached."""
         return self._filter is not None and not self._filter(value)
 
     def usable(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], shown: Callable[[Any], Any] | None = None
     ) -> Callable[[Any], bool] | None:
-        """Which cached values this call may be answered with; None: all.
+        """A function that is true for the cached values that may answer this call; None: all may.
 
         Args:
             args: of the call.
             kwargs: of the call.
-            shown: makes of a cached value what the user's function takes.
+            shown: converts a cached value for the user's function.
         """
         if self._forced_update(args=args, kwargs=kwargs):
             return _nothing_is_usable
@@ -146,7 +146,7 @@ class Common:
         return digest
 
     def source_digest(self, cache: AppCache) -> str:
-        """A digest of the function's source, if that is part of the key; else nothing."""
+        """A digest of the function's source if it is part of the key; else empty."""
         is_checked = cache.source_check if self._source_check is None else self._source_check
         return self.digest(cache, inspect.getsource(self.fn).encode()) if is_checked else ""
 

@@ -1,4 +1,4 @@
-"""``flask cacheguard …``: looking at an app's cache, and emptying it."""
+"""``flask cacheguard …``: inspect an app's cache, and empty it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _guard() -> CacheGuard:
 
 
 def _delivered(guard: CacheGuard) -> None:
-    """An invalidation that is still owed to Redis would die with this process."""
+    """Fail if an invalidation is still pending: it would be lost with this process."""
     if guard.stats().invalidations_queued:
         raise click.ClickException("Redis cannot be reached: nothing was invalidated there")
 

@@ -1,4 +1,4 @@
-"""Which app and which request a load belongs to, also when it runs in a thread of its own."""
+"""The app and request contexts of a load, also if it runs in another thread."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .use import cookies_are_unread
 
 
 def in_its_context(app: Flask, run: Callable[[], Any], *, as_request: bool = False) -> Callable[[], Any]:
-    """*run*, for whichever thread comes to it.
+    """Wrap *run* so that it has its contexts in any thread.
 
-    In the caller's thread it runs in the caller's contexts. In another one, to which a load goes when its caller may
-    leave early with an older answer, these are over by then, their teardown included: there it gets contexts of its
-    own, with a session of its own. *as_request*: and what the app does before each request is done there, too.
+    In the caller's thread it runs in the caller's contexts. A load runs in another thread if its caller may return
+    early with a stale answer. The caller's contexts may have ended by then, teardown included, so the load gets new
+    contexts with their own session. *as_request*: the app's before-request functions run there, too.
     """
     caller = threading.get_ident()
     environ = dict(request.environ) if has_request_context() else None
@@ -29,11 +29,11 @@ def in_its_context(app: Flask, run: Callable[[], Any], *, as_request: bool = Fal
         if environ is None:
             with app.app_context():
                 return run()
-        # The old app context is still known here, so a new request context alone would go on with it.
+        # The old app context is still current here, and a new request context alone would reuse it.
         with app.app_context(), app.request_context(environ):
             cookies_are_unread()
             if as_request and app.preprocess_request() is not None:
-                current_load().private = True  # this request would not reach the view any more
+                current_load().private = True  # before-request functions would now answer this request without the view
                 return None
             return run()
 

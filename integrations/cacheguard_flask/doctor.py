@@ -1,4 +1,4 @@
-"""What ``flask cacheguard doctor`` finds."""
+"""The checks of ``flask cacheguard doctor``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SLOW = 0.02  # seconds for a round trip; each hit in Redis takes one
 
 
 class Finding(NamedTuple):
-    """One thing that was found."""
+    """One result of the checks."""
 
     level: Literal["ok", "warning", "error"]
     text: str
 
 
 def findings(cache: AppCache, config: Mapping[str, Any]) -> list[Finding]:
-    """What there is to say of an app's cache: it is tried out, and its settings are looked at."""
+    """Try an app's cache and check its settings."""
     return [*_tried(cache), *_settings(cache, config)]
 
 

@@ -1,4 +1,4 @@
-"""`CacheGuardFlask`: one object for any number of apps; what belongs to an app lies with the app."""
+"""`CacheGuardFlask`: one object for any number of apps. The state of an app is stored in the app."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CachedFunction(Protocol[P, R_co]):
         ...
 
     def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
-        """A method stays one."""
+        """Bind a method to its object."""
         ...
 
 
@@ -55,18 +55,18 @@ class MemoizedFunction(CachedFunction[P, R_co], Protocol[P, R_co]):
 class CacheGuardFlask:
     """The extension: ``CacheGuardFlask(app)``, or ``CacheGuardFlask()`` and `init_app` in an application factory.
 
-    One object may serve several apps; which one is meant is known from the application context. An app's settings are
+    One object may serve several apps; the application context selects the app. The settings of an app are
     ``CACHEGUARD_URL`` and, in capitals, every other option of `CacheGuard` and every field of `Policy`
     (``CACHEGUARD_TTL``, ``CACHEGUARD_L1_SIZE``, …), and ``CACHEGUARD_DISABLED``, ``CACHEGUARD_SOURCE_CHECK`` and
-    ``CACHEGUARD_HASH_METHOD``. ``CACHEGUARD_NAMESPACE`` is the app's name if left out.
+    ``CACHEGUARD_HASH_METHOD``. The default of ``CACHEGUARD_NAMESPACE`` is the app's name.
 
     Args:
-        app: an app to begin with; outside of any application context it is the one that is meant.
-        with_jinja2_ext: whether templates have the tag ``{% cache %}``.
-        config: settings that go over those of any app.
+        app: the first app; it is used outside of any application context.
+        with_jinja2_ext: True: templates get the tag ``{% cache %}``.
+        config: settings that override those of every app.
 
     Raises:
-        ConfigurationError: a setting that does not exist or cannot work, by its name.
+        ConfigurationError: a setting does not exist or cannot work; the message names it.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class CacheGuardFlask:
             self._first = weakref.ref(app)
 
     def init_app(self, app: Flask, config: Mapping[str, Any] | None = None) -> None:
-        """Serve *app*, too. Connects to nothing yet.
+        """Set up the cache of *app*. Opens no connection yet.
 
         Args:
             app: the app.
-            config: settings that go over the app's own.
+            config: settings that override the app's own.
 
         Raises:
-            ConfigurationError: a setting that does not exist or cannot work, or an app that has a cache already.
+            ConfigurationError: a setting does not exist or cannot work, or the app already has a cache.
         """
         if NAME in app.extensions:
             raise ConfigurationError(f"the app {app.name!r} has a CacheGuardFlask already; init_app is called once")
@@ -121,7 +121,7 @@ class CacheGuardFlask:
 
     @property
     def guard(self) -> CacheGuard:
-        """The app's guard. `RuntimeError` where no app is known."""
+        """The guard of the current app. `RuntimeError` if there is no application context and no first app."""
         return self._cache().guard
 
     # Decorators
@@ -147,36 +147,36 @@ class CacheGuardFlask:
         ignore_credentials: bool = False,
         **policy: Any,
     ) -> Callable[[Callable[P, R]], CachedFunction[P, R]]:
-        """Cache what a view answers, or what a function returns.
+        """Cache the answers of a view, or the results of a function.
 
-        One run for all who ask at the same time, in the whole fleet. A page is kept apart by scheme and host; HEAD is
-        answered from what GET has stored, other methods are not cached unless named in *methods*.
+        Concurrent requests for one key share one run, across all processes. Pages of different schemes and hosts are
+        separate. HEAD is answered from the page of GET; other methods are only cached if *methods* names them.
 
-        Never kept: streams, answers with ``Set-Cookie``, with ``Cache-Control: private`` or ``no-store``, with a
-        ``Vary`` that is not in *vary*, of a request that carries ``Authorization`` or whose session or cookies were
-        read, and statuses that concern one request. ``abort(404)`` and ``abort(410)`` are kept for ``null_ttl``. A run
-        that fails is answered with an older page for ``stale_if_error``. Why a view is not cached is logged, once.
+        Never cached: streams; answers with ``Set-Cookie``, with ``Cache-Control: private`` or ``no-store``, or with a
+        ``Vary`` that is not in *vary*; answers to requests with ``Authorization``, or whose session or cookies were
+        read; statuses that concern one request. ``abort(404)`` and ``abort(410)`` are cached for ``null_ttl``. If a run
+        fails, a stale page is served for ``stale_if_error``. The reason why a view is not cached is logged once.
 
         Args:
             timeout: seconds, a `timedelta` or text like ``"5m"``; 0: until it is deleted; None: the app's ``ttl``.
             key_prefix: the key; ``%s`` in it is the request's path. Without ``%s`` the key is the same in all requests.
-            unless: asked first (with the function and its arguments, if it takes any); if true, nothing is cached.
-            forced_update: if true, what is cached is replaced.
-            is_stale: asked with what is cached (and the arguments); if true, it is replaced.
-            response_filter: asked with what the function returned; if false, that is not kept.
-            query_string: make the query part of the key (True): names in any order, the values of a name in theirs; or
-                not (False). None: not, and the answer of a view that has looked at it is not kept.
-            hash_method: what digests in the key are made with; None: the app's.
-            cache_none: keep None as long as other answers (True), or not at all (False); None: for ``null_ttl``.
+            unless: called first (with the function and its arguments, if it takes any); if true, the cache is bypassed.
+            forced_update: if true, the cached answer is replaced.
+            is_stale: called with the cached answer (and the arguments); if true, the answer is replaced.
+            response_filter: called with the result of the function; if false, the result is not cached.
+            query_string: True: the query is part of the key; the order of names does not matter, the order of the
+                values of one name does. False: it is not. None: it is not, and if the view reads it, nothing is cached.
+            hash_method: makes the digests in the key; None: the app's.
+            cache_none: True: cache None as long as other answers; False: not at all; None: for ``null_ttl``.
             make_cache_key: makes the key from the view's arguments instead.
             source_check: make the function's source part of the key; None: the app's setting.
-            response_hit_indication: add the header ``hit_cache: True`` to what comes from the cache.
+            response_hit_indication: add the header ``hit_cache: True`` to answers from the cache.
             tags: templates over the function's parameters, like ``"user:{user_id}"``, for `CacheGuard.invalidate_tags`.
-            methods: which methods are cached.
+            methods: the methods that are cached.
             vary: request headers that are part of the key.
-            ignore_credentials: keep answers although session or cookies were read or the request carries
-                ``Authorization``: say so if the answer is the same for everybody, or *make_cache_key* tells them apart.
-            policy: fields of `Policy` but ``ttl``, such as ``stale_while_revalidate="1m"``.
+            ignore_credentials: cache answers even if session or cookies were read or the request has
+                ``Authorization``. Only if all users get the same answer, or *make_cache_key* separates them.
+            policy: fields of `Policy` except ``ttl``, such as ``stale_while_revalidate="1m"``.
 
         Raises:
             ConfigurationError: an option that cannot work.
@@ -229,29 +229,29 @@ class CacheGuardFlask:
         tags: Sequence[str] = (),
         **policy: Any,
     ) -> Callable[[Callable[P, R]], MemoizedFunction[P, R]]:
-        """Cache what a function returns, ``def`` or ``async def``, by its arguments and their types.
+        """Cache the results of a function, ``def`` or ``async def``, by its arguments and their types.
 
-        Values come back as the return annotation says. An object is told apart by what its ``__caching_id__()``
-        returns, else by its fields or its ``repr``; one with a default ``repr`` is refused. As the object of a method
-        it is told apart all the same, but what is cached for it stays in this process.
+        Values have the type of the return annotation. An object is identified by its ``__caching_id__()``, else by its
+        fields or its ``repr``; an object with a default ``repr`` is refused. Exception: the object of a method may have
+        a default ``repr``, but then its results are only cached in this process.
 
         Args:
             timeout: as in `cached`.
-            make_name: makes another name of the function's, for the key.
+            make_name: makes the name used in the key from the function's name.
             unless: as in `cached`.
             forced_update: as in `cached`.
             is_stale: as in `cached`.
             response_filter: as in `cached`.
-            hash_method: what the digest of *source_check* is made with; None: the app's.
+            hash_method: makes the digest of *source_check*; None: the app's.
             cache_none: as in `cached`.
             source_check: as in `cached`.
-            args_to_ignore: parameters that make no difference.
+            args_to_ignore: parameters that are not part of the key.
             tags: as in `cached`.
             policy: as in `cached`.
 
         Raises:
             ConfigurationError: an option that cannot work.
-            KeyTemplateError: a tag that does not fit the function; in a call, an argument that nothing tells apart.
+            KeyTemplateError: a tag that does not fit the function; in a call, an argument that cannot be identified.
         """
 
         def decorate(fn: Callable[P, R]) -> MemoizedFunction[P, R]:
@@ -274,14 +274,14 @@ class CacheGuardFlask:
 
         return decorate
 
-    # Deleting what decorators have cached
+    # Deleting results of decorated functions
 
     def delete_memoized(self, f: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Forget what a memoized function returned. A run that began before fills nothing afterwards. One round trip.
+        """Delete cached results of a memoized function. A run that began earlier is not cached. One round trip.
 
         Args:
             f: the function, or a bound method.
-            args: of one call; without any, all calls are meant, or all of the object that the method is bound to.
+            args: of one call; without any: all calls, or all calls on the object that the method is bound to.
             kwargs: likewise.
 
         Raises:
@@ -290,7 +290,7 @@ class CacheGuardFlask:
         memoized_of(f).delete(getattr(f, "__self__", None), args, kwargs)
 
     def delete_memoized_verhash(self, f: Callable[..., Any], *_args: Any) -> None:
-        """`delete_memoized` for all calls; there is no version to be left without one."""
+        """Call `delete_memoized` for all calls. For Flask-Caching; this package keeps no version hash."""
         memoized_of(f).delete(getattr(f, "__self__", None), (), {})
 
     def delete_cached(
@@ -300,18 +300,18 @@ class CacheGuardFlask:
         query_args: QueryArguments | None = None,
         **view_args: Any,
     ) -> None:
-        """Forget a page, whatever its host. One round trip.
+        """Delete a page, for all hosts. One round trip.
 
         Args:
             f: the view.
-            path: of the page; else it is built of *view_args*.
+            path: of the page; if left out, it is built from *view_args*.
             query_args: its query, for views that are cached with ``query_string=True``.
             view_args: the view's arguments.
         """
         self.delete(f.make_cache_key(path=path, query_args=query_args, **view_args))
 
     def delete_fragment(self, fragment_name: str, *vary_on: object) -> None:
-        """Forget a fragment of a template. One round trip."""
+        """Delete a fragment of a template. One round trip."""
         self.guard.invalidate(make_template_fragment_key(fragment_name, vary_on))
 
     # Keys and values
@@ -321,20 +321,20 @@ class CacheGuardFlask:
         return self.guard.get(key)
 
     def has(self, key: str) -> bool:
-        """Whether there is a value for *key*. At most one round trip."""
+        """True if there is a value for *key*. At most one round trip."""
         return self.guard.get(key, MISSING) is not MISSING
 
     def set(self, key: str, value: Any, timeout: Timeout | None = None) -> bool:
-        """Store *value*; True. `CodecError` if it has no bytes. One round trip."""
+        """Store *value*; return True. `CodecError` if it cannot be stored. One round trip."""
         return bool(self.set_many({key: value}, timeout))
 
     def add(self, key: str, value: Any, timeout: Timeout | None = None) -> bool:
-        """Store *value* if *key* has none; whether it had none. Of several at a time one is told yes."""
+        """Store *value* only if *key* has none; True if stored. Of several concurrent calls, one returns True."""
         policy: Any = {**ttl_of(timeout), "null_ttl": self._cache().none_ttl(timeout)}
         return self.guard.add(key, value, **policy)
 
     def delete(self, key: str) -> bool:
-        """Forget *key*, and the pages under it; whether there was a value for exactly this key. Two round trips."""
+        """Delete *key* and the pages under it; True if exactly this key had a value. Two round trips."""
         there = self.has(key)
         self._cache().forget(key)
         return there
@@ -349,7 +349,7 @@ class CacheGuardFlask:
         return {key: found.get(key) for key in keys}
 
     def set_many(self, mapping: Mapping[str, Any], timeout: Timeout | None = None) -> list[str]:
-        """Store several values; their keys. One round trip."""
+        """Store several values; return their keys. One round trip."""
         guard = self.guard
         values = {key: value for key, value in mapping.items() if value is not None}
         rules = ttl_of(timeout)
@@ -360,11 +360,11 @@ class CacheGuardFlask:
         return list(mapping)
 
     def delete_many(self, *keys: str) -> list[str]:
-        """Forget *keys*, and the pages under them; the keys. One round trip."""
+        """Delete *keys* and the pages under them; return the keys. One round trip."""
         self._cache().forget(*keys)
         return list(keys)
 
     def clear(self) -> bool:
-        """Forget all that this app has cached; True. One round trip."""
+        """Delete everything that this app has cached; return True. One round trip."""
         self.guard.clear()
         return True

@@ -22,19 +22,19 @@ def make_template_fragment_key(fragment_name: str, vary_on: Iterable[object] | N
     """The key text of a fragment. Different names and values never make the same text.
 
     Args:
-        fragment_name: what stands behind the timeout.
-        vary_on: what stands behind the name.
+        fragment_name: the second argument of the tag, after the timeout.
+        vary_on: the arguments after the name.
     """
     return "template-fragment:" + ":".join(quote(str(part), safe="/ ") for part in (fragment_name, *(vary_on or ())))
 
 
 class FragmentExtension(Extension):
-    """The tag ``cache``. The cache is that of the app that renders; a template keeps none."""
+    """The tag ``cache``. It uses the cache of the app that renders the template."""
 
     tags: set[str] = {"cache"}  # noqa: RUF012 - as Jinja declares it
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """``{% cache timeout [, name [, vary_on …]] %}``; without a name it is template and line."""
+        """``{% cache timeout [, name [, vary_on …]] %}``; the default name is template and line."""
         line = next(parser.stream).lineno
         arguments = [parser.parse_expression()]
         if parser.stream.skip_if("comma"):
@@ -55,7 +55,7 @@ class FragmentExtension(Extension):
             cache.guard.invalidate(key)
             return caller()
         rules: dict[str, Any] = ttl_of(timeout)
-        # What the tag writes is not escaped again, so text will do for what was Markup.
+        # The output of the tag is not escaped again, so plain text can replace Markup.
         load = in_its_context(cache.app, lambda: str(caller()))
         text: str = cache.guard.get_or_set(key, load, usable=_is_text, **rules)
         return text

@@ -28,7 +28,7 @@ class Call(NamedTuple):
 
 
 class Memoized:
-    """What `CacheGuardFlask.memoize` knows of one function."""
+    """One function decorated with `CacheGuardFlask.memoize`."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Memoized:
         return [name for name in names if name not in (ignored or ())]
 
     def _owner_name(self) -> str | None:
-        """``self`` or ``cls``, if the function is a method and its object makes a difference."""
+        """``self`` or ``cls``, if the function is a method and its object is part of the key."""
         first = next(iter(self._signature.parameters), None)
         return first if first in ("self", "cls") and first in self._names else None
 
@@ -87,10 +87,10 @@ class Memoized:
         made.cacheguard_memoized = self
         return made
 
-    # What a call is called
+    # Keys
 
     def make_cache_key(self, _fn: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
-        """The key text of a call; the function itself comes first, as Flask-Caching has it."""
+        """The key text of a call. The first argument is the function, as in Flask-Caching."""
         return self._named(args, kwargs).key
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
@@ -109,7 +109,7 @@ class Memoized:
         return Call(key, (*tags, *self._common.tags.of(args, kwargs)), here)
 
     def _named_owner(self, owner: Any) -> tuple[Any, bool]:
-        """What tells *owner* apart, and whether it does so in this process alone."""
+        """The identity of *owner*, and True if it is only valid in this process."""
         identity = _identity(owner)
         try:
             self._owner_text.text_of(identity)
@@ -129,11 +129,11 @@ class Memoized:
 
     @property
     def _tag(self) -> str:
-        """The tag of all that the function ever returned."""
+        """The tag of all results of the function."""
         return f"cacheguard_flask:memoized:{self._name}"
 
     def _tag_of_owner(self, identity: Any) -> str:
-        """The tag of what it returned for one object."""
+        """The tag of the results for one object."""
         return f"{self._tag}:{self._owner_text.text_of(identity)}"
 
     # Calls
@@ -164,7 +164,7 @@ class Memoized:
         app, alone = cache.app, list[Any]()
 
         async def load() -> Any:
-            # The task is the guard's and may outlive the request, so its context is its own.
+            # The guard owns the task, which may outlive the request. So it gets its own context.
             with app.app_context():
                 return self._judged(await self._fn(*args, **kwargs), alone)
 
@@ -179,7 +179,7 @@ class Memoized:
         return alone[0] if alone else value
 
     def _judged(self, value: Any, alone: list[Any]) -> Any:
-        """What to cache of *value*; what can be used only once goes to its caller through *alone*."""
+        """The value to cache. A value that can be used only once goes to the caller through *alone*."""
         if hasattr(value, "__next__") or hasattr(value, "__anext__"):
             current_load().private = True
             alone.append(value)
@@ -191,21 +191,21 @@ class Memoized:
     def _rules(self, cache: AppCache, call: Call) -> dict[str, Any]:
         rules = self._common.rules(cache, self.wrapper.cache_timeout)
         if call.here and self._common.policy.get("l1", cache.l1):
-            rules["l2"] = False  # no other process could ever ask for it
+            rules["l2"] = False  # no other process can make this key
         return rules
 
     # Deleting
 
     def delete_all(self) -> None:
-        """Forget whatever the function returned, for any arguments. One round trip."""
+        """Delete the results of the function for all arguments. One round trip."""
         self._caches().guard.invalidate_tags(self._tag)
 
     def delete(self, owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Forget what the function returned for a call; without arguments, for all of *owner*'s, or all of them.
+        """Delete the result of one call; without arguments, those of all calls on *owner*, or of all calls.
 
         Args:
-            owner: what a bound method is bound to; None for a function.
-            args: of the call, with or without the object that the method belongs to.
+            owner: the object that a bound method is bound to; None for a function.
+            args: of the call, with or without the object of the method.
             kwargs: of the call.
         """
         guard = self._caches().guard
@@ -224,7 +224,7 @@ class Memoized:
 
 
 def memoized_of(fn: Any) -> Memoized:
-    """What is behind a memoized function or bound method; `TypeError` if it is none."""
+    """The `Memoized` of a memoized function or bound method; `TypeError` for anything else."""
     found = getattr(fn, "cacheguard_memoized", None)
     if not isinstance(found, Memoized):
         raise TypeError(f"expected a function decorated with memoize(…), got {fn!r}")
@@ -232,6 +232,6 @@ def memoized_of(fn: Any) -> Memoized:
 
 
 def _identity(value: Any) -> Any:
-    """What tells *value* apart: what its ``__caching_id__`` says, if it has one."""
+    """The identity of *value*: the result of its ``__caching_id__``, or the value itself."""
     ask = None if isinstance(value, type) else getattr(value, "__caching_id__", None)
     return (type(value), ask()) if callable(ask) else value

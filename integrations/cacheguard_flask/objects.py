@@ -1,4 +1,4 @@
-"""Objects that nothing but their identity tells apart."""
+"""Names for objects that only differ by identity."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from uuid import uuid4
 
 
 class Identities:
-    """A name for each object, for as long as it lives. Unlike an address it is no other object's later on.
+    """A name for each object while it lives. Unlike a memory address, a name is never reused.
 
-    There is no lock, which a fork could leave locked for ever: at worst an object gets a second name, which is a miss.
+    There is no lock, because a fork could leave it locked forever. At worst an object gets a second name: a miss.
     """
 
     def __init__(self) -> None:
         self._names: dict[int, tuple[weakref.ref[Any], str]] = {}
 
     def name(self, value: object) -> str | None:
-        """The name of *value*, in this process; None if it cannot be known when it ends."""
+        """The name of *value* in this process; None if *value* does not support weak references."""
         place = id(value)
         known = self._names.get(place)
         if known is not None and known[0]() is value:

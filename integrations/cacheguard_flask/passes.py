@@ -1,4 +1,4 @@
-"""Pages that turned out to be private, and therefore are not looked for in the cache for a while."""
+"""Keys whose pages are private. For a while the cache is bypassed for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MOST_PASSES = 10_000
 
 
 class Passes:
-    """Keys whose answers turned out to be private: no request should wait there for the answer to another one."""
+    """Keys whose answers are private: a request must not wait there for the answer to another one."""
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
@@ -21,7 +21,7 @@ class Passes:
     def note(self, key: str) -> None:
         self._until.pop(key, None)
         self._until[key] = time.monotonic() + PASS_FOR
-        with contextlib.suppress(KeyError, RuntimeError):  # another thread may be at it, too
+        with contextlib.suppress(KeyError, RuntimeError):  # another thread may do the same now
             while len(self._until) > MOST_PASSES:
                 self._until.pop(next(iter(self._until)), None)
 

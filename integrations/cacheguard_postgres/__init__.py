@@ -1,6 +1,6 @@
-"""PostgreSQL's own word on what has changed: LISTEN/NOTIFY into `CacheGuard.apply`, and the triggers that notify.
+"""A change feed from PostgreSQL: LISTEN/NOTIFY into `CacheGuard.apply`, and the SQL of the triggers that notify.
 
-PYTEST_DONT_REWRITE: beside a pytest plugin, pytest would warn whoever imports this before it.
+PYTEST_DONT_REWRITE: the distribution has a pytest plugin, so pytest would warn if this is imported before the plugin.
 """
 
 from .feed import FeedStats, OnGap, PostgresFeed

@@ -1,4 +1,4 @@
-"""`PostgresFeed`: hears NOTIFY and tells the guard, in a thread or in an event loop."""
+"""`PostgresFeed`: receives NOTIFY and applies it to the guard, in a thread or in an event loop."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ log: logging.Logger = logging.getLogger("cacheguard")
 OnGap: TypeAlias = Literal["clear", "ignore"] | Callable[[], object]
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # between attempts to connect
-SILENCE, PATIENCE = 5.0, 5.0  # seconds after which the server is asked for a sign of life, and is given up
+SILENCE, PATIENCE = 5.0, 5.0  # seconds of silence before the server is probed, and seconds until the probe fails
 LOOKS_UP_EVERY = 0.5  # seconds after which a blocking wait notices that the feed was closed
 PATIENCE_AT_CLOSE = 2.0
 
-# The system notices a dead wire after 10 s + 3 * 5 s; a server that hangs behind a living one is noticed by asking it.
+# TCP keepalive notices a dead connection after 10 s + 3 * 5 s. The probe notices a server that hangs.
 _DEFAULTS: dict[str, Any] = {
     "application_name": "cacheguard",
     "connect_timeout": 5,
@@ -49,13 +49,13 @@ _DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedStats:
-    """What a feed has done since it was made.
+    """The counters of a feed since it was made.
 
     Args:
-        applied: events that the guard was told.
+        applied: events that were applied to the guard.
         garbage: notifications, or events in them, that could not be read.
-        gaps: times that something may have been missed.
-        connected: whether it listens now.
+        gaps: how often notifications may have been missed.
+        connected: True while it listens.
     """
 
     applied: int
@@ -65,25 +65,25 @@ class FeedStats:
 
 
 class PostgresFeed:
-    """Tells a guard what PostgreSQL notifies of.
+    """Applies PostgreSQL's notifications to a guard.
 
-    Use `run` in a thread of yours, `start` (or ``with``) for a thread of its own, or `arun` in an asyncio event loop;
-    a feed runs once. It reconnects by itself, after pauses that double from 100 ms to 5 s. NOTIFY has no memory: what
-    was committed meanwhile is missed, so after a connection was lost, or the first could not be had at once, *on_gap*
-    comes as soon as LISTEN stands. A wire that is cut in silence, or a server that hangs, is noticed within 10 s.
+    Use `run` in your own thread, `start` (or ``with``) for a new thread, or `arun` in an asyncio event loop. A feed
+    runs once. It reconnects by itself, after pauses that double from 100 ms to 5 s. NOTIFY is not stored: commits
+    during a disconnect are missed. So after a connection was lost, or the first one failed, *on_gap* runs as soon as
+    LISTEN is active again. A connection that is cut silently, or a server that hangs, is noticed within 10 s.
 
-    A payload is JSON: ``{"key": "user:42"}`` or ``{"tag": "org:7"}``, with a key optionally a ``"version"`` (a whole
-    number, a log position, an ISO moment with its zone); ``{"gap": true}``; or an array of these. The rest is garbage:
-    it is counted, and the first is logged.
+    A payload is JSON: ``{"key": "user:42"}`` or ``{"tag": "org:7"}``; a key may have a ``"version"`` (a whole number,
+    a log position, or an ISO time with its zone); ``{"gap": true}``; or an array of these. Anything else is garbage:
+    it is counted, and the first one is logged.
 
     Args:
-        guard: what is told; keys and tags are those of its namespace.
-        conninfo: a connection string or URL for libpq. It must reach a primary, past any pooler that gives connections
-            to others between transactions.
-        channel: what to listen to.
-        on_gap: ``"clear"``: `CacheGuard.clear`; ``"ignore"``: nothing; or what to call instead, a coroutine function if
-            the feed is run by `arun`. If it raises, the feed reconnects and calls it again.
-        batch: most events that the guard is told at once.
+        guard: the guard to invalidate in; keys and tags are those of its namespace.
+        conninfo: a connection string or URL for libpq. It must reach a primary directly, not through a pooler in
+            transaction mode.
+        channel: the channel to listen on.
+        on_gap: ``"clear"``: call `CacheGuard.clear`; ``"ignore"``: do nothing; or a function to call instead (a
+            coroutine function if the feed runs in `arun`). If it raises, the feed reconnects and calls it again.
+        batch: the largest number of events that are applied at once.
 
     Raises:
         ConfigurationError: an option that cannot work.
@@ -104,7 +104,7 @@ class PostgresFeed:
         try:
             given = conninfo_to_dict(conninfo)
         except psycopg.Error as error:
-            # What libpq says of it may quote a part of the password.
+            # libpq's own message may quote a part of the password.
             raise ConfigurationError(
                 f"conninfo is no connection string or URL for libpq ({type(error).__name__})"
             ) from None
@@ -125,25 +125,25 @@ class PostgresFeed:
         return f"<PostgresFeed of {self._channel!r} into {self._guard!r}>"
 
     def stats(self) -> FeedStats:
-        """Counts, and whether it listens now."""
+        """The counters of the feed, and its state. No round trip."""
         return FeedStats(applied=self._applied, garbage=self._garbage, gaps=self._gaps, connected=self._connected)
 
     # Running
 
     def start(self) -> Self:
-        """Run in a thread of its own. It does not survive a fork: start it in the process that needs it."""
+        """Run in a new thread. It does not survive a fork: start it in the process that needs it."""
         self._begin()
         self._thread = threading.Thread(target=self._run, name="cacheguard-postgres", daemon=True)
         self._thread.start()
         return self
 
     def run(self) -> None:
-        """Run here, until `close`."""
+        """Run in this thread, until `close`."""
         self._begin()
         self._run()
 
     async def arun(self) -> None:
-        """Run here, until `close` or cancellation."""
+        """Run in this task, until `close` or cancellation."""
         self._begin(blocking=False)
         loop, closed = asyncio.get_running_loop(), asyncio.Event()
         with self._lock:
@@ -163,7 +163,7 @@ class PostgresFeed:
             self._connected = False
 
     def close(self) -> None:
-        """End it; within two seconds, even while it connects."""
+        """End the feed, within two seconds even while it connects."""
         with self._lock:
             self._wake.set()
             awake, thread = self._awake, self._thread
@@ -219,7 +219,7 @@ class PostgresFeed:
                 self._connected = False
 
     def _ask(self, connection: psycopg.Connection[Any]) -> None:
-        """See whether there is somebody at the other end; the error that it raises if not is a gap."""
+        """Probe the server. If it does not answer, this raises, and that is a gap."""
         watchdog = threading.Timer(PATIENCE, _cut, [connection])
         watchdog.daemon = True
         watchdog.start()
@@ -238,7 +238,7 @@ class PostgresFeed:
     def _handle(self, payloads: Iterable[str]) -> None:
         heard = self._read(payloads)
         for part in self._parts(heard):
-            with contextlib.suppress(Unreachable):  # it is queued then
+            with contextlib.suppress(Unreachable):  # then it is pending
                 self._guard.apply(part)
             self._applied += len(part)
         if heard.gap:
@@ -340,6 +340,6 @@ class PostgresFeed:
 
 
 def _cut(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
-    """End a connection from outside. libpq waits for an answer for ever; it does notice that its socket is shut."""
+    """End a connection from outside: libpq waits for an answer forever, but notices that its socket is shut down."""
     with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
         wire.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""What a notification says: JSON → `Change`."""
+"""Reads notifications: JSON → `Change`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from cacheguard.errors import ConfigurationError
 
 @dataclass(slots=True)
 class Heard:
-    """What one or several notifications come to.
+    """The content of one or several notifications.
 
     Args:
-        changes: what the guard is told.
-        garbage: what had no meaning, each as a text for the log. A key with a version that is none is here as well as
-            in `changes`, without the version: it is news in any case.
-        gap: something was said to be missing (``{"gap": true}``).
+        changes: the changes to apply to the guard.
+        garbage: what could not be read, as texts for the log. A key with an invalid version is listed here, and also in
+            `changes` without the version, so that it is invalidated in any case.
+        gap: True if a notification reports that others are missing (``{"gap": true}``).
     """
 
     changes: list[Change] = field(default_factory=list[Change])
@@ -63,7 +63,7 @@ class Heard:
 
 
 def _read_version(version: Any) -> Any:
-    """A version as JSON has it; moments are ISO texts there."""
+    """Read a version from JSON, where times are ISO texts."""
     if isinstance(version, str) and "-" in version:
         try:
             return datetime.fromisoformat(version)

@@ -1,4 +1,4 @@
-"""The SQL of a trigger that notifies of every row that changes."""
+"""The SQL of a trigger that notifies of every changed row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cacheguard.errors import ConfigurationError, KeyTemplateError
 LONGEST_IDENTIFIER = 63  # bytes; PostgreSQL cuts off the rest, silently
 LONGEST_PAYLOAD = 7999  # bytes; a longer one would be an error in the transaction that notifies
 
-# As in cacheguard.keys; U+0000 and lone surrogates are not text to PostgreSQL.
+# As in cacheguard.keys; PostgreSQL's text has neither U+0000 nor lone surrogates.
 _RESERVED = r"[:{}%\u0001-\u001f\u007f-\u009f]"
 
 _VERSION_TYPES = ("smallint", "integer", "bigint", "numeric", "pg_lsn", "timestamp with time zone")
@@ -117,27 +117,27 @@ def trigger_sql(
     version: str | None = None,
     channel: str = "cacheguard",
 ) -> str:
-    """The SQL that makes a table notify `PostgresFeed` of its changes. It may be run again, and is all or nothing.
+    """Return the SQL of a trigger that notifies `PostgresFeed` of the changes of a table.
 
-    One statement for `psql`, a migration or a cursor without parameters; it runs as the owner of the table, and needs
-    PostgreSQL 13. For each row that is inserted, updated or deleted, the key and the tags of the row as it was and as
-    it is are notified, each once. A rolled back transaction notifies of nothing. TRUNCATE, and a name that is too long
-    for a notification (8000 bytes), notify of a gap.
+    It is one statement for `psql`, a migration or a cursor without parameters. It may be run again, and it is all or
+    nothing. Run it as the owner of the table, on PostgreSQL 13 or later. For each inserted, updated or deleted row it
+    notifies of the keys and tags of the old and of the new row, each once. A rolled back transaction notifies of
+    nothing. TRUNCATE, and a name that is too long for a notification (8000 bytes), notify of a gap.
 
     Args:
-        table: its name, taken as it is (a dot is part of it), or a pair of schema and name.
+        table: its name, taken literally (a dot is part of it), or a pair of schema and name.
         key: template of the key text over the columns, like ``"user:{id}"``, or several of them. Values become text as
             they do in a guard's own templates: escaped, NULL as ``None``, booleans as ``True`` and ``False``.
         tags: templates of tags, like ``"org:{org_id}"``.
-        version: a column that grows with every change of the row, also when a deleted row is inserted once more: a
-            whole number, a `timestamptz` or a `pg_lsn`. A row that is deleted, or whose key changes, has as its last
-            version its old one plus 1 (plus a microsecond), which no entry can have been filled with; none for
+        version: a column that grows with every change of the row, also when a deleted row is inserted again: a whole
+            number, a `timestamptz` or a `pg_lsn`. If a row is deleted or its key changes, the old key is notified with
+            the old version plus 1 (or a microsecond), which no entry can have been filled with; without a version for
             `pg_lsn`. An UPDATE that does not raise the version notifies without it.
-        channel: where the feed listens.
+        channel: the channel of the feed.
 
     Raises:
-        KeyTemplateError: a template that cannot work.
-        ConfigurationError: a name that PostgreSQL cannot have; neither key nor tags.
+        KeyTemplateError: a template cannot work.
+        ConfigurationError: a name that PostgreSQL does not allow, or neither key nor tags.
     """
     schema, name = table if isinstance(table, tuple) else (None, table)
     keys = (key,) if isinstance(key, str) else tuple(key or ())
@@ -183,7 +183,7 @@ def trigger_sql(
 
 
 def check_channel(channel: object) -> None:
-    """`ConfigurationError` for what PostgreSQL could not take as a channel."""
+    """Raise `ConfigurationError` unless PostgreSQL allows *channel*."""
     _check_identifier("channel", channel)
 
 
@@ -191,13 +191,13 @@ _Parts = list[tuple[str, int | None]]
 
 
 class _Columns:
-    """The columns that templates name, each once, and the places of their texts."""
+    """The columns that templates use, each once, and the indexes of their texts."""
 
     def __init__(self) -> None:
         self.places: dict[str, int] = {}
 
     def parsed(self, template: Any) -> _Parts:
-        """*template* as literal texts, each with the place of the column that follows it."""
+        """Split *template* into literal texts, each with the index of the column that follows it."""
         if not isinstance(template, str) or not template:
             raise KeyTemplateError(f"a template must be a text like 'user:{{id}}', got {template!r}")
         try:
@@ -225,7 +225,7 @@ class _Columns:
 
 
 def _statements(keys: list[_Parts], tags: list[_Parts], columns: int) -> Iterator[str]:
-    """What fills ``events``: the old name only where the new one is another."""
+    """The statements that fill ``events``. An old name is only added if the new one differs."""
     for parts in keys:
         was, now = _text(parts, 0), _text(parts, columns)
         yield f"""\
@@ -284,7 +284,7 @@ def _is_encodable(text: str) -> bool:
 
 
 def _literal(text: str) -> str:
-    """*text* as SQL, whatever ``standard_conforming_strings`` says."""
+    """Quote *text* for SQL, for any setting of ``standard_conforming_strings``."""
     doubled = text.replace("'", "''")
     if "\\" not in text:
         return f"'{doubled}'"
@@ -293,6 +293,6 @@ def _literal(text: str) -> str:
 
 
 def _dollars(text: str) -> str:
-    """*text* between dollars that do not occur in it."""
+    """Quote *text* with a dollar tag that does not occur in it."""
     quote = next(mark for mark in (f"$cg{number}$" for number in count()) if mark[:-1] not in text)
     return f"{quote}{text}{quote}"

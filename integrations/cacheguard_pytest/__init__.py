@@ -1,9 +1,8 @@
-"""The pytest plugin of cacheguard: fixtures for what is in `cacheguard.testing`.
+"""The pytest plugin of cacheguard: fixtures for the tools in `cacheguard.testing`.
 
-It is loaded in every run of every project beside which cacheguard is installed, so it imports nothing but pytest until
-a test asks for a fixture; it is no part of the package `cacheguard`, so that neither coverage nor anybody's patience
-suffers by it. It needs no plugin for coroutines and works with any. Under pytest-xdist each worker has a server of its
-own.
+pytest loads it in every run if cacheguard is installed. So it imports only pytest until a test uses a fixture, and it
+is not part of the package `cacheguard`: it neither slows down the run nor hides imports from coverage. It needs no
+plugin for coroutines and works with any. Under pytest-xdist each worker has its own server.
 
 PYTEST_DONT_REWRITE: it asserts nothing.
 """
@@ -22,10 +21,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def cacheguard_redis() -> Generator[RedisServer]:
-    """A redis-server of this test session (scope: session); `NoRedisError` where there is none to be had.
+    """A redis-server for this test session (scope: session); `NoRedisError` if no redis-server is found.
 
-    Ask for `cacheguard_redis_url` as well to get it clean. Tests may freeze, kill and configure it:
-    `cacheguard_redis_url` undoes that for the next one.
+    Use `cacheguard_redis_url` as well to get it clean. Tests may freeze, kill and configure it:
+    `cacheguard_redis_url` undoes that for the next test.
     """
     from cacheguard.testing import RedisServer
 
@@ -35,14 +34,14 @@ def cacheguard_redis() -> Generator[RedisServer]:
 
 @pytest.fixture
 def cacheguard_redis_url(cacheguard_redis: RedisServer) -> str:
-    """The address of the server, which is alive and empty, with the settings of its start (scope: function)."""
+    """The URL of the server. It is running and empty, with the settings of its start (scope: function)."""
     cacheguard_redis.reset()
     return cacheguard_redis.url
 
 
 @pytest.fixture
 def cacheguard_proxy(cacheguard_redis: RedisServer, cacheguard_redis_url: str) -> Generator[FaultProxy]:  # noqa: ARG001 - clean
-    """A wire to the (clean) server that can be broken; give guards its `url` (scope: function)."""
+    """A proxy in front of the (clean) server that injects faults; give guards its `url` (scope: function)."""
     from cacheguard.testing import FaultProxy
 
     with FaultProxy(cacheguard_redis.port) as proxy:
@@ -51,7 +50,7 @@ def cacheguard_proxy(cacheguard_redis: RedisServer, cacheguard_redis_url: str) -
 
 @pytest.fixture
 def cacheguard_clock() -> VirtualClock:
-    """A clock that stands still until the test moves it; no guard goes by it unless built under it (scope: function).
+    """A clock that only moves when the test moves it; only guards built under it use it (scope: function).
 
     ``cacheguard_guard(clock=cacheguard_clock)`` builds one, or ``with cacheguard_clock:`` around your own.
     """
@@ -62,9 +61,9 @@ def cacheguard_clock() -> VirtualClock:
 
 @pytest.fixture
 def cacheguard_loader() -> Generator[CountingLoader]:
-    """A loader that counts its runs, and is slow, fails or stands still as told (scope: function).
+    """A loader that counts its runs; the test can make it slow, fail or stand still (scope: function).
 
-    Whatever stands still in the end goes on, so that no thread is left behind.
+    Runs that stand still at the end of the test go on, so that no thread is left behind.
     """
     from cacheguard.testing import CountingLoader
 
@@ -75,7 +74,7 @@ def cacheguard_loader() -> Generator[CountingLoader]:
 
 @pytest.fixture
 def cacheguard_checker() -> Generator[StalenessChecker]:
-    """Looks for stale reads; if it has seen any, the test fails in the end (scope: function)."""
+    """A checker for stale reads; if it has seen any, the test fails at its end (scope: function)."""
     from cacheguard.testing import StalenessChecker
 
     checker = StalenessChecker()
@@ -86,10 +85,10 @@ def cacheguard_checker() -> Generator[StalenessChecker]:
 
 @pytest.fixture
 def cacheguard_guard() -> Generator[Callable[..., CacheGuard]]:
-    """Builds guards, and closes them in the end (scope: function).
+    """A function that builds guards; they are closed at the end of the test (scope: function).
 
     ``cacheguard_guard(url="memory://", *, clock=None, **options)``: *options* are those of `CacheGuard`; with a *clock*
-    (`cacheguard_clock`), the guard goes by it.
+    (`cacheguard_clock`), the guard uses it.
     """
     from contextlib import ExitStack, nullcontext
 

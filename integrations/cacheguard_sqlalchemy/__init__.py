@@ -1,6 +1,6 @@
 """Invalidation bound to SQLAlchemy sessions, and a transactional outbox.
 
-PYTEST_DONT_REWRITE: beside a pytest plugin, pytest would warn whoever imports this before it.
+PYTEST_DONT_REWRITE: the distribution has a pytest plugin, so pytest would warn if this is imported before the plugin.
 """
 
 from .invalidation import OnCommit, invalidate_on_commit

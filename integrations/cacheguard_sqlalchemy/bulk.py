@@ -1,4 +1,4 @@
-"""Statements that change rows without loading them: which rows, and what follows from that."""
+"""Statements that change rows without loading them: finds the rows, and the keys and tags to invalidate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cacheguard.errors import ConfigurationError
 from .rules import Rules
 
 OPTION = "cacheguard"
-MOST_ROWS = 1000  # beyond, the names of a bulk statement are a matter of tags
+MOST_ROWS = 1000  # a bulk statement that touches more rows needs bulk tags
 
 _UPSERTS = frozenset({"on_conflict_do_update", "on_duplicate_key_update"})
 
@@ -24,9 +24,9 @@ class Bulk:
     """One INSERT, UPDATE or DELETE of many rows at once.
 
     Args:
-        state: as `do_orm_execute` gives it.
-        rules: of every model whose rows it may touch.
-        mapper: of the model that it names.
+        state: the state from `do_orm_execute`.
+        rules: of every model whose rows the statement may touch.
+        mapper: of the model that the statement names.
     """
 
     def __init__(self, state: ORMExecuteState, rules: Sequence[Rules], mapper: Mapper[Any]) -> None:
@@ -34,13 +34,13 @@ class Bulk:
         self._statement = cast("Insert | Update | Delete", state.statement)
 
     def run(self, add: Callable[[Iterable[Change]], None], lost: Callable[[], None]) -> Result[Any] | None:
-        """Say what is touched to *add*; the result, if the statement had to be run for that.
+        """Pass the touched keys and tags to *add*. Return the result if the statement had to run for that.
 
         Args:
-            lost: called if it has touched more than could be named.
+            lost: called if the statement has touched more rows than were found.
 
         Raises:
-            ConfigurationError: nobody could name what it touches. It was not run.
+            ConfigurationError: the touched rows cannot be found. The statement was not run.
         """
         for rules in self._rules:
             add(rules.bulk)
@@ -90,7 +90,7 @@ class Bulk:
         return changes
 
     def _attribute(self, name: str) -> str | None:
-        """The attribute for a parameter, which may have the name of the attribute or of its column."""
+        """The attribute for a parameter, which has the name of the attribute or of its column."""
         if name in self._mapper.column_attrs:
             return name
         column = cast("Table", self._mapper.local_table).c.get(name)
@@ -108,7 +108,7 @@ class Bulk:
                 add(rules.of_values(row, deleted=True))
         result = self._state.invoke_statement()
         touched = getattr(result, "rowcount", -1)
-        if touched > len(rows):  # another transaction has put rows in its way meanwhile
+        if touched > len(rows):  # another transaction has added matching rows meanwhile
             lost()
         if isinstance(statement, Update) and rows:
             after = self._rows_after(rows)
@@ -120,7 +120,7 @@ class Bulk:
         return result
 
     def _lock_sqlite(self) -> None:
-        """Take the lock that the statement will need: what is read under it stays until then."""
+        """Take the write lock now, so that the rows read here do not change before the statement."""
         session, table = self._state.session, self._mapper.local_table
         if session.get_bind(mapper=self._mapper).dialect.name == "sqlite":
             session.execute(delete(cast("Table", table)).where(false()), execution_options={OPTION: ()})

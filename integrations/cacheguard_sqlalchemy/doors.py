@@ -1,4 +1,4 @@
-"""Which door of the guard to use: inside a greenlet of SQLAlchemy's asyncio extension the one that is awaited."""
+"""Chooses the door of the guard: blocking, or awaited inside a greenlet of SQLAlchemy's asyncio extension."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from sqlalchemy.util import concurrency
 
-# SQLAlchemy 2.1 has renamed it.
+# The name differs in SQLAlchemy 2.1.
 _await: Callable[[Awaitable[Any]], Any] = getattr(concurrency, "await_", None) or concurrency.await_only
 
 
 def asyncio_extension() -> ModuleType | None:
-    """SQLAlchemy's asyncio extension, which needs the greenlet package; without it there is nothing of it to meet."""
+    """SQLAlchemy's asyncio extension; None without the greenlet package, which it needs."""
     try:
         from sqlalchemy.ext import asyncio
     except ImportError:
@@ -22,7 +22,7 @@ def asyncio_extension() -> ModuleType | None:
 
 
 def in_event_loop() -> bool:
-    """Whether this runs for an `AsyncSession` or an `AsyncConnection`."""
+    """True if this runs for an `AsyncSession` or an `AsyncConnection`."""
     try:
         return bool(concurrency.in_greenlet())
     except ImportError:  # no greenlet package: nothing can run in one
@@ -30,7 +30,7 @@ def in_event_loop() -> bool:
 
 
 def through(blocking: Callable[..., Any], waiting: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
-    """Call *blocking*, or await *waiting* where SQLAlchemy runs in an event loop."""
+    """Call *blocking*, or await *waiting* if SQLAlchemy runs in an event loop."""
     if in_event_loop():
         return _await(waiting(*args, **options))
     return blocking(*args, **options)

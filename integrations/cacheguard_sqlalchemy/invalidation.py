@@ -1,4 +1,4 @@
-"""`invalidate_on_commit`: what a session's transaction has changed is invalidated once it is committed."""
+"""`invalidate_on_commit`: invalidates what a session's transaction has changed, after its COMMIT."""
 
 from __future__ import annotations
 
@@ -50,38 +50,38 @@ def invalidate_on_commit(
     versions: bool = False,
     alone: Alone = "changed",
 ) -> OnCommit:
-    """Invalidate what transactions have changed, as soon as they are committed; nothing, if they are rolled back.
+    """Invalidate what a transaction has changed, as soon as it is committed. A rollback invalidates nothing.
 
-    Watched are flushes (objects, cascades, many-to-many tables) and INSERT, UPDATE and DELETE statements that the
-    session executes. The release of a savepoint is no commit; what is rolled back to a savepoint is invalidated all the
-    same, which is safe. If it is not known what became of a COMMIT, it counts as committed.
+    It watches flushes (objects, cascades, many-to-many tables) and the INSERT, UPDATE and DELETE statements that the
+    session executes. The release of a savepoint is not a commit. Changes that are rolled back to a savepoint are
+    invalidated too, which is safe. If the outcome of a COMMIT is unknown, it counts as committed.
 
-    Not seen: `text` statements, ``session.connection().execute``, the legacy ``bulk_…`` methods, ``ON DELETE CASCADE``
-    of the database, other programs. Say it by `OnCommit.also`, or use a change feed.
+    It does not see: `text` statements, ``session.connection().execute``, the legacy ``bulk_…`` methods, ``ON DELETE
+    CASCADE`` of the database, other programs. For these, call `OnCommit.also` or use a change feed.
 
     Args:
-        guard: what is told; keys and tags are those of its namespace.
+        guard: the guard to invalidate in; keys and tags are those of its namespace.
         target: a `sessionmaker` or `async_sessionmaker`, a scoped session, a class of sessions, or one session.
-        models: mapped classes, each with the templates of what a change of its rows touches: ``{User: ["user:{id}"]}``,
-            or ``{User: Touches(keys=["user:{id}"], tags=["org:{org_id}"], bulk=["users"])}``. The values before and
+        models: mapped classes, each with templates of the keys that its rows touch: ``{User: ["user:{id}"]}``, or
+            ``{User: Touches(keys=["user:{id}"], tags=["org:{org_id}"], bulk=["users"])}``. The values before and
             after a change both count. Subclasses are included.
-        mode: ``"delete"``: invalidated after COMMIT, before ``commit()`` returns (one round trip). ``"fence"``: from
-            before COMMIT on nothing is cached under the keys, so nobody gets an older value from COMMIT on, and the
-            death of the process changes nothing (two). ``"outbox"``: by the relay alone (none).
-        outbox: made by `outbox_table`; what is invalidated is also written there, in the same transaction, and an
-            `OutboxRelay` repeats it. Costs one statement for each transaction that changes something.
+        mode: ``"delete"``: invalidates after COMMIT, before ``commit()`` returns (one round trip). ``"fence"``: sets a
+            fence on the keys before COMMIT and ends it after (two). From COMMIT on no read returns an older value, even
+            if the process dies. ``"outbox"``: only the relay invalidates (none).
+        outbox: made by `outbox_table`. The invalidations are also written there, in the same transaction, and an
+            `OutboxRelay` repeats them. Costs one statement per transaction that changes something.
         settle: as in `CacheGuard.invalidate`.
-        versions: a model's ``version_id_col`` becomes the version of keys that are made of its primary key, if it is a
-            whole number. Then the functions behind them must be cached with ``version=`` of that column, too.
-        alone: ``"changed"``: what is loaded while this thread or task is inside a transaction with changes that are not
-            committed is for its caller alone, and not cached. ``"open"``: inside any transaction, changed or not.
+        versions: a model's ``version_id_col``, if it is a whole number, becomes the version of keys that are made of
+            the primary key. The functions with these keys must then be cached with ``version=`` of that column, too.
+        alone: when loads are private, that is for their caller only and not cached. ``"changed"``: while this thread or
+            task is inside a transaction with uncommitted changes. ``"open"``: inside any transaction.
 
     Returns:
         A handle with `OnCommit.also` and `OnCommit.remove`.
 
     Raises:
         ConfigurationError: an option that cannot work.
-        KeyTemplateError: a template with a field that is no column attribute of its model.
+        KeyTemplateError: a template has a field that is not a column attribute of its model.
     """
     if not isinstance(guard, CacheGuard):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(f"guard must be a CacheGuard, got {guard!r}")
@@ -136,10 +136,10 @@ class OnCommit:
         return f"<OnCommit of {models} into {self._guard!r}>"
 
     def also(self, session: Session | AsyncSession, *keys: str, tags: Iterable[str] = ()) -> None:
-        """Invalidate these, too, if the transaction in which *session* is now, or which begins next, is committed.
+        """Invalidate these keys and tags, too, when the current or next transaction of *session* is committed.
 
-        For what the session does not see: `text` statements, the legacy bulk methods, cascades of the database. No
-        round trip here.
+        For changes that the session does not see: `text` statements, the legacy bulk methods, cascades of the
+        database. No round trip here.
         """
         if isinstance(tags, str):
             raise TypeError(f"tags must be several texts, got the text {tags!r}")
@@ -150,7 +150,7 @@ class OnCommit:
         pending.changed = True
 
     def remove(self) -> None:
-        """Watch no longer. What open transactions have changed so far is not invalidated. Twice is once."""
+        """Stop watching. Changes of transactions that are still open are not invalidated. Idempotent."""
         self._end_question()
         for target, name, function in self._listened:
             event.remove(target, name, function)
@@ -181,7 +181,7 @@ class OnCommit:
         self._listened.append((target, name, function))
 
     def _of(self, session: Session) -> Pending:
-        """What the transaction of *session* has changed; this thread or task is inside it from now on."""
+        """The changes of the transaction of *session*. From now on this thread or task is inside it."""
         pending: Pending | None = session.info.get(self)
         if pending is None:
             pending = session.info[self] = Pending(self, session, load_here())
@@ -205,7 +205,7 @@ class OnCommit:
             self._note_other_ends(pending, instance)
 
     def _note_other_ends(self, pending: Pending, instance: Any) -> None:
-        """A row of a many-to-many table is nobody's own: both ends are touched by it."""
+        """Note the other ends of many-to-many relations: a row of such a table touches both ends."""
         state = inspect(instance)
         for relationship in state.mapper.relationships:
             if relationship.secondary is None or relationship.viewonly or not self._rules_of(relationship.mapper):
@@ -268,10 +268,10 @@ class OnCommit:
 
     def _name_row(self, pending: Pending, instance: Any) -> None:
         state = inspect(instance)
-        if not state.persistent:  # named before it went
+        if not state.persistent:  # deleted: its names were noted before
             return
         for rules in self._rules_of(state.mapper):
-            # An attribute that the database has set is loaded here.
+            # This loads attributes that the database has set.
             pending.add(rules.of_values({name: getattr(instance, name) for name in rules.attributes}))
             pending.add(rules.of_instance(instance))
 
@@ -303,7 +303,7 @@ class OnCommit:
         return Bulk(state, rules, mapper).run(pending.add, partial(_lost, pending))
 
     def _mapper_of(self, state: ORMExecuteState) -> Mapper[Any] | None:
-        """The model whose rows a statement changes, also if it names only the table."""
+        """The model whose rows a statement changes, even if the statement names only the table."""
         if state.bind_mapper is not None:
             return state.bind_mapper
         table = cast("Any", state.statement).table
@@ -313,7 +313,7 @@ class OnCommit:
         return None
 
     def _rules_beneath(self, mapper: Mapper[Any]) -> list[Rules]:
-        """Of the model, of those it is derived from, and of those that are derived from it."""
+        """The rules of the model, of its base models, and of its derived models."""
         return [each for each in self._rules.values() if mapper.isa(each.mapper) or each.mapper.isa(mapper)]
 
     # Loads
@@ -324,7 +324,7 @@ class OnCommit:
         return any(pending.uncommitted for pending in open_here(self))
 
     def _is_private(self, state: ORMExecuteState, pending: Pending, load: Load) -> bool:
-        """Whether what *load* reads here may be what nobody else sees, or no longer sees."""
+        """True if *load* may read here what other transactions do not see, or no longer see."""
         if pending.uncommitted:
             return True
         if pending.load is load:  # the transaction is no older than the load
@@ -334,7 +334,7 @@ class OnCommit:
         loaded = loaded_mappers(state) if state.is_select else ()
         if not loaded:
             return False
-        # Objects that the session holds are answered as they were when it loaded them.
+        # The session returns the objects that it holds as they were when it loaded them.
         return any(
             held.mapper.isa(mapper) or mapper.isa(held.mapper)
             for held in map(inspect, state.session)
@@ -397,7 +397,7 @@ class OnCommit:
             pending.committed = True
 
     def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
-        # At the very end: the connection is back in its pool while Redis is told.
+        # Last of all, so that the connection is back in its pool during the round trip to Redis.
         if transaction.parent is not None:
             return
         pending: Pending | None = session.info.pop(self, None)

@@ -1,4 +1,4 @@
-"""The outbox: what a transaction invalidates, written down in the same transaction."""
+"""The transactional outbox: a table for the invalidations of a transaction, written in that transaction."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ _COLUMNS = {"id", "kind", "name", "version", "created_at", "claimed_by", "claime
 
 
 def outbox_table(metadata: MetaData, name: str = "cacheguard_outbox", *, schema: str | None = None) -> Table:
-    """The table of an outbox, to be created like any other (``metadata.create_all``, Alembic).
+    """Return the table of an outbox. Create it like any other table (``metadata.create_all``, Alembic).
 
-    One row is one key or tag that a committed transaction has changed and that no relay has delivered yet:
+    Each row is a key or tag that a committed transaction has changed and that no relay has delivered yet:
 
-    | column | what is in it |
+    | column | content |
     | --- | --- |
     | ``id`` | a number that grows |
     | ``kind`` | ``key``, ``tag``, or ``all``: the whole namespace |
     | ``name`` | the text of the key or tag; empty for ``all`` |
-    | ``version`` | the version that the row has now, if there is one |
+    | ``version`` | the current version of the row, if there is one |
     | ``created_at`` | when it was written, in Unix seconds by the writer's clock |
-    | ``claimed_by``, ``claimed_until`` | the relay that is delivering it, where the database has no SKIP LOCKED |
+    | ``claimed_by``, ``claimed_until`` | the relay that is delivering it, if the database has no SKIP LOCKED |
 
     Args:
-        metadata: of the database in which the watched models live: a transaction writes both, or neither.
-        name: of the table; each guard needs one of its own.
+        metadata: of the database of the watched models, so that one transaction writes both, or neither.
+        name: of the table; each guard needs its own.
         schema: of the table.
+
+    Raises:
+        ConfigurationError: *metadata* is not a `MetaData`, or *name* is not a table name.
     """
     given: Any = metadata
     if not isinstance(given, MetaData):
@@ -42,7 +45,7 @@ def outbox_table(metadata: MetaData, name: str = "cacheguard_outbox", *, schema:
     return Table(
         name,
         metadata,
-        # SQLite counts by itself only what is declared INTEGER.
+        # SQLite only numbers rows itself if the column is declared INTEGER.
         Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
         Column("kind", String(8), nullable=False),
         Column("name", Text, nullable=False),
@@ -60,7 +63,7 @@ def _check_name(name: object) -> None:
 
 
 def check_outbox(table: Any) -> Table:
-    """*table* if it can be an outbox."""
+    """Return *table* if it can be an outbox; else `ConfigurationError`."""
     names = {str(column.name) for column in table.columns} if _is_table(table) else set[str]()
     if not names >= _COLUMNS:
         raise ConfigurationError(f"outbox must be a table made by outbox_table(metadata), got {table!r}")
@@ -73,7 +76,7 @@ def _is_table(table: object) -> bool:
 
 
 def rows_of(changes: Iterable[Change], *, everything: bool) -> list[dict[str, Any]]:
-    """The rows that say *changes*."""
+    """The outbox rows for *changes*."""
     now = time.time()
     rows: list[dict[str, Any]] = [
         {"kind": KEY, "name": each.key, "version": each.version, "created_at": now}
@@ -87,5 +90,5 @@ def rows_of(changes: Iterable[Change], *, everything: bool) -> list[dict[str, An
 
 
 def change_of(kind: str, name: str, version: int | None) -> Change:
-    """The change that a row says; of any but ``all``."""
+    """The change in a row of any kind but ``all``."""
     return Change(tag=name) if kind == TAG else Change(name, version=version)

@@ -1,4 +1,4 @@
-"""What one transaction of a session has changed so far, and who else is inside a transaction here."""
+"""The changes of one transaction of a session, and the transactions that this thread or task is inside."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from cacheguard import Change, Load
 
-# A transaction sees what it began with, or what was committed before its first statement.
+# At these levels a transaction reads a snapshot: of its beginning, or of the moment before its first statement.
 _SNAPSHOTS = frozenset({"REPEATABLE READ", "SERIALIZABLE", "SNAPSHOT"})
 
 
@@ -20,7 +20,7 @@ class Pending:
     """One root transaction of a session, with the savepoints in it.
 
     Args:
-        owner: who watches.
+        owner: the watcher that made it.
         load: the load in which it began; None outside of one.
     """
 
@@ -55,33 +55,33 @@ class Pending:
         self.owner, self.session, self.load = owner, weakref.ref(session), load
         self.changes: dict[tuple[str | None, str | None], Change] = {}
         self.everything: bool = False  # more was changed than can be named
-        self.rows: list[Any] = []  # instances whose new names are known when the flush is over
-        self.written: set[tuple[str | None, str | None, Any]] = set()  # what is in the outbox already
+        self.rows: list[Any] = []  # instances whose new names are known after the flush
+        self.written: set[tuple[str | None, str | None, Any]] = set()  # already in the outbox
         self.connections: list[Connection] = []
-        self.fence: Any = None  # the guarded write, where a fence is up
-        self.changed: bool = False  # something is in the database that others do not see yet
+        self.fence: Any = None  # the guarded write, while a fence stands
+        self.changed: bool = False  # the transaction has uncommitted changes
         self.flushing = self.committing = False
-        self.unknown: bool = False  # COMMIT may have been sent; nobody knows what became of it
+        self.unknown: bool = False  # COMMIT may have been sent; its outcome is unknown
         self.committed = self.over = False
 
     def add(self, changes: Iterable[Change]) -> None:
-        """Note what is to be invalidated; of two versions of one key the larger counts."""
+        """Note changes to invalidate. Of two versions of one key the larger one counts."""
         for change in changes:
             name = (change.key, change.tag)
             known = self.changes.get(name)
-            # Without a version it is news in any case.
+            # A change without a version always invalidates.
             if known is None or (known.version is not None and (change.version is None or _later(change, known))):
                 self.changes[name] = change
 
     @property
     def uncommitted(self) -> bool:
-        """Whether a read through the session, or of its objects, may see what is not committed."""
+        """True if a read through the session, or of its objects, may see uncommitted changes."""
         session = self.session()
         if self.over or session is None:
             return False
         try:
             return self.changed or bool(session.new or session.deleted or session.dirty)
-        except RuntimeError:  # another thread, from which this one was started, is changing it right now
+        except RuntimeError:  # the thread that started this one is changing it right now
             return True
 
     @property
@@ -98,12 +98,12 @@ def _later(change: Change, known: Change) -> bool:
     return bool(change.version > known.version)  # type: ignore[operator]  # both are whole numbers here
 
 
-# Those whose session was used in this thread or task, or where it was started from.
+# Transactions whose session was used in this thread or task, or in the one that started it.
 OPEN: ContextVar[tuple[Pending, ...]] = ContextVar("cacheguard_sqlalchemy_open", default=())
 
 
 def remember_here(pending: Pending) -> None:
-    """This thread or task is inside *pending*."""
+    """Note that this thread or task is inside *pending*."""
     known = OPEN.get()
     if pending not in known:
         OPEN.set((*(each for each in known if each.open), pending))
@@ -115,8 +115,8 @@ def open_here(owner: object) -> list[Pending]:
 
 
 def sees_a_snapshot(connection: Connection) -> bool:
-    """Whether what is read there may be older than what others have committed. May ask the database."""
-    if connection.dialect.name == "sqlite":  # it says SERIALIZABLE; but without BEGIN each SELECT is for itself
+    """True if reads there may be older than what others have committed. May query the database."""
+    if connection.dialect.name == "sqlite":  # it reports SERIALIZABLE; but without BEGIN each SELECT is on its own
         raw = connection.connection.driver_connection
         return bool(getattr(raw, "in_transaction", True))
     level = connection.get_execution_options().get("isolation_level")

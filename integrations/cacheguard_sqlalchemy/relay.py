@@ -1,4 +1,4 @@
-"""`OutboxRelay`: delivers what is in the outbox to the guard, at least once."""
+"""`OutboxRelay`: delivers the invalidations in the outbox to the guard, at least once."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ log: logging.Logger = logging.getLogger("cacheguard")
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts that failed
 PATIENCE_AT_CLOSE = 5.0
 
-# These give a second relay the rows that the first has not locked. The others get a claim with a deadline.
+# These databases have SKIP LOCKED: a second relay gets the rows that the first has not locked. On others, a relay
+# claims rows until a deadline.
 _SKIP_LOCKED = frozenset({"postgresql", "oracle"})
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxSize:
-    """What is left to deliver.
+    """The rows that are not delivered yet.
 
     Args:
-        rows: how many keys and tags.
-        age: seconds since the oldest was written, by the clocks of its writer and of this host; None if there is none.
+        rows: the number of keys and tags.
+        age: seconds since the oldest was written, by the clocks of its writer and of this host; None without rows.
     """
 
     rows: int
@@ -49,11 +50,11 @@ class OutboxSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayStats:
-    """What a relay has done since it was made.
+    """The counters of a relay since it was made.
 
     Args:
-        delivered: rows that Redis has acknowledged and that are gone from the table.
-        failures: attempts that failed, because of the database or of Redis.
+        delivered: rows that Redis has acknowledged and that were deleted from the table.
+        failures: attempts that failed in the database or in Redis.
     """
 
     delivered: int
@@ -61,24 +62,24 @@ class RelayStats:
 
 
 class OutboxRelay:
-    """Delivers what committed transactions left in the outbox: invalidates it, then deletes the rows.
+    """Delivers the outbox rows of committed transactions: invalidates their keys and tags, then deletes the rows.
 
-    A row is deleted only after Redis has acknowledged the invalidation. So whatever dies in between, it is delivered at
-    least once; to invalidate twice does no harm. Any number of relays may run: with ``SKIP LOCKED`` (PostgreSQL,
-    Oracle) each takes rows that no other has locked, and those of a relay that dies are free at once; elsewhere a relay
-    claims rows for *claim*.
+    A row is deleted only after Redis has acknowledged the invalidation. So each row is delivered at least once,
+    whatever fails in between; a second invalidation does no harm. Any number of relays may run. With ``SKIP LOCKED``
+    (PostgreSQL, Oracle) each takes rows that no other has locked, and the rows of a relay that dies are free at once.
+    Elsewhere a relay claims rows for *claim*.
 
-    Use `run` in a thread of yours, `start` (or ``with``) for a thread of its own, or `arun` in an event loop;
-    `run_once` for a job of cron's. With an `AsyncEngine` use the names with an ``a``.
+    Use `run` in your own thread, `start` (or ``with``) for a new thread, `arun` in an event loop, or `run_once` in a
+    cron job. With an `AsyncEngine` use `arun`, `arun_once` and `apending`.
 
     Args:
         engine: of the database with the outbox.
         table: made by `outbox_table`.
-        guard: what is told.
-        interval: seconds between looks at an empty table, each of which costs one query.
-        batch: most rows at a time; one round trip to Redis for each batch.
-        claim: how long a relay that died keeps others from its rows, where there is no ``SKIP LOCKED``.
-        warn_after: the age of a row from which on the log says that the outbox is not drained.
+        guard: the guard to invalidate in.
+        interval: seconds between two looks at an empty table; each costs one query.
+        batch: the largest number of rows at a time; each batch costs one round trip to Redis.
+        claim: how long the rows of a relay that died stay claimed, on databases without ``SKIP LOCKED``.
+        warn_after: if a row is older than this, a warning is logged.
 
     Raises:
         ConfigurationError: an option that cannot work.
@@ -115,18 +116,18 @@ class OutboxRelay:
         return f"<OutboxRelay of {self._table.fullname} into {self._guard!r}>"
 
     def stats(self) -> RelayStats:
-        """Counts since it was made. No round trip."""
+        """The counters since the relay was made. No round trip."""
         return RelayStats(delivered=self._delivered, failures=self._failures)
 
     # Once
 
     def run_once(self) -> int:
-        """Deliver one batch; how many rows it had.
+        """Deliver one batch; return its number of rows.
 
-        Two queries and a round trip to Redis; four queries where rows are claimed; one where there is nothing.
+        Costs two queries and a round trip to Redis; four queries if rows are claimed; one query if there are no rows.
 
         Raises:
-            Unreachable: Redis did not acknowledge it; the rows stay.
+            Unreachable: Redis did not acknowledge the batch; its rows stay in the table.
             SQLAlchemyError: the database failed.
         """
         engine = self._blocking()
@@ -154,7 +155,7 @@ class OutboxRelay:
         return len(rows)
 
     def pending(self) -> OutboxSize:
-        """How much is left to deliver. One query that counts the rows."""
+        """Count the rows that are not delivered yet. One query."""
         with self._blocking().connect() as connection:
             return self._size(connection)
 
@@ -166,7 +167,7 @@ class OutboxRelay:
     # Running
 
     def run(self) -> None:
-        """Deliver until `stop`. What fails is tried again, after pauses that double from 100 ms to 5 s."""
+        """Deliver until `stop`. A failed batch is tried again, after pauses that double from 100 ms to 5 s."""
         self._blocking()
         while not self._stop.is_set():
             try:
@@ -199,7 +200,7 @@ class OutboxRelay:
                 self._awake = None
 
     def start(self) -> Self:
-        """`run` in a thread of its own. It does not survive a fork: start it in the process that needs it."""
+        """Run `run` in a new thread. It does not survive a fork: start it in the process that needs it."""
         self._blocking()
         if self._thread is not None:
             raise RuntimeError("this relay was started already; make another")
@@ -208,7 +209,7 @@ class OutboxRelay:
         return self
 
     def stop(self) -> None:
-        """End `run`, `arun` or the thread, after the batch that is under way. From any thread; waits for the thread."""
+        """End `run`, `arun` or the thread, after the current batch. From any thread; waits for the thread."""
         self._stop.set()
         with self._lock:
             if self._awake is not None:
@@ -244,7 +245,7 @@ class OutboxRelay:
         is_free = table.c.claimed_until.is_(None) | (table.c.claimed_until < now)
         free = select(table.c.id).where(is_free).order_by(table.c.id).limit(self._batch)
         ids = connection.execute(free).scalars().all()
-        if not ids:  # looked at first: an idle relay takes no lock
+        if not ids:  # a plain SELECT first, so that an idle relay takes no lock
             return ()
         connection.execute(
             table.update().where(table.c.id.in_(ids), is_free).values(claimed_by=token, claimed_until=now + self._claim)
@@ -278,7 +279,7 @@ class OutboxRelay:
         )
 
     def _strike(self, connection: Connection, token: str) -> None:
-        # By the claim: what another relay has claimed since, because this one was slow, is for it to strike.
+        # Only rows with our claim: if this relay was slow, another may have claimed them, and then it deletes them.
         self._delivered += connection.execute(self._table.delete().where(self._table.c.claimed_by == token)).rowcount
 
     # Either way
@@ -300,7 +301,7 @@ class OutboxRelay:
         self._check_acknowledged()
 
     def _check_acknowledged(self) -> None:
-        """A guard that queues does not say that Redis was silent, but it counts: nothing queued, all acknowledged."""
+        """Check that nothing is pending: a guard that queues invalidations does not raise if Redis does not answer."""
         if self._guard.stats().invalidations_queued:
             raise Unreachable("Redis has not acknowledged the outbox: its rows stay")
 

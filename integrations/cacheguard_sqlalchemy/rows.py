@@ -1,4 +1,4 @@
-"""What SQLAlchemy knows of rows: which models a SELECT makes objects of, and what a row was before a flush."""
+"""Facts from SQLAlchemy: the models that a SELECT makes objects of, and the values of a row before a flush."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapper, ORMExecuteState
 
 
 def loaded_mappers(state: ORMExecuteState) -> set[Mapper[Any]]:
-    """The models of which a SELECT makes objects, and those that they lead to."""
+    """The models of which a SELECT makes objects, and the models related to them."""
     described: list[Any] = getattr(state.statement, "column_descriptions", [])
     entities = [
         each["entity"] for each in described if each.get("entity") is not None and each["expr"] is each["entity"]
@@ -20,7 +20,7 @@ def loaded_mappers(state: ORMExecuteState) -> set[Mapper[Any]]:
 
 
 def changed_names(instance: Any, attributes: Iterable[str]) -> bool:
-    """Whether one of *attributes* is another than before, as far as that is known."""
+    """True if one of *attributes* is known to have changed."""
     attrs = inspect(instance).attrs
     return any(attrs[name].history.has_changes() for name in attributes)
 
@@ -28,7 +28,7 @@ def changed_names(instance: Any, attributes: Iterable[str]) -> bool:
 def values_before(
     mapper: Mapper[Any], connection: Connection, instance: Any, attributes: Iterable[str]
 ) -> dict[str, Any]:
-    """The values that the row had before this flush; those that were never loaded are asked for."""
+    """The values that the row had before this flush. Values that were never loaded are queried."""
     state = inspect(instance)
     values: dict[str, Any] = {}
     unknown: list[str] = []
@@ -46,6 +46,6 @@ def values_before(
         row = connection.execute(asked).mappings().one_or_none()
         if row is not None:
             values.update({name: row[name] for name in unknown})
-        else:  # gone already: there is nothing of it to be invalidated
+        else:  # deleted already: nothing to invalidate
             values.update(dict.fromkeys(unknown))
     return values

@@ -1,4 +1,4 @@
-"""What a change of a row touches: templates over its column attributes → keys and tags."""
+"""Templates over the column attributes of a row → the keys and tags that a change of the row touches."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Template: TypeAlias = "str | OfRow"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Touches:
-    """What a change of a row of one model touches.
+    """The keys and tags that a change of a row of one model touches.
 
     Args:
         keys: templates over the column attributes of the row, like ``"user:{id}"``; or functions of the instance that
             return one key text or several.
         tags: likewise, like ``"org:{org_id}"``.
-        bulk: tags that cover whatever a bulk statement changes in this model. With them, the rows that it touches are
-            not looked at.
+        bulk: tags that cover every change of a bulk statement in this model. With them, the rows that the statement
+            touches are not read.
     """
 
     keys: Sequence[Template] = ()
@@ -52,8 +52,8 @@ class Rules:
     """The templates of one model, checked.
 
     Args:
-        attributes: the column attributes that they are made of.
-        bulk: what covers a bulk statement.
+        attributes: the column attributes that the templates use.
+        bulk: the tags that cover a bulk statement.
     """
 
     mapper: Mapper[Any]
@@ -68,13 +68,13 @@ class Rules:
         return self.mapper.class_.__name__
 
     def of_values(self, values: Mapping[str, Any], *, deleted: bool = False) -> list[Change]:
-        """What the templates come to, for the values of `attributes` (and of the version)."""
+        """The changes for the values of `attributes` (and of the version)."""
         version = values.get(self.version) if self.version and not deleted else None
         version = version if isinstance(version, int) and not isinstance(version, bool) else None
         return [named.change(values, version) for named in self.named]
 
     def of_known(self, values: Mapping[str, Any]) -> tuple[list[Change], list[str]]:
-        """The same for values some of which are missing: the changes, and the attributes that would be needed."""
+        """The same if some values are missing: the changes that are known, and the attributes that are missing."""
         changes: list[Change] = []
         missing: list[str] = []
         for named in self.named:
@@ -85,7 +85,7 @@ class Rules:
         return changes, missing
 
     def of_instance(self, instance: Any) -> list[Change]:
-        """What the functions say of *instance*."""
+        """The changes that the functions return for *instance*."""
         changes: list[Change] = []
         for is_tag, function in self.functions:
             said = function(instance)
@@ -95,7 +95,7 @@ class Rules:
 
 
 def rules_of(models: Any, *, versions: bool) -> dict[type, Rules]:
-    """*models* as it was given to `invalidate_on_commit`, checked; `ConfigurationError` says what cannot work."""
+    """Check *models*, the argument of `invalidate_on_commit`; `ConfigurationError` for what cannot work."""
     given: Any = models
     if not isinstance(models, Mapping) or not models:
         raise ConfigurationError(f"models must be a mapping like {{User: ['user:{{id}}']}}, got {given!r}")

@@ -1,4 +1,4 @@
-"""Which sessions are watched: what the user may name, as what SQLAlchemy's events take."""
+"""Converts the user's `target` into one that SQLAlchemy's events take."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 def watched(target: Any) -> Any:
-    """What SQLAlchemy's events take for *target*."""
+    """The target of SQLAlchemy's events for *target*."""
     asynchronous = asyncio_extension()
     if asynchronous is not None:
         if isinstance(target, asynchronous.async_scoped_session):
             target = target.session_factory
         if isinstance(target, asynchronous.async_sessionmaker):
-            # All of them share one class of sessions; from now on this one has its own.
+            # All factories share one class of sessions; from now on this one has its own.
             own = _own_class(target.kw.get("sync_session_class") or target.class_.sync_session_class)
             target.configure(sync_session_class=own)
             return own

@@ -16,7 +16,7 @@ class AbsenceBudget:
     Random ids by the million must not fill Redis with null entries; beyond *limit* an absence is answered, but not
     stored. Memory and time are constant: absences of similar lifetime share slots, and a slot is given back as a
     whole when its last absence has expired, at most an eighth of a lifetime late, never early.
-    Not locked: those who share one take turns.
+    It has no lock: callers must serialize access.
     """
 
     __slots__ = ("_outstanding", "_rings", "limit")
@@ -27,7 +27,7 @@ class AbsenceBudget:
         self._rings: dict[int, _Ring] = {}
 
     def take(self, now: float, ttl: float) -> bool:
-        """Whether another absence may be stored until *now* + *ttl* (monotonic seconds); if so, it is counted."""
+        """True if another absence may be stored until *now* + *ttl* (monotonic seconds); it is then counted."""
         for ring in self._rings.values():
             self._outstanding -= ring.expire(now)
         if self._outstanding >= self.limit:

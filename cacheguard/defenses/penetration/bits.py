@@ -13,8 +13,8 @@ from .layout import CHUNK_BYTES, Shape, next_shape, positions
 class Layers:
     """The bits of one filter in this process.
 
-    Costs ``bits / 8`` bytes. Asking needs no lock: bits only ever go from 0 to 1, and growing swaps one tuple. Those
-    who change it take turns.
+    Costs ``bits / 8`` bytes. Reads need no lock: bits only ever go from 0 to 1, and growing swaps one tuple. Writers
+    must hold a lock.
     """
 
     __slots__ = ("_views", "count", "filled", "filters", "shapes")

@@ -68,8 +68,8 @@ _STATES: dict[str, State] = {"complete": "complete", "incomplete": "incomplete",
 class BloomTier:
     """One named Bloom filter: knows for certain that some items were never added.
 
-    Every coroutine takes the runtime of its caller's door. A reader never sees an error of Redis, it gets "maybe". An
-    `add` that Redis has not acknowledged raises `Unreachable`: nothing was promised.
+    Every coroutine takes the runtime of its caller's door. If Redis fails, a reader gets "maybe", never an error. An
+    `add` that Redis has not acknowledged raises `Unreachable`; the item may or may not be in the filter.
 
     Args:
         namespace: filters of one name in different namespaces have nothing in common.
@@ -136,10 +136,10 @@ class BloomTier:
         return True if now < until else None
 
     async def absent(self, runtime: Runtime, item: object) -> bool:
-        """True only if *item* is certainly not among the items added, in any process.
+        """True only if *item* was certainly not added, in any process.
 
-        Costs nothing for what `known` answers, else a round trip; the first time, and after a rebuild elsewhere, the
-        whole filter is fetched, while other callers get "maybe".
+        Free if `known` can answer, else a round trip. At the first call, and after a rebuild in another process, it
+        fetches the whole filter; other callers get "maybe" meanwhile.
         """
         text = item_text(item)
         verdict = self.known(text, runtime.now())
@@ -155,10 +155,10 @@ class BloomTier:
         return mirror is not None and not mirror.layers.holds(text)
 
     async def add_many(self, runtime: Runtime, items: Items) -> None:
-        """Make sure that nobody is told that one of *items* is absent; call it before their rows are committed.
+        """Add *items*, so that no process answers "absent" for them. Call it before their rows are committed.
 
-        Takes a round trip for 400 items, and in the end as long as mirrors may still go without asking: at most
-        `mirror_lease`. Raises `Unreachable` if Redis cannot be asked; then call it again, or do not commit.
+        Costs a round trip per 400 items. Then it waits until the mirrors' leases have ended: at most `mirror_lease`.
+        Raises `Unreachable` if Redis cannot be reached; then call it again, or do not commit.
         """
         waits_until = -math.inf
         async with aclosing(batches_of(items, ITEMS_PER_CALL * _CALLS_PER_SEND)) as batches:
@@ -173,9 +173,9 @@ class BloomTier:
             await runtime.sleep(pause)
 
     async def mark_complete(self, runtime: Runtime) -> None:
-        """Promise that every row that exists was added; from here on "absent" may be answered.
+        """Declare that every existing row was added. From now on the filter may answer "absent".
 
-        Meant for the process that added them. Raises `CacheGuardError` if items may have been lost since it did:
+        Call it in the process that added the rows. Raises `CacheGuardError` if items may have been lost since then,
         because Redis was restarted, replaced or flushed, or evicted a part of the filter; `Unreachable` as `add_many`.
         """
         if self._alone is not None:
@@ -189,7 +189,7 @@ class BloomTier:
         self._again = -math.inf
 
     async def rebuild(self, runtime: Runtime, items: Items, *, settle: float = 0.0) -> None:
-        """Replace the filter by one of *items* and of what is added meanwhile; afterwards it is complete.
+        """Replace the filter with a new, complete one of *items* and of everything added meanwhile.
 
         The old filter answers until the new one takes its place. *items* is read once, after the call has begun, and
         must yield every row that is committed by then: give a query or a generator, not a list made earlier. Rows that

@@ -13,11 +13,11 @@ class BloomInfo:
     """What is known of a filter at one moment.
 
     Args:
-        state: ``"complete"``: it can say "absent"; ``"incomplete"``: not yet, or not on this server;
-            ``"lost"``: it is gone or lacks bits, only a rebuild helps.
+        state: ``"complete"``: it can answer "absent"; ``"incomplete"``: not yet, or not on this server;
+            ``"lost"``: it is gone or lacks bits, and needs a rebuild.
         count: items added that were not there before.
-        capacity: items that fit into the layers it has; it grows.
-        memory: bytes its bits take, in Redis and again in each process that asks.
+        capacity: items that fit into its current layers; it grows.
+        memory: size of its bits in bytes, in Redis and again in each process that uses it.
     """
 
     name: str
