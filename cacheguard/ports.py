@@ -92,6 +92,9 @@ class Commands(Protocol):
     async def send_each(self, *calls: Call) -> list[Reply]:
         """Run *calls* in order and return their replies; an error reply is returned as a `Refused`.
 
+        ``MGET`` may name keys of several servers. ``TIME``, behind calls that read, is asked of each of their servers;
+        where there are several, its reply is a dictionary by key.
+
         Raises `Unreachable` if the server is unreachable, `PartlyUnreachable` if some of several servers are. Calls are
         safe to repeat, so an implementation may send them again after a lost connection or an unknown script.
         """
@@ -109,8 +112,10 @@ class Commands(Protocol):
 class Replicas(Protocol):
     """Access to the replicas of the masters."""
 
-    async def ask(self, *calls: Call) -> tuple[list[Reply], float] | None:
-        """Return the replies of replicas and a time (monotonic seconds); they contain all that masters did before it.
+    async def ask(self, *calls: Call) -> tuple[list[Reply], Reply, float] | None:
+        """Return the replies of replicas, by key what each of them says to TIME, and a time (monotonic seconds).
+
+        The replies contain all that masters did before that time.
 
         None if the replicas are unreachable, or if there is no such time. Commands only, no scripts.
         """

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..events import Events
-from ..protocol.messages import DIRTY, DROP, heard
+from ..protocol.messages import Dirty, Drop, UnknownFormat, Woken, heard
 
 if TYPE_CHECKING:
     from ..ports import Runtime, Signal
@@ -45,7 +45,7 @@ class Bus:
     Args:
         channel: the Pub/Sub channel of all processes of the guard.
         me: the name of this process; a forked child gets a new one.
-        forget: drops one name from everything that this process keeps.
+        forget: drops a name from everything that this process keeps, and notes what else is said of it.
         local: the in-process tier, which answers only while it is trusted.
         now: monotonic seconds.
     """
@@ -60,7 +60,7 @@ class Bus:
         self,
         channel: str,
         me: str,
-        forget: Callable[[str], None],
+        forget: Callable[[Drop], None],
         local: Kept,
         events: Events,
         *,
@@ -145,18 +145,31 @@ class Bus:
 
     def hear(self, message: str) -> None:
         """Handle a message from the channel of all processes."""
-        what, echo, key = heard(message)
-        if what == DROP:
-            self._dirty.pop(key, None)
-            self.note(key)
-            if echo not in self._echoes:
-                self._events.bus_messages += 1
-                self._forget(key)
-        elif what == DIRTY:
+        try:
+            news = heard(message)
+        except UnknownFormat:
+            self._not_understood(message)
+            return
+        if isinstance(news, Woken):
+            return
+        if isinstance(news, Dirty):
+            self._mark_dirty(news.key)
+            news = Drop(news.key, "")
+        else:
+            self._dirty.pop(news.key, None)
+        self.note(news.key)
+        if news.echo not in self._echoes:
             self._events.bus_messages += 1
-            self._mark_dirty(key)
-            self.note(key)
-            self._forget(key)
+            self._forget(news)
+
+    def _not_understood(self, message: str) -> None:
+        """Handle a message of another release: it may be an invalidation of anything."""
+        self._events.bus_gaps += 1
+        self._events.once(
+            "bus format", "a message of another release is on the bus; L1 is emptied at each of them: %.40r", message
+        )
+        self._floor = self.now()
+        self._local.drop_shared()
 
     def _mark_dirty(self, key: str) -> None:
         self._dirty.pop(key, None)

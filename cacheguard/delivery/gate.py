@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,8 +56,8 @@ class Gate:
             events.redis_answered()
         return replies
 
-    async def ask_replicas(self, *calls: Call) -> list[Reply] | None:
-        """The answers of replicas; None if they may lack an invalidation that this process knows of or has pending.
+    async def ask_replicas(self, *calls: Call) -> tuple[list[Reply], Reply] | None:
+        """The answers of replicas, and their times by key; None if they may lack an invalidation that this process knows of or has pending.
 
         An answer is as good as a copy in L1: it is used only while this process provably receives invalidations, and
         only if it includes all that have arrived. One round trip.
@@ -69,8 +69,8 @@ class Gate:
         answer = await replicas.ask(*calls)
         if answer is None or changes != outbox.changes:
             return None
-        replies, since = answer
-        return replies if bus.vouches(since, map(_key, calls)) else None
+        replies, times, since = answer
+        return (replies, times) if bus.vouches(since, _keys(calls)) else None
 
     @property
     def changes(self) -> int:
@@ -119,7 +119,7 @@ class Gate:
         changes = outbox.changes
         # While the breaker is open, finding that out must not cost building a thousand calls.
         if outbox.has_pending and not self._commands.away:
-            await self._empty(set(map(_key, calls)) if reading else frozenset())
+            await self._empty(set(_keys(calls)) if reading else frozenset())
         replies = await self._commands.send_each(*calls)
         # Another thread may notice a change that this one does not see:
         #
@@ -297,13 +297,22 @@ class Gate:
         self._outbox.orphaned(tokens)
 
 
-def _key(call: Call) -> str:
-    return call.keys[0] if isinstance(call, ScriptCall) else str(call[1])
+def _keys(calls: Iterable[Call]) -> Iterator[str]:
+    """The keys that *calls* are about."""
+    for call in calls:
+        if isinstance(call, ScriptCall):
+            yield call.keys[0]
+        elif call[0] == "MGET":
+            yield from map(str, call[1:])
+        elif len(call) > 1:
+            yield str(call[1])
 
 
 def _is_away(reply: Reply) -> bool:
     """True if the server of this call could not be reached."""
-    return isinstance(reply, Unreachable) and not isinstance(reply, Refused)
+    if type(reply) is list:
+        return bool(reply) and all(map(_is_away, reply))
+    return reply == {} or (isinstance(reply, Unreachable) and not isinstance(reply, Refused))
 
 
 @dataclass(slots=True)

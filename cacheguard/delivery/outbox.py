@@ -19,7 +19,6 @@ MOST_ORPHANS = 10_000
 MOST_JOURNALED = 100_000
 PARKED_FOR = 3.0  # seconds; who listens tries once a second, others only where nobody does
 JOURNALED_FOR = 60.0  # seconds; longer than a failover takes
-FLOOR_MS = 300_000  # a version floor outlives what a replica usually lags behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +29,7 @@ class Invalidation:
         key: the Redis key of an entry, or of the marker of a tag or a namespace.
         lag_ms: length of the quarantine; what is cached under the key within it dies when it ends.
         version: as `version_text` writes it; older fills are refused from then on.
+        under: the nonces of the namespaces under which the version counts, as hexadecimal digits; "": under all.
         begins: the id of a write that begins now; until it ends, nothing is cached under the key.
         intent_ms: after this time the fence of the write ends in any case.
         ends: the id of a write that has ended.
@@ -38,6 +38,7 @@ class Invalidation:
     key: str
     lag_ms: int = 0
     version: str = ""
+    under: str = ""
     begins: str = ""
     intent_ms: int = 0
     ends: str = ""
@@ -49,13 +50,14 @@ class Invalidation:
 
     def calls(self, channel: str, echo: str) -> list[Call]:
         """The calls to send; the script itself publishes the message for the other processes."""
-        floor_ms = max(FLOOR_MS, self.lag_ms) if self.version else 0
+        floor_ms = max(calls.FLOOR_MS, self.lag_ms) if self.version else 0
         call = calls.invalidate(
             self.key,
             channel=channel,
             echo=echo,
             quarantine_ms=self.lag_ms,
             floor=self.version,
+            under=bytes.fromhex(self.under),
             floor_ms=floor_ms,
             begins=self.begins,
             intent_ms=self.intent_ms,

@@ -84,7 +84,7 @@ class Changes:
         One round trip; one more if this process does not know the nonces of the namespace and the tags.
         """
         drawn = {key: self._drawn(value, rules, tags) for key, value in values.items()}
-        work = self._stored(drawn, rules, codecs, scope.markers(tags), version)
+        work = self._stored(drawn, rules, codecs, scope, scope.markers(tags), version)
         return bool(await self._dropping(list(values), work))
 
     def _drawn(self, value: Any, rules: Rules, tags: tuple[str, ...]) -> tuple[Stored, float]:
@@ -99,6 +99,7 @@ class Changes:
         drawn: dict[str, tuple[Stored, float]],
         rules: Rules,
         codecs: dict[str, Codec],
+        scope: Scope,
         markers: tuple[str, ...],
         version: str,
     ) -> bool:
@@ -107,12 +108,13 @@ class Changes:
         nonces = remote.markers.last_seen(markers) or await remote.markers.ask(markers, keep_ms)
         limit = math.inf
         while True:
+            under = b"".join(nonces[: len(scope.epochs)])
             items: dict[str, tuple[Any, float, float]] = {}
             for key, (stored, fresh) in drawn.items():
                 stored.nonces = nonces
                 stale = 0.0 if fresh > limit else stale_window(stored, rules)
                 items[key] = remote.pack(key, stored, codecs[key]), min(fresh, limit), stale
-            put = await remote.by_hand.store(items, version, markers, keep_ms)
+            put = await remote.by_hand.store(items, version, under, markers, keep_ms)
             if put.nonces == nonces and (not put.quarantine or limit < math.inf):
                 await self._remote.elsewhere([Invalidation(key, version=version) for key in items], remote)
                 return put.done

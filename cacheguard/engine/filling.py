@@ -71,7 +71,7 @@ class Filling:
             flight.absence = loaded.absence
             self._flights.retire(key, flight)  # none may join once a fill is on its way
         if job.tokens:
-            await self._store(job, drafts, began)
+            await self._store(job, drafts)
             if drafts[0].filled is Filled.OLD and values is None and loaded.load.asked_for and not job.primary:
                 return True
         for draft in drafts:
@@ -129,7 +129,7 @@ class Filling:
 
     # Storing in Redis
 
-    async def _store(self, job: Job, drafts: Sequence[Draft], began: float) -> None:
+    async def _store(self, job: Job, drafts: Sequence[Draft]) -> None:
         """Fill the drafts that may be cached, give the other leases back, and record the outcome in each draft."""
         fills: list[Fill] = []
         filled: list[Draft] = []
@@ -144,7 +144,7 @@ class Filling:
             except Unreachable as error:
                 await self._not_filled(job, [key], error)
                 continue
-            fill = None if draft.marks is None else self._fill(job, draft, lease, draft.marks, began)
+            fill = None if draft.marks is None else self._fill(job, draft, lease, draft.marks)
             if fill is None:
                 held[key] = draft
             else:
@@ -180,13 +180,13 @@ class Filling:
         marks: dict[str, Any] = dict(zip(markers, map(lease.marks.get, markers), strict=True))
         if None in marks.values():
             late = [tag for tag in tags if marks[ask.scope.tag(tag)] is None]
-            claimed = await self._remote.of(ask.key).markers.claim(ask.scope, late, lease.at_ms, marker_ms(ask.rules))
+            claimed = await self._remote.of(ask.key).markers.claim(ask.scope, late, lease.last, marker_ms(ask.rules))
             if claimed is None:
                 return None
             marks |= dict(zip(map(ask.scope.tag, late), claimed, strict=True))
         return marks
 
-    def _fill(self, job: Job, draft: Draft, lease: Granted, marks: dict[str, bytes], now: float) -> Fill | None:
+    def _fill(self, job: Job, draft: Draft, lease: Granted, marks: dict[str, bytes]) -> Fill | None:
         """The fill of *draft*; None if it must not, or cannot, be stored."""
         ask, stored, ttl = draft.ask, draft.stored, draft.ttl
         stored.nonces = tuple(marks.values())
@@ -199,12 +199,23 @@ class Filling:
         if stored.tags != ask.tags:
             self._remote.learn(ask.key, stored.tags)
         window = stale_window(stored, ask.rules)
-        quarantined = lease.quarantined_for(marks, now - job.asked_at)
-        if quarantined is not None:
+        until_ms = lease.quarantined_until(marks)
+        if until_ms:
             # A namespace or a tag is quarantined: the database may still answer with what was before the write. The
             # entry dies with the quarantine, and L1 does not take it. (Where the key itself is, the script sees to it.)
-            ttl, window, draft.ttl = min(ttl, quarantined), 0.0, None
-        return Fill(ask.key, job.tokens[ask.key], envelope, ttl, window, draft.version, tuple(marks), stored.nonces)
+            draft.ttl = None
+        return Fill(
+            ask.key,
+            job.tokens[ask.key],
+            envelope,
+            ttl,
+            window,
+            draft.version,
+            tuple(marks),
+            stored.nonces,
+            b"".join(stored.nonces[: len(ask.scope.epochs)]),
+            until_ms,
+        )
 
     def _packed(self, ask: Ask, stored: Stored) -> Any:
         """The bytes to store; None if the value cannot be stored, which is counted and logged once."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..delivery.outbox import Invalidation
 from ..protocol import calls
+from ..protocol.names import epochs_of
 from ..runtime import run_now
 
 if TYPE_CHECKING:
     from ..ports import Call
+    from ..protocol.messages import Drop
     from ..protocol.model import MemoryCommands
 
 PAGE = 1000  # keys of one look
+ELSEWHERE = "elsewhere"  # the writes under way in other processes, as one
 NOBODY = "-"  # in the place of the mark of a round trip: nobody is told of what happens here
 
 
@@ -37,7 +41,27 @@ class Here:
             return
         # Most processes keep nothing here. Then only what outlives the invalidation has to be noted.
         empty = self._store.empty
-        self._send([call for item in items if not empty or item.leaves_something for call in item.calls("", NOBODY)])
+        self._send(
+            [
+                call
+                for item in items
+                if not empty or item.leaves_something
+                for call in (replace(item, under=self._under(item.key)) if item.version else item).calls("", NOBODY)
+            ]
+        )
+
+    def heard(self, news: Drop) -> None:
+        """Another process has changed something: forget it, and heed what goes on with it from now on."""
+        writes = {"begins": ELSEWHERE, "intent_ms": news.write_ms} if news.write_ms else {"ends": ELSEWHERE}  # type: dict[str, Any]
+        item = Invalidation(news.key, news.quarantine_ms, news.floor, **writes)
+        if self.beside_redis and (not self._store.empty or news.quarantine_ms or news.floor or news.write_ms):
+            self.forget([item])
+
+    def _under(self, key: str) -> str:
+        """The nonces of the namespaces of *key*, as this store has them."""
+        markers = epochs_of(key)
+        found = calls.were_nonces(markers, run_now(self._store.send(*calls.nonces(markers))))
+        return b"".join(found[marker] or b"" for marker in markers).hex()
 
     def forget_all(self) -> list[str]:
         """Invalidate every entry here; returns their keys."""

@@ -9,6 +9,7 @@ from ..delivery.outbox import Invalidation
 from ..errors import Unreachable
 
 if TYPE_CHECKING:
+    from ..protocol.messages import Drop
     from ..protocol.names import Scope
     from .here import Here
     from .reading import Engine
@@ -37,10 +38,10 @@ class Writes:
     def __init__(self, shared: Shared, here: Here, *, raises: bool) -> None:
         self._shared, self._here, self._raises = shared, here, raises
 
-    def heard(self, name: str) -> None:
-        """Drop *name*, which another process has changed, from everything that this process keeps."""
-        self._here.forget([Invalidation(name)])
-        self._shared.drop([name])
+    def heard(self, news: Drop) -> None:
+        """Drop what another process has changed from everything that this process keeps."""
+        self._here.heard(news)
+        self._shared.drop([news.key])
 
     def missed(self) -> None:
         """Drop the values of functions with ``l2=False``: this process may have missed an invalidation."""

@@ -27,6 +27,7 @@ from ..engine.writes import Writes
 from ..errors import CacheGuardError, ConfigurationError
 from ..events import Events, Stats, log
 from ..options import Options
+from ..protocol.messages import Drop
 from ..protocol.model import MemoryCommands
 from ..protocol.names import bus_channel, namespace_scope
 from ..runtime.aio import AsyncRuntime
@@ -178,8 +179,8 @@ class Hub:
         if self.closed:
             raise CacheGuardError("this guard is closed")
 
-    def _heard(self, name: str) -> None:
-        self.writes.heard(name)
+    def _heard(self, news: Drop) -> None:
+        self.writes.heard(news)
 
     def _missed(self) -> None:
         self.writes.missed()
@@ -312,7 +313,7 @@ def _check(options: Options, endpoint: Endpoint | None) -> None:
         )
 
 
-def _ignore(_name: str) -> None:
+def _ignore(_news: Drop) -> None:
     """Hear nothing."""
 
 

@@ -20,6 +20,7 @@ from ..errors import Unreachable
 from ..events import Events
 from ..options import Options
 from ..ports import Commands, Replicas
+from ..protocol.messages import Drop
 from ..runtime import run_now
 from ..servers.buses import Buses, Trust
 from ..servers.hashing import HashRing
@@ -57,7 +58,7 @@ class Node:
         channel: of the guard's bus.
         root: the marker of the guard's namespace.
         local: the in-process tier, as this node's bus may treat it.
-        forget: drops one name from everything that this process keeps.
+        forget: as `Bus` has it.
         missed: drops what this process keeps beside the in-process tier, when something may have gone unheard.
         events: where it is counted.
         now: monotonic seconds.
@@ -77,7 +78,7 @@ class Node:
         channel: str,
         root: str,
         local: Kept,
-        forget: Callable[[str], None],
+        forget: Callable[[Drop], None],
         missed: Callable[[], None],
         events: Events,
         now: Callable[[], float],

@@ -16,7 +16,7 @@ from tests.support.doors import Door
 from tests.support.loader import Loader
 from tests.support.redis_server import RedisServer
 
-KEY = "cg:cacheguard:1:k"
+KEY = "cg:cacheguard:e:k"
 HOUR = 3_600_000
 
 
@@ -37,7 +37,7 @@ def genuine(url: str, value: object) -> bytes:
     with CacheGuard(url, compression=None) as guard:
         guard.set("model", value)
     with redis.Redis.from_url(url) as client:
-        blob: bytes = client.hget("cg:cacheguard:1:model", "v")
+        blob: bytes = client.hget("cg:cacheguard:e:model", "v")
     return blob
 
 
@@ -116,7 +116,7 @@ async def test_an_entry_of_another_key_is_a_miss_when_signed(open_door: OpenDoor
     door = open_door(CacheGuard(redis_url, secret=secret))
     await door.set("other", "somebody else's")
     with redis.Redis.from_url(redis_url) as client:
-        plant(redis_url, client.hget("cg:cacheguard:1:other", "v"))
+        plant(redis_url, client.hget("cg:cacheguard:e:other", "v"))
     assert await door.get("k") is None
     assert door.guard.stats().undecodable == 1
 

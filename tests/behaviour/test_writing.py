@@ -112,7 +112,7 @@ async def test_what_was_cached_is_gone_after_a_write_and_nothing_is_left_of_the_
     for guard in (elsewhere, door.guard):
         assert await asyncio.to_thread(guard.get_many, ["row", "tagged"]) == {}
     await asyncio.sleep(0.06)
-    assert "cg:cacheguard:1:row" not in redis_server.entries()
+    assert "cg:cacheguard:e:row" not in redis_server.entries()
 
 
 async def test_a_write_that_fails_is_invalidated_too(door: Door) -> None:

@@ -139,7 +139,7 @@ def test_a_process_that_was_stopped_finds_its_tier_closed(redis_url: str, other:
         local = reader._hub.local  # noqa: SLF001 - a clock that jumps is what being stopped looks like
         honest = local._now  # noqa: SLF001
         local._now = lambda: honest() + HORIZON  # noqa: SLF001
-        assert local.peek("cg:cacheguard:1:row") is None
+        assert local.peek("cg:cacheguard:e:row") is None
 
 
 @pytest.mark.parametrize("decodes", [False, True])

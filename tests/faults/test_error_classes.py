@@ -285,7 +285,7 @@ async def test_a_server_that_loads_its_data_is_waited_for_without_an_error(
         await anyio.to_thread.run_sync(starting.join)
         await well_again(door.guard)
         assert await door.get_or_set("after", Loader("value")) == "value"
-        assert server.command("EXISTS", "cg:cacheguard:1:after") == 1
+        assert server.command("EXISTS", "cg:cacheguard:e:after") == 1
 
 
 def test_a_cluster_says_who_has_moved_and_that_it_is_down(
@@ -302,8 +302,8 @@ def test_scripts_that_are_unknown_and_keys_of_others_are_no_fault_of_the_server(
     redis_server: RedisServer, redis_url: str
 ) -> None:
     assert said_by(redis_url, ("EVALSHA", "0" * 40, "0")) is Fault.NO_SCRIPT
-    redis_server.command("SET", "cg:cacheguard:1:k", "a text")
-    assert said_by(redis_url, ("HMGET", "cg:cacheguard:1:k", "v")) is Fault.WRONG_TYPE
+    redis_server.command("SET", "cg:cacheguard:e:k", "a text")
+    assert said_by(redis_url, ("HMGET", "cg:cacheguard:e:k", "v")) is Fault.WRONG_TYPE
     with CacheGuard(redis_url) as guard:
         assert guard.get_or_set("k", Loader("value")) == "value"
         redis_server.command("SCRIPT", "FLUSH")

@@ -26,7 +26,7 @@ from tests.support.doors import Door
 from tests.support.loader import Loader
 
 SECRET, OLD_SECRET = b"sixteen or more!", b"what it was before"
-KEY, OTHER_KEY = "cg:cacheguard:1:k", "cg:cacheguard:1:other"
+KEY, OTHER_KEY = "cg:cacheguard:e:k", "cg:cacheguard:e:other"
 HOUR = 3_600_000
 MOST_MEMORY = 64  # MiB: what is read, what it may be inflated to, and what a codec makes of that
 UNCACHED = Policy(l1=False, error_backoff=None)
@@ -137,7 +137,7 @@ def genuine(client: redis.Redis, value: Any, key: str = "k", **options: Any) -> 
     url = f"redis://127.0.0.1:{client.connection_pool.connection_kwargs['port']}/0"
     with CacheGuard(url, secret=SECRET, policy=UNCACHED, **options) as guard:
         guard.set(key, value)
-    blob: Any = client.hget(f"cg:cacheguard:1:{key}", "v")
+    blob: Any = client.hget(f"cg:cacheguard:e:{key}", "v")
     return bytes(blob)
 
 
@@ -189,7 +189,7 @@ async def test_signed_entries_belong_to_their_key_and_their_namespace(
     await door.set("other", "of other")
     child.set("k", "of the child")
     await foreign.set("k", "of another namespace")
-    names = [KEY, OTHER_KEY, "cg:cacheguard/child:1:k", "cg:other:1:k"]
+    names = [KEY, OTHER_KEY, "cg:cacheguard/child:e:k", "cg:other:e:k"]
     blobs: list[Any] = [client.hget(name, "v") for name in names]
     for home, name in enumerate(names):
         for place, blob in enumerate(blobs):
@@ -344,7 +344,7 @@ async def test_whatever_is_given_as_a_key_a_short_and_plain_one_goes_to_redis(
     names: list[Any] = client.keys("*")
     assert len(names) == 2 * len(keys) + 2  # a marker for each tag, one for the namespace
     for name in names:
-        assert len(name) <= len("cg:cacheguard:1:") + 250
+        assert len(name) <= len("cg:cacheguard:e:") + 250
         assert all(0x21 <= byte <= 0x7E for byte in name)
         assert b"{" not in name
     for key in keys:

@@ -68,7 +68,7 @@ def test_a_loaders_exception_that_cannot_be_described_stays_itself_and_leaves_no
         guard.get_or_set("key", load, error_backoff=None)
     assert caught.value is said
     with redis.Redis.from_url(redis_url) as client:
-        assert not client.hexists("cg:cacheguard:1:key", "t")
+        assert not client.hexists("cg:cacheguard:e:key", "t")
 
 
 def test_a_hit_does_not_skip_a_validation_of_what_is_not_in_the_key(guard: CacheGuard) -> None:
@@ -307,7 +307,7 @@ def test_failures_of_old_are_let_go(guard: CacheGuard) -> None:
 
     with pytest.raises(ValueError, match="broken"):
         guard.get_or_set("bad", fail)
-    assert list(shared.failures) == ["cg:cacheguard:1:bad"]
+    assert list(shared.failures) == ["cg:cacheguard:e:bad"]
     shared.forget_failures(time.monotonic() + 30)
     assert shared.failures
     shared.forget_failures(time.monotonic() + 100)

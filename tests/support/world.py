@@ -30,7 +30,7 @@ from tests.support.stepped import (
 from tests.support.stepper import ANYTHING, NOTHING, Cancelled, Choose, Crashed, Pause, Redundant, Stepper, stop_at
 
 KEY = "k"
-SCOPE = Scope("cg:world:1:", ("cg:world:m",))
+SCOPE = Scope("cg:world:e:", ("cg:world:m",))
 TAG = "red"
 TWO_TIERS = resolve(Policy(jitter=None))
 REDIS_ONLY = resolve(Policy(jitter=None, l1=False))

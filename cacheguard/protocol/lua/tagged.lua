@@ -1,9 +1,12 @@
 -- TAGGED: some tag of this namespace is invalidated now; a load under way that claims a tag only later must know.
 -- KEYS[1] the marker of the namespace
--- ARGV    (none)
+-- ARGV    nonce (16 bytes) of this invalidation
 -- Reply   1
 -- needs: prelude
-local K = KEYS[1]
-redis.call('HDEL', K, 'x') -- the first write: a full server lets the rest of the script through
-if redis.call('EXISTS', K) == 1 then redis.call('HSET', K, 'l', server_now()) end
+local e = open(KEYS[1])
+if e.vlen > 0 then
+  although_full(e)
+  redis.call('SETRANGE', e.key, H + 16, ARGV[1])
+  redis.call('PEXPIREAT', e.key, end_of(e))
+end
 return 1

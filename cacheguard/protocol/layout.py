@@ -1,0 +1,111 @@
+"""Layout 2 of what lies under a key: header, value and claims in one string, each deadline with a time of its own.
+
+The header says until when the value is fresh (and for how long it may be so), until when it may be served as stale, and
+when it was stored. The claims behind the value are for the scripts alone: see ``lua/prelude.lua``.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Any, NamedTuple, TypeAlias
+
+from ..errors import Refused
+from ..ports import Reply
+
+LAYOUT = 0xC2
+# layout, 1 if only the master can say whether the value may be used (a write is under way, or a quarantine goes on);
+# fresh until, longest time to be fresh, dead from, stored at; bytes of the claims, bytes of the value
+HEADER = Struct(">BBQQQQII")
+HEADER_BYTES = HEADER.size
+NONCE_BYTES = 16
+_NONCES = b"\0\0\0\x20"  # a marker's value: its nonce, and that of the last invalidation of a tag beneath it
+_AT = HEADER_BYTES - len(_NONCES)
+
+
+class Record(NamedTuple):
+    """What `model` answers in the place of the bytes; the fields of the header, and the value itself."""
+
+    fresh: int
+    span: int
+    dead: int
+    born: int
+    value: Any
+
+
+class Held(NamedTuple):
+    """An entry as it lies under its key.
+
+    Args:
+        envelope: its envelope, or the first bytes of it.
+        fresh_left: for how many seconds it is fresh; negative: stale since. None: what lies there is not for us.
+        age: seconds since it was stored.
+    """
+
+    envelope: Any
+    fresh_left: float | None
+    age: float = 0.0
+
+
+Raw: TypeAlias = "bytes | Record | None"
+NOT_OURS = Held(b"", None)
+
+
+def held(raw: Reply, now: int) -> Held | None:
+    """What *raw*, as READ has found it, says at *now* (the server's ms); None if there is no value.
+
+    A value that is fresh for longer than it may be was written by another clock: it is `NOT_OURS`.
+    """
+    if type(raw) is bytes:
+        if len(raw) < HEADER_BYTES:
+            return NOT_OURS
+        layout, _, fresh, span, dead, born, claims, size = HEADER.unpack_from(raw)
+        if layout != LAYOUT or fresh - now > span:
+            return NOT_OURS if layout != LAYOUT or size else None
+        if not size or dead <= now:
+            return None
+        value: Any = raw[HEADER_BYTES : HEADER_BYTES + size] if claims else raw[HEADER_BYTES:]
+        return Held(value, (fresh - now) / 1000, max(0, now - born) / 1000)
+    if raw is None:
+        return None
+    if isinstance(raw, Refused):
+        raise raw
+    fresh, span, dead, born, value = raw
+    if fresh - now > span:
+        return NOT_OURS
+    return Held(value, (fresh - now) / 1000, max(0, now - born) / 1000) if dead > now else None
+
+
+def nonce(raw: Reply) -> bytes | None:
+    """The nonce of a marker; None if it has none."""
+    if type(raw) is bytes:
+        return raw[HEADER_BYTES : HEADER_BYTES + NONCE_BYTES] if _is_marker(raw) else None
+    return raw.value[:NONCE_BYTES] if type(raw) is Record else None
+
+
+def last_tagged(raw: Reply) -> bytes | None:
+    """The nonce of the last invalidation of a tag beneath this marker of a namespace; None if it has none."""
+    if type(raw) is bytes:
+        return raw[HEADER_BYTES + NONCE_BYTES : HEADER_BYTES + 2 * NONCE_BYTES] if _is_marker(raw) else None
+    return raw.value[NONCE_BYTES:] if type(raw) is Record else None
+
+
+def _is_marker(raw: bytes) -> bool:
+    return raw[_AT:HEADER_BYTES] == _NONCES and raw[0] == LAYOUT
+
+
+def is_guarded(raw: bytes) -> bool:
+    """Whether only the master can say if the value may be used: a write is under way, or a quarantine goes on."""
+    return raw[1:2] == b"\1"
+
+
+def clock(reply: Reply, key: str) -> int:
+    """The ms of the server that has *key*, as it has answered TIME behind the rest.
+
+    Several servers answer each for its own keys.
+    """
+    if type(reply) is dict:
+        reply = reply[key]
+    if isinstance(reply, Refused):
+        raise reply
+    seconds, micros = reply
+    return int(seconds) * 1000 + int(micros) // 1000
