@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from .errors import Unreachable
@@ -28,7 +28,7 @@ class Script:
     """A Lua script: the name of its file, its text, and its SHA-1 in Redis."""
 
     name: str
-    source: str
+    source: str = field(repr=False)
     sha: str
 
     def __call__(self, *keys: str) -> Callable[..., ScriptCall]:
