@@ -32,6 +32,11 @@ class Found:
     fresh_left: float  # seconds; negative: stale since
     unusable: Any = ""  # why nothing may be used: LEASE knows the useless value by this
 
+    @property
+    def age(self) -> float:
+        """For how many seconds the entry has been stored; 0 if there is nothing that may be used."""
+        return 0.0 if self.stored is None else max(0.0, self.stored.ttl - self.fresh_left)
+
 
 class Granted:
     """The right to fill, until it is released, voided or runs out.
