@@ -110,7 +110,8 @@ def _called(value: Any) -> Any:
     """Return the function that runs if *value* is called."""
     while issubclass(type(value), partial):
         value = value.func
-    own = getattr(type(value), "__call__", None)  # noqa: B004 - the function itself is wanted
+    kind: Any = type(value)
+    own = getattr(kind, "__call__", None)  # noqa: B004 - the function itself is wanted
     return own if isfunction(own) else value
 
 

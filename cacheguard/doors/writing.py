@@ -351,25 +351,6 @@ def decorate_writes(
 
 def _guarded(fn: Callable[..., Any], templates: WriterTemplates, open_write: Callable[..., Any]) -> Any:
     """Return *fn* wrapped in a guarded write."""
-    if is_coroutine_function(fn):
-
-        @wraps(fn)
-        async def waiting(*args: Any, **kwargs: Any) -> Any:
-            values, keys, tags = templates.before(args, kwargs)
-            return await finished(partial(fn, *args, **kwargs), values, keys, tags)
-
-    else:
-
-        @wraps(fn)
-        def waiting(*args: Any, **kwargs: Any) -> Any:
-            values, keys, tags = templates.before(args, kwargs)
-            with open_write(keys, tags) as write:
-                result = fn(*args, **kwargs)
-                if not _is_awaited(fn, result):
-                    templates.after(write, values, result)
-                    return result
-            # A plain function that returns a coroutine: it has not begun, and runs in a block of its own.
-            return finished(lambda: result, values, keys, tags)
 
     async def finished(work: Callable[[], Any], values: dict[str, Any], keys: list[str], tags: list[str]) -> Any:
         async with open_write(keys, tags) as write:
@@ -377,7 +358,27 @@ def _guarded(fn: Callable[..., Any], templates: WriterTemplates, open_write: Cal
             templates.after(write, values, result)
         return result
 
-    return waiting
+    if is_coroutine_function(fn):
+
+        @wraps(fn)
+        async def waiting(*args: Any, **kwargs: Any) -> Any:
+            values, keys, tags = templates.before(args, kwargs)
+            return await finished(partial(fn, *args, **kwargs), values, keys, tags)
+
+        return waiting
+
+    @wraps(fn)
+    def blocking(*args: Any, **kwargs: Any) -> Any:
+        values, keys, tags = templates.before(args, kwargs)
+        with open_write(keys, tags) as write:
+            result = fn(*args, **kwargs)
+            if not _is_awaited(fn, result):
+                templates.after(write, values, result)
+                return result
+        # A plain function that returns a coroutine: it has not begun, and runs in a block of its own.
+        return finished(lambda: result, values, keys, tags)
+
+    return blocking
 
 
 def _is_awaited(fn: Callable[..., Any], result: Any) -> bool:
