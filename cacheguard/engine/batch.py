@@ -185,7 +185,7 @@ class Batch:
                     continue
                 useless[key] = wanted[key]
             elif isinstance(lease, Found) and lease.stored is not None:
-                engine.filling.land_found(job, key, lease.stored, lease.fresh_left)
+                engine.filling.land_found(job, key, lease)
             # Without a landing, it is loaded elsewhere, being written, or not readable here: it is read alone.
             engine.flights.ground(key, job.leave(key))
         if useless:

@@ -21,14 +21,14 @@ from ..defenses.avalanche import jittered
 from ..defenses.breakdown import early_by
 from ..defenses.consistency import version_text
 from ..errors import CodecError, Refused, Unreachable
-from ..protocol.entry import Fill, Filled, Granted, Stored
+from ..protocol.entry import Fill, Filled, Found, Granted, Stored
 from ..protocol.envelope import Kind, Oversize
 from ..protocol.exceptions import describe
 from ..tiers.entries import Entries
 from ..tiers.local import Entry
 from .ask import Ask, Job, Loaded
 from .flights import Flights
-from .lifetimes import marker_ms, stale_window
+from .lifetimes import marker_ms, stale_window, ttl_of
 from .shared import Shared
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Filling:
             return None
         if stored.kind is Kind.VALUE:
             try:
-                ttl = rules.ttl_of(stored.value)
+                ttl = ttl_of(rules, stored.value, self._events)
             except Exception as error:  # noqa: BLE001 - the user's function; a bad answer must not cost the value
                 self._events.unencodable += 1
                 self._events.once("ttl", "ttl(value) failed, %s is not cached: %r", ask.key, error)
@@ -276,16 +276,29 @@ class Filling:
             flight.loaded = stored
         flight.land(stored, proven=proven)
 
-    def land_found(self, job: Job, key: str, stored: Stored, fresh_left: float) -> None:
+    def land_found(self, job: Job, key: str, found: Found) -> None:
         """Land on an entry that another process has stored since this one looked.
 
         It is not proven for followers that joined after the lease request: an invalidation may have come in between.
         """
-        self.keep(job.asks[key], stored, fresh_left, job.ticket, job.asked_at)
-        job.flights[key].land(stored, proven=False)
+        if found.stored is not None:
+            self.keep_found(job.asks[key], found, job.ticket, job.asked_at)
+            job.flights[key].land(found.stored, proven=False)
 
-    def keep(self, ask: Ask, stored: Stored, fresh_left: float, ticket: int, asked_at: float) -> bool:
-        """Keep *stored* in L1; false if something about it was invalidated since the ticket was taken."""
+    def keep_found(self, ask: Ask, found: Found, ticket: int, asked_at: float) -> None:
+        """Keep in L1 what Redis has answered to a question of *asked_at*."""
+        if found.stored is not None:
+            self.keep(ask, found.stored, found.fresh_left, ticket, asked_at, age=found.age)
+
+    def keep(
+        self, ask: Ask, stored: Stored, fresh_left: float, ticket: int, asked_at: float, *, age: float = 0.0
+    ) -> bool:
+        """Keep *stored* in L1; false if something about it was invalidated since the ticket was taken.
+
+        Args:
+            fresh_left: for how many seconds it was fresh at *asked_at*.
+            age: for how many seconds it had been stored by then.
+        """
         rules = ask.rules
         if not rules.l1:
             return self._heard_nothing(ask, stored, ticket)
@@ -300,7 +313,7 @@ class Filling:
             kind=stored.kind,
             until=until,
             fresh_until=fresh_until,
-            born=fresh_until - (stored.ttl or fresh_left),
+            born=asked_at - age,
             tags=stored.tags,
             marks=tuple(map(ask.scope.tag, stored.tags)) if stored.tags else (),
             shared=rules.l2,

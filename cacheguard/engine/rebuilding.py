@@ -226,7 +226,7 @@ class Rebuilding:
             return None
         if found is None or found.stored is None or found.fresh_left <= 0:
             return None
-        self._filling.keep(ask, found.stored, found.fresh_left, ticket, asked_at)
+        self._filling.keep_found(ask, found, ticket, asked_at)
         return found.stored
 
     async def _loaded_alone(self, ask: Ask) -> Stored:
@@ -350,8 +350,8 @@ class Rebuilding:
                 if job.granted(ask.key, lease):
                     return True
                 await self._loading.release(job, None)
-            case Found(stored=Stored() as stored):
-                self._filling.land_found(job, ask.key, stored, lease.fresh_left)
+            case Found(stored=Stored()):
+                self._filling.land_found(job, ask.key, lease)
             case _:
                 pass  # a write is under way: nothing may be filled until it has ended
         job.unleased()

@@ -38,7 +38,7 @@ from ..servers.buses import Buses
 from ..servers.lending import client_of, pools
 from ..tiers.entries import Entries
 from ..tiers.local import ABSENCE_SHARE, DEAD, Local
-from ..tiers.packing import ObjectPacking, SealedPacking, weigh_stored
+from ..tiers.packing import ObjectPacking, Packing, SealedPacking, weigh_stored
 from ..tiers.remote import Remote
 from . import forks
 from .nodes import Bundle, Node, Nodes
@@ -156,12 +156,13 @@ class Hub:
         if self._nodes is None or ways is None:
             bus, outbox = self._unheard
             gate = Gate(self._store, self.events, outbox, bus)
-            packing = ObjectPacking(copies=self.options.l1_copy)
+            packing: Packing = ObjectPacking(copies=self.options.l1_copy)
             remote: Entries = Remote(gate, packing, self.events, runtime.token)
         else:
-            sealed = SealedPacking(self.options.sealer, self.registry)
-            remote = self._nodes.remote(ways, runtime, sealed, abreast=isinstance(runtime, AsyncRuntime))
-        return Engine(runtime, remote, self.shared, None if self.auditor is None else self.auditor.consider)
+            packing = SealedPacking(self.options.sealer, self.registry)
+            remote = self._nodes.remote(ways, runtime, packing, abreast=isinstance(runtime, AsyncRuntime))
+        audit = None if self.auditor is None else self.auditor.consider
+        return Engine(runtime, remote, self.shared, audit, in_process=isinstance(packing, ObjectPacking))
 
     def _leave_closed_loops(self, current: asyncio.AbstractEventLoop) -> None:
         """Let go of engines whose event loop has ended, and of one whose place in memory this loop has taken."""
