@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ..errors import CacheGuardError, LoadTimeout, Overloaded, ReentrantLoad, Unreachable
+from ..errors import CacheGuardError, LoadTimeout, Overloaded, Unreachable
 from ..protocol.entry import CutOff, Found, Granted, Stored
 from .ask import Ask, Job, Loaded, opened, servable
 from .flights import Flight
 from .lifetimes import marker_ms
-from .permits import CHAIN
+from .permits import check_nesting
 from .reading import Engine
 from .rebuilding import Seat
 
@@ -68,6 +68,7 @@ class Batch:
 
     def _look(self, missing: Mapping[str, Found | CutOff | None]) -> None:
         """Record what was found. Raises, before a flight is opened, if one of the keys must not be loaded."""
+        check_nesting(missing)
         for key, found in missing.items():
             if isinstance(found, CutOff):
                 self._cut_off.add(key)
@@ -75,8 +76,6 @@ class Batch:
                 self._unusable[key] = found.unusable
             elif found is not None and found.stored is not None and servable(found, self._rules):
                 self._stale[key] = found.stored
-            if CHAIN.get().waits_for(key):
-                raise ReentrantLoad(f"the loader of {key} reads the key that it is loading")
             failure = self._engine.shared.paused(key, self._rules, self._engine.runtime)
             if failure is not None and key not in self._stale:
                 self._events.backoffs += 1

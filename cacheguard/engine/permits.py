@@ -10,17 +10,20 @@ itself. So it goes without one: those loads only wait meanwhile.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Overloaded
+from ..errors import Overloaded, ReentrantLoad
 
 if TYPE_CHECKING:
     from ..ports import Home, Runtime, Signal
     from .shared import Shared
+
+ROOM = 100  # frames of the stack for one more load, its loader and the client of Redis
 
 
 class Permit:
@@ -108,6 +111,14 @@ class Chain:
         self.around: Chain | None = around
         self.over: bool = False  # code that the loader left running is no longer inside it
 
+    @property
+    def depth(self) -> int:
+        """How many loads are nested here."""
+        links, link = 0, self.around
+        while link is not None:
+            links, link = links + 1, link.around
+        return links
+
     def waits_for(self, key: str) -> bool:
         """True if one of the outer loads is loading *key*."""
         link: Chain | None = self
@@ -120,6 +131,38 @@ class Chain:
 
 NO_CHAIN = Chain((), None, None)
 CHAIN: ContextVar[Chain] = ContextVar("cacheguard_loading", default=NO_CHAIN)
+
+
+def check_nesting(keys: Iterable[str]) -> None:
+    """Raise `ReentrantLoad` if a load around this code is loading one of *keys*, or if loads are nested too deep.
+
+    Under the blocking door a nested load takes about 17 frames of the stack. If they ran out in the middle of a step,
+    flights would not land and leases would stay. So a load does not begin unless there is room for it.
+    """
+    chain = CHAIN.get()
+    if chain is NO_CHAIN:
+        return
+    for key in keys:
+        if chain.waits_for(key):
+            raise ReentrantLoad(f"the loader of {key} reads the key that it is loading")
+    if _stack_is_full():
+        raise ReentrantLoad(
+            f"{chain.depth} loads are nested, each in the loader of the one before, and Python's recursion limit "
+            f"({sys.getrecursionlimit()}) leaves no room for another one. Nest less, load the values of one level with "
+            "get_or_set_many, use the async door, or raise the limit (sys.setrecursionlimit)"
+        )
+
+
+def _stack_is_full() -> bool:
+    """True if Python's recursion limit may not leave room for a load and its loader."""
+    limit = sys.getrecursionlimit()
+    # CPython 3.11 counts some calls that have no frame: one for each load.
+    room = (limit - min(ROOM, limit // 2)) * 15 // 16
+    try:
+        sys._getframe(room)  # noqa: SLF001 - the only way to ask without walking the stack in Python
+    except ValueError:
+        return False
+    return True
 
 
 class Use:

@@ -10,7 +10,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from ..defenses.breakdown import poll_delay
-from ..errors import LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Unreachable
+from ..errors import LoadFailed, LoadTimeout, Overloaded, Unreachable
 from ..protocol.calls import ALWAYS
 from ..protocol.entry import Bypass, CutOff, Failed, Found, Granted, Stored, Wait
 from ..protocol.exceptions import rebuilt
@@ -20,7 +20,7 @@ from .filling import Filling
 from .flights import Flight, Flights
 from .lifetimes import marker_ms
 from .loading import Loading
-from .permits import CHAIN, NO_CHAIN
+from .permits import CHAIN, NO_CHAIN, check_nesting
 from .shared import Shared
 from .waiting import Waiting
 
@@ -95,9 +95,7 @@ class Rebuilding:
         the answer comes from a load that begins after this call.
         """
         self._events.misses += 1
-        chain = CHAIN.get()
-        if chain is not NO_CHAIN and chain.waits_for(ask.key):
-            raise ReentrantLoad(f"the loader of {ask.key} reads the key that it is loading")
+        check_nesting((ask.key,))
         if self._alone():
             return await self.loaded_alone(ask)
         plan = Plan(Way.LEASE, floor=ALWAYS if anew else 0)
