@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..delivery.bus import Bus
     from ..events import Events
     from ..policy import Rules
-    from ..ports import Bulkhead, Runtime
+    from ..ports import Bulkhead, Home, Runtime
     from ..servers.buses import Buses
     from ..tiers.local import Local
 
@@ -55,6 +55,8 @@ class Shared:
 
     Args:
         alone: returns True if the current caller must not share its loads.
+        leases: by token, where the loads under the leases of this process go on. Those of all its guards, if they may
+            wait for each other.
     """
 
     budget: AbsenceBudget
@@ -71,8 +73,12 @@ class Shared:
         budget: AbsenceBudget,
         bus: Bus | Buses,
         alone: Callable[[], object] = bool,
+        *,
+        leases: dict[str, Home] | None = None,
     ) -> None:
         self.local, self.events, self.bulkhead, self.budget, self.bus = local, events, bulkhead, budget, bus
+        self.leases: dict[str, Home] = {} if leases is None else leases
+        self.loading: list[Home] = []  # where the loads go on that hold a permit or wait for one
         self.off: int = 0  # how many `disabled()` blocks are open
         self.questions: tuple[Callable[[], object], ...] = (alone,)
         self.failures: dict[str, Failure] = {}
@@ -171,6 +177,7 @@ class Shared:
         """Leave the parent's flights to the parent."""
         for flights in (self.cut_off, *self.flights):
             flights.clear()
+        self.loading.clear()
         self.local.drop_all()
 
 

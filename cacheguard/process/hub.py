@@ -96,7 +96,7 @@ class Hub:
             self._nodes = Nodes(pool, apool, self.local, self.events, make, self.now)
         self.bus: Bus | Buses = self._unheard[0] if self._nodes is None else self._nodes.bus
         self.shared: Shared = Shared(
-            self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone
+            self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone, leases=forks.leases
         )
         here = Here(self._store, beside_redis=not memory)
         raises, copies = options.raise_unreachable, options.l1_copy
