@@ -52,8 +52,14 @@ class Here:
 
     def heard(self, news: Drop) -> None:
         """Another process has changed something: forget it, and heed what goes on with it from now on."""
-        writes = {"begins": ELSEWHERE, "intent_ms": news.write_ms} if news.write_ms else {"ends": ELSEWHERE}  # type: dict[str, Any]
-        item = Invalidation(news.key, news.quarantine_ms, news.floor, **writes)
+        item = Invalidation(
+            news.key,
+            lag_ms=news.quarantine_ms,
+            version=news.floor,
+            begins=ELSEWHERE if news.write_ms else "",
+            intent_ms=news.write_ms,
+            ends="" if news.write_ms else ELSEWHERE,
+        )
         if self.beside_redis and (not self._store.empty or news.quarantine_ms or news.floor or news.write_ms):
             self.forget([item])
 

@@ -33,11 +33,6 @@ class Found:
     unusable: Any = ""  # why nothing may be used: LEASE knows the useless value by this
     age: float = 0.0  # seconds since it was stored
 
-    @property
-    def age(self) -> float:
-        """For how many seconds the entry has been stored; 0 if there is nothing that may be used."""
-        return 0.0 if self.stored is None else max(0.0, self.stored.ttl - self.fresh_left)
-
 
 @dataclass(slots=True)
 class Granted:
