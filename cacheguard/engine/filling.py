@@ -12,6 +12,7 @@ if the fill was accepted: only this proves that nothing was invalidated between 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -266,7 +267,7 @@ class Filling:
                     ticket = self._local.renewed_ticket(ask.key, ticket)
                 self.keep(ask, stored, ttl, ticket, began)
         elif ttl is not None:  # Redis is unreachable: only the ticket can tell
-            proven = self.keep(ask, stored, ttl, ticket, began)
+            proven = self._keep_alone(ask, draft, ttl, ticket, began)
         else:
             proven = job.keep and self._heard_nothing(ask, stored, ticket)
         if loaded.load.private:
@@ -275,6 +276,15 @@ class Filling:
         if flight.landed:  # the load took too long, and its followers already have another answer
             flight.loaded = stored
         flight.land(stored, proven=proven)
+
+    def _keep_alone(self, ask: Ask, draft: Draft, ttl: float, ticket: int, began: float) -> bool:
+        """`keep`, without Redis: what this process knows of writes, quarantines and floors is heeded, too."""
+        limit = self._shared.limit((ask.key, *ask.scope.markers(draft.stored.tags)), draft.version)
+        if not limit:
+            return False
+        if limit < math.inf:
+            return self.keep(ask, draft.stored, min(ttl, limit), ticket, began, dead_left=min(ttl, limit))
+        return self.keep(ask, draft.stored, ttl, ticket, began)
 
     def land_found(self, job: Job, key: str, found: Found) -> None:
         """Land on an entry that another process has stored since this one looked.
@@ -288,16 +298,26 @@ class Filling:
     def keep_found(self, ask: Ask, found: Found, ticket: int, asked_at: float) -> None:
         """Keep in L1 what Redis has answered to a question of *asked_at*."""
         if found.stored is not None:
-            self.keep(ask, found.stored, found.fresh_left, ticket, asked_at, age=found.age)
+            terms = {"age": found.age, "dead_left": found.dead_left}
+            self.keep(ask, found.stored, found.fresh_left, ticket, asked_at, **terms)
 
     def keep(
-        self, ask: Ask, stored: Stored, fresh_left: float, ticket: int, asked_at: float, *, age: float = 0.0
+        self,
+        ask: Ask,
+        stored: Stored,
+        fresh_left: float,
+        ticket: int,
+        asked_at: float,
+        *,
+        age: float = 0.0,
+        dead_left: float = math.inf,
     ) -> bool:
         """Keep *stored* in L1; false if something about it was invalidated since the ticket was taken.
 
         Args:
             fresh_left: for how many seconds it was fresh at *asked_at*.
             age: for how many seconds it had been stored by then.
+            dead_left: for how many seconds it may be served as stale, if need be.
         """
         rules = ask.rules
         if not rules.l1:
@@ -314,6 +334,7 @@ class Filling:
             until=until,
             fresh_until=fresh_until,
             born=asked_at - age,
+            dead_from=asked_at + dead_left,
             tags=stored.tags,
             marks=tuple(map(ask.scope.tag, stored.tags)) if stored.tags else (),
             shared=rules.l2,

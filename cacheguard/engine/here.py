@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -62,6 +63,13 @@ class Here:
         )
         if self.beside_redis and (not self._store.empty or news.quarantine_ms or news.floor or news.write_ms):
             self.forget([item])
+
+    def limit(self, names: Iterable[str], version: str) -> float:
+        """For how many seconds a value that is loaded now may be kept, by what is known of its key and markers.
+
+        0 if a write of one of them is under way, or if *version* is too old.
+        """
+        return min((self._store.limit(name, version) for name in names), default=math.inf)
 
     def _under(self, key: str) -> str:
         """The nonces of the namespaces of *key*, as this store has them."""

@@ -163,7 +163,9 @@ class Engine:
             return None
         beyond = self.runtime.now() - entry.fresh_until
         longer = rules.if_error if longer is None else longer
-        if beyond >= (longer if entry.kind == Kind.VALUE else 0.0):
+        if beyond >= (longer if entry.kind == Kind.VALUE else 0.0) or (
+            beyond >= 0 and self.runtime.now() >= entry.dead_from
+        ):
             return None
         self._events.stale_hits += beyond >= 0
         return stored_of(entry)

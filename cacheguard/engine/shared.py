@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -79,6 +80,7 @@ class Shared:
         self.local, self.events, self.bulkhead, self.budget, self.bus = local, events, bulkhead, budget, bus
         self.leases: dict[str, Home] = {} if leases is None else leases
         self.loading: list[Home] = []  # where the loads go on that hold a permit or wait for one
+        self.limit: Callable[[Iterable[str], str], float] = _no_limit  # as `Here` has it
         self.off: int = 0  # how many `disabled()` blocks are open
         self.questions: tuple[Callable[[], object], ...] = (alone,)
         self.failures: dict[str, Failure] = {}
@@ -187,3 +189,7 @@ def _lies_beneath(prefixes: tuple[str, str], key: str, _: Flight | None) -> bool
 
 def _is_marked(marker: str, _: str, flight: Flight | None) -> bool:
     return flight is not None and marker in flight.marks
+
+
+def _no_limit(_names: Iterable[str], _version: str) -> float:
+    return math.inf

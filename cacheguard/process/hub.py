@@ -99,6 +99,7 @@ class Hub:
             self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone, leases=forks.leases
         )
         here = Here(self._store, beside_redis=not memory)
+        self.shared.limit = here.limit
         raises, copies = options.raise_unreachable, options.l1_copy
         self.writes: Writes = Writes(self.shared, here, raises=raises)
         self.by_hand: ByHand = ByHand(self.shared, here, self.writes, self.registry, options.codec, raises=raises)

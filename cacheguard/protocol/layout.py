@@ -42,11 +42,13 @@ class Held(NamedTuple):
         envelope: its envelope, or the first bytes of it.
         fresh_left: for how many seconds it is fresh; negative: stale since. None: what lies there is not for us.
         age: seconds since it was stored.
+        dead_left: for how many seconds it may be served as stale, if need be.
     """
 
     envelope: Any
     fresh_left: float | None
     age: float = 0.0
+    dead_left: float = 0.0
 
 
 Raw: TypeAlias = "bytes | Record | None"
@@ -76,7 +78,7 @@ def held(raw: Reply, now: int) -> Held | None:
         return None
     if fresh - now > span:
         return NOT_OURS
-    return Held(value, (fresh - now) / 1000, max(0, now - born) / 1000)
+    return Held(value, (fresh - now) / 1000, max(0, now - born) / 1000, (dead - now) / 1000)
 
 
 def nonce(raw: Reply) -> bytes | None:
