@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from os import urandom
 from typing import TYPE_CHECKING
 
 from ..delivery.outbox import Invalidation
 from ..protocol import calls
+from ..protocol.layout import NONCE_BYTES
 from ..protocol.names import epochs_of
 from ..runtime import run_now
 
@@ -73,9 +75,8 @@ class Here:
 
     def _under(self, key: str) -> str:
         """The nonces of the namespaces of *key*, as this store has them."""
-        markers = epochs_of(key)
-        found = calls.were_nonces(markers, run_now(self._store.send(*calls.nonces(markers))))
-        return b"".join(found[marker] or b"" for marker in markers).hex()
+        marks = [calls.mark(epoch, nonce=urandom(NONCE_BYTES), keep_ms=calls.FLOOR_MS) for epoch in epochs_of(key)]
+        return b"".join(calls.marked(reply).nonce for reply in run_now(self._store.send(*marks))).hex()
 
     def forget_all(self) -> list[str]:
         """Invalidate every entry here; returns their keys."""
