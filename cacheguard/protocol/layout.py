@@ -13,13 +13,16 @@ from ..errors import Refused
 from ..ports import Reply
 
 LAYOUT = 0xC2
-# layout, 1 if only the master can say whether the value may be used (a write is under way, or a quarantine goes on);
-# fresh until, longest time to be fresh, dead from, stored at; bytes of the claims, bytes of the value
-HEADER = Struct(">BBQQQQII")
+# Layout and flags (a byte each), fresh until (6); bytes of the claims (4); longest time to be fresh, dead from, stored
+# at (6 each); bytes of the value (4). Python has no numbers of six bytes: it reads them as 2 and 4.
+HEADER = Struct(">QIHIHIHII")
 HEADER_BYTES = HEADER.size
 NONCE_BYTES = 16
-_NONCES = b"\0\0\0\x20"  # a marker's value: its nonce, and that of the last invalidation of a tag beneath it
-_AT = HEADER_BYTES - len(_NONCES)
+GUARDED = 1
+"""The flag that says: only the master knows if the value may be used. A write is under way, or a quarantine goes on."""
+VALUE = 2
+"""The flag that says that there is a value."""
+_MOMENT = 2**48 - 1
 
 
 class Record(NamedTuple):
@@ -39,11 +42,13 @@ class Held(NamedTuple):
         envelope: its envelope, or the first bytes of it.
         fresh_left: for how many seconds it is fresh; negative: stale since. None: what lies there is not for us.
         age: seconds since it was stored.
+        dead_left: for how many seconds it may be served as stale, if need be.
     """
 
     envelope: Any
     fresh_left: float | None
     age: float = 0.0
+    dead_left: float = 0.0
 
 
 Raw: TypeAlias = "bytes | Record | None"
@@ -55,24 +60,25 @@ def held(raw: Reply, now: int) -> Held | None:
 
     A value that is fresh for longer than it may be was written by another clock: it is `NOT_OURS`.
     """
+    if raw is None:
+        return None
     if type(raw) is bytes:
         if len(raw) < HEADER_BYTES:
             return NOT_OURS
-        layout, _, fresh, span, dead, born, claims, size = HEADER.unpack_from(raw)
-        if layout != LAYOUT or fresh - now > span:
-            return NOT_OURS if layout != LAYOUT or size else None
-        if not size or dead <= now:
-            return None
+        first, claims, span_2, span_4, dead_2, dead_4, born_2, born_4, size = HEADER.unpack_from(raw)
+        if first >> 56 != LAYOUT:
+            return NOT_OURS
+        fresh, span, dead, born = first & _MOMENT, span_2 << 32 | span_4, dead_2 << 32 | dead_4, born_2 << 32 | born_4
         value: Any = raw[HEADER_BYTES : HEADER_BYTES + size] if claims else raw[HEADER_BYTES:]
-        return Held(value, (fresh - now) / 1000, max(0, now - born) / 1000)
-    if raw is None:
-        return None
-    if isinstance(raw, Refused):
+    elif isinstance(raw, Refused):
         raise raw
-    fresh, span, dead, born, value = raw
+    else:
+        fresh, span, dead, born, value = raw
+    if not value or dead <= now:
+        return None
     if fresh - now > span:
         return NOT_OURS
-    return Held(value, (fresh - now) / 1000, max(0, now - born) / 1000) if dead > now else None
+    return Held(value, (fresh - now) / 1000, max(0, now - born) / 1000, (dead - now) / 1000)
 
 
 def nonce(raw: Reply) -> bytes | None:
@@ -90,12 +96,12 @@ def last_tagged(raw: Reply) -> bytes | None:
 
 
 def _is_marker(raw: bytes) -> bool:
-    return raw[_AT:HEADER_BYTES] == _NONCES and raw[0] == LAYOUT
+    return len(raw) > HEADER_BYTES and raw[0] == LAYOUT and raw[1] & VALUE != 0
 
 
 def is_guarded(raw: bytes) -> bool:
     """Whether only the master can say if the value may be used: a write is under way, or a quarantine goes on."""
-    return raw[1:2] == b"\1"
+    return len(raw) > 1 and raw[1] & GUARDED != 0
 
 
 def clock(reply: Reply, key: str) -> int:
