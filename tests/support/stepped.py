@@ -531,6 +531,7 @@ class Process:
         self.own = OwnStore(stepper)
         self.registry = Registry()
         here = Here(self.own, beside_redis=True)
+        self.shared.limit = here.limit
         self.writes = Writes(self.shared, here, raises=False)
         self.by_hand = ByHand(self.shared, here, self.writes, self.registry, None, raises=True)
         commands = SteppedCommands(self)
@@ -551,7 +552,8 @@ class Process:
         runtime = SteppedRuntime(self, commands, self.own, f"{self.name}own")
         bus = Bus("", "", lambda _: None, self.local, self.events, now=self.local._now)  # noqa: SLF001 - one clock
         gate = Gate(commands, self.events, Outbox("cg:world:m", self.events, runtime.now), bus)
-        return make_engine(runtime, Remote(gate, ObjectPacking(), self.events, runtime.token), self.shared)
+        remote = Remote(gate, ObjectPacking(), self.events, runtime.token)
+        return make_engine(runtime, remote, self.shared, in_process=True)
 
     @property
     def keeps_its_own(self) -> bool:
