@@ -12,14 +12,14 @@ from cacheguard.engine.flights import Flight
 from cacheguard.engine.looking import look, peek
 from cacheguard.errors import CodecError, LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
 from cacheguard.ports import Call, Reply
-from cacheguard.protocol.calls import FILL, INVALIDATE, LEASE, STORE
+from cacheguard.protocol import calls
 from cacheguard.protocol.entry import Fill, Stored
 from cacheguard.protocol.envelope import Kind
 from cacheguard.tiers.remote import Remote
 from tests.support.desk import KEY, Desk
 from tests.support.stepped import Fault
 
-BUS = ("cg:bus", "drop k")
+BUS = {"channel": "cg:bus", "echo": "other.1"}
 
 
 class Missing(Exception):  # noqa: N818 - as users name them
@@ -35,17 +35,17 @@ class Odd(Exception):  # noqa: N818 - as users name them
 
 def put(desk: Desk, envelope: object, fresh: int = 300_000, stale: int = 60_000) -> None:
     """Leave something in Redis, whoever wrote it."""
-    desk.server.answer(STORE(KEY)(envelope, fresh, stale, "", *BUS))
+    desk.server.answer(calls.store(KEY, envelope, fresh=fresh / 1000, stale=stale / 1000, **BUS))
 
 
 def hold(desk: Desk, token: str = "other") -> None:
     """Let another process hold the lease, and never finish."""
-    assert desk.server.answer(LEASE(KEY)(token, 5_000, 60_000, 0, "", ""))[0] == b"GRANTED"
+    assert desk.server.answer(calls.lease(KEY, token=token))[0] == b"GRANTED"
 
 
 def cut(desk: Desk, fault: Fault = Fault.UNHEARD) -> None:
     """Nothing gets through to Redis."""
-    for label in ("HMGET PTTL", "lease", "fill", "release", "renew", "invalidate", "expire", "store", "touch"):
+    for label in ("MGET TIME", "lease", "fill", "release", "renew", "invalidate", "expire", "store", "touch"):
         desk.faults[label] = fault
 
 
@@ -536,7 +536,7 @@ def test_a_load_that_fails_elsewhere_is_answered_with_the_old_value() -> None:
 
 def test_during_a_write_values_are_loaded_and_not_kept() -> None:
     desk = Desk()
-    desk.server.answer(INVALIDATE(KEY)(*BUS, 0, "", 0, "writer", 10_000, ""))
+    desk.server.answer(calls.invalidate(KEY, begins="writer", intent_ms=10_000, **BUS))
     assert desk.read(desk.loader(1)) == 1
     assert desk.read(desk.loader(2)) == 2
     assert desk.local.find(KEY) is None
@@ -813,8 +813,9 @@ def test_a_late_fill_is_refused_after_an_invalidation() -> None:
     desk = Desk()
     (name,) = desk.begin(desk.engine.read(desk.ask(desk.loader(1, seconds=1))))
     desk.settle()
-    desk.server.answer(INVALIDATE(KEY)(*BUS, 0, "", 0, "", 0, ""))
-    assert desk.server.answer(FILL(KEY)("A-1", b"late", 1000, 0, "")) == 0
+    desk.server.answer(calls.invalidate(KEY, **BUS))
+    late = Fill(KEY, "A-1", b"late", 1.0, 0.0)
+    assert desk.server.answer(calls.fill(late, channel="cg:bus")) == 0
     desk.go()
     assert desk.result(name) == 1
     assert desk.events.fills_refused == 1
