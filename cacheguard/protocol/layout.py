@@ -13,13 +13,16 @@ from ..errors import Refused
 from ..ports import Reply
 
 LAYOUT = 0xC2
-# layout, 1 if only the master can say whether the value may be used (a write is under way, or a quarantine goes on);
-# fresh until, longest time to be fresh, dead from, stored at; bytes of the claims, bytes of the value
-HEADER = Struct(">BBQQQQII")
+# Layout and flags (a byte each), fresh until (6); bytes of the claims (4); longest time to be fresh, dead from, stored at
+# (6 each); bytes of the value (4). Python has no numbers of six bytes: it reads them as 2 and 4.
+HEADER = Struct(">QIHIHIHII")
 HEADER_BYTES = HEADER.size
 NONCE_BYTES = 16
-_NONCES = b"\0\0\0\x20"  # a marker's value: its nonce, and that of the last invalidation of a tag beneath it
-_AT = HEADER_BYTES - len(_NONCES)
+GUARDED = 1
+"""The flag that says: only the master knows if the value may be used. A write is under way, or a quarantine goes on."""
+VALUE = 2
+"""The flag that says that there is a value."""
+_MOMENT = 2**48 - 1
 
 
 class Record(NamedTuple):
@@ -58,13 +61,16 @@ def held(raw: Reply, now: int) -> Held | None:
     if type(raw) is bytes:
         if len(raw) < HEADER_BYTES:
             return NOT_OURS
-        layout, _, fresh, span, dead, born, claims, size = HEADER.unpack_from(raw)
-        if layout != LAYOUT or fresh - now > span:
-            return NOT_OURS if layout != LAYOUT or size else None
-        if not size or dead <= now:
+        first, claims, span_2, span_4, dead_2, dead_4, born_2, born_4, size = HEADER.unpack_from(raw)
+        if first >> 56 != LAYOUT:
+            return NOT_OURS
+        left = (first & _MOMENT) - now
+        if not size or (left <= 0 and (dead_2 << 32 | dead_4) <= now):
             return None
+        if left > (span_2 << 32 | span_4):
+            return NOT_OURS
         value: Any = raw[HEADER_BYTES : HEADER_BYTES + size] if claims else raw[HEADER_BYTES:]
-        return Held(value, (fresh - now) / 1000, max(0, now - born) / 1000)
+        return Held(value, left / 1000, max(0, now - (born_2 << 32 | born_4)) / 1000)
     if raw is None:
         return None
     if isinstance(raw, Refused):
@@ -72,7 +78,7 @@ def held(raw: Reply, now: int) -> Held | None:
     fresh, span, dead, born, value = raw
     if fresh - now > span:
         return NOT_OURS
-    return Held(value, (fresh - now) / 1000, max(0, now - born) / 1000) if dead > now else None
+    return Held(value, (fresh - now) / 1000, max(0, now - born) / 1000) if max(fresh, dead) > now else None
 
 
 def nonce(raw: Reply) -> bytes | None:
@@ -90,12 +96,12 @@ def last_tagged(raw: Reply) -> bytes | None:
 
 
 def _is_marker(raw: bytes) -> bool:
-    return raw[_AT:HEADER_BYTES] == _NONCES and raw[0] == LAYOUT
+    return len(raw) > HEADER_BYTES and raw[0] == LAYOUT and raw[1] & VALUE != 0
 
 
 def is_guarded(raw: bytes) -> bool:
     """Whether only the master can say if the value may be used: a write is under way, or a quarantine goes on."""
-    return raw[1:2] == b"\1"
+    return len(raw) > 1 and raw[1] & GUARDED != 0
 
 
 def clock(reply: Reply, key: str) -> int:

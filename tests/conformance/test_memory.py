@@ -231,10 +231,11 @@ def same(ours: Any, theirs: Any) -> bool:
 
 def same_bytes(ours: Record, theirs: bytes) -> bool:
     """The same value and the same spans; the moments are each clock's own, and `state` compares them."""
-    layout, _, fresh, span, dead, _, _, size = HEADER.unpack_from(theirs)
+    first, _, span_2, span_4, dead_2, dead_4, *_, size = HEADER.unpack_from(theirs)
+    fresh, span, dead = first & (2**48 - 1), span_2 << 32 | span_4, dead_2 << 32 | dead_4
     value = theirs[HEADER_BYTES : HEADER_BYTES + size]
     lives = same([ours.span, ours.dead - ours.fresh if ours.fresh else 0], [span, dead - fresh if fresh else 0])
-    return layout == 0xC2 and value == ours.value and lives
+    return first >> 56 == 0xC2 and value == ours.value and lives
 
 
 def timeless(call: ScriptCall | Command, reply: Any) -> Any:
@@ -256,8 +257,8 @@ def timeless(call: ScriptCall | Command, reply: Any) -> Any:
 def value_in(raw: bytes) -> int:
     """How long the value is; the model answers claims without one with nothing."""
     now = int(time.time() * 1000)
-    *_, dead, _, _, size = HEADER.unpack_from(raw)
-    return int(size) if dead > now else 0
+    *_, dead_2, dead_4, _, _, size = HEADER.unpack_from(raw)
+    return int(size) if dead_2 << 32 | dead_4 > now else 0
 
 
 @given(

@@ -8,7 +8,7 @@
 --   r calls that may be repeated {token: {..}}          n version of the value {version, under}
 -- `under` are the nonces of the namespaces when the version was written: under others, it does not count.
 
-local LAYOUT, H, HEADER = 0xC2, 42, '>BBI8I8I8I8I4I4'
+local LAYOUT, H, HEADER = 0xC2, 34, '>BBI6I4I6I6I6I4'
 local FLOOR_MS, REPEATED_MS, REPEATED = 300000, 10000, 8
 local T = redis.call('TIME')
 local now = T[1] * 1000 + math.floor(T[2] / 1000)
@@ -36,7 +36,7 @@ local function open(K)
   local e = {key = K, fresh = 0, span = 0, dead = 0, born = 0, vlen = 0, c = {}}
   local raw = redis.call('GETRANGE', K, 0, H - 1)
   if #raw < H then return e end
-  local layout, _, fresh, span, dead, born, clen, vlen = struct.unpack(HEADER, raw)
+  local layout, _, fresh, clen, span, dead, born, vlen = struct.unpack(HEADER, raw)
   if layout ~= LAYOUT then
     e.foreign = layout >= 0xC0 and layout <= 0xCF -- another release wrote it; anything else is garbage
     return e
@@ -65,8 +65,8 @@ local function value_of(e)
 end
 
 local function head_of(e, clen)
-  local guarded = (e.c.q or e.c.w) and 1 or 0
-  return struct.pack(HEADER, LAYOUT, guarded, e.fresh, e.span, e.dead, e.born, clen, e.vlen)
+  local flags = ((e.c.q or e.c.w) and 1 or 0) + (e.vlen > 0 and 2 or 0)
+  return struct.pack(HEADER, LAYOUT, flags, e.fresh, clen, e.span, e.dead, e.born, e.vlen)
 end
 
 -- Header and value, as READ gets them; false if there is no value.
