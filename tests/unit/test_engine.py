@@ -11,7 +11,7 @@ from cacheguard.engine.ask import NO_SCOPE
 from cacheguard.engine.flights import Flight
 from cacheguard.engine.looking import look, peek
 from cacheguard.errors import CodecError, LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
-from cacheguard.ports import Call, Reply
+from cacheguard.ports import Call, Reply, ScriptCall
 from cacheguard.protocol import calls
 from cacheguard.protocol.entry import Fill, Stored
 from cacheguard.protocol.envelope import Kind
@@ -628,7 +628,7 @@ def test_a_server_that_refuses_everything_is_as_good_as_none() -> None:
         desk.run(desk.engine.remote.fill_many([Fill(KEY, "token", b"v", 1.0, 0.0)]))
     assert isinstance(desk.engine.remote, Remote)
     with pytest.raises(Refused):
-        desk.run(desk.engine.remote.of(KEY).by_hand.store({KEY: (b"v", 1.0, 0.0)}, "", (), 0))
+        desk.run(desk.engine.remote.of(KEY).by_hand.store({KEY: (b"v", 1.0, 0.0)}, "", b"", (), 0))
 
 
 # Peeking and looking
@@ -787,19 +787,25 @@ def test_more_invalidations_than_can_be_owed_become_one_of_the_whole_namespace(m
     assert desk.events.outbox_overflows == 1
 
 
-def test_something_foreign_under_a_key_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+WRONG_TYPE = Refused("WRONGTYPE Operation against a key holding the wrong kind of value")
+
+
+@pytest.mark.parametrize("told", [None, WRONG_TYPE], ids=["to MGET it is nothing", "to GET it is foreign"])
+def test_something_foreign_under_a_key_is_left_alone(monkeypatch: pytest.MonkeyPatch, told: Reply) -> None:
     desk = Desk()
     honest = desk.server.answer
 
     def foreign(call: Call) -> Reply:
-        honest(call)
-        return Refused("WRONGTYPE Operation against a key holding the wrong kind of value")
+        reply = honest(call)
+        if isinstance(call, ScriptCall):
+            return WRONG_TYPE
+        return [told] if call[0] == "MGET" else reply
 
     monkeypatch.setattr(desk.server, "answer", foreign)
     load = desk.loader(1)
     assert desk.read(load, l1=False) == 1
     assert desk.run(desk.engine.changes.invalidate([Invalidation(KEY)]))
-    assert desk.events.undecodable == 1
+    assert desk.events.undecodable == (1 if told is None else 2)  # by LEASE, and by READ where it is told
 
 
 def test_a_reply_that_makes_no_sense_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -807,6 +813,26 @@ def test_a_reply_that_makes_no_sense_is_an_outage(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(desk.server, "answer", lambda call: b"what?")
     with pytest.raises(Refused, match="unexpected reply bytes"):
         desk.run(desk.engine.remote.read(KEY, None, NO_SCOPE, ()))
+    assert desk.events.redis_errors == 1
+    assert desk.read(desk.loader(1)) == 1
+
+
+@pytest.mark.parametrize("word", ["MGET", "TIME"])
+def test_a_question_that_is_refused_is_counted_and_no_reader_is_harmed(
+    monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    desk = Desk(options={"l1": False})
+    put(desk, Stored(Kind.VALUE, "cached", 300.0, 0.0, ()))
+    honest = desk.server.answer
+
+    def refuse(call: Call) -> Reply:
+        return Refused("NOPERM no") if not isinstance(call, ScriptCall) and call[0] == word else honest(call)
+
+    monkeypatch.setattr(desk.server, "answer", refuse)
+    assert desk.read(desk.loader("loaded")) in ("cached", "loaded")
+    assert desk.events.redis_errors == 1
+    assert desk.run(desk.batch(desk.loader(lambda: {KEY: "loaded"}), KEY)) in ({KEY: "cached"}, {KEY: "loaded"})
+    assert desk.events.redis_errors == 2
 
 
 def test_a_late_fill_is_refused_after_an_invalidation() -> None:
