@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from os import PathLike
+from types import MethodType
 from typing import Any, Self
 
 from .checks import count, flag, listener, path_of, question, share
@@ -111,19 +113,38 @@ class Policies:
             raise ConfigurationError(f"policy must be a Policy, got {policy!r}")
         self.policy: Policy = policy if over is None else policy.over(over)
         self.rules: Rules = resolve(self.policy)
-        self._known: dict[tuple[tuple[str, Any], ...], Rules] = {}
+        # Beside the rules, the options themselves: as long as they are kept, no other object has the identity of one.
+        self._known: dict[tuple[Any, ...], tuple[Rules, tuple[Any, ...]]] = {}
 
     def of(self, options: Mapping[str, Any]) -> Rules:
         """Return the rules of a call with *options*, which are fields of `Policy`."""
         if not options:
             return self.rules
-        try:
-            name = tuple(options.items())
-            known = self._known.get(name)
-        except TypeError:  # an option is not hashable
-            return resolve(Policy.of(options).over(self.policy))
-        if known is None:
-            known = resolve(Policy.of(options).over(self.policy))
-            if len(self._known) < MOST_CALL_POLICIES:
-                self._known[name] = known
-        return known
+        name = tuple([(field, _told_apart(value)) for field, value in options.items()])
+        known = self._known.get(name)
+        if known is not None:
+            return known[0]
+        rules = resolve(Policy.of(options).over(self.policy))
+        if len(self._known) < MOST_CALL_POLICIES:
+            self._known[name] = rules, tuple(options.values())
+        return rules
+
+
+_PLAIN = frozenset({int, str, bool, type(None), timedelta})
+
+
+def _told_apart(value: Any) -> Any:
+    """Return what stands for *value* in a dictionary, where ``0``, ``0.0`` and ``False`` are otherwise one key.
+
+    Plain values are known by type and value, all others by identity.
+    """
+    kind: Any = type(value)
+    if kind in _PLAIN:
+        return kind, value
+    if kind is float:
+        return kind, repr(value)  # 0.0 == -0.0
+    if kind is tuple:
+        return tuple(map(_told_apart, value))
+    if kind is MethodType:  # a new object each time that it is looked up
+        return kind, id(value.__self__), id(value.__func__)
+    return id(value)

@@ -20,6 +20,7 @@ Arg = str | bytes | int
 Reply = Any  # the answer of a Redis server: bytes, int, None, or a list of these
 Command = tuple[Arg, ...]
 
+STANDS_STILL = 1.0  # seconds without a turn, after which nobody waits for an event loop any more
 CHANGES = 3  # changes of the server in a row, before a call gives up
 
 
@@ -157,6 +158,33 @@ class Watch(Protocol):
     def stop(self) -> None: ...
 
 
+class Home(Protocol):
+    """Where a piece of work goes on: a thread, or an event loop in a thread."""
+
+    @property
+    def thread(self) -> int:
+        """The id of the thread."""
+        ...
+
+    @property
+    def loop(self) -> object | None:
+        """The event loop of which the work is a task; None if it blocks its thread."""
+        ...
+
+    @property
+    def inside(self) -> bool:
+        """True if it blocks a thread in which an event loop runs, which does not turn meanwhile."""
+        ...
+
+    def held_up_by(self, waiter: Home) -> bool:
+        """True if work here cannot go on while *waiter* waits."""
+        ...
+
+    def stands_still(self) -> bool:
+        """True if work here does not go on: its event loop has not turned for a second since it was first asked."""
+        ...
+
+
 class Runtime(Protocol):
     """The way to wait: threads, or the tasks of one event loop."""
 
@@ -174,13 +202,17 @@ class Runtime(Protocol):
         """Return 128 random bits as text."""
         ...
 
-    def here(self) -> int | None:
-        """Return the id of the current thread if it runs one piece of work at a time; None in an event loop."""
+    def here(self) -> Home | None:
+        """Return where the current piece of work goes on; None if nothing here can hold up other work."""
         ...
 
     async def sleep(self, seconds: float) -> None: ...
 
     def signal(self) -> Signal: ...
+
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        """Call *what* in about *seconds*, unless the guard is closed or the event loop has ended by then."""
+        ...
 
     async def start(self, work: Coroutine[Any, Any, None], *, detached: bool) -> bool:
         """Run *work* independently of its caller: if the caller is cancelled, the work continues.

@@ -68,7 +68,9 @@ class Gate:
         return replies
 
     async def ask_replicas(self, *calls: Call) -> tuple[list[Reply], Reply] | None:
-        """The answers of replicas, and their times by key; None if they may lack an invalidation that this process knows of or has pending.
+        """The answers of replicas, and their times by key.
+
+        None if they may lack an invalidation that this process knows of or has pending.
 
         An answer is as good as a copy in L1: it is used only while this process provably receives invalidations, and
         only if it includes all that have arrived. One round trip.

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from inspect import (
-    Parameter,
-    Signature,
-    isasyncgenfunction,
-    iscoroutinefunction,
-    isgeneratorfunction,
-    signature,
-)
+from inspect import Parameter, Signature, signature
 from typing import TYPE_CHECKING, Any
 
-from ..checks import plain_function
+from ..checks import is_coroutine_function, is_generator_function, plain_function
 from ..codec import Codec, return_codec
 from ..engine.ask import Ask, opened, stored_of
 from ..engine.reading import Engine
@@ -58,9 +51,9 @@ class Function:
         bloom_item: str | None,
         validate: Callable[..., object] | None,
     ) -> None:
-        if isasyncgenfunction(fn) or isgeneratorfunction(fn):
+        if is_generator_function(fn):
             raise ConfigurationError(f"{_name(fn)} is a generator: its items cannot be cached, return a list")
-        self.fn, self.rules, self.is_async = fn, rules, iscoroutinefunction(fn)
+        self.fn, self.rules, self.is_async = fn, rules, is_coroutine_function(fn)
         self.signature: Signature = signature(fn)
         self._names = tuple(self.signature.parameters)
         self._positions = {name: position for position, name in enumerate(self._names)}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
+from functools import partial, wraps
+from inspect import isasyncgen, isawaitable, isgenerator, signature
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args
 
-from ..checks import check_key, check_tag
+from ..checks import check_key, check_tag, is_coroutine_function, is_generator_function
 from ..defenses.consistency import Version, version_text
 from ..delivery.outbox import Invalidation
 from ..durations import Duration, seconds
@@ -264,8 +264,8 @@ class WriterTemplates:
         tags: Sequence[str | OfResult],
         version: Callable[[Any], Version | None] | None,
     ) -> None:
-        if isasyncgenfunction(fn) or isgeneratorfunction(fn):
-            raise ConfigurationError(f"{fn.__qualname__} is a generator: use `with guard.writing(…)` inside it")
+        if is_generator_function(fn):
+            raise ConfigurationError(f"{_name(fn)} is a generator: use `with guard.writing(…)` inside it")
         if version is not None and not callable(version):
             raise ConfigurationError(f"version must be a function of the result, got {version!r}")
         self._signature = signature(fn)
@@ -351,15 +351,19 @@ def decorate_writes(
 
 def _guarded(fn: Callable[..., Any], templates: WriterTemplates, open_write: Callable[..., Any]) -> Any:
     """Return *fn* wrapped in a guarded write."""
-    if iscoroutinefunction(fn):
+
+    async def finished(work: Callable[[], Any], values: dict[str, Any], keys: list[str], tags: list[str]) -> Any:
+        async with open_write(keys, tags) as write:
+            result = await work()
+            templates.after(write, values, result)
+        return result
+
+    if is_coroutine_function(fn):
 
         @wraps(fn)
         async def waiting(*args: Any, **kwargs: Any) -> Any:
             values, keys, tags = templates.before(args, kwargs)
-            async with open_write(keys, tags) as write:
-                result = await fn(*args, **kwargs)
-                templates.after(write, values, result)
-            return result
+            return await finished(partial(fn, *args, **kwargs), values, keys, tags)
 
         return waiting
 
@@ -368,7 +372,31 @@ def _guarded(fn: Callable[..., Any], templates: WriterTemplates, open_write: Cal
         values, keys, tags = templates.before(args, kwargs)
         with open_write(keys, tags) as write:
             result = fn(*args, **kwargs)
-            templates.after(write, values, result)
-        return result
+            if not _is_awaited(fn, result):
+                templates.after(write, values, result)
+                return result
+        # A plain function that returns a coroutine: it has not begun, and runs in a block of its own.
+        return finished(lambda: result, values, keys, tags)
 
     return blocking
+
+
+def _is_awaited(fn: Callable[..., Any], result: Any) -> bool:
+    """Return True if *result*, which *fn* has returned, must be awaited; `TypeError` if its work would go on."""
+    if isawaitable(result):
+        if not hasattr(result, "add_done_callback"):
+            return True
+        # A task or a future: its work may have begun, and it may end when nobody waits for it.
+        cancel = getattr(result, "cancel", None)
+        if cancel is not None:
+            cancel()
+    elif not (isasyncgen(result) or isgenerator(result)):
+        return False
+    raise TypeError(
+        f"{_name(fn)} returned a {type(result).__name__}, whose work would go on after the invalidation: "
+        "decorate an `async def` that awaits it, or return a list instead of a generator"
+    )
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    return getattr(fn, "__qualname__", repr(fn))

@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ..errors import CacheGuardError, LoadTimeout, Overloaded, ReentrantLoad, Unreachable
+from ..errors import CacheGuardError, LoadTimeout, Overloaded, Unreachable
 from ..protocol.entry import CutOff, Found, Granted, Stored
 from .ask import Ask, Job, Loaded, opened, servable
 from .flights import Flight
 from .lifetimes import marker_ms
-from .permits import CHAIN
+from .permits import check_nesting
 from .reading import Engine
 from .rebuilding import Seat
 
@@ -61,12 +61,14 @@ class Batch:
             except BaseException:
                 self._ground(mine)
                 raise
+        began = self._engine.runtime.now()
         for key, seat in seats.items():
-            answers[key] = await self._arrival(key, seat)
+            answers[key] = await self._arrival(key, seat, began)
         return answers
 
     def _look(self, missing: Mapping[str, Found | CutOff | None]) -> None:
         """Record what was found. Raises, before a flight is opened, if one of the keys must not be loaded."""
+        check_nesting(missing)
         for key, found in missing.items():
             if isinstance(found, CutOff):
                 self._cut_off.add(key)
@@ -74,8 +76,6 @@ class Batch:
                 self._unusable[key] = found.unusable
             elif found is not None and found.stored is not None and servable(found, self._rules):
                 self._stale[key] = found.stored
-            if CHAIN.get().waits_for(key):
-                raise ReentrantLoad(f"the loader of {key} reads the key that it is loading")
             failure = self._engine.shared.paused(key, self._rules, self._engine.runtime)
             if failure is not None and key not in self._stale:
                 self._events.backoffs += 1
@@ -88,25 +88,36 @@ class Batch:
             self._events.misses += 1
             ask = self._asks[key]
             seat = None if self._alone else self._rebuilding.board(ask)
-            if seat is None or (not seat.leading and seat.flight.waits_for_me(runtime.here())):
-                # A private flight: none joins it. This call may have interrupted the leader of the existing flight.
-                seat = Seat(Flight(runtime.signal(), marks=ask.marks, here=runtime.here()), 0, leading=True)
+            if seat is None or (not seat.leading and self._rebuilding.waiting.interrupts(seat.flight, key)):
+                # A private flight: none joins it. The existing flight cannot land while this call waits.
+                seat = Seat(Flight(runtime.signal(), marks=ask.marks, home=runtime.here()), 0, leading=True)
             if seat.leading:
                 self._rebuilding.refused(seat.flight, ask)
             seats[key] = seat
         return seats
 
-    async def _arrival(self, key: str, seat: Seat) -> Any:
-        """The outcome of one flight. If it is not proven for this caller, the key is read alone."""
-        flight = seat.flight
-        await flight.signal.wait(None if seat.leading else self._rules.wait_timeout)
-        if flight.landed and (seat.leading or flight.serves(seat.joined_at, anew=False)):
-            try:
-                stored = self._rebuilding.outcome(seat, self._stale.get(key))
-            except (Overloaded, LoadTimeout) as error:
-                return await self._engine.instead(self._rules, error)
-            if stored is not None:
-                return opened(stored, self._rules)
+    async def _arrival(self, key: str, seat: Seat, began: float) -> Any:
+        """The outcome of one flight. If it is not proven for this caller, the key is read alone.
+
+        Args:
+            key: that it loads.
+            seat: of this caller.
+            began: when this caller began to wait for all its keys.
+        """
+        flight, waiting = seat.flight, self._rebuilding.waiting
+        try:
+            if seat.leading:
+                await flight.signal.wait(None)
+            elif not await waiting.landed(flight, key, self._rules.wait_timeout, since=began):
+                stale = None if waiting.interrupts(flight, key) else self._stale.get(key)
+                self._events.stale_hits += stale is not None
+                return opened(stale or await self._rebuilding.loaded_alone(self._asks[key]), self._rules)
+            if seat.leading or flight.serves(seat.joined_at, anew=False):
+                answer = self._rebuilding.outcome(seat, self._stale.get(key))
+                if answer is not None:
+                    return opened(answer, self._rules)
+        except (Overloaded, LoadTimeout) as error:
+            return await self._engine.instead(self._rules, error)
         return await self._engine.read(self._asks[key])
 
     # Leading the flights
@@ -185,7 +196,7 @@ class Batch:
                     continue
                 useless[key] = wanted[key]
             elif isinstance(lease, Found) and lease.stored is not None:
-                engine.filling.land_found(job, key, lease.stored, lease.fresh_left)
+                engine.filling.land_found(job, key, lease)
             # Without a landing, it is loaded elsewhere, being written, or not readable here: it is read alone.
             engine.flights.ground(key, job.leave(key))
         if useless:

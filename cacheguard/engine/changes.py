@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from ..defenses.avalanche import jittered
 from ..delivery.outbox import Invalidation
-from ..errors import Overloaded
+from ..errors import CodecError, Overloaded
 from ..missing import MISSING
 from ..protocol.entry import Stored, ms
 from ..protocol.envelope import Kind
 from ..protocol.names import Scope
-from .lifetimes import marker_ms, stale_window
+from ..tiers.packing import copied
+from .lifetimes import marker_ms, stale_window, ttl_of
 
 if TYPE_CHECKING:
     from ..codec import Codec
@@ -35,12 +37,15 @@ LONGEST_PAUSE = 0.02  # seconds between two later ones
 class Changes:
     """Invalidates and stores under one runtime.
 
+    Args:
+        in_process: values are stored as the objects that they are, not as bytes.
+
     Raises `Unreachable` if Redis has to answer and does not. An invalidation does not raise: it becomes pending, and
     False is returned.
     """
 
-    def __init__(self, runtime: Runtime, remote: Entries, shared: Shared) -> None:
-        self._runtime, self._remote, self._shared = runtime, remote, shared
+    def __init__(self, runtime: Runtime, remote: Entries, shared: Shared, *, in_process: bool) -> None:
+        self._runtime, self._remote, self._shared, self._in_process = runtime, remote, shared, in_process
 
     async def _dropping(self, names: Sequence[str], saying: Awaitable[Any]) -> Any:
         """Drop *names* here before and after they are published, even if that fails."""
@@ -89,9 +94,11 @@ class Changes:
 
     def _drawn(self, value: Any, rules: Rules, tags: tuple[str, ...]) -> tuple[Stored, float]:
         """The entry of *value*, and the seconds for which it is fresh."""
-        kind = Kind.ABSENT if value is None and rules.null_ttl is not None else Kind.VALUE
-        ttl = rules.ttl_of(value) if kind is Kind.VALUE else rules.null_ttl
-        fresh = jittered(ttl or rules.ttl_of(None), rules.jitter, self._runtime.random())
+        if value is None and rules.null_ttl is not None:
+            kind, ttl = Kind.ABSENT, rules.null_ttl
+        else:
+            kind, ttl = Kind.VALUE, ttl_of(rules, value, self._shared.events)
+        fresh = jittered(ttl, rules.jitter, self._runtime.random())
         return Stored(kind, value, fresh, 0.0, tags), fresh
 
     async def _stored(
@@ -176,7 +183,7 @@ class Changes:
             if found is None or found.stored is None or found.fresh_left <= 0 or found.stored.kind is Kind.ERROR:
                 return MISSING
             stored = found.stored
-            value = change(stored.value)
+            value = self._changed(key, change, stored.value)
             changed = replace(stored, kind=Kind.VALUE, value=value)
             # Packed by its own codec: the entry of a function stays readable for the function.
             envelope = remote.pack(key, changed, codec)
@@ -191,17 +198,38 @@ class Changes:
                 await self._runtime.sleep(self._runtime.random() * min(0.001 * attempt, LONGEST_PAUSE))
         raise Overloaded(f"{key} was changed by others {MOST_ATTEMPTS} times while it was to be updated")
 
+    def _changed(self, key: str, change: Callable[[Any], Any], value: Any) -> Any:
+        """The new value. *change* may change the one that it gets in place: it gets one of its own.
+
+        one change:  gets 1 ... makes it 2 in place .......... stores it
+        another:                       reads 2, stores 3: its stamp is that of the same object
+        """
+        if self._in_process:
+            try:
+                value = copied(value)
+            except Exception as error:
+                raise CodecError(f"{key} cannot be updated: its value cannot be copied ({error!r})") from error
+        made = change(value)
+        if isawaitable(made):
+            close = getattr(made, "close", None) or getattr(made, "cancel", None)
+            if close is not None:
+                close()
+            raise TypeError(f"change must be a plain function of the value, got {change!r}, which returns an awaitable")
+        return made
+
     async def touch(self, key: str, rules: Rules, scope: Scope) -> bool:
         """Restart the TTL of a fresh entry; True if there was one. Two round trips."""
         return bool(await self._dropping([key], self._touched(key, rules, scope)))
 
     async def _touched(self, key: str, rules: Rules, scope: Scope) -> bool:
         remote = self._remote.of(key)
-        found = await remote.read(key, None, scope, ())
-        if found is None or found.stored is None:
+        # Only a function of the value needs the value, which may be of a type that this process cannot read.
+        of_value = callable(rules.ttl)
+        found = await (remote.read(key, None, scope, ()) if of_value else remote.look(key, scope))
+        if found is None or found.stored is None or found.fresh_left <= 0:
             return False
         stored = found.stored
-        ttl = rules.ttl_of(stored.value) if stored.kind is Kind.VALUE else rules.null_ttl
+        ttl = ttl_of(rules, stored.value, self._shared.events) if stored.kind is Kind.VALUE else rules.null_ttl
         if ttl is None:
             return False
         fresh = jittered(ttl, rules.jitter, self._runtime.random())

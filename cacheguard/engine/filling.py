@@ -12,6 +12,7 @@ if the fill was accepted: only this proves that nothing was invalidated between 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,14 +22,14 @@ from ..defenses.avalanche import jittered
 from ..defenses.breakdown import early_by
 from ..defenses.consistency import version_text
 from ..errors import CodecError, Refused, Unreachable
-from ..protocol.entry import Fill, Filled, Granted, Stored
+from ..protocol.entry import Fill, Filled, Found, Granted, Stored
 from ..protocol.envelope import Kind, Oversize
 from ..protocol.exceptions import describe
 from ..tiers.entries import Entries
 from ..tiers.local import Entry
 from .ask import Ask, Job, Loaded
 from .flights import Flights
-from .lifetimes import marker_ms, stale_window
+from .lifetimes import marker_ms, stale_window, ttl_of
 from .shared import Shared
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Filling:
             return None
         if stored.kind is Kind.VALUE:
             try:
-                ttl = rules.ttl_of(stored.value)
+                ttl = ttl_of(rules, stored.value, self._events)
             except Exception as error:  # noqa: BLE001 - the user's function; a bad answer must not cost the value
                 self._events.unencodable += 1
                 self._events.once("ttl", "ttl(value) failed, %s is not cached: %r", ask.key, error)
@@ -266,7 +267,7 @@ class Filling:
                     ticket = self._local.renewed_ticket(ask.key, ticket)
                 self.keep(ask, stored, ttl, ticket, began)
         elif ttl is not None:  # Redis is unreachable: only the ticket can tell
-            proven = self.keep(ask, stored, ttl, ticket, began)
+            proven = self._keep_alone(ask, draft, ttl, ticket, began)
         else:
             proven = job.keep and self._heard_nothing(ask, stored, ticket)
         if loaded.load.private:
@@ -276,16 +277,48 @@ class Filling:
             flight.loaded = stored
         flight.land(stored, proven=proven)
 
-    def land_found(self, job: Job, key: str, stored: Stored, fresh_left: float) -> None:
+    def _keep_alone(self, ask: Ask, draft: Draft, ttl: float, ticket: int, began: float) -> bool:
+        """`keep`, without Redis: what this process knows of writes, quarantines and floors is heeded, too."""
+        limit = self._shared.limit((ask.key, *ask.scope.markers(draft.stored.tags)), draft.version)
+        if not limit:
+            return False
+        if limit < math.inf:
+            return self.keep(ask, draft.stored, min(ttl, limit), ticket, began, dead_left=min(ttl, limit))
+        return self.keep(ask, draft.stored, ttl, ticket, began)
+
+    def land_found(self, job: Job, key: str, found: Found) -> None:
         """Land on an entry that another process has stored since this one looked.
 
         It is not proven for followers that joined after the lease request: an invalidation may have come in between.
         """
-        self.keep(job.asks[key], stored, fresh_left, job.ticket, job.asked_at)
-        job.flights[key].land(stored, proven=False)
+        if found.stored is not None:
+            self.keep_found(job.asks[key], found, job.ticket, job.asked_at)
+            job.flights[key].land(found.stored, proven=False)
 
-    def keep(self, ask: Ask, stored: Stored, fresh_left: float, ticket: int, asked_at: float) -> bool:
-        """Keep *stored* in L1; false if something about it was invalidated since the ticket was taken."""
+    def keep_found(self, ask: Ask, found: Found, ticket: int, asked_at: float) -> None:
+        """Keep in L1 what Redis has answered to a question of *asked_at*."""
+        if found.stored is not None:
+            terms = {"age": found.age, "dead_left": found.dead_left}
+            self.keep(ask, found.stored, found.fresh_left, ticket, asked_at, **terms)
+
+    def keep(
+        self,
+        ask: Ask,
+        stored: Stored,
+        fresh_left: float,
+        ticket: int,
+        asked_at: float,
+        *,
+        age: float = 0.0,
+        dead_left: float = math.inf,
+    ) -> bool:
+        """Keep *stored* in L1; false if something about it was invalidated since the ticket was taken.
+
+        Args:
+            fresh_left: for how many seconds it was fresh at *asked_at*.
+            age: for how many seconds it had been stored by then.
+            dead_left: for how many seconds it may be served as stale, if need be.
+        """
         rules = ask.rules
         if not rules.l1:
             return self._heard_nothing(ask, stored, ticket)
@@ -300,7 +333,8 @@ class Filling:
             kind=stored.kind,
             until=until,
             fresh_until=fresh_until,
-            born=fresh_until - (stored.ttl or fresh_left),
+            born=asked_at - age,
+            dead_from=asked_at + dead_left,
             tags=stored.tags,
             marks=tuple(map(ask.scope.tag, stored.tags)) if stored.tags else (),
             shared=rules.l2,

@@ -9,7 +9,7 @@ from ..defenses.consistency import may_share
 from ..protocol.envelope import Kind
 
 if TYPE_CHECKING:
-    from ..ports import Signal
+    from ..ports import Home, Signal
     from ..protocol.entry import Stored
     from ..tiers.local import Local
 
@@ -21,15 +21,16 @@ class Flight:
         signal: is set when the flight has landed.
         anew: its load begins after the flight was opened, even if a value is cached.
         marks: the markers of the tags that its entry is known to have.
-        here: the thread that leads it and does nothing else meanwhile; None in an event loop.
+        home: where its leader works on it; None if that holds nobody up.
     """
 
     __slots__ = (
         "absence",
+        "after",
         "anew",
         "answer",
         "error",
-        "here",
+        "home",
         "landed",
         "leases",
         "loaded",
@@ -42,10 +43,11 @@ class Flight:
     )
 
     def __init__(
-        self, signal: Signal, *, anew: bool = False, marks: tuple[str, ...] = (), here: int | None = None
+        self, signal: Signal, *, anew: bool = False, marks: tuple[str, ...] = (), home: Home | None = None
     ) -> None:
         self.signal: Signal = signal
-        self.here: int | None = here
+        self.home: Home | None = home
+        self.after: Home | None = None  # where the work goes on that its leader waits for
         self.anew: bool = anew
         self.marks: tuple[str, ...] = marks
         self.leases: int = 0  # leases requested; who joined before the last one joined before the load
@@ -101,13 +103,6 @@ class Flight:
         if self.absence is not None and answer is not None and answer.kind is Kind.ERROR:
             raise self.raised(self.absence)
         return answer
-
-    def waits_for_me(self, here: int | None) -> bool:
-        """True if the caller has interrupted the leader in its own thread, like a signal handler or a finalizer.
-
-        If it waited for the flight, it would wait for itself.
-        """
-        return here is not None and here == self.here and not self.landed
 
     def serves(self, joined_at: int, *, anew: bool) -> bool:
         """True if a follower that joined after *joined_at* leases may use the outcome."""

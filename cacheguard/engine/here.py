@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from os import urandom
 from typing import TYPE_CHECKING
 
 from ..delivery.outbox import Invalidation
 from ..protocol import calls
+from ..protocol.layout import NONCE_BYTES
 from ..protocol.names import epochs_of
 from ..runtime import run_now
 
@@ -52,16 +55,28 @@ class Here:
 
     def heard(self, news: Drop) -> None:
         """Another process has changed something: forget it, and heed what goes on with it from now on."""
-        writes = {"begins": ELSEWHERE, "intent_ms": news.write_ms} if news.write_ms else {"ends": ELSEWHERE}  # type: dict[str, Any]
-        item = Invalidation(news.key, news.quarantine_ms, news.floor, **writes)
+        item = Invalidation(
+            news.key,
+            lag_ms=news.quarantine_ms,
+            version=news.floor,
+            begins=ELSEWHERE if news.write_ms else "",
+            intent_ms=news.write_ms,
+            ends="" if news.write_ms else ELSEWHERE,
+        )
         if self.beside_redis and (not self._store.empty or news.quarantine_ms or news.floor or news.write_ms):
             self.forget([item])
 
+    def limit(self, names: Iterable[str], version: str) -> float:
+        """For how many seconds a value that is loaded now may be kept, by what is known of its key and markers.
+
+        0 if a write of one of them is under way, or if *version* is too old.
+        """
+        return min((self._store.limit(name, version) for name in names), default=math.inf)
+
     def _under(self, key: str) -> str:
         """The nonces of the namespaces of *key*, as this store has them."""
-        markers = epochs_of(key)
-        found = calls.were_nonces(markers, run_now(self._store.send(*calls.nonces(markers))))
-        return b"".join(found[marker] or b"" for marker in markers).hex()
+        marks = [calls.mark(epoch, nonce=urandom(NONCE_BYTES), keep_ms=calls.FLOOR_MS) for epoch in epochs_of(key)]
+        return b"".join(calls.marked(reply).nonce for reply in run_now(self._store.send(*marks))).hex()
 
     def forget_all(self) -> list[str]:
         """Invalidate every entry here; returns their keys."""

@@ -13,8 +13,9 @@ from ..protocol.exceptions import describe
 from ..tiers.entries import Entries
 from .ask import Job, Loaded
 from .flights import Flights
-from .permits import CHAIN, Chain, Permit, free_permit, next_permit
+from .permits import CHAIN, Chain, Permit, free_permit, next_permit, no_permit, waits_for_itself
 from .shared import Shared
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,6 +40,7 @@ class Loading:
     def __init__(self, runtime: Runtime, remote: Entries, shared: Shared, flights: Flights) -> None:
         self._runtime, self._remote, self._shared, self._flights = runtime, remote, shared, flights
         self._events = shared.events
+        self._waiting = Waiting(runtime, shared)
 
     async def run(self, job: Job) -> Loaded | None:
         """Run the loader of *job*; None if it failed and its flights have ended already."""
@@ -107,13 +109,16 @@ class Loading:
 
     async def _permit(self, job: Job) -> Permit:
         """A permit of the bulkhead, or `Overloaded`. The leases are renewed while the load waits for it."""
-        bulkhead, lock = self._shared.bulkhead, self._shared.local.lock
-        permit = free_permit(bulkhead, lock)
+        shared, here = self._shared, self._runtime.here()
+        permit = free_permit(shared, here)
+        if permit is None and waits_for_itself(shared, here):
+            self._waiting.advise(_names(job.flights))
+            permit = no_permit(shared)
         if permit is not None:
             return permit
         watch = self._watch(job, None)
         try:
-            return await next_permit(bulkhead, lock, self._runtime)
+            return await next_permit(shared, self._runtime, here)
         finally:
             watch.stop()
 

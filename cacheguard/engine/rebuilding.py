@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from ..defenses.breakdown import poll_delay
-from ..errors import LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Unreachable
+from ..errors import LoadFailed, LoadTimeout, Overloaded, Unreachable
 from ..protocol.calls import ALWAYS
 from ..protocol.entry import Bypass, CutOff, Failed, Found, Granted, Stored, Wait
 from ..protocol.exceptions import rebuilt
@@ -19,10 +20,12 @@ from .filling import Filling
 from .flights import Flight, Flights
 from .lifetimes import marker_ms
 from .loading import Loading
-from .permits import CHAIN, NO_CHAIN
+from .permits import CHAIN, NO_CHAIN, check_nesting
 from .shared import Shared
+from .waiting import Waiting
 
 if TYPE_CHECKING:
+    from ..policy import Rules
     from ..ports import Runtime
 
 RETRIES = 3  # flights that are not proven for a follower, before it loads for itself
@@ -81,7 +84,7 @@ class Rebuilding:
         self._loading, self._filling = loading, filling
         self._local, self._events, self._alone = shared.local, shared.events, shared.alone
         self._failures = shared.failures
-        self._asked_for: dict[str, int] = {}  # leases, and the threads that are about to use them
+        self.waiting: Waiting = Waiting(runtime, shared)
 
     # The caller's side
 
@@ -92,11 +95,9 @@ class Rebuilding:
         the answer comes from a load that begins after this call.
         """
         self._events.misses += 1
-        chain = CHAIN.get()
-        if chain is not NO_CHAIN and chain.waits_for(ask.key):
-            raise ReentrantLoad(f"the loader of {ask.key} reads the key that it is loading")
+        check_nesting((ask.key,))
         if self._alone():
-            return await self._loaded_alone(ask)
+            return await self.loaded_alone(ask)
         plan = Plan(Way.LEASE, floor=ALWAYS if anew else 0)
         if isinstance(found, CutOff):
             plan.way = Way.CUT_OFF
@@ -113,7 +114,7 @@ class Rebuilding:
             outcome = await self._one_flight(ask, plan, anew=anew)
             if outcome is not None:
                 return outcome
-        return await self._loaded_alone(ask)
+        return await self.loaded_alone(ask)
 
     async def behind(self, ask: Ask, *, floor: int) -> None:
         """Start a rebuild in the background, unless one is in progress."""
@@ -121,7 +122,7 @@ class Rebuilding:
             return
         if self._shared.paused(ask.key, ask.rules, self._runtime) is not None:
             return
-        flight = Flight(self._runtime.signal(), marks=ask.marks, here=self._runtime.here())
+        flight = Flight(self._runtime.signal(), marks=ask.marks)  # at home where it will run, not here
         if self.flights.setdefault(ask.key, flight) is not flight:
             return
         plan = Plan(Way.LEASE, floor=floor, behind=True)
@@ -130,15 +131,13 @@ class Rebuilding:
         except BaseException:
             self.flights.ground(ask.key, flight)
             raise
-        if flight.here == self._runtime.here():  # it has left this thread
-            flight.here = None
         self._events.refreshes += begun
         if not begun:
             self.flights.ground(ask.key, flight)
 
     def board(self, ask: Ask, *, anew: bool = False) -> Seat:
         """Join the flight of this key, or open one and lead it."""
-        flight = Flight(self._runtime.signal(), anew=anew, marks=ask.marks, here=self._runtime.here())
+        flight = Flight(self._runtime.signal(), anew=anew, marks=ask.marks, home=self._runtime.here())
         current = self.flights.setdefault(ask.key, flight)
         self._events.shared += current is not flight
         return Seat(current, current.leases, current is flight)
@@ -170,12 +169,12 @@ class Rebuilding:
         if seat.leading:
             await self._launch(flight, ask, plan)
         if not await self._arrived(seat, ask, plan):
-            if plan.stale is None:
-                return await self._loaded_alone(ask)
+            if plan.stale is None or self.waiting.interrupts(flight, ask.key):
+                return await self.loaded_alone(ask)
             self._events.stale_hits += 1
             return plan.stale
         if flight.private and not seat.leading:
-            return await self._loaded_alone(ask)
+            return await self.loaded_alone(ask)
         if seat.leading or flight.serves(seat.joined_at, anew=anew):
             return self.outcome(seat, plan.stale)
         if anew or plan.way is Way.CUT_OFF:
@@ -197,13 +196,13 @@ class Rebuilding:
             raise
 
     async def _arrived(self, seat: Seat, ask: Ask, plan: Plan) -> bool:
-        """Wait for the flight; False if the caller's wait timeout ended first."""
+        """Wait for the flight; False if the caller's timeout ended first, or if it would wait for itself."""
         patience = None if seat.leading else ask.rules.wait_timeout
-        if not seat.leading and seat.flight.waits_for_me(self._runtime.here()):
-            return False
         if plan.stale is not None and ask.rules.soft_timeout is not None:
             patience = ask.rules.soft_timeout if patience is None else min(patience, ask.rules.soft_timeout)
-        return await seat.flight.signal.wait(patience)
+        if seat.leading:
+            return await seat.flight.signal.wait(patience)
+        return await self.waiting.landed(seat.flight, ask.key, patience)
 
     def outcome(self, seat: Seat, stale: Stored | None) -> Stored | None:
         """The outcome of the flight; *stale*, if the caller has it, instead of an error."""
@@ -226,10 +225,10 @@ class Rebuilding:
             return None
         if found is None or found.stored is None or found.fresh_left <= 0:
             return None
-        self._filling.keep(ask, found.stored, found.fresh_left, ticket, asked_at)
+        self._filling.keep_found(ask, found, ticket, asked_at)
         return found.stored
 
-    async def _loaded_alone(self, ask: Ask) -> Stored:
+    async def loaded_alone(self, ask: Ask) -> Stored:
         """Load for this caller only; nothing is filled."""
         flight = Flight(self._runtime.signal())
         await self._runtime.start(self._fly(flight, ask, Plan(Way.ALONE)), detached=False)
@@ -244,14 +243,14 @@ class Rebuilding:
     async def _fly(self, flight: Flight, ask: Ask, plan: Plan) -> None:
         """Lead *flight*, and end it whatever happens."""
         reset = CHAIN.set(NO_CHAIN) if plan.behind else None
-        flight.here = self._runtime.here()
+        flight.home = self._runtime.here()
         try:
             if plan.way is Way.LEASE:
                 await self._lead(flight, ask, plan)
             else:
                 job = Job({ask.key: ask}, {ask.key: flight}, ask.rules, ask.load, {}, ask.bounded)
                 job.ticket = self._local.tickets.take()
-                if plan.way is Way.ALONE or await self._cut_off(flight, job):
+                if plan.way is Way.ALONE or await self._cut_off(flight, job, plan):
                     await self._load(job)
         except Exception as error:  # noqa: BLE001 - it is handed to everybody who waits
             flight.fail(error)
@@ -284,18 +283,18 @@ class Rebuilding:
 
     @contextmanager
     def holding(self, tokens: Iterable[str]) -> Generator[None]:
-        """Record that this thread may hold the leases with these tokens, while the block runs."""
-        here = self._runtime.here()
-        if here is None:  # tasks wait for each other without harm
+        """Record that the work that goes on here may hold the leases with these tokens, while the block runs."""
+        here, leases = self._runtime.here(), self._shared.leases
+        if here is None:
             yield
             return
         for token in tokens:
-            self._asked_for[token] = here
+            leases[token] = here
         try:
             yield
         finally:
             for token in tokens:
-                self._asked_for.pop(token, None)
+                leases.pop(token, None)
 
     async def _lease(self, flight: Flight, ask: Ask, plan: Plan, job: Job, token: str) -> bool:
         """Ask Redis for the lease until it is granted or another process has answered; True if *job* must run.
@@ -321,7 +320,7 @@ class Rebuilding:
                     keep_ms=marker_ms(ask.rules),
                 )
             except Unreachable:
-                return await self._cut_off(flight, job)
+                return await self._cut_off(flight, job, plan)
             if isinstance(lease, Wait):
                 if waiting_since is None:
                     waiting_since = job.asked_at
@@ -329,7 +328,8 @@ class Rebuilding:
                 waited = self._runtime.now() - waiting_since
                 if self._stops_waiting(flight, ask, lease, waited):
                     job.unleased()
-                    return not flight.landed
+                    flight.after = None
+                    return not (flight.landed or plan.behind)
                 # The value of the other process is used, however short its TTL, except for a refresh: that load may
                 # have begun before the call.
                 awaited, floor = lease.holder, floor if flight.anew else 0
@@ -343,6 +343,7 @@ class Rebuilding:
         self, flight: Flight, ask: Ask, plan: Plan, lease: Granted | Found | Bypass | Failed, job: Job
     ) -> bool:
         """Act on the reply to a lease request; True if *job* must run."""
+        flight.after = None
         match lease:
             case Failed():
                 self._fail_as_elsewhere(flight, ask, plan, lease)
@@ -350,8 +351,8 @@ class Rebuilding:
                 if job.granted(ask.key, lease):
                     return True
                 await self._loading.release(job, None)
-            case Found(stored=Stored() as stored):
-                self._filling.land_found(job, ask.key, stored, lease.fresh_left)
+            case Found(stored=Stored()):
+                self._filling.land_found(job, ask.key, lease)
             case _:
                 pass  # a write is under way: nothing may be filled until it has ended
         job.unleased()
@@ -365,18 +366,16 @@ class Rebuilding:
             self._events.stale_hits += 1
             flight.land(old, proven=False)
             return True
-        if (rules.wait_timeout is not None and waited >= rules.wait_timeout) or self._interrupts(lease):
+        home = flight.after = self._shared.leases.get(lease.holder)
+        if self.waiting.is_mine(home, ask.key) or self.waiting.too_long(home, waited, ask.key):
+            return True
+        if rules.wait_timeout is not None and waited >= rules.wait_timeout:
             return True
         if rules.hard_timeout is not None and waited >= rules.hard_timeout:
             self._events.load_timeouts += 1
             flight.fail(LoadTimeout(f"waited {waited:.1f} s for another process to load {ask.key}"))
             return True
         return False
-
-    def _interrupts(self, lease: Wait) -> bool:
-        """True if this thread holds the lease itself: a signal handler or a finalizer has interrupted its load."""
-        here = self._runtime.here()
-        return here is not None and self._asked_for.get(lease.holder) == here
 
     def _fail_as_elsewhere(self, flight: Flight, ask: Ask, plan: Plan, lease: Failed) -> None:
         """Fail with the exception of the remote load, if it can be rebuilt here; otherwise this process loads."""
@@ -386,20 +385,26 @@ class Rebuilding:
         if error is not None:
             flight.fail(error)
 
-    async def _cut_off(self, flight: Flight, job: Job) -> bool:
+    async def _cut_off(self, flight: Flight, job: Job, plan: Plan) -> bool:
         """Join the load of this key in this process, because Redis gives no lease; True if *job* must run.
 
         Threads and event loops have flights of their own, so this is where they meet: without it, each engine would
         load the key once.
         """
-        (key,) = job.asks
+        ((key, ask),) = job.asks.items()
+        began, cut_off = self._runtime.now(), self._shared.cut_off
         for _ in range(RETRIES):
-            current = self._shared.cut_off.setdefault(key, flight)
-            if current is flight or current.waits_for_me(self._runtime.here()):
+            current = cut_off.setdefault(key, flight)
+            if current is flight:
                 break
             landed = self._runtime.signal()
             current.also(landed)
-            await landed.wait(None)
+            flight.after = current.home
+            patience = _left(ask.rules, self._runtime.now() - began)
+            arrived = await self.waiting.landed(current, key, None if patience == math.inf else patience, landed)
+            flight.after = None
+            if not arrived:
+                return not plan.behind and self._unjoined(flight, current, job, self._runtime.now() - began)
             if current.proven and current.error is None:  # nothing about the key was invalidated meanwhile
                 flight.absence = current.absence
                 if current.answer is not None:
@@ -410,3 +415,21 @@ class Rebuilding:
                 return False
         job.unleased(keep=True)
         return True
+
+    def _unjoined(self, flight: Flight, current: Flight, job: Job, waited: float) -> bool:
+        """Wait no longer for *current*, the load of this key in this process; True if *job* must run, for itself."""
+        ((key, ask),) = job.asks.items()
+        rules = ask.rules
+        job.unleased()
+        if current.home is not None and current.home.stands_still():
+            self._shared.cut_off.retire(key, current)  # who comes next need not find that out again
+        elif rules.hard_timeout is not None and rules.hard_timeout <= min(waited, rules.wait_timeout or math.inf):
+            self._events.load_timeouts += 1
+            flight.fail(LoadTimeout(f"waited {waited:.1f} s for another load of {key}"))
+        return not flight.landed
+
+
+def _left(rules: Rules, waited: float) -> float:
+    """How long a caller waits for a load of this process after it has waited for *waited* seconds."""
+    patience = min(rules.hard_timeout or math.inf, rules.wait_timeout or math.inf)
+    return max(0.0, patience - waited)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ..delivery.bus import Bus
     from ..events import Events
     from ..policy import Rules
-    from ..ports import Bulkhead, Runtime
+    from ..ports import Bulkhead, Home, Runtime
     from ..servers.buses import Buses
     from ..tiers.local import Local
 
@@ -55,6 +56,8 @@ class Shared:
 
     Args:
         alone: returns True if the current caller must not share its loads.
+        leases: by token, where the loads under the leases of this process go on. Those of all its guards, if they may
+            wait for each other.
     """
 
     budget: AbsenceBudget
@@ -71,8 +74,13 @@ class Shared:
         budget: AbsenceBudget,
         bus: Bus | Buses,
         alone: Callable[[], object] = bool,
+        *,
+        leases: dict[str, Home] | None = None,
     ) -> None:
         self.local, self.events, self.bulkhead, self.budget, self.bus = local, events, bulkhead, budget, bus
+        self.leases: dict[str, Home] = {} if leases is None else leases
+        self.loading: list[Home] = []  # where the loads go on that hold a permit or wait for one
+        self.limit: Callable[[Iterable[str], str], float] = _no_limit  # as `Here` has it
         self.off: int = 0  # how many `disabled()` blocks are open
         self.questions: tuple[Callable[[], object], ...] = (alone,)
         self.failures: dict[str, Failure] = {}
@@ -171,6 +179,7 @@ class Shared:
         """Leave the parent's flights to the parent."""
         for flights in (self.cut_off, *self.flights):
             flights.clear()
+        self.loading.clear()
         self.local.drop_all()
 
 
@@ -180,3 +189,7 @@ def _lies_beneath(prefixes: tuple[str, str], key: str, _: Flight | None) -> bool
 
 def _is_marked(marker: str, _: str, flight: Flight | None) -> bool:
     return flight is not None and marker in flight.marks
+
+
+def _no_limit(_names: Iterable[str], _version: str) -> float:
+    return math.inf

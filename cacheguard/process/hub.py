@@ -38,7 +38,7 @@ from ..servers.buses import Buses
 from ..servers.lending import client_of, pools
 from ..tiers.entries import Entries
 from ..tiers.local import ABSENCE_SHARE, DEAD, Local
-from ..tiers.packing import ObjectPacking, SealedPacking, weigh_stored
+from ..tiers.packing import ObjectPacking, Packing, SealedPacking, weigh_stored
 from ..tiers.remote import Remote
 from . import forks
 from .nodes import Bundle, Node, Nodes
@@ -96,9 +96,10 @@ class Hub:
             self._nodes = Nodes(pool, apool, self.local, self.events, make, self.now)
         self.bus: Bus | Buses = self._unheard[0] if self._nodes is None else self._nodes.bus
         self.shared: Shared = Shared(
-            self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone
+            self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone, leases=forks.leases
         )
         here = Here(self._store, beside_redis=not memory)
+        self.shared.limit = here.limit
         raises, copies = options.raise_unreachable, options.l1_copy
         self.writes: Writes = Writes(self.shared, here, raises=raises)
         self.by_hand: ByHand = ByHand(self.shared, here, self.writes, self.registry, options.codec, raises=raises)
@@ -156,12 +157,13 @@ class Hub:
         if self._nodes is None or ways is None:
             bus, outbox = self._unheard
             gate = Gate(self._store, self.events, outbox, bus)
-            packing = ObjectPacking(copies=self.options.l1_copy)
+            packing: Packing = ObjectPacking(copies=self.options.l1_copy)
             remote: Entries = Remote(gate, packing, self.events, runtime.token)
         else:
-            sealed = SealedPacking(self.options.sealer, self.registry)
-            remote = self._nodes.remote(ways, runtime, sealed, abreast=isinstance(runtime, AsyncRuntime))
-        return Engine(runtime, remote, self.shared, None if self.auditor is None else self.auditor.consider)
+            packing = SealedPacking(self.options.sealer, self.registry)
+            remote = self._nodes.remote(ways, runtime, packing, abreast=isinstance(runtime, AsyncRuntime))
+        audit = None if self.auditor is None else self.auditor.consider
+        return Engine(runtime, remote, self.shared, audit, in_process=isinstance(packing, ObjectPacking))
 
     def _leave_closed_loops(self, current: asyncio.AbstractEventLoop) -> None:
         """Let go of engines whose event loop has ended, and of one whose place in memory this loop has taken."""

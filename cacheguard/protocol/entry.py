@@ -32,6 +32,7 @@ class Found:
     fresh_left: float  # seconds; negative: stale since
     unusable: Any = ""  # why nothing may be used: LEASE knows the useless value by this
     age: float = 0.0  # seconds since it was stored
+    dead_left: float = 0.0  # seconds for which it may be served as stale, if need be
 
 
 @dataclass(slots=True)

@@ -13,8 +13,8 @@ from ..errors import Refused
 from ..ports import Reply
 
 LAYOUT = 0xC2
-# Layout and flags (a byte each), fresh until (6); bytes of the claims (4); longest time to be fresh, dead from, stored at
-# (6 each); bytes of the value (4). Python has no numbers of six bytes: it reads them as 2 and 4.
+# Layout and flags (a byte each), fresh until (6); bytes of the claims (4); longest time to be fresh, dead from, stored
+# at (6 each); bytes of the value (4). Python has no numbers of six bytes: it reads them as 2 and 4.
 HEADER = Struct(">QIHIHIHII")
 HEADER_BYTES = HEADER.size
 NONCE_BYTES = 16
@@ -42,11 +42,13 @@ class Held(NamedTuple):
         envelope: its envelope, or the first bytes of it.
         fresh_left: for how many seconds it is fresh; negative: stale since. None: what lies there is not for us.
         age: seconds since it was stored.
+        dead_left: for how many seconds it may be served as stale, if need be.
     """
 
     envelope: Any
     fresh_left: float | None
     age: float = 0.0
+    dead_left: float = 0.0
 
 
 Raw: TypeAlias = "bytes | Record | None"
@@ -58,27 +60,25 @@ def held(raw: Reply, now: int) -> Held | None:
 
     A value that is fresh for longer than it may be was written by another clock: it is `NOT_OURS`.
     """
+    if raw is None:
+        return None
     if type(raw) is bytes:
         if len(raw) < HEADER_BYTES:
             return NOT_OURS
         first, claims, span_2, span_4, dead_2, dead_4, born_2, born_4, size = HEADER.unpack_from(raw)
         if first >> 56 != LAYOUT:
             return NOT_OURS
-        left = (first & _MOMENT) - now
-        if not size or (left <= 0 and (dead_2 << 32 | dead_4) <= now):
-            return None
-        if left > (span_2 << 32 | span_4):
-            return NOT_OURS
+        fresh, span, dead, born = first & _MOMENT, span_2 << 32 | span_4, dead_2 << 32 | dead_4, born_2 << 32 | born_4
         value: Any = raw[HEADER_BYTES : HEADER_BYTES + size] if claims else raw[HEADER_BYTES:]
-        return Held(value, left / 1000, max(0, now - (born_2 << 32 | born_4)) / 1000)
-    if raw is None:
-        return None
-    if isinstance(raw, Refused):
+    elif isinstance(raw, Refused):
         raise raw
-    fresh, span, dead, born, value = raw
+    else:
+        fresh, span, dead, born, value = raw
+    if not value or dead <= now:
+        return None
     if fresh - now > span:
         return NOT_OURS
-    return Held(value, (fresh - now) / 1000, max(0, now - born) / 1000) if max(fresh, dead) > now else None
+    return Held(value, (fresh - now) / 1000, max(0, now - born) / 1000, (dead - now) / 1000)
 
 
 def nonce(raw: Reply) -> bytes | None:

@@ -255,6 +255,20 @@ class MemoryCommands:
         """True if nothing is kept: no value, no lease, nothing noted for later."""
         return not self._states and (self._markers is None or self._markers.empty)
 
+    def limit(self, key: str, version: str) -> float:
+        """For how many seconds a value that is loaded now may be kept; 0: not at all."""
+        if self.sorts and is_marker(key):
+            return math.inf if self._markers is None else self._markers.limit(key, version)
+        with self._lock:
+            now = self.now_ms()
+            state = self._opened(key, now)
+            if state is None:
+                return math.inf
+            if state.writes or state.is_old(version, b""):
+                return 0.0
+            end = state.quarantined(version, b"")
+            return math.inf if end is None else (end - now) / 1000
+
     def _of_markers(self) -> MemoryCommands:
         if self._markers is None:
             self._markers = _Markers(self, max(self._size, LEAST_MARKERS), self._lock, self._now)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from inspect import isawaitable
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 
 from ..errors import CacheGuardError
 from ..ports import Commands
+from .homes import LoopHome, Pulse
 from .together import together
 
 PATIENCE_AT_CLOSE = 2.0
@@ -74,6 +76,8 @@ class TaskSignal:
             await waiter
         finally:
             timer.cancel()
+            if not self._up:
+                self._waiters.remove(waiter)
         return self._up
 
 
@@ -118,6 +122,7 @@ class AsyncRuntime:
         self._wire = wire  # ours to close
         self._closed = False
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self._home = LoopHome(Pulse(self.loop))
         self.now: Callable[[], float] = time.monotonic
         self.call_later: Callable[..., Timer] = self.loop.call_later
         self.random: Callable[[], float] = random.Random(os.urandom(16)).random
@@ -131,8 +136,14 @@ class AsyncRuntime:
     def token(self) -> str:
         return os.urandom(16).hex()
 
-    def here(self) -> None:
-        return None
+    def here(self) -> LoopHome:
+        home = self._home
+        if home.thread != threading.get_ident():  # the loop goes on in another thread
+            home = self._home = LoopHome(home.pulse)
+        return home
+
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        self.call_later(seconds, what)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import math
 import os
 import random
 import threading
@@ -17,6 +18,7 @@ from ..events import log
 from ..ports import Commands, Signal, Watch
 from . import run_now
 from .bell import Bell
+from .homes import ThreadHome
 
 MOST_DETACHED = 32
 PATIENCE_AT_CLOSE = 2.0
@@ -138,8 +140,14 @@ class BlockingRuntime:
     def token(self) -> str:
         return os.urandom(16).hex()
 
-    def here(self) -> int:
-        return threading.get_ident()
+    def here(self) -> ThreadHome:
+        return ThreadHome()
+
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        async def late() -> None:
+            what()
+
+        self._keeper.add(_Job(self._keeper.jobs, late, math.inf, late, seconds))
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)

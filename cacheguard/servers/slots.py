@@ -267,10 +267,9 @@ class Routing:
         """A node has answered what `of` gave for it, perhaps with the name of another."""
         if self._spread.timed:
             *replies, time = replies
+            self._times |= {_key_of(self.calls[index]): time for index in indices}
         for index, reply in zip(indices, replies, strict=True):
             self.replies[index] = reply
-            if self._spread.timed:
-                self._times[_key_of(self.calls[index])] = time
             if not isinstance(reply, Refused):
                 continue
             sent_on = redispy.redirection_of(reply.__cause__)

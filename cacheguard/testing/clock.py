@@ -254,6 +254,9 @@ class _Threads(BlockingRuntime):
     def signal(self) -> Signal:
         return _ThreadSignal(self._clock)
 
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        self._clock.call_later(seconds, what)
+
     def watch(self, beat: Step, every: float, late: Step, deadline: float | None) -> Watch:
         return _ThreadWatch(self._clock, beat, every, late, deadline)
 

@@ -37,6 +37,7 @@ class Entry:
         "bindings",
         "born",
         "counted",
+        "dead_from",
         "fresh_until",
         "hits",
         "kept_until",
@@ -60,6 +61,7 @@ class Entry:
         until: float,
         fresh_until: float,
         born: float,
+        dead_from: float = math.inf,
         tags: tuple[str, ...] = (),
         marks: tuple[str, ...] = (),
         shared: bool = True,
@@ -71,6 +73,7 @@ class Entry:
         self.until: float = until  # monotonic: a hit before this needs no question
         self.kept_until: float = until  # what `until` may be renewed to, as long as the bus is proven
         self.fresh_until: float = fresh_until  # monotonic: the end of its TTL, may lie beyond `until`
+        self.dead_from: float = dead_from  # monotonic: from here on it is not even served as stale
         self.born: float = born
         self.tags: tuple[str, ...] = tags
         self.marks: tuple[str, ...] = marks  # the markers of its tags
@@ -298,7 +301,7 @@ class Local:
                 self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:
-        entry.until = entry.kept_until = entry.fresh_until = DEAD
+        entry.until = entry.kept_until = entry.fresh_until = entry.dead_from = DEAD
         if self._index.get(entry.key) is entry:
             self._index.pop(entry.key, None)
         for index, arguments in entry.bindings:

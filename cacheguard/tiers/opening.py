@@ -36,12 +36,12 @@ class Opening:
 
     def entry(self, key: str, held: calls.Held, codec: Codec | None, *, outline: bool = False) -> Found:
         """The entry; its *outline* is all but its value."""
-        envelope, left, age = held
+        envelope, left, *rest = held
         try:
             if left is not None:
                 if outline:
-                    return Found(self._packing.outline(key, envelope), left, "", age)
-                return Found(self._packing.unpack(key, envelope, codec), left, "", age)
+                    return Found(self._packing.outline(key, envelope), left, "", *rest)
+                return Found(self._packing.unpack(key, envelope, codec), left, "", *rest)
         except (CodecError, TypeError, ValueError, OverflowError):
             pass
         self._events.undecodable += 1

@@ -275,8 +275,8 @@ class Remote:
         before an invalidation of its tags, and only this tells.
         """
         markers = tuple(dict.fromkeys(marker for fill in fills for marker in fill.markers))
-        fill = partial(calls.fill, channel=self.gate.bus.channel)
-        replies = await self.gate.send(*map(fill, fills), *calls.nonces(markers))
+        call = partial(calls.fill, channel=self.gate.bus.channel)
+        replies = await self.gate.send(*map(call, fills), *calls.nonces(markers))
         seen = calls.were_nonces(markers, replies)
         outcomes: list[Filled] = []
         for fill, reply in zip(fills, replies, strict=False):

@@ -313,7 +313,9 @@ def store(fresh: int, stale: int) -> ScriptCall:
 @given(program=programs(CALLS))
 @example(program=[lease("one"), 11 * STEP, STEP, lease("two"), 11 * STEP, lease("three")])
 @example(program=[lease("one"), RELEASE(KEY)("one", b"why", 1, 0, 100_000), lease("two", "one"), lease("three")])
-@example(program=[lease("one"), RELEASE(KEY)("one", b"why", 1, 100_000, 100_000), lease("two"), lease("three", "", ALWAYS)])
+@example(
+    program=[lease("one"), RELEASE(KEY)("one", b"why", 1, 100_000, 100_000), lease("two"), lease("three", "", ALWAYS)]
+)
 @example(program=[invalidate(begin="a"), lease("one"), invalidate(begin="b"), invalidate(end="a"), lease("one")])
 @example(program=[invalidate(quarantine=100_000), lease("one"), fill("one", 300_000, 100_000)])
 @example(program=[invalidate(floor="002"), lease("one"), fill("one", version="001")])

@@ -247,6 +247,9 @@ class SteppedRuntime:
     def signal(self) -> _Signal:
         return _Signal(self._process)
 
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        """Never: nothing that is looked at here depends on it."""
+
     async def start(self, work: Coroutine[Any, Any, None], *, detached: bool) -> bool:
         if self._process.threads and not detached:
             await work

@@ -53,6 +53,16 @@ async def test_a_response_is_stored_before_its_last_byte_is_sent(origin: Origin,
     assert seen == [(True, False), (False, True)]
 
 
+async def test_a_response_that_is_fresh_for_more_than_a_year_is_stored_without_a_word(
+    origin: Origin, client: Client, guard: CacheGuard, caplog: pytest.LogCaptureFixture
+) -> None:
+    origin.says(("cache-control", "max-age=2147483648"))
+    for _ in range(2):
+        assert (await client.get("/")).status_code == 200
+    assert origin.runs == 1
+    assert not [record for record in caplog.records if record.name == "cacheguard"]
+
+
 async def receive_nothing() -> Any:
     return {"type": "http.request", "body": b"", "more_body": False}
 
