@@ -17,6 +17,7 @@ from .outbox import Invalidation, Outbox
 
 PART = 1000  # pending invalidations in one round trip
 MOST_ANNOUNCED = 10_000  # dirty keys, every second
+_ANSWERS = frozenset({list, tuple, dict})  # to MGET, and to TIME: of one server, of the model, of several servers
 
 
 class Gate:
@@ -54,6 +55,16 @@ class Gate:
             raise
         if not events.l2_up:
             events.redis_answered()
+        return replies
+
+    async def ask(self, *calls: Call) -> list[Reply]:
+        """`send`, for plain questions; `Refused`, which is counted, if one of them has no answer that makes sense."""
+        replies = await self.send(*calls)
+        for reply in replies:
+            if type(reply) not in _ANSWERS:
+                refused = reply if isinstance(reply, Refused) else Refused(f"unexpected reply {type(reply).__name__}")
+                self._events.redis_refused(refused)
+                raise refused
         return replies
 
     async def ask_replicas(self, *calls: Call) -> tuple[list[Reply], Reply] | None:

@@ -42,8 +42,10 @@ def nonces(markers: Sequence[str]) -> list[Call]:
 
 
 def were_nonces(markers: Sequence[str], replies: Sequence[Reply]) -> dict[str, Any]:
-    """What `nonces` answers, by marker: the last of *replies*."""
-    return dict(zip(markers, map(nonce, replies[-1]), strict=True)) if markers else {}
+    """What `nonces` answers, by marker: the last of *replies*. A server that refuses to say names none."""
+    if not markers or isinstance(replies[-1], Refused):
+        return dict.fromkeys(markers)
+    return dict(zip(markers, map(nonce, replies[-1]), strict=True))
 
 
 def read(key: str, markers: Sequence[str]) -> list[Call]:

@@ -74,7 +74,7 @@ class ByHand:
     async def read_exactly(self, key: str, codec: Codec | None, scope: Scope) -> Exact:
         """The entry of *key*, to be replaced."""
         markers = self._markers.of(key, scope, ())
-        (held,), seen = calls.were_read([key], markers, await self._gate.send(*calls.read(key, markers)))
+        (held,), seen = calls.were_read([key], markers, await self._gate.ask(*calls.read(key, markers)))
         found = self._opening.found(key, held, codec)
         if found is None or found.stored is None or not isinstance(held, calls.Held):
             return Exact()

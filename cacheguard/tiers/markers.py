@@ -139,7 +139,7 @@ class Markers:
             )
         )
         if more:
-            seen.update(calls.were_nonces(more, await self._gate.send(*calls.nonces(more))))
+            seen.update(calls.were_nonces(more, await self._gate.ask(*calls.nonces(more))))
 
 
 def _drop_oldest(kept: OrderedDict[str, Any]) -> None:

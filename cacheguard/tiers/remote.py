@@ -83,7 +83,7 @@ class Remote:
             (found,) = await self._near.read([key], codec, scope, [tags], markers, usable)
             if found is not None:
                 return found
-        raws, time = await self.gate.send(*calls.read(key, markers))
+        raws, time = await self.gate.ask(*calls.read(key, markers))
         # As `calls.were_read` and `Opening.found` do, but here a hit passes.
         raw = raws[0]
         if raw is None:
@@ -107,7 +107,7 @@ class Remote:
     async def look(self, key: str, scope: Scope) -> Found | None:
         """What is stored under *key*, without its value."""
         markers = self.markers.of(key, scope, ())
-        (held,), seen = calls.were_read([key], markers, await self.gate.send(*calls.read(key, markers)))
+        (held,), seen = calls.were_read([key], markers, await self.gate.ask(*calls.read(key, markers)))
         found = self._opening.found(key, held, None, outline=True)
         if found is None or found.stored is None or not isinstance(held, calls.Held):
             return found
@@ -162,7 +162,7 @@ class Remote:
         opening = self._opening
         per_key = map(self.markers.of, keys, repeat(scope), tags)
         markers = tuple(dict.fromkeys(marker for each in per_key for marker in each))
-        held, seen = calls.were_read(keys, markers, await self.gate.send(*calls.read_many(keys, markers)))
+        held, seen = calls.were_read(keys, markers, await self.gate.ask(*calls.read_many(keys, markers)))
         there = [opening.found(key, each, codec) for key, each in zip(keys, held, strict=True)]
         # All tags that could not be known at once, so that they cost one round trip and not one each.
         await self.markers.ask_for_more(scope, [each.stored for each in there if each and each.stored], seen)

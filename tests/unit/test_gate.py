@@ -27,7 +27,7 @@ class Apart(Desk):
         honest = SteppedCommands.send_each
 
         async def send_each(commands: Any, *calls: Call) -> list[Reply]:
-            keys = [call.keys[0] if isinstance(call, ScriptCall) else str(call[1]) for call in calls]
+            keys = [call.keys[0] if isinstance(call, ScriptCall) else str(call[-1]) for call in calls]
             self.asked += keys
             there = [at for at, key in enumerate(keys) if key not in self.away]
             answers = dict(zip(there, await honest(commands, *(calls[at] for at in there)), strict=True))
@@ -116,12 +116,12 @@ def test_who_listens_delivers_what_was_set_aside_and_tells_the_others_meanwhile(
     heard: list[str] = []
     monkeypatch.setattr(apart.server, "publish", lambda _channel, message: heard.append(message))
     apart.lose(KEY)
-    assert heard == [f"dirty {KEY}"]
+    assert heard == [f"2 dirty {KEY}"]
     apart.run(apart.gate.deliver_pending())
-    assert heard == [f"dirty {KEY}"] * 2
+    assert heard == [f"2 dirty {KEY}"] * 2
     apart.away.clear()
     apart.run(apart.gate.deliver_pending())
-    assert heard[2:] == [f"drop - {KEY}"]
+    assert heard[2:] == [f"2 drop - 0 0 - {KEY}"]
     assert apart.events.invalidations_queued == 0
 
 
