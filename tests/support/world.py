@@ -71,7 +71,7 @@ class World:
         lagging: loaders read a replica, which follows the database in steps of its own, and within `LAG`.
         versioned: what was loaded has a version, and writers say theirs.
         server: what answers the calls.
-        scoped: entries are in a namespace, even if they have no tags.
+        scoped: entries are in a namespace, even if they have neither tags nor versions.
         apart: others may move between the calls of one round trip, too.
     """
 
@@ -93,7 +93,7 @@ class World:
         self.rules, self.fault, self.make_engine = rules, fault, make_engine
         self.bus, self.tags, self.late_tags, self.lagging, self.versioned = bus, tags, late_tags, lagging, versioned
         self.apart = apart
-        self.scope = SCOPE if tags or late_tags or scoped else NO_SCOPE
+        self.scope = SCOPE if tags or late_tags or scoped or versioned else NO_SCOPE
         self.replica: dict[str, int] = {}
         self.commits: dict[str, list[tuple[float, int]]] = {}  # by key: when, and what
         self.promises: dict[str, list[Promise]] = {}  # by key, of a database that lags behind
