@@ -208,7 +208,7 @@ async def test_the_age_is_that_of_the_value(place: Door) -> None:
 @pytest.fixture
 def cut_off(open_door: OpenDoor, proxy: FaultProxy) -> Door:
     """A guard whose Redis can be taken away with `proxy`."""
-    return open_door(CacheGuard(proxy.url, policy=Policy(jitter=0, **{"stale_if_error": 600}), operation_timeout=0.1))
+    return open_door(CacheGuard(proxy.url, policy=Policy(jitter=0, stale_if_error=600), operation_timeout=0.1))
 
 
 async def until_away(door: Door) -> None:
