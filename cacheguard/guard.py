@@ -579,7 +579,7 @@ class CacheGuard:
         return await scan(self._hub.running(l2=self._rules.l2), self._scope, match, cursor, count)
 
     def touch(self, key: str, **policy: Unpack[PolicyOptions]) -> bool:
-        """Give a fresh entry a new TTL. Return True if there was a fresh entry. Two round trips.
+        """Give a fresh entry a new TTL. Return True if there was a fresh entry. Three round trips.
 
         If Redis is unreachable, it returns False, or raises `Unreachable` if the guard has ``on_unreachable="raise"``.
         """
