@@ -27,7 +27,7 @@ from ..engine.writes import Writes
 from ..errors import CacheGuardError, ConfigurationError
 from ..events import Events, Stats, log
 from ..options import Options
-from ..protocol.messages import Drop
+from ..protocol.messages import Drop, Woken
 from ..protocol.model import MemoryCommands
 from ..protocol.names import bus_channel, namespace_scope
 from ..runtime.aio import AsyncRuntime
@@ -181,8 +181,11 @@ class Hub:
         if self.closed:
             raise CacheGuardError("this guard is closed")
 
-    def _heard(self, news: Drop) -> None:
-        self.writes.heard(news)
+    def _heard(self, news: Drop | Woken) -> None:
+        if isinstance(news, Woken):
+            self.shared.wake(news.key)
+        else:
+            self.writes.heard(news)
 
     def _missed(self) -> None:
         self.writes.missed()
@@ -315,7 +318,7 @@ def _check(options: Options, endpoint: Endpoint | None) -> None:
         )
 
 
-def _ignore(_news: Drop) -> None:
+def _ignore(_news: object) -> None:
     """Hear nothing."""
 
 

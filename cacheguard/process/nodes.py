@@ -20,7 +20,7 @@ from ..errors import Unreachable
 from ..events import Events
 from ..options import Options
 from ..ports import Commands, Replicas
-from ..protocol.messages import Drop
+from ..protocol.messages import Drop, Woken
 from ..runtime import run_now
 from ..servers.buses import Buses, Trust
 from ..servers.hashing import HashRing
@@ -78,7 +78,7 @@ class Node:
         channel: str,
         root: str,
         local: Kept,
-        forget: Callable[[Drop], None],
+        forget: Callable[[Drop | Woken], None],
         missed: Callable[[], None],
         events: Events,
         now: Callable[[], float],
