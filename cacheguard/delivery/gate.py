@@ -244,6 +244,7 @@ class Gate:
             raise
         if not outcome.missed and not outcome.away:
             outbox.acknowledged(items)
+            bus.listen()  # who listens notices that the server has lost them
             return True, outcome.replies
         # Some of it may have arrived, and its message may be on its way with this echo. This process then drops its
         # copies once more, for a reader here may have cached the old value meanwhile.

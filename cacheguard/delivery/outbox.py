@@ -1,11 +1,11 @@
-"""The outbox (invalidations that Redis has not acknowledged) and the journal (those that it may still lose)."""
+"""The outbox: invalidations that Redis has not acknowledged."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
@@ -13,12 +13,11 @@ from ..events import Events, log
 from ..ports import Call
 from ..protocol import calls
 from ..protocol.names import epoch_of
+from .journal import Journal
 
 MOST_PENDING = 100_000
 MOST_ORPHANS = 10_000
-MOST_JOURNALED = 100_000
 PARKED_FOR = 3.0  # seconds; who listens tries once a second, others only where nobody does
-JOURNALED_FOR = 60.0  # seconds; longer than a failover takes
 FLOOR_MS = 300_000  # a version floor outlives what a replica usually lags behind
 
 
@@ -102,9 +101,8 @@ class Outbox:
         self.parked_at: float = 0.0  # when they were tried last
         self._aside = 0  # how many of them there are
         self._root, self._events, self._now, self._ledger = root, events, now, ledger
-        self._journal: deque[tuple[float, Invalidation]] = deque()
+        self._journal = Journal(now)
         self.changes: int = 0  # of the server, so far
-        self._spilled_until = 0.0  # the journal has let go of something younger than it should
         if ledger is not None:
             self.pending.update({item: object() for item in ledger.load()})
             self._count()
@@ -245,31 +243,39 @@ class Outbox:
         return item not in self.pending
 
     def acknowledged(self, items: Iterable[Invalidation]) -> None:
-        """Keep *items* in the journal for a while: a failover may lose them."""
-        now, journal = self._now(), self._journal
+        """Keep *items* in the journal: a failover or a restart may lose them."""
         with self.lock:
-            for item in items:
-                journal.append((now, item))
-            while journal and journal[0][0] < now - JOURNALED_FOR:
-                journal.popleft()
-            while len(journal) > MOST_JOURNALED:
-                self._spilled_until = journal.popleft()[0] + JOURNALED_FOR
+            self._journal.add(items)
 
-    def replay(self) -> None:
-        """Queue the whole journal: another server answers now, or the same one may have lost data."""
-        self.changes += 1  # first: who has begun to ask before sees that what is pending now was not delivered
-        now, journal = self._now(), self._journal
+    def saved(self, at: float) -> None:
+        """What was acknowledged before *at* is on the server's disk."""
         with self.lock:
-            lately = [item for at, item in journal if at >= now - JOURNALED_FOR]
-            journal.clear()
-        # A write that had begun then has ended, or its end will come by itself.
-        items = [replace(item, begins="", intent_ms=0) for item in lately]
-        if now < self._spilled_until:
-            items = [Invalidation(self._root)]
+            self._journal.saved(at)
+
+    def untold(self) -> None:
+        """The server does not say who it is, so a change of its data goes unnoticed."""
+        self._events.once(
+            "INFO refused",
+            "the server refuses INFO, so this process cannot notice that it came back with old data: allow INFO",
+        )
+
+    def replay(self, *, of_unknown_age: bool = False) -> None:
+        """Queue the whole journal: another server answers now, or the same one may have lost data.
+
+        If the journal may not reach back as far as the data, the whole namespace is invalidated.
+        """
+        self.changes += 1  # first: who has begun to ask before sees that what is pending now was not delivered
+        with self.lock:
+            items = self._journal.all(of_unknown_age=of_unknown_age)
+            lasting = [] if items is not None else self._journal.lasting()
+        if items is None:
+            log.warning("Redis may have older data than the journal reaches back: the whole namespace is invalidated")
+            items = [Invalidation(self._root), *lasting]
+        elif items:
+            log.warning("another Redis answers, or other data: %d acknowledged invalidations are repeated", len(items))
         if items:
             self._events.replayed += len(items)
-            log.warning("another Redis answers: %d invalidations of the last minute are repeated", len(items))
-            self.queue(list(dict.fromkeys(items)))
+            self.queue(items)
 
     def _count(self) -> None:
         self._events.invalidations_queued = self.count
