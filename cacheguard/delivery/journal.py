@@ -5,20 +5,35 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
-
-if TYPE_CHECKING:
-    from .outbox import Invalidation
+from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 
 JOURNALED_FOR = 60.0  # seconds, at least: longer than a failover takes
 LONGEST_JOURNAL = 7200.0  # seconds, at most: twice the longest interval of Redis's default snapshots
 MOST_JOURNALED = 100_000
 
+
+class Repeatable(Protocol):
+    """An invalidation, as far as the journal knows it."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def leaves_something(self) -> bool: ...
+
+    def after(self, before: Self | None, /) -> Self:
+        """It as it is to be repeated, with what *before*, an earlier one of the same key, asked for."""
+        ...
+
+
+Item = TypeVar("Item", bound=Repeatable)
 Name: TypeAlias = tuple[str, bool]  # a key, and whether a version was given: such a one may leave the value in place
 
 
-class Journal:
+class Journal(Generic[Item]):
     """The acknowledged invalidations, one for each key, as far back as the data may go that a server comes back with.
 
     A server that crashes comes back with its last snapshot. So an invalidation is kept until a snapshot, or the log of
@@ -31,21 +46,21 @@ class Journal:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._kept: OrderedDict[Name, tuple[float, Invalidation]] = OrderedDict()
+        self._kept: OrderedDict[Name, tuple[float, Item]] = OrderedDict()
         self._saved_at = math.inf  # what was acknowledged before is on disk; inf: the server does not say
         self._dropped_at = -math.inf  # the youngest that was let go of
-        self.fresh: dict[Name, tuple[float, Invalidation]] | None = None  # not in the file yet; None: there is no file
+        self.fresh: dict[Name, tuple[float, Item]] | None = None  # not in the file yet; None: there is no file
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def add(self, items: Iterable[Invalidation]) -> None:
+    def add(self, items: Iterable[Item]) -> None:
         """Keep *items*, which were acknowledged now."""
         now, kept, fresh = self._now(), self._kept, self.fresh
         for item in items:
             name = item.key, bool(item.version)
             before = kept.pop(name, None)
-            entry = kept[name] = now, _lasting(item, None if before is None else before[1])
+            entry = kept[name] = now, item.after(None if before is None else before[1])
             if fresh is not None:
                 fresh[name] = entry
         self._prune(now)
@@ -67,7 +82,7 @@ class Journal:
         """What was acknowledged before *at* is on the server's disk."""
         self._saved_at = at
 
-    def all(self, *, of_unknown_age: bool) -> list[Invalidation] | None:
+    def all(self, *, of_unknown_age: bool) -> list[Item] | None:
         """What to repeat to data that may lack it; None if that may be more than is kept.
 
         Args:
@@ -78,17 +93,6 @@ class Journal:
             return None
         return [item for _, item in self._kept.values()]
 
-    def lasting(self) -> list[Invalidation]:
+    def lasting(self) -> list[Item]:
         """Those kept that leave something behind, such as a version floor."""
         return [item for _, item in self._kept.values() if item.leaves_something]
-
-
-def _lasting(item: Invalidation, before: Invalidation | None) -> Invalidation:
-    """*item* as it is repeated: without the write that began, and with what *before* asked for the same key."""
-    lag_ms, version = item.lag_ms, item.version
-    if before is not None:
-        lag_ms, version = max(lag_ms, before.lag_ms), max(version, before.version)
-    if lag_ms == item.lag_ms and version == item.version and not item.begins:
-        return item
-    # A write that has begun by then has ended when this is repeated, or its end will come by itself.
-    return replace(item, lag_ms=lag_ms, version=version, begins="", intent_ms=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol
 
@@ -45,6 +45,16 @@ class Invalidation:
     def leaves_something(self) -> bool:
         """True if something is noted under the key for later: a quarantine, a version floor, a write in progress."""
         return bool(self.lag_ms or self.version or self.begins or self.ends)
+
+    def after(self, before: Invalidation | None) -> Invalidation:
+        """This one as it is repeated later: without the write that begins, and with what *before* asked for the key."""
+        lag_ms, version = self.lag_ms, self.version
+        if before is not None:
+            lag_ms, version = max(lag_ms, before.lag_ms), max(version, before.version)
+        if lag_ms == self.lag_ms and version == self.version and not self.begins:
+            return self
+        # A write that has begun by then has ended when this is repeated, or its end will come by itself.
+        return replace(self, lag_ms=lag_ms, version=version, begins="", intent_ms=0)
 
     def calls(self, channel: str, echo: str) -> list[Call]:
         """The calls to send; the script itself publishes the message for the other processes."""
@@ -101,7 +111,7 @@ class Outbox:
         self.parked_at: float = 0.0  # when they were tried last
         self._aside = 0  # how many of them there are
         self._root, self._events, self._now, self._ledger = root, events, now, ledger
-        self._journal = Journal(now)
+        self._journal: Journal[Invalidation] = Journal(now)
         self.changes: int = 0  # of the server, so far
         if ledger is not None:
             self.pending.update({item: object() for item in ledger.load()})
@@ -169,9 +179,9 @@ class Outbox:
         self._count()
 
     def _put_aside(self, item: Invalidation, mark: object) -> None:
-        aside = self.parked.get(item.key, {})
+        aside = self.parked.setdefault(item.key, {})
         self._aside += item not in aside
-        self.parked[item.key] = {**aside, item: mark}
+        aside[item] = mark
 
     def parked_part(self, keys: Iterable[str]) -> dict[Invalidation, object]:
         """The parked invalidations of *keys*; all of them if none was tried for a while."""
@@ -235,10 +245,8 @@ class Outbox:
         if aside.get(item) is not mark:
             return False
         self._aside -= 1
-        left = {other: its for other, its in aside.items() if other != item}
-        if left:
-            self.parked[item.key] = left
-        else:
+        del aside[item]
+        if not aside:
             self.parked.pop(item.key, None)
         return item not in self.pending
 
@@ -264,7 +272,6 @@ class Outbox:
 
         If the journal may not reach back as far as the data, the whole namespace is invalidated.
         """
-        self.changes += 1  # first: who has begun to ask before sees that what is pending now was not delivered
         with self.lock:
             items = self._journal.all(of_unknown_age=of_unknown_age)
             lasting = [] if items is not None else self._journal.lasting()
@@ -274,8 +281,9 @@ class Outbox:
         elif items:
             log.warning("another Redis answers, or other data: %d acknowledged invalidations are repeated", len(items))
         if items:
-            self._events.replayed += len(items)
             self.queue(items)
+            self._events.replayed += len(items)
+        self.changes += 1  # last: who has begun to ask before it was pending does not use the answer
 
     def _count(self) -> None:
         self._events.invalidations_queued = self.count

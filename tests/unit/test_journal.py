@@ -102,7 +102,7 @@ def test_data_of_any_age_need_all_that_was_ever_invalidated(told: Told) -> None:
 
 
 def test_one_key_is_kept_once_with_all_that_was_asked_for_it(told: Told) -> None:
-    kept = Journal(lambda: 0.0)
+    kept: Journal[Invalidation] = Journal(lambda: 0.0)
     kept.add([Invalidation("a", lag_ms=500), Invalidation("a", version="2"), Invalidation("a", version="3")])
     kept.add([Invalidation("a", version="1"), Invalidation("a", begins="write", intent_ms=9)])
     assert kept.all(of_unknown_age=False) == [Invalidation("a", version="3"), Invalidation("a", lag_ms=500)]
