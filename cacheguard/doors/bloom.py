@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Iterable, Sequence
+from typing import Any
 
 from ..defenses.penetration.filter import BloomTier
 from ..defenses.penetration.info import BloomInfo
+from ..defenses.penetration.items import part_text
 from ..durations import Duration, seconds
+from ..errors import KeyTemplateError
+from ..keys import TextTemplate
 from ..process.hub import Hub
 from ..runtime import run_now
 
@@ -96,6 +100,18 @@ class BloomFilter:
     async def ainfo(self) -> BloomInfo:
         """`info` for coroutines."""
         return await self.tier.info(self._hub.running().runtime)
+
+
+def item_of(template: TextTemplate, values: Sequence[Any]) -> object:
+    """Return the item that *template* makes of these arguments; None, which is no item, if it may have other forms."""
+    try:
+        found = template.values_of(*values)
+    except KeyTemplateError:
+        return None
+    if template.is_one_field:
+        return found[0]
+    parts = [part_text(value) for value in found]
+    return None if None in parts else template.text_with([part or "" for part in parts])
 
 
 def _settle(value: Duration | None) -> float:

@@ -33,7 +33,7 @@ from .adding import ITEMS_PER_CALL, Plan, add_call, grow_call
 from .alone import Alone
 from .bits import Layers, Mirror
 from .info import BloomInfo, State
-from .items import LONGEST_TEXT, Items, Texts, batches_of, item_text
+from .items import Items, Texts, batches_of, text_to_ask
 from .layout import CHUNK_BYTES, HEADER_BYTES, Shape, checked_plan, describe, parse, probe
 from .rebuild import Rebuild, checked_lag
 from .stored import (
@@ -118,8 +118,7 @@ class BloomTier:
     def known(self, item: object, now: float) -> bool | None:
         """True if *item* is certainly absent, False for "maybe", None if only Redis can tell: then ask `absent`.
 
-        Costs no I/O and no lock. *now* is `Runtime.now`, read before the call. Raises `ConfigurationError` for an item
-        without a text of its own.
+        Costs no I/O and no lock. *now* is `Runtime.now`, read before the call.
         """
         mirror = self._mirror
         # The order matters when the lease is over and another thread renews it at this moment:
@@ -129,7 +128,9 @@ class BloomTier:
         until = mirror.until
         if now >= until and now < self._again:
             return False
-        text = item if type(item) is str and item.isascii() and len(item) <= LONGEST_TEXT else item_text(item)
+        text = text_to_ask(item)
+        if text is None:
+            return False
         for layer in mirror.layers.filters:
             if text in layer:
                 return False
@@ -141,10 +142,9 @@ class BloomTier:
         Free if `known` can answer, else a round trip. At the first call, and after a rebuild in another process, it
         fetches the whole filter; other callers get "maybe" meanwhile.
         """
-        text = item_text(item)
-        verdict = self.known(text, runtime.now())
-        if verdict is not None:
-            return verdict
+        verdict, text = self.known(item, runtime.now()), text_to_ask(item)
+        if verdict is not None or text is None:
+            return verdict is True
         try:
             mirror = await self._confirm(runtime)
         except (Unreachable, UnusableError) as error:
