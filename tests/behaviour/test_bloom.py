@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from cacheguard.defenses.penetration import adding, rebuild
-from cacheguard.defenses.penetration import filter as filter_module
+from cacheguard.defenses.penetration import shared as filter_module
 from cacheguard.defenses.penetration.filter import BloomTier
 from cacheguard.defenses.penetration.info import BloomInfo
 from cacheguard.defenses.penetration.items import Items
@@ -72,6 +72,13 @@ class Wire:
             raise Unreachable(str(error)) from error
 
 
+class Still:
+    """A watch that never beats: these tests give signs of life themselves."""
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
+
+
 class StubRuntime:
     """A blocking runtime with a clock that can be moved."""
 
@@ -91,6 +98,21 @@ class StubRuntime:
     def token(self) -> str:
         self._tokens += 1
         return f"{id(self)}-{self._tokens}-{time.monotonic_ns()}"
+
+    def random(self) -> float:
+        return 0.5
+
+    def watch(self, beat: Any, every: float, late: Any, deadline: float | None) -> Any:
+        assert deadline is None
+        return Still()
+
+    async def start(self, work: Coroutine[Any, Any, None], *, detached: bool) -> bool:
+        assert detached
+        await work
+        return True
+
+    async def call(self, load: Callable[[], Any]) -> Any:
+        return load()
 
     async def sleep(self, seconds: float) -> None:
         if seconds > 0:

@@ -138,6 +138,15 @@ class Process:
     def token(self) -> str:
         return str(self.world.draw.random())
 
+    def random(self) -> float:
+        return self.world.draw.random()
+
+    def watch(self, beat: object, every: float, late: object, deadline: float | None) -> Process:
+        return self
+
+    def stop(self) -> None:
+        """A rebuild gives signs of life in its own steps."""
+
     async def sleep(self, seconds: float) -> None:
         await Pause(self.world.now() + seconds)
 
