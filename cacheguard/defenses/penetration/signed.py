@@ -23,7 +23,7 @@ from ...ports import Runtime
 from .bits import Layers, Mirror
 from .info import BloomInfo, info_of
 from .items import ITEMS_PER_BREATH, Items, Texts
-from .layout import CHUNK_BYTES, HEADER_BYTES, Shape, probe
+from .layout import CHUNK_BYTES, HEADER_BYTES, Shape, next_shape, probe
 from .rebuild import SILENCE, Begin, SignedRebuild, signed_entries
 from .shared import ATTEMPTS, NOBODY, RELOAD, STATES, Shared
 from .signatures import SIGNATURE_BYTES, SPAN, Base, Signatures, is_signed, signature_of
@@ -168,7 +168,10 @@ class Signed(Shared):
         for _ in range(_LOADS):
             mirror = await self._read(runtime, news)
             if mirror is None:
-                return None
+                epoch, news = news.epoch, await self._ask(runtime, "", 0, 0)
+                if news.epoch == epoch or news.state != "complete":
+                    return None
+                continue
             asked = runtime.now()
             later = await self._ask(runtime, mirror.epoch, mirror.tail[0], self._lease)
             if self._learn(mirror, mirror.tail, later, asked):
@@ -366,6 +369,10 @@ class Signed(Shared):
             if news.state == "none" or not news.run:
                 await self._mark(runtime, "", "", "")  # which says what is wrong
             base = self._base(news)
+            if news.state == "complete" and self._is_sound(news):
+                self._witness = NOBODY
+                self.again = -math.inf
+                return
             older = news.epoch == seen and news.seq < newest[0]
             if older or self._witness not in (NOBODY, (base.lineage, news.run)):
                 self._witness = NOBODY
@@ -418,8 +425,10 @@ class Signed(Shared):
         state = STATES[news.state]
         if news.epoch == self._refused or (state == "complete" and not self._is_sound(news)):
             state = "lost"
-        count = base.count + max(0, news.seq - base.held)
-        return info_of(self._keys.name, state, self._first, news.epoch, count, base.shapes)
+        count, shapes = base.count + max(0, news.seq - base.held), list(base.shapes)
+        while sum(shape.capacity for shape in shapes) < count:  # as every mirror has grown
+            shapes.append(next_shape(shapes))
+        return info_of(self._keys.name, state, self._first, news.epoch, count, shapes)
 
 
 class _Fold(SignedRebuild):
