@@ -11,7 +11,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overloa
 from .checks import check_change, check_loader, check_usable, question, tags_of, texts
 from .defenses.consistency import Version, version_text
 from .delivery.outbox import Invalidation
-from .doors.bloom import BloomFilter
+from .doors.bloom import BloomFilter, queues_of
 from .doors.feed import Change, Latest
 from .doors.methods import decorator
 from .doors.shapes import CachedCoroutineFunction, CachedFunction, Decorator
@@ -240,8 +240,12 @@ class CacheGuard:
         capacity: int,
         error_rate: float = 0.001,
         mirror_lease: Duration | None = "50ms",
+        on_unreachable: Literal["raise", "queue"] = "raise",
+        on_lost: Callable[[BloomFilter], object] | None = None,
     ) -> BloomFilter:
         """Return a Bloom filter in front of the loader, shared by all processes that use the same *name*.
+
+        Where the guard has a `secret`, the filter is signed with it.
 
         Args:
             name: the name of the filter.
@@ -249,11 +253,18 @@ class CacheGuard:
             error_rate: share of absent items that get the answer "maybe", in (0, 1).
             mirror_lease: how long this process may answer "absent" without a request to Redis, and the longest wait of
                 an `add`. None: every "absent" costs one round trip and an `add` never waits.
+            on_unreachable: what `add` does if Redis is unreachable. ``"raise"``: it raises `Unreachable`, and the row
+                must not be committed. ``"queue"``: it returns, and the item is added as soon as Redis answers; until
+                then a process that does reach Redis may answer "absent" for the row.
+            on_lost: is called with the filter when this process finds it lost or damaged, in the background; it may
+                call `ensure`. For filters that are used in an event loop, it may be a coroutine function.
 
         No round trip here; Redis is read and written at the first use.
         """
         lease = None if mirror_lease is None else seconds(mirror_lease, "mirror_lease")
-        return BloomFilter(self._hub, self._hub.filter(self._names, name, capacity, error_rate, lease))
+        queues = queues_of(on_unreachable)
+        tier = self._hub.filter(self._names, name, capacity, error_rate, lease, queues=queues)
+        return BloomFilter(self._hub, tier, on_lost)
 
     # Reading
 

@@ -191,10 +191,17 @@ class Hub:
         self.writes.missed()
 
     def filter(
-        self, names: tuple[str, ...], name: str, capacity: int, error_rate: float, lease: float | None
+        self,
+        names: tuple[str, ...],
+        name: str,
+        capacity: int,
+        error_rate: float,
+        lease: float | None,
+        *,
+        queues: bool,
     ) -> BloomTier:
         """The Bloom filter *name* of the namespace *names*, one for all who ask for the same."""
-        known = (names, name, capacity, error_rate, lease)
+        known = (names, name, capacity, error_rate, lease, queues)
         tier = self.filters.get(known) or BloomTier(
             name,
             capacity=capacity,
@@ -204,6 +211,8 @@ class Hub:
             namespace="/".join(names),
             shared=not self.memory,
             mirror_lease=lease,
+            secrets=self.options.secrets,
+            queues=queues,
         )
         self.filters[known] = tier
         return tier
