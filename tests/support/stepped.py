@@ -238,7 +238,7 @@ class SteppedRuntime:
         self._made += 1
         return f"{self._process.name}-{self._made}"
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, until: Any = None) -> None:  # noqa: ARG002 - it polls
         """Stay parked until there is something new to see, or until there is nothing left to do but wait."""
         process = self._process
         seen, until = process.stepper.actor.seen, process.stepper.now + seconds
