@@ -11,8 +11,8 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overloa
 from .checks import check_change, check_loader, check_usable, question, tags_of, texts
 from .defenses.consistency import Version, version_text
 from .delivery.outbox import Invalidation
-from .doors.bloom import BloomFilter
-from .doors.feed import Change, invalidations
+from .doors.bloom import BloomFilter, queues_of
+from .doors.feed import Change, Latest
 from .doors.methods import decorator
 from .doors.shapes import CachedCoroutineFunction, CachedFunction, Decorator
 from .doors.warming import Progress, Warmed, warm
@@ -240,8 +240,12 @@ class CacheGuard:
         capacity: int,
         error_rate: float = 0.001,
         mirror_lease: Duration | None = "50ms",
+        on_unreachable: Literal["raise", "queue"] = "raise",
+        on_lost: Callable[[BloomFilter], object] | None = None,
     ) -> BloomFilter:
         """Return a Bloom filter in front of the loader, shared by all processes that use the same *name*.
+
+        Where the guard has a `secret`, the filter is signed with it.
 
         Args:
             name: the name of the filter.
@@ -249,11 +253,18 @@ class CacheGuard:
             error_rate: share of absent items that get the answer "maybe", in (0, 1).
             mirror_lease: how long this process may answer "absent" without a request to Redis, and the longest wait of
                 an `add`. None: every "absent" costs one round trip and an `add` never waits.
+            on_unreachable: what `add` does if Redis is unreachable. ``"raise"``: it raises `Unreachable`, and the row
+                must not be committed. ``"queue"``: it returns, and the item is added as soon as Redis answers; until
+                then a process that does reach Redis may answer "absent" for the row.
+            on_lost: is called with the filter when this process finds it lost or damaged, in the background; it may
+                call `ensure`. For filters that are used in an event loop, it may be a coroutine function.
 
         No round trip here; Redis is read and written at the first use.
         """
         lease = None if mirror_lease is None else seconds(mirror_lease, "mirror_lease")
-        return BloomFilter(self._hub, self._hub.filter(self._names, name, capacity, error_rate, lease))
+        queues = queues_of(on_unreachable)
+        tier = self._hub.filter(self._names, name, capacity, error_rate, lease, queues=queues)
+        return BloomFilter(self._hub, tier, on_lost)
 
     # Reading
 
@@ -544,13 +555,13 @@ class CacheGuard:
         Of several callers that remove a key at the same time, one counts it. If Redis does not acknowledge, the result
         is 0 and the invalidation is pending, or `Unreachable` is raised, as in `invalidate`.
         """
-        names = [self._scope.key(key) for key in texts(keys)]
+        names = map(self._scope.key, texts(keys))
         engine_of, l2 = self._hub.blocking, self._rules.l2
         return run_now(self._hub.writes.remove(engine_of, names, self._scope, l2=l2))
 
     async def aremove(self, *keys: str) -> int:
         """`remove` for coroutines; if cancelled, it still runs to its end."""
-        names = [self._scope.key(key) for key in texts(keys)]
+        names = map(self._scope.key, texts(keys))
         engine_of, l2 = self._hub.running, self._rules.l2
         return await self._hub.writes.remove(engine_of, names, self._scope, l2=l2)
 
@@ -579,7 +590,7 @@ class CacheGuard:
         return await scan(self._hub.running(l2=self._rules.l2), self._scope, match, cursor, count)
 
     def touch(self, key: str, **policy: Unpack[PolicyOptions]) -> bool:
-        """Give a fresh entry a new TTL. Return True if there was a fresh entry. Two round trips.
+        """Give a fresh entry a new TTL. Return True if there was a fresh entry. Three round trips.
 
         If Redis is unreachable, it returns False, or raises `Unreachable` if the guard has ``on_unreachable="raise"``.
         """
@@ -592,7 +603,9 @@ class CacheGuard:
         return await self._hub.by_hand.touch(self._hub.running, name, rules, self._scope)
 
     def invalidate(self, *keys: str, version: Version | None = None, settle: Duration | None = None) -> None:
-        """Remove *keys* everywhere. A load that began before this call returns fills no tier. One round trip.
+        """Remove *keys* everywhere. A load that began before this call returns fills no tier.
+
+        One round trip per thousand keys; `ainvalidate`, which leaves the event loop its turn, needs one per 250.
 
         Args:
             keys: key texts.
@@ -648,15 +661,15 @@ class CacheGuard:
         Returns:
             The number of distinct keys and tags in *changes*.
         """
-        items = invalidations(self._scope, changes, round(settle_seconds(settle) * 1000))
-        return run_now(self._hub.writes.apply(self._hub.blocking(), items))
+        latest = Latest(self._scope, round(settle_seconds(settle) * 1000))
+        return run_now(self._hub.writes.apply(self._hub.blocking(), latest, changes))
 
     async def aapply(
         self, changes: Iterable[Change | tuple[str, Version | None]], *, settle: Duration | None = None
     ) -> int:
         """`apply` for coroutines."""
-        items = invalidations(self._scope, changes, round(settle_seconds(settle) * 1000))
-        return await self._hub.writes.apply(self._hub.running(), items)
+        latest = Latest(self._scope, round(settle_seconds(settle) * 1000))
+        return await self._hub.writes.apply(self._hub.running(), latest, changes)
 
     def writing(
         self,
@@ -726,13 +739,16 @@ class CacheGuard:
         return decorate_writes(open_write, keys, tags, version, called="guard.invalidates")
 
     def expire(self, *keys: str) -> None:
-        """Make *keys* stale: the old value stays available if the next load is slow or fails. One round trip."""
-        names = [self._scope.key(key) for key in texts(keys)]
+        """Make *keys* stale: the old value stays available if the next load is slow or fails.
+
+        One round trip per thousand keys.
+        """
+        names = map(self._scope.key, texts(keys))
         run_now(self._hub.writes.expire(self._hub.blocking(), names))
 
     async def aexpire(self, *keys: str) -> None:
         """`expire` for coroutines."""
-        names = [self._scope.key(key) for key in texts(keys)]
+        names = map(self._scope.key, texts(keys))
         await self._hub.writes.expire(self._hub.running(), names)
 
     # Running

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from os import PathLike
 from types import MethodType
@@ -31,6 +31,7 @@ class Options:
     l1_copy: bool
     codec: Codec | None
     sealer: Sealer
+    secrets: tuple[bytes, ...] = field(repr=False)  # checked by the sealer
     operation_timeout: float
     max_loads: int
     load_wait: float
@@ -88,6 +89,7 @@ class Options:
                 compress_above=compress_above,
                 max_value_bytes=max_value_bytes,
             ),
+            secrets=() if secret is None else (secret,) if isinstance(secret, bytes) else tuple(secret),
             operation_timeout=seconds(operation_timeout, "operation_timeout"),
             max_loads=count("max_loads", max_loads),
             load_wait=seconds(load_wait, "load_wait"),

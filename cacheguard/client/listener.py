@@ -7,7 +7,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import redis.exceptions
@@ -17,11 +17,12 @@ from ..delivery.gate import Gate
 from ..errors import Refused, Unreachable
 from ..events import Events, log
 from ..faults import Fault, fault_of
-from ..ports import AnotherServer, Commands
+from ..ports import AnotherServer, Commands, Reply
 from ..runtime import run_now
 from ..runtime.bell import Bell
 from . import redispy
 from .circuits import wait_freely
+from .identity import LOOK
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # between attempts to subscribe
 PATIENCE_AT_CLOSE = 2.0
@@ -49,6 +50,8 @@ class Listener:
         post: a way to the servers, for heartbeats and for subscribing.
         gate: the same way, for pending invalidations. They are delivered as soon as Redis is back, without any request.
         on_beat: called with those servers, once a second.
+        on_look: called after each round of heartbeats: when it was sent, what each server said of itself with it, and
+            whether all of them did.
     """
 
     def __init__(
@@ -60,9 +63,10 @@ class Listener:
         has_pending: Callable[[], bool],
         *,
         on_beat: Callable[[list[tuple[str, Commands]]], None] | None = None,
+        on_look: Callable[[float, dict[str, Sequence[Reply]], bool], None] | None = None,
     ) -> None:
         self._bus, self._post, self._gate, self._events, self._has_pending = bus, post, gate, events, has_pending
-        self._on_beat = on_beat
+        self._on_beat, self._on_look = on_beat, on_look
         self._reset()
 
     def _reset(self) -> None:
@@ -143,6 +147,8 @@ class Listener:
             self._next_beat = now + BEAT_EVERY
             self._beat(self._bus.now())
             self._pay()
+        if self._gate.changes != self._changes:  # this heartbeat has shown it
+            return connection, 0.0
         return connection, max(0.0, self._next_beat - time.monotonic())
 
     def _subscribed(self) -> Any:
@@ -169,20 +175,32 @@ class Listener:
             self._pay()
 
     def _beat(self, now: float) -> None:
-        """Send a heartbeat through every server that takes writes."""
+        """Send a heartbeat through every server that takes writes, and look whether its data are still the same."""
 
         def beats(posts: list[str]) -> list[tuple[str, str]]:
             return [(post, f"beat {text}") for post, text in self._bus.beat(now, posts)]
 
-        self._publish_to_all(now, beats)
+        looks: dict[str, Sequence[Reply]] = {}
+        self._publish_to_all(now, beats, looks)
+        if self._on_look is not None:
+            self._on_look(now, looks, len(looks) == len(self._posts))
         if self._on_beat is not None and self._posts:
             self._on_beat(self._posts)
 
-    def _publish_to_all(self, now: float, texts: Callable[[list[str]], list[tuple[str, str]]]) -> bool:
+    def _publish_to_all(
+        self,
+        now: float,
+        texts: Callable[[list[str]], list[tuple[str, str]]],
+        looks: dict[str, Sequence[Reply]] | None = None,
+    ) -> bool:
         """Say something to ourselves through every server that takes writes; whether one of them could be reached.
 
         Alone is who reaches none: through one that is left, others may invalidate.
+
+        Args:
+            looks: takes in what each of them says of itself.
         """
+        asked = () if looks is None else LOOK
         errors: list[Unreachable] = []
         reached = False
         try:
@@ -190,8 +208,13 @@ class Listener:
             posts = dict(self._posts)
             for post, text in texts(list(posts)):
                 try:
-                    run_now(posts[post].send(("PUBLISH", self._bus.own_channel, text)))
-                    reached = True
+                    said, *look = run_now(posts[post].send_each(("PUBLISH", self._bus.own_channel, text), *asked))
+                    if looks is not None:
+                        looks[post] = look
+                    if isinstance(said, Refused):
+                        errors.append(said)
+                    else:
+                        reached = True
                 except Unreachable as error:
                     errors.append(error)
         except AnotherServer:

@@ -45,7 +45,8 @@ class Bus:
     Args:
         channel: the Pub/Sub channel of all processes of the guard.
         me: the name of this process; a forked child gets a new one.
-        forget: drops a name from everything that this process keeps, and notes what else is said of it.
+        forget: drops a name from everything that this process keeps, and notes what else is said of it; it also gets to
+            know whose load has ended.
         local: the in-process tier, which answers only while it is trusted.
         now: monotonic seconds.
     """
@@ -60,7 +61,7 @@ class Bus:
         self,
         channel: str,
         me: str,
-        forget: Callable[[Drop], None],
+        forget: Callable[[Drop | Woken], None],
         local: Kept,
         events: Events,
         *,
@@ -151,6 +152,7 @@ class Bus:
             self._not_understood(message)
             return
         if isinstance(news, Woken):
+            self._forget(news)
             return
         if isinstance(news, Dirty):
             self._mark_dirty(news.key)

@@ -15,7 +15,7 @@ from ..protocol import calls as protocol
 from .bus import Bus
 from .outbox import Invalidation, Outbox
 
-PART = 1000  # pending invalidations in one round trip
+PART = 250  # pending invalidations in one round trip; an event loop stands still while they are packed
 MOST_ANNOUNCED = 10_000  # dirty keys, every second
 _ANSWERS = frozenset({list, tuple, dict})  # to MGET, and to TIME: of one server, of the model, of several servers
 
@@ -257,6 +257,7 @@ class Gate:
             raise
         if not outcome.missed and not outcome.away:
             outbox.acknowledged(items)
+            bus.listen()  # who listens notices that the server has lost them
             return True, outcome.replies
         # Some of it may have arrived, and its message may be on its way with this echo. This process then drops its
         # copies once more, for a reader here may have cached the old value meanwhile.
@@ -282,7 +283,7 @@ class Gate:
 
     async def _keep(self, items: Sequence[Invalidation], outcome: Outcome) -> None:
         """Queue the *items* that were not acknowledged; if Redis still publishes, announce them as dirty."""
-        outbox, left = self._outbox, [*outcome.missed, *outcome.away]
+        outbox, left = self._outbox, dict.fromkeys((*outcome.missed, *outcome.away))
         outbox.acknowledged([item for item in items if item not in left])
         outbox.queue(outcome.missed)
         outbox.queue(outcome.away, aside=True)
@@ -291,7 +292,7 @@ class Gate:
         elif not outcome.away:  # no server was reached, so nobody could be told
             return
         try:
-            await self.announce_dirty(left)
+            await self.announce_dirty(list(left))
         except AnotherServer as error:
             self._events.redis_failed(error)
         except Unreachable as error:

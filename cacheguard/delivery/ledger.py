@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, closing
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +75,11 @@ class FileLedger:
 
     def add(self, items: Iterable[Invalidation]) -> None:
         """Write *items*. A failure is logged; they stay pending in memory in any case."""
-        # A write that had begun when its process died is over: what is left of it is an invalidation.
-        lines = [(self._owner, json.dumps(asdict(replace(item, begins="", intent_ms=0)))) for item in items]
+        lines = [(item, _line(item)) for item in items]
         try:
             with self._lock, closing(self._opened()) as file, file:
-                for item, line in zip(items, lines, strict=True):
-                    row = file.execute("INSERT INTO owed (root, item) VALUES (?, ?)", line).lastrowid
+                for item, line in lines:
+                    row = file.execute("INSERT INTO owed (root, item) VALUES (?, ?)", (self._owner, line)).lastrowid
                     if row is not None:
                         self._rows.setdefault(item, []).append(row)
         except sqlite3.Error as error:
@@ -98,3 +96,12 @@ class FileLedger:
                     file.executemany("DELETE FROM owed WHERE id = ?", rows)
             except sqlite3.Error as error:
                 log.error("the outbox file %s cannot be written: %s", self._path, error)
+
+
+def _line(item: Invalidation) -> str:
+    """*item* as a row has it.
+
+    A write that had begun when its process died is over: what is left of it is an invalidation.
+    """
+    said = {"key": item.key, "lag_ms": item.lag_ms, "version": item.version, "ends": item.ends}
+    return json.dumps({name: value for name, value in said.items() if value})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial, wraps
 from inspect import isasyncgen, isawaitable, isgenerator, signature
+from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args
 
-from ..checks import check_key, check_tag, is_coroutine_function, is_generator_function
+from ..checks import check_tag, is_coroutine_function, is_generator_function, texts
 from ..defenses.consistency import Version, version_text
 from ..delivery.outbox import Invalidation
 from ..durations import Duration, seconds
@@ -78,7 +79,7 @@ class Write:
         self._scope = scope
         self._names: dict[str, None] = {}
         self._token = ""
-        self._fenced: tuple[str, ...] = ()
+        self._fenced: frozenset[str] = frozenset()
         self._watch: Watch | None = None
         self._over = False
         self._renewing: Signal | None = None
@@ -111,7 +112,7 @@ class Write:
             return
         if terms.mode == "fence":
             self._token = engine.runtime.token()
-            self._fenced = tuple(self._names)
+            self._fenced = frozenset(self._names)
         await writes.write(engine, self._begun(terms), quietly=True)
         if self._fenced:
             self._watch = engine.runtime.watch(
@@ -161,26 +162,31 @@ async def _never() -> None:
 
 def names_of(scope: Scope, keys: Iterable[str], tags: Iterable[str]) -> list[str]:
     """Return the Redis keys of entries and of the markers of tags; `TypeError` for what is not text."""
+    return list(dict.fromkeys(_names(scope, *_checked(keys, tags))))
+
+
+def _checked(keys: Iterable[str], tags: Iterable[str]) -> tuple[Iterable[str], Iterable[str]]:
+    """Return *keys* and *tags* without duplicates; `TypeError` for what is not text."""
     if isinstance(keys, str) or isinstance(tags, str):
         raise TypeError(
             f"keys and tags must be several texts, got the text {keys if isinstance(keys, str) else tags!r}"
         )
-    names: list[str] = []
-    for key in keys:
-        check_key(key)
-        names.append(scope.key(key))
+    tags = list(tags)
     for tag in tags:
         check_tag(tag)
-        names.append(scope.tag(tag))
-    return list(dict.fromkeys(names))
+    return texts(keys), dict.fromkeys(tags)
+
+
+def _names(scope: Scope, keys: Iterable[str], tags: Iterable[str]) -> Iterator[str]:
+    return chain(map(scope.key, keys), map(scope.tag, tags))
 
 
 def named(
     scope: Scope, keys: Iterable[str], tags: Iterable[str], version: Version | None, settle: Duration | None
-) -> list[Invalidation]:
-    """Return the invalidations for *keys* and *tags*."""
+) -> Iterator[Invalidation]:
+    """Return the invalidations for *keys* and *tags*, which are checked now; each is made when it is asked for."""
     of_source, lag_ms = version_text(version), round(settle_seconds(settle) * 1000)
-    return [Invalidation(name, lag_ms, of_source) for name in names_of(scope, keys, tags)]
+    return (Invalidation(name, lag_ms, of_source) for name in _names(scope, *_checked(keys, tags)))
 
 
 class Writing:

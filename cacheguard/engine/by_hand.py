@@ -139,7 +139,7 @@ class ByHand:
         return await self._do(UPDATE, engine_of, [key], update, l2=rules.l2)
 
     async def touch(self, engine_of: EngineOf, key: str, rules: Rules, scope: Scope) -> bool:
-        """Restart the TTL of a fresh entry; True if there was one. Two round trips."""
+        """Restart the TTL of a fresh entry; True if there was one. Three round trips."""
 
         async def touch(engine: Engine) -> bool:
             return await engine.changes.touch(key, rules, scope)

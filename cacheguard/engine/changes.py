@@ -218,7 +218,7 @@ class Changes:
         return made
 
     async def touch(self, key: str, rules: Rules, scope: Scope) -> bool:
-        """Restart the TTL of a fresh entry; True if there was one. Two round trips."""
+        """Restart the TTL of a fresh entry; True if there was one. Three round trips."""
         return bool(await self._dropping([key], self._touched(key, rules, scope)))
 
     async def _touched(self, key: str, rules: Rules, scope: Scope) -> bool:

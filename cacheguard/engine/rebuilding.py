@@ -333,11 +333,20 @@ class Rebuilding:
                 # The value of the other process is used, however short its TTL, except for a refresh: that load may
                 # have begun before the call.
                 awaited, floor = lease.holder, floor if flight.anew else 0
-                await self._runtime.sleep(poll_delay(waited, self._runtime.random()))
+                await self._nap(ask.key, poll_delay(waited, self._runtime.random()))
             elif isinstance(lease, Found) and lease.stored is None:
                 unusable = lease.unusable  # unusable here, or invalidated by a tag: the next question replaces it
             else:
                 return await self._follow(flight, ask, plan, lease, job)
+
+    async def _nap(self, key: str, seconds: float) -> None:
+        """Sleep until Redis is to be asked again, or until another process says that it has stored the value."""
+        woken = self._runtime.signal()
+        self._shared.sleeper(key, woken)
+        try:
+            await self._runtime.sleep(seconds, woken)
+        finally:
+            self._shared.no_sleeper(key, woken)
 
     async def _follow(
         self, flight: Flight, ask: Ask, plan: Plan, lease: Granted | Found | Bypass | Failed, job: Job

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..delivery.bus import Bus
     from ..events import Events
     from ..policy import Rules
-    from ..ports import Bulkhead, Home, Runtime
+    from ..ports import Bulkhead, Home, Runtime, Signal
     from ..servers.buses import Buses
     from ..tiers.local import Local
 
@@ -84,6 +84,7 @@ class Shared:
         self.off: int = 0  # how many `disabled()` blocks are open
         self.questions: tuple[Callable[[], object], ...] = (alone,)
         self.failures: dict[str, Failure] = {}
+        self._sleepers: dict[str, list[Signal]] = {}  # by key
         # The loads of this process while Redis gives no leases, whatever the engine.
         self.cut_off: Flights = Flights(local)
         self.flights: list[Flights] = []
@@ -174,6 +175,25 @@ class Shared:
             for key, failure in list(islice(self.failures.items(), 2)):
                 if failure.until + FORGOTTEN_AFTER < now:
                     self.failures.pop(key, None)
+
+    # Waiting for a load in another process
+
+    def sleeper(self, key: str, signal: Signal) -> None:
+        """Let *signal* be set when another process has stored the value of *key*."""
+        with self.local.lock:
+            self._sleepers.setdefault(key, []).append(signal)
+
+    def wake(self, key: str) -> None:
+        """Set the signals of those who wait for *key*."""
+        for signal in self._sleepers.pop(key, ()):
+            signal.set()
+
+    def no_sleeper(self, key: str, signal: Signal) -> None:
+        """Forget *signal*, which waits no more."""
+        with self.local.lock:
+            left = [each for each in self._sleepers.pop(key, ()) if each is not signal]
+            if left:
+                self._sleepers[key] = left
 
     def after_fork(self) -> None:
         """Leave the parent's flights to the parent."""

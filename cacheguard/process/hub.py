@@ -27,7 +27,7 @@ from ..engine.writes import Writes
 from ..errors import CacheGuardError, ConfigurationError
 from ..events import Events, Stats, log
 from ..options import Options
-from ..protocol.messages import Drop
+from ..protocol.messages import Drop, Woken
 from ..protocol.model import MemoryCommands
 from ..protocol.names import bus_channel, namespace_scope
 from ..runtime.aio import AsyncRuntime
@@ -181,17 +181,27 @@ class Hub:
         if self.closed:
             raise CacheGuardError("this guard is closed")
 
-    def _heard(self, news: Drop) -> None:
-        self.writes.heard(news)
+    def _heard(self, news: Drop | Woken) -> None:
+        if isinstance(news, Woken):
+            self.shared.wake(news.key)
+        else:
+            self.writes.heard(news)
 
     def _missed(self) -> None:
         self.writes.missed()
 
     def filter(
-        self, names: tuple[str, ...], name: str, capacity: int, error_rate: float, lease: float | None
+        self,
+        names: tuple[str, ...],
+        name: str,
+        capacity: int,
+        error_rate: float,
+        lease: float | None,
+        *,
+        queues: bool,
     ) -> BloomTier:
         """The Bloom filter *name* of the namespace *names*, one for all who ask for the same."""
-        known = (names, name, capacity, error_rate, lease)
+        known = (names, name, capacity, error_rate, lease, queues)
         tier = self.filters.get(known) or BloomTier(
             name,
             capacity=capacity,
@@ -201,6 +211,8 @@ class Hub:
             namespace="/".join(names),
             shared=not self.memory,
             mirror_lease=lease,
+            secrets=self.options.secrets,
+            queues=queues,
         )
         self.filters[known] = tier
         return tier
@@ -315,7 +327,7 @@ def _check(options: Options, endpoint: Endpoint | None) -> None:
         )
 
 
-def _ignore(_news: Drop) -> None:
+def _ignore(_news: object) -> None:
     """Hear nothing."""
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ..client.endpoints import Endpoint
-from ..client.identity import Identity, Steady
+from ..client.identity import Identity, Steady, look_of
 from ..delivery.bus import Bus, Kept
 from ..delivery.counted import Counted
 from ..delivery.gate import Gate
@@ -19,8 +19,8 @@ from ..delivery.outbox import Outbox
 from ..errors import Unreachable
 from ..events import Events
 from ..options import Options
-from ..ports import Commands, Replicas
-from ..protocol.messages import Drop
+from ..ports import Commands, Replicas, Reply
+from ..protocol.messages import Drop, Woken
 from ..runtime import run_now
 from ..servers.buses import Buses, Trust
 from ..servers.hashing import HashRing
@@ -78,7 +78,7 @@ class Node:
         channel: str,
         root: str,
         local: Kept,
-        forget: Callable[[Drop], None],
+        forget: Callable[[Drop | Woken], None],
         missed: Callable[[], None],
         events: Events,
         now: Callable[[], float],
@@ -98,7 +98,7 @@ class Node:
         self.outbox: Outbox = Outbox(root, events, now, self._ledger, threading.RLock())
         self.bus: Bus = Bus(channel, os.urandom(8).hex(), forget, _Heard(local, missed), events, now=now)
         self.circuits: Circuits = Circuits(options.operation_timeout, events)
-        identity = Identity(self.outbox.replay)
+        identity = Identity(partial(_replay, self.outbox))
         self.wires: Wires = Wires(
             endpoint, aendpoint, MOST_CONNECTIONS, options.operation_timeout, identity, self.circuits
         )
@@ -109,7 +109,13 @@ class Node:
             self.bus.keep_notes(threading.RLock())
             on_beat = self.wires.follow(f"{channel}:beat:", MOST_CONNECTIONS).beat
         self.listener: Listener = Listener(
-            self.bus, self.wires.blocking, gate, events, lambda: outbox.has_pending, on_beat=on_beat
+            self.bus,
+            self.wires.blocking,
+            gate,
+            events,
+            lambda: outbox.has_pending,
+            on_beat=on_beat,
+            on_look=partial(_look, identity, outbox),
         )
         self.bus.start = _starting(weakref.ref(self.listener))
 
@@ -162,6 +168,32 @@ class _Heard:
 
     def trust(self, until: float) -> None:
         self._local.trust(until)
+
+
+def _replay(outbox: Outbox, of_unknown_age: bool) -> None:  # noqa: FBT001 - a callback's only argument
+    outbox.replay(of_unknown_age=of_unknown_age)
+
+
+def _look(
+    identity: Identity,
+    outbox: Outbox,
+    at: float,
+    said: Mapping[str, Sequence[Reply]],
+    whole: bool,  # noqa: FBT001 - a callback's arguments
+) -> None:
+    """Take in what the servers have said with a heartbeat that was sent *at*; *whole*: all of them."""
+    saved: list[float] = []
+    for name, replies in said.items():
+        look = look_of(replies)
+        if look is None:
+            whole = False
+            outbox.untold()
+            continue
+        saved_at = identity.look(name, look, at)
+        if saved_at is not None:
+            saved.append(saved_at)
+    if whole and saved and len(saved) == len(said):
+        outbox.saved(min(saved))
 
 
 def _found_out(wires: Wires, gate: Gate, name: str) -> float:

@@ -65,11 +65,11 @@ def held(raw: Reply, now: int) -> Held | None:
     if type(raw) is bytes:
         if len(raw) < HEADER_BYTES:
             return NOT_OURS
-        first, claims, span_2, span_4, dead_2, dead_4, born_2, born_4, size = HEADER.unpack_from(raw)
+        first, _, span_2, span_4, dead_2, dead_4, born_2, born_4, size = HEADER.unpack_from(raw)
         if first >> 56 != LAYOUT:
             return NOT_OURS
         fresh, span, dead, born = first & _MOMENT, span_2 << 32 | span_4, dead_2 << 32 | dead_4, born_2 << 32 | born_4
-        value: Any = raw[HEADER_BYTES : HEADER_BYTES + size] if claims else raw[HEADER_BYTES:]
+        value: Any = raw[HEADER_BYTES : HEADER_BYTES + size]  # behind it: claims, perhaps of once
     elif isinstance(raw, Refused):
         raise raw
     else:

@@ -13,7 +13,7 @@ from inspect import isawaitable
 from typing import Any, Protocol
 
 from ..errors import CacheGuardError
-from ..ports import Commands
+from ..ports import Commands, Signal
 from .homes import LoopHome, Pulse
 from .together import together
 
@@ -145,8 +145,8 @@ class AsyncRuntime:
     def later(self, seconds: float, what: Callable[[], None]) -> None:
         self.call_later(seconds, what)
 
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    async def sleep(self, seconds: float, until: Signal | None = None) -> None:
+        await (asyncio.sleep(seconds) if until is None else until.wait(seconds))
 
     def signal(self) -> TaskSignal:
         return TaskSignal(self.call_later)

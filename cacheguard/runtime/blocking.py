@@ -149,8 +149,11 @@ class BlockingRuntime:
 
         self._keeper.add(_Job(self._keeper.jobs, late, math.inf, late, seconds))
 
-    async def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+    async def sleep(self, seconds: float, until: Signal | None = None) -> None:
+        if until is None:
+            time.sleep(seconds)
+        else:
+            await until.wait(seconds)
 
     def signal(self) -> Signal:
         return ThreadSignal()

@@ -307,5 +307,5 @@ def following_of(
     return Following(prefix, Group(finder), endpoint.of_replicas(), most, timeout, circuits)
 
 
-def _nothing() -> None:
+def _nothing(_of_unknown_age: bool) -> None:  # noqa: FBT001 - a callback's only argument
     """Another server answers at the address of a replica: its beat tells all there is to know."""

@@ -245,7 +245,10 @@ class _Threads(BlockingRuntime):
         super().__init__(commands)
         self._clock, self.now = clock, clock.now
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, until: Signal | None = None) -> None:
+        if until is not None:
+            await until.wait(seconds)
+            return
         over = threading.Event()
         timer = self._clock.call_later(seconds, over.set)
         over.wait(seconds)
@@ -302,7 +305,10 @@ class _Tasks(AsyncRuntime):
     def signal(self) -> TaskSignal:
         return _TaskSignal(self._clock, self._call_later)
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, until: Signal | None = None) -> None:
+        if until is not None:
+            await until.wait(seconds)
+            return
         over = asyncio.Event()
         timers = self._call_later(seconds, over.set), self.loop.call_later(seconds, over.set)
         try:

@@ -193,6 +193,17 @@ async def test_a_version_that_is_new_enough_leaves_the_quarantine(place: Door) -
     assert await place.get_or_set("k", lambda: 8, **options) == 7
 
 
+@pytest.mark.parametrize("later", [{}, {"settle": 0.05}], ids=["no settle", "settle"])
+async def test_a_version_proves_nothing_about_a_write_that_had_none(place: Door, later: dict[str, Any]) -> None:
+    options: dict[str, Any] = {**LONG, "version": lambda value: value}
+    await place.ask(place.guard, "invalidate", "k", settle=LAG)
+    until = time.monotonic() + LAG
+    await place.ask(place.guard, "invalidate", "k", version=5, **later)
+    assert await place.get_or_set("k", lambda: 5, **options) == 5
+    await anyio.sleep(max(0.0, until - time.monotonic()) + 0.05)
+    assert await place.get_or_set("k", lambda: 6, **options) == 6
+
+
 async def test_the_age_is_that_of_the_value(place: Door) -> None:
     await place.ask(place.guard, "invalidate", "k", settle=30)
     await place.get_or_set("k", lambda: "v", **LONG)
@@ -208,7 +219,7 @@ async def test_the_age_is_that_of_the_value(place: Door) -> None:
 @pytest.fixture
 def cut_off(open_door: OpenDoor, proxy: FaultProxy) -> Door:
     """A guard whose Redis can be taken away with `proxy`."""
-    return open_door(CacheGuard(proxy.url, policy=Policy(jitter=0, **{"stale_if_error": 600}), operation_timeout=0.1))
+    return open_door(CacheGuard(proxy.url, policy=Policy(jitter=0, stale_if_error=600), operation_timeout=0.1))
 
 
 async def until_away(door: Door) -> None:

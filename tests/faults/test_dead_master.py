@@ -143,7 +143,7 @@ async def test_the_others_are_told_to_go_past_what_cannot_be_invalidated(split: 
         def told() -> bool:
             message: Any = bus.get_message(timeout=0.1)
             heard.add(str(message and message["data"]))
-            return f"dirty cg:cacheguard:e:{text}" in heard
+            return f"2 dirty cg:cacheguard:e:{text}" in heard
 
         await until(told)
 

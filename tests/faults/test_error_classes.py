@@ -55,7 +55,7 @@ def behind_a_password(server: RedisServer) -> Iterator[str]:
 
 @contextmanager
 def without_rights(server: RedisServer) -> Iterator[str]:
-    server.command("ACL", "SETUSER", "reader", "on", ">pass", "~*", "&*", "+@connection", "+info", "+hmget", "+pttl")
+    server.command("ACL", "SETUSER", "reader", "on", ">pass", "~*", "&*", "+@connection", "+info", "+mget", "+time")
     try:
         yield f"redis://reader:pass@127.0.0.1:{server.port}/0"
     finally:
@@ -302,8 +302,8 @@ def test_scripts_that_are_unknown_and_keys_of_others_are_no_fault_of_the_server(
     redis_server: RedisServer, redis_url: str
 ) -> None:
     assert said_by(redis_url, ("EVALSHA", "0" * 40, "0")) is Fault.NO_SCRIPT
-    redis_server.command("SET", "cg:cacheguard:e:k", "a text")
-    assert said_by(redis_url, ("HMGET", "cg:cacheguard:e:k", "v")) is Fault.WRONG_TYPE
+    redis_server.command("RPUSH", "cg:cacheguard:e:k", "a text")
+    assert said_by(redis_url, ("GETRANGE", "cg:cacheguard:e:k", 0, 1)) is Fault.WRONG_TYPE
     with CacheGuard(redis_url) as guard:
         assert guard.get_or_set("k", Loader("value")) == "value"
         redis_server.command("SCRIPT", "FLUSH")

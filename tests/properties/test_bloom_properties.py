@@ -9,20 +9,22 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 import pytest
 import redis
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from cacheguard.defenses.penetration import rebuild, signed
 from cacheguard.defenses.penetration.bits import Layers
 from cacheguard.defenses.penetration.filter import BloomTier
 from cacheguard.defenses.penetration.items import item_text
 from cacheguard.defenses.penetration.layout import checked_plan, describe, next_shape, parse
+from cacheguard.defenses.penetration.signatures import SIGNATURE_BYTES, Signatures
 from cacheguard.errors import CacheGuardError, Unreachable
 from cacheguard.events import Events
 from cacheguard.ports import Call, Reply, ScriptCall
@@ -58,6 +60,7 @@ class World:
         self.committed: list[str] = []
         self.hidden: list[str] = []
         self.answers: list[bool] = []
+        self.processes: list[Process] = []
         self.tasks: list[tuple[Coroutine[Any, Any, None], float, float]] = []
         self.names = iter(range(10**6))
         client.flushall()
@@ -111,7 +114,12 @@ class Process:
             "lock": threading.Lock(),
             "events": Events(),
         }
-        self.tier = BloomTier("rows", **{**declared, **options})
+        self._options = {**declared, **options}
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """A new process takes its place."""
+        self.tier = BloomTier("rows", **self._options)
 
     async def send(self, *calls: Call) -> list[Reply]:
         await Pause()
@@ -137,6 +145,15 @@ class Process:
 
     def token(self) -> str:
         return str(self.world.draw.random())
+
+    def random(self) -> float:
+        return self.world.draw.random()
+
+    def watch(self, beat: object, every: float, late: object, deadline: float | None) -> Process:
+        return self
+
+    def stop(self) -> None:
+        """A rebuild gives signs of life in its own steps."""
 
     async def sleep(self, seconds: float) -> None:
         await Pause(self.world.now() + seconds)
@@ -171,9 +188,25 @@ class Process:
         self.world.hidden += [row for row in self.world.added if self.tier.known(row, self.now())]
 
 
-def run_schedule(world: World, faults: list[Callable[[], None]], lease: float | None = LEASE) -> World:
+SECRET, OTHER = b"a secret of 16 b", b"another secret!!"
+FLEETS: dict[str, tuple[tuple[bytes, ...], ...]] = {
+    "unsigned": ((), ()),
+    "signed": ((SECRET,), (SECRET,)),
+    "the secret changes": ((SECRET, OTHER), (OTHER, SECRET)),
+    "one has no secret": ((SECRET,), ()),
+    "one has another secret": ((SECRET,), (OTHER,)),
+}
+
+
+def run_schedule(
+    world: World,
+    faults: list[Callable[[], None]],
+    lease: float | None = LEASE,
+    fleet: tuple[tuple[bytes, ...], ...] = FLEETS["unsigned"],
+    often: float = 0.01,
+) -> World:
     draw = world.draw
-    processes = [Process(world, mirror_lease=lease) for _ in range(2)]
+    processes = world.processes = [Process(world, mirror_lease=lease, secrets=secrets) for secrets in fleet]
     world.start(processes[0].rebuild())
     world.finish()
     for _ in range(STEPS):
@@ -185,7 +218,7 @@ def run_schedule(world: World, faults: list[Callable[[], None]], lease: float | 
             world.start(process.read())
         elif luck < 0.175:
             world.start(process.rebuild())
-        elif luck < 0.185 and faults:
+        elif luck < 0.175 + often and faults:
             draw.choice(faults)()
         else:
             world.step()
@@ -232,15 +265,139 @@ def faults_of(world: World) -> list[Callable[[], None]]:
     return [kept, flush, lose_some_key, lose_some_key, lose_the_meta, fail_over, world.crash_one, world.crash_one]
 
 
-@given(seed=SEEDS)
-def test_no_schedule_hides_a_row_that_was_added(client: redis.Redis, seed: int) -> None:
-    assert not run_schedule(World(client, random.Random(seed)), []).hidden
+@pytest.fixture
+def fold_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signed filter's log is short: what is in it is moved into the bits all the time."""
+    monkeypatch.setattr(signed, "MOST_LOGGED", 40)
+    monkeypatch.setattr(rebuild, "LOG_LENGTH", 25)
 
 
-@given(seed=SEEDS, lease=st.sampled_from([LEASE, None]))
-def test_no_loss_hides_a_row_that_was_added(client: redis.Redis, seed: int, lease: float | None) -> None:
+ANY_FLEET = st.sampled_from(list(FLEETS))
+
+
+@pytest.mark.usefixtures("fold_often")
+@given(seed=SEEDS, fleet=ANY_FLEET)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_schedule_hides_a_row_that_was_added(client: redis.Redis, seed: int, fleet: str) -> None:
+    assert not run_schedule(World(client, random.Random(seed)), [], fleet=FLEETS[fleet]).hidden
+
+
+@pytest.mark.usefixtures("fold_often")
+@given(seed=SEEDS, lease=st.sampled_from([LEASE, None]), fleet=ANY_FLEET)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_loss_hides_a_row_that_was_added(client: redis.Redis, seed: int, lease: float | None, fleet: str) -> None:
     world = World(client, random.Random(seed))
-    assert not run_schedule(world, faults_of(world), lease).hidden
+    assert not run_schedule(world, faults_of(world), lease, FLEETS[fleet]).hidden
+
+
+def forgeries_of(world: World, names: Sequence[str] = ()) -> list[Callable[[], None]]:
+    """What somebody can do who can write to Redis, but does not know the secret; all but bringing an older state back."""
+    client, draw = world.client, world.draw
+
+    def pick(pattern: str) -> bytes | None:
+        found = sorted(client.keys(pattern))  # type: ignore[type-var, arg-type]  # blocking clients answer at once
+        return draw.choice(found) if found else None
+
+    def chunk() -> bytes | None:
+        return pick("cg:*:0:*")
+
+    def clear_bits() -> None:
+        if key := chunk():
+            for _ in range(3):
+                client.setrange(key, draw.randrange(8, 60), b"\0" * 40)
+
+    def empty_a_chunk() -> None:
+        if key := chunk():
+            client.setrange(key, 8, b"\0" * 4080)
+
+    def put_another_chunk_in_its_place() -> None:
+        one, other = chunk(), chunk()
+        if one and other:
+            old = client.get(other)
+            assert isinstance(old, bytes)
+            client.set(one, one.split(b":")[3] + old[8:])
+
+    def in_a_list(pattern: str, count: str) -> Callable[[], None]:
+        def change() -> None:
+            key = pick(pattern)
+            length = int(client.llen(key) or 0) if key else 0  # type: ignore[arg-type]  # as above
+            if key is None or length < 2:  # noqa: PLR2004 - the last one alone is an older state
+                return
+            index = draw.randrange(length - 1)
+            if draw.random() < 0.5:
+                client.lset(key, index, b"gone")
+                client.lrem(key, 1, "gone")
+                for meta in client.keys("cg:*:m"):
+                    client.hincrby(meta, count, -1)
+            else:
+                client.lset(key, index, client.lindex(key, draw.randrange(length)) or b"")  # type: ignore[arg-type]  # as above
+
+        return change
+
+    def say(**fields: str) -> Callable[[], None]:
+        def said() -> None:
+            for meta in client.keys("cg:*:m"):
+                client.hset(meta, mapping=fields)
+
+        return said
+
+    def say_that_there_are_no_bits() -> None:
+        for meta in client.keys("cg:*:m"):
+            layers: Any = client.hget(meta, "layers")
+            parts = layers.decode().split(";")
+            if len(parts) == 7:  # noqa: PLR2004 - a signed one's
+                parts[2:6] = draw.choice([["0", "0", "0", "0"], ["9", *parts[3:6]], ["0", *parts[3:6]]])
+                client.hset(meta, "layers", ";".join(parts))
+
+    def say_that_it_is_complete() -> None:
+        for meta in client.keys("cg:*:m"):
+            server: Any = client.info("server")
+            replication: Any = client.info("replication")
+            run = server["run_id"] + replication["master_replid"]
+            client.hset(meta, mapping={"complete": 1, "damaged": 0, "run": run})
+
+    def start_anew() -> None:
+        world.draw.choice(world.processes).start_anew()
+
+    every: list[Callable[[], None]] = [
+        start_anew,
+        *(clear_bits, empty_a_chunk, put_another_chunk_in_its_place, say_that_there_are_no_bits),
+        *(in_a_list("cg:*:l", "seq"), in_a_list("cg:*:s", "side"), in_a_list("cg:*:l", "seq")),
+        *(say_that_it_is_complete, say(lease="0", span="0"), say(since="0"), say(seal=""), say(next_until="9e15")),
+    ]
+    return [each for each in every if not names or each.__name__ in names]
+
+
+@pytest.mark.usefixtures("fold_often")
+@given(seed=SEEDS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_forgery_hides_a_row_that_was_added(client: redis.Redis, seed: int) -> None:
+    world = World(client, random.Random(seed))
+    assert not run_schedule(world, [*forgeries_of(world), *faults_of(world)], fleet=FLEETS["signed"], often=0.03).hidden
+
+
+def unbound(_: Signatures, _before: bytes, entry: bytes) -> str:
+    return entry[SIGNATURE_BYTES:].decode("utf-8", "replace")
+
+
+BLIND: dict[str, tuple[str, Callable[..., Any], list[str]]] = {
+    "nobody looks at signatures": ("_is_signed", lambda *_: True, ["clear_bits", "start_anew"]),
+    "nobody looks at those of chunks": ("is_chunk", lambda *_: True, ["empty_a_chunk", "start_anew"]),
+    "an entry is not bound to the one before": ("opened", unbound, ["change", "start_anew"]),
+}
+
+
+@pytest.mark.parametrize("bug", BLIND)
+@pytest.mark.usefixtures("fold_often")
+def test_a_signature_that_nobody_looks_at_is_found(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch, bug: str
+) -> None:
+    name, instead, forgeries = BLIND[bug]
+    monkeypatch.setattr(Signatures, name, instead)
+    assert any(
+        run_schedule(world, forgeries_of(world, forgeries), fleet=FLEETS["signed"], often=0.05).hidden
+        for world in (World(client, random.Random(seed)) for seed in range(100))
+    )
 
 
 NO_WAIT = ("bloom_begin", "math.max(0, math.min(since + settle - now, settle))", "0")
@@ -299,8 +456,11 @@ def test_a_planted_bug_about_losses_is_found(client: redis.Redis, bug: str) -> N
     assert found_within(client, PLANTED_LOSSES[bug], 300, losses=True, first=FIRST_SEED[bug])
 
 
-def test_schedules_are_worth_the_name(client: redis.Redis) -> None:
-    answers = [answer for seed in range(10) for answer in run_schedule(World(client, random.Random(seed)), []).answers]
+@pytest.mark.parametrize("fleet", ["unsigned", "signed", "the secret changes"])
+@pytest.mark.usefixtures("fold_often")
+def test_schedules_are_worth_the_name(client: redis.Redis, fleet: str) -> None:
+    worlds = [World(client, random.Random(seed)) for seed in range(10)]
+    answers = [answer for world in worlds for answer in run_schedule(world, [], fleet=FLEETS[fleet]).answers]
     assert 0.02 < sum(answers) / len(answers) < 0.5
 
 

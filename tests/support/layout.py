@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 import redis
 
-from cacheguard.protocol.layout import GUARDED, HEADER_BYTES, LAYOUT, NONCE_BYTES, VALUE
+from cacheguard.protocol.layout import HEADER_BYTES, LAYOUT, VALUE
 
 HOUR = 3_600_000
 NEXT_LAYOUT = LAYOUT + 1
 """The number that a later release would write."""
-OF_A_MARKER = 2 * NONCE_BYTES
-NOTHING: dict[str, Any] = {}
 CLAIMS = msgspec.msgpack.encode({"f": [2**47, 2**47, "001", ""]})  # a version floor, for ever and a day
 
 _HEADER = struct.Struct(">BB6sI6s6s6sI")
@@ -74,23 +71,14 @@ def envelope_at(client: redis.Redis, key: str) -> bytes:
     return envelope_of(client.get(key))
 
 
-def claims_of(raw: Any) -> dict[str, Any]:
-    """The claims in what lies under a key: see ``lua/prelude.lua``."""
-    *_, size = _HEADER.unpack_from(raw)
-    tail = raw[HEADER_BYTES + size :]
-    return msgspec.msgpack.decode(tail, type=dict[str, Any]) if tail else {}
+def claims_of(raw: Any) -> set[str]:
+    """The names of the claims in what lies under a key: see ``lua/prelude.lua``."""
+    _, _, _, length, *_, size = _HEADER.unpack_from(raw)
+    begin = HEADER_BYTES + size
+    tail = raw[begin : begin + length]
+    return set(msgspec.msgpack.decode(tail, type=dict[str, msgspec.Raw])) if tail else set()
 
 
 def with_claims(claims: dict[str, Any]) -> bytes:
     """*claims* as the scripts read them."""
     return msgspec.msgpack.encode(claims)
-
-
-def is_guarded(raw: Any) -> bool:
-    """Whether the header says that only the master knows if the value may be used."""
-    return bool(raw[1] & GUARDED)
-
-
-def bits_flipped(raw: bytes, places: Iterable[int], bit: int = 1) -> Iterable[tuple[int, bytes]]:
-    """*raw* with one bit flipped at each of *places*."""
-    return ((at, raw[:at] + bytes([raw[at] ^ bit]) + raw[at + 1 :]) for at in places)

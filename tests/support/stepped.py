@@ -432,7 +432,7 @@ class SteppedRuntime:
         self._made += 1
         return f"{self._mark}-{self._made}".ljust(NONCE_BYTES, "-")
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, until: Any = None) -> None:  # noqa: ARG002 - it polls
         """Stay parked until there is something new to see, or until there is nothing left to do but wait."""
         process, source = self._process, self._source
         seen, until = process.stepper.actor.seen, process.stepper.now + seconds

@@ -83,7 +83,7 @@ def test_only_the_holder_of_the_lease_fills() -> None:
     assert memory.fill("two") is Filled.REFUSED
     assert memory.fill("one") is Filled.STORED
     assert memory.fill("one") is Filled.REFUSED
-    assert memory.lease("two") == Leased(b"HIT", 1_000, calls.Held("v", 1.0))
+    assert memory.lease("two") == Leased(b"HIT", 1_000, calls.Held("v", 1.0, 0.0, 1.5))
     assert memory.value() == ("v", 1_000, 1_500)
 
 
@@ -116,7 +116,7 @@ def test_a_renewed_value_grows_no_younger() -> None:
     memory = Memory()
     memory.put("v")
     memory.ms += 1_200
-    assert memory.lease("one").held == calls.Held("v", -0.2, 1.2)
+    assert memory.lease("one").held == calls.Held("v", -0.2, 1.2, 65.0)
     assert memory.value() == ("v", -200, 65_000)
     memory.ms += 100
     assert memory(calls.renew(KEY, token="one")) == 1

@@ -64,11 +64,12 @@ NOW = 1_000_000
     ("raw", "held"),
     [
         (None, None),
-        (planted(b"v", fresh_ms=60_000, now=NOW), calls.Held(b"v", 60.0)),
-        (planted(b"v", fresh_ms=60_000, age_ms=9_000, now=NOW), calls.Held(b"v", 60.0, 9.0)),
-        (planted(b"v", fresh_ms=-5_000, stale_ms=65_000, now=NOW), calls.Held(b"v", -5.0)),
+        (planted(b"v", fresh_ms=60_000, now=NOW), calls.Held(b"v", 60.0, 0.0, 60.0)),
+        (planted(b"v", fresh_ms=60_000, age_ms=9_000, now=NOW), calls.Held(b"v", 60.0, 9.0, 60.0)),
+        (planted(b"v", fresh_ms=-5_000, stale_ms=65_000, now=NOW), calls.Held(b"v", -5.0, 0.0, 60.0)),
         (planted(b"v", fresh_ms=-5_000, stale_ms=5_000, now=NOW), None),
-        (planted(b"v", fresh_ms=60_000, claims=CLAIMS, now=NOW), calls.Held(b"v", 60.0)),
+        (planted(b"v", fresh_ms=60_000, claims=CLAIMS, now=NOW), calls.Held(b"v", 60.0, 0.0, 60.0)),
+        (planted(b"v", fresh_ms=60_000, now=NOW) + CLAIMS, calls.Held(b"v", 60.0, 0.0, 60.0)),  # claims of once
         (planted(b"v", fresh_ms=60_000, span_ms=59_999, now=NOW), calls.NOT_OURS),
         (planted(b"v", fresh_ms=60_000, layout=0xC3, now=NOW), calls.NOT_OURS),
         (planted(b"", fresh_ms=0, claims=CLAIMS, now=NOW), None),
@@ -128,14 +129,20 @@ FRESH, STALE = planted(b"v", fresh_ms=9_000, now=NOW), planted(b"v", fresh_ms=-1
 @pytest.mark.parametrize(
     ("reply", "leased"),
     [
-        ([b"HIT", NOW, FRESH], calls.Leased(b"HIT", NOW, calls.Held(b"v", 9.0))),
+        ([b"HIT", NOW, FRESH], calls.Leased(b"HIT", NOW, calls.Held(b"v", 9.0, 0.0, 9.0))),
         ([b"GRANTED", NOW, None, 0, 0], calls.Leased(b"GRANTED", NOW)),
-        ([b"GRANTED", NOW, STALE, 3, 400], calls.Leased(b"GRANTED", NOW, calls.Held(b"v", -1.0), "", None, 3, 400)),
+        (
+            [b"GRANTED", NOW, STALE, 3, 400],
+            calls.Leased(b"GRANTED", NOW, calls.Held(b"v", -1.0, 0.0, 8.0), "", None, 3, 400),
+        ),
         ([b"WAIT", NOW, None, 4_000, b"token"], calls.Leased(b"WAIT", NOW, holder="token")),
-        ([b"WAIT", NOW, STALE, 4_000, "token"], calls.Leased(b"WAIT", NOW, calls.Held(b"v", -1.0), "token")),
+        ([b"WAIT", NOW, STALE, 4_000, "token"], calls.Leased(b"WAIT", NOW, calls.Held(b"v", -1.0, 0.0, 8.0), "token")),
         ([b"BYPASS", NOW, None, 4_000], calls.Leased(b"BYPASS", NOW)),
         ([b"FAILED", NOW, None, b"why", 2, 50], calls.Leased(b"FAILED", NOW, None, "", b"why", 2, 50)),
-        ([b"FAILED", NOW, STALE, b"why", 2, 50], calls.Leased(b"FAILED", NOW, calls.Held(b"v", -1.0), "", b"why", 2, 50)),
+        (
+            [b"FAILED", NOW, STALE, b"why", 2, 50],
+            calls.Leased(b"FAILED", NOW, calls.Held(b"v", -1.0, 0.0, 8.0), "", b"why", 2, 50),
+        ),
     ],
 )
 def test_an_answer_to_lease_is_read(reply: Any, leased: calls.Leased) -> None:
@@ -146,8 +153,8 @@ def test_answers_that_are_codes_are_read() -> None:
     assert [calls.filled(code) for code in (1, 2, 0, -1)] == list(Filled)[:4]
     assert calls.changed([1]) == calls.Changed(done=True, there=None)
     assert calls.changed([0]) == calls.Changed(done=False, there=None)
-    assert calls.changed([2, NOW, FRESH]) == calls.Changed(done=False, there=calls.Held(b"v", 9.0))
-    assert calls.was_removed([FRESH, NOW]) == calls.Held(b"v", 9.0)
+    assert calls.changed([2, NOW, FRESH]) == calls.Changed(done=False, there=calls.Held(b"v", 9.0, 0.0, 9.0))
+    assert calls.was_removed([FRESH, NOW]) == calls.Held(b"v", 9.0, 0.0, 9.0)
     assert calls.was_removed([None, NOW]) is None
 
 

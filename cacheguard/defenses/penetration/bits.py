@@ -79,12 +79,13 @@ class Layers:
 class Mirror:
     """The bits in this process, and until when they may be trusted to lack nothing."""
 
-    __slots__ = ("epoch", "layers", "seq", "until")
+    __slots__ = ("epoch", "layers", "tail", "until")
 
     epoch: str
     layers: Layers
-    seq: int
+    tail: tuple[int, bytes]
+    """How many added items it knows of, and the signature of the last, if they are signed."""
 
-    def __init__(self, epoch: str, layers: Layers, seq: int = 0) -> None:
-        self.epoch, self.layers, self.seq = epoch, layers, seq
+    def __init__(self, epoch: str, layers: Layers, tail: tuple[int, bytes] = (0, b"")) -> None:
+        self.epoch, self.layers, self.tail = epoch, layers, tail
         self.until: float = -math.inf

@@ -14,11 +14,21 @@ local T = redis.call('TIME')
 local now = T[1] * 1000 + math.floor(T[2] / 1000)
 local cut = false -- a claim was; unless that is written back, it never ends while the clock lags behind
 
--- The claim, with an end that its kind may have; nil if it is over, or none.
-local function alive(claim)
+-- What a claim of each kind says, behind its end and its longest life.
+local TOKEN, VERSION, FAILURE = {'string'}, {'string', 'string'}, {'string', 'number', 'string', 'number'}
+
+local function is_whole(number)
+  return type(number) == 'number' and number > 0 and number <= 9007199254740992 and number % 1 == 0
+end
+
+-- The claim, with an end that its kind may have; nil if it is over, or none that a guard has written.
+local function alive(claim, says)
   if type(claim) ~= 'table' then return nil end
   local ends, life = claim[1], claim[2]
-  if type(ends) ~= 'number' or type(life) ~= 'number' or ends <= now then return nil end
+  if not is_whole(ends) or not is_whole(life) or ends <= now then return nil end
+  for at, kind in ipairs(says or {}) do
+    if type(claim[at + 2]) ~= kind then return nil end
+  end
   if ends - now > life then claim[1], cut = now + life, true end
   return claim
 end
@@ -46,8 +56,9 @@ local function open(K)
     local ok, c = pcall(cmsgpack.unpack, redis.call('GETRANGE', K, H + vlen, H + vlen + clen - 1))
     if ok and type(c) == 'table' then
       e.c = {
-        l = alive(c.l), q = alive(c.q), f = alive(c.f), x = alive(c.x), w = each_alive(c.w), r = each_alive(c.r),
-        n = type(c.n) == 'table' and c.n or nil,
+        l = alive(c.l, TOKEN), q = alive(c.q, VERSION), f = alive(c.f, VERSION), x = alive(c.x, FAILURE),
+        w = each_alive(c.w), r = each_alive(c.r),
+        n = type(c.n) == 'table' and type(c.n[1]) == 'string' and type(c.n[2]) == 'string' and c.n or nil,
       }
     end
   end
