@@ -2,10 +2,12 @@
 --
 -- K = header · value · claims. All times are this server's, in ms. A claim is {its end, its longest life, ...}: it is
 -- alive until its end, and an end further away than its life was written by another clock and is cut to it.
---   l lease {.., token, 1 if somebody waits for it}     w writes under way {id: {..}}
+--   l lease {.., token, 1 if somebody waits for it,     w writes under way {id: {..}}
+--     version, under of the quarantine that it was granted in}
 --   q quarantine {.., version, under}                   f version floor {.., version, under}
 --   x a load that failed {.., token, failures in a row, what it died of, ms that nobody loads}
 --   r calls that may be repeated {token: {..}}          n version of the value {version, under}
+--   b when the value ends at the latest, since it was loaded in a quarantine of its key or of a marker
 -- `under` are the nonces of the namespaces when the version was written: under others, it does not count.
 
 local LAYOUT, H, HEADER = 0xC2, 34, '>BBI6I4I6I6I6I4'
@@ -59,14 +61,17 @@ local function open(K)
         l = alive(c.l, TOKEN), q = alive(c.q, VERSION), f = alive(c.f, VERSION), x = alive(c.x, FAILURE),
         w = each_alive(c.w), r = each_alive(c.r),
         n = type(c.n) == 'table' and type(c.n[1]) == 'string' and type(c.n[2]) == 'string' and c.n or nil,
+        b = is_whole(c.b) and c.b or nil,
       }
     end
   end
+  local l = e.c.l
+  if l and l[5] ~= nil and (type(l[5]) ~= 'string' or type(l[6]) ~= 'string') then e.c.l = nil end
   e.stored = vlen
   if vlen > 0 and dead > now and fresh - now <= span then
     e.fresh, e.span, e.dead, e.born, e.vlen = fresh, span, dead, born, vlen
   else
-    e.c.n = nil
+    e.c.n, e.c.b = nil, nil
   end
   return e
 end
@@ -159,11 +164,15 @@ local function is_old(e, version, under)
   return (f and same_names(f[4], under) and version < f[3]) or (n and same_names(n[2], under) and version < n[1]) or false
 end
 
--- Until when a value with this version may live. It ends with a quarantine, unless its version shows that it is no
--- older than the write for which the quarantine began.
+-- Whether a value with this version is no older than the write for which a quarantine began.
+local function proves(version, under, written, under_which)
+  return version ~= '' and written ~= '' and same_names(under_which, under) and version >= written
+end
+
+-- Until when a value with this version may live: it ends with a quarantine, unless its version proves it.
 local function quarantined(e, version, under)
   local q = e.c.q
-  if not q or (version ~= '' and q[3] ~= '' and same_names(q[4], under) and version >= q[3]) then return nil end
+  if not q or proves(version, under, q[3], q[4]) then return nil end
   return q[1]
 end
 
@@ -182,7 +191,7 @@ end
 local function let_go(e)
   local n = e.c.n
   if n then raise_floor(e, n[1], n[2], FLOOR_MS) end
-  e.c.n, e.vlen = nil, 0
+  e.c.n, e.c.b, e.vlen = nil, nil, 0
 end
 
 -- No load that is under way may fill.
@@ -190,17 +199,30 @@ local function void(e)
   e.c.l, e.c.x = nil, nil
 end
 
--- A new value and its life, within a quarantine if there is one; whether that cuts it.
-local function replace(e, value, fresh, stale, version, under)
+-- The value ends then, whatever its life was to be, and nothing makes that longer.
+local function end_by(e, until_ms)
+  e.c.b = math.min(e.c.b or until_ms, until_ms)
+  e.fresh, e.dead = math.min(e.fresh, e.c.b), math.min(e.dead, e.c.b)
+end
+
+-- A new value and its life, which ends with a quarantine if there is one, and with latest unless that is 0; whether it
+-- ends so.
+local function replace(e, value, fresh, stale, version, under, latest)
   let_go(e)
   local until_ms = quarantined(e, version, under)
-  local cut = until_ms ~= nil
-  e.fresh, e.span, e.born = now + fresh, fresh, now
-  if cut and until_ms < e.fresh then e.fresh, e.span = until_ms, until_ms - now end
-  e.dead = e.fresh + (cut and 0 or stale)
+  e.fresh, e.span, e.dead, e.born = now + fresh, fresh, now + fresh + stale, now
+  if until_ms then end_by(e, until_ms) end
+  if latest > 0 then end_by(e, latest) end
+  local brief = e.c.b ~= nil
+  if brief then e.dead, e.span = e.fresh, e.fresh - now end
   if version ~= '' then e.c.n = {version, under} end
   put(e, value)
-  return cut
+  return brief
+end
+
+-- The value must outlive a load, to be served if that fails.
+local function outlive(e, ms)
+  if e.vlen > 0 then e.dead = math.max(e.dead, math.min(now + ms, e.c.b or now + ms)) end
 end
 
 local function remember(e, token)
