@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import Refused
 from ..ports import Call, Command, Commands, Reply, ScriptCall
@@ -22,8 +22,10 @@ from .layout import NONCE_BYTES, Record
 from .names import is_marker
 
 LEAST_MARKERS = 10_000
-REPEATED_MS, REPEATED = 10_000, 8
+REPEATED_MS, REPEATED, FLOORS = 10_000, 8, 4
 _GRANTED = 4  # parts of a lease; behind them the version and the names of the quarantine that it was granted in
+
+T = TypeVar("T")
 
 Claim = list[Any]  # its end, its longest life, and what it says: see lua/prelude.lua
 
@@ -41,6 +43,7 @@ class State:
     lease: Claim | None = None
     quarantine: Claim | None = None
     floor: Claim | None = None
+    floors: dict[bytes, Claim] = field(default_factory=dict[bytes, Claim])  # by the names of those under others
     failure: Claim | None = None
     writes: dict[str, Claim] = field(default_factory=dict[str, Claim])
     repeated: dict[str, Claim] = field(default_factory=dict[str, Claim])
@@ -51,6 +54,7 @@ class State:
         for claim in (self.lease, self.quarantine, self.floor, self.failure):
             if claim is not None:
                 yield claim
+        yield from self.floors.values()
         yield from self.writes.values()
         yield from self.repeated.values()
 
@@ -63,10 +67,8 @@ class State:
         """Let go of what is over, and cut what another clock has written."""
         self.lease, self.quarantine = _alive(self.lease, now), _alive(self.quarantine, now)
         self.floor, self.failure = _alive(self.floor, now), _alive(self.failure, now)
-        for named in (self.writes, self.repeated):
-            for name, claim in list(named.items()):
-                if _alive(claim, now) is None:
-                    del named[name]
+        for named in (self.writes, self.repeated, self.floors):
+            _open_each(named, now)
         if self.value is None or self.dead <= now or self.fresh - now > self.span:
             self.value = self.version = self.latest = None
 
@@ -81,10 +83,10 @@ class State:
         """Whether *version* is older than the floor, or than that of the value."""
         if not version:
             return False
-        floor, known = self.floor, self.version
-        return (floor is not None and _same(floor[3], under) and version < floor[2]) or (
-            known is not None and _same(known[1], under) and version < known[0]
-        )
+        known = [(floor[2], floor[3]) for floor in (self.floor, *self.floors.values()) if floor is not None]
+        if self.version is not None:
+            known.append(self.version)
+        return any(_same(names, under) and version < newest for newest, names in known)
 
     def quarantined(self, version: str, under: bytes) -> int | None:
         """Until when a value with this version may live; None if no quarantine concerns it."""
@@ -97,6 +99,11 @@ class State:
     def raise_floor(self, now: int, version: str, under: bytes, ms: int) -> None:
         ends, life = now + ms, ms
         floor = self.floor
+        if floor is not None and not _same(floor[3], under):
+            # A writer that has not heard of a `clear()` yet raises a floor under the names before.
+            _make_room(self.floors, FLOORS)
+            self.floors[floor[3]] = floor
+            floor = self.floors.pop(under, None)
         if floor is not None and _same(floor[3], under):
             if floor[0] > ends:
                 ends, life = floor[0], floor[1]
@@ -145,13 +152,24 @@ class State:
             self.dead = max(self.dead, dead if self.latest is None else min(dead, self.latest))
 
     def remember(self, now: int, token: str) -> None:
-        if len(self.repeated) >= REPEATED:
-            del self.repeated[min(self.repeated, key=lambda name: self.repeated[name][0])]
+        _make_room(self.repeated, REPEATED)
         self.repeated[token] = [now + REPEATED_MS, REPEATED_MS]
 
     def written_until(self) -> int:
         """When the last of the writes under way ends; 0 without one."""
         return max((claim[0] for claim in self.writes.values()), default=0)
+
+
+def _open_each(claims: dict[Any, Claim], now: int) -> None:
+    for name, claim in list(claims.items()):
+        if _alive(claim, now) is None:
+            del claims[name]
+
+
+def _make_room(claims: dict[T, Claim], most: int) -> None:
+    """Room for one more: if there are as many as may be, the one that ends first goes."""
+    if len(claims) >= most:
+        del claims[min(claims, key=lambda name: claims[name][0])]
 
 
 def _alive(claim: Claim | None, now: int) -> Claim | None:

@@ -230,7 +230,7 @@ def looked(model: MemoryCommands, key: str) -> Sight | None:
 
 def floors_of(state: State) -> list[list[Any]]:
     """The version floors of *state*."""
-    return [] if state.floor is None else [state.floor]
+    return [floor for floor in (state.floor, *state.floors.values()) if floor is not None]
 
 
 class SteppedCommands:

@@ -6,12 +6,13 @@
 --     version, under of the quarantine that it was granted in}
 --   q quarantine {.., version, under}                   f version floor {.., version, under}
 --   x a load that failed {.., token, failures in a row, what it died of, ms that nobody loads}
+--   g floors under other names than that of f {under: {.., version}}
 --   r calls that may be repeated {token: {..}}          n version of the value {version, under}
 --   b when the value ends at the latest, since it was loaded in a quarantine of its key or of a marker
 -- `under` are the nonces of the namespaces when the version was written: under others, it does not count.
 
 local LAYOUT, H, HEADER = 0xC2, 34, '>BBI6I4I6I6I6I4'
-local FLOOR_MS, REPEATED_MS, REPEATED = 300000, 10000, 8
+local FLOOR_MS, FLOORS, REPEATED_MS, REPEATED = 300000, 4, 10000, 8
 local T = redis.call('TIME')
 local now = T[1] * 1000 + math.floor(T[2] / 1000)
 local cut = false -- a claim was; unless that is written back, it never ends while the clock lags behind
@@ -35,10 +36,10 @@ local function alive(claim, says)
   return claim
 end
 
-local function each_alive(claims)
+local function each_alive(claims, says)
   local left = {}
   if type(claims) == 'table' then
-    for id, claim in pairs(claims) do left[id] = alive(claim) end
+    for id, claim in pairs(claims) do left[id] = alive(claim, says) end
   end
   return next(left) and left or nil
 end
@@ -59,7 +60,7 @@ local function open(K)
     if ok and type(c) == 'table' then
       e.c = {
         l = alive(c.l, TOKEN), q = alive(c.q, VERSION), f = alive(c.f, VERSION), x = alive(c.x, FAILURE),
-        w = each_alive(c.w), r = each_alive(c.r),
+        w = each_alive(c.w), r = each_alive(c.r), g = each_alive(c.g, VERSION),
         n = type(c.n) == 'table' and type(c.n[1]) == 'string' and type(c.n[2]) == 'string' and c.n or nil,
         b = is_whole(c.b) and c.b or nil,
       }
@@ -103,7 +104,7 @@ local function end_of(e)
   for _, name in ipairs({'l', 'q', 'f', 'x'}) do
     if c[name] then last = math.max(last, c[name][1]) end
   end
-  return later(later(last, c.w), c.r)
+  return later(later(later(last, c.w), c.r), c.g)
 end
 
 local function tail_of(e)
@@ -157,11 +158,18 @@ local function same_names(one, other)
   return one == '' or other == '' or one == other
 end
 
--- Whether version is older than the floor, or than that of the value.
+local function is_below(version, under, floor)
+  return floor ~= nil and same_names(floor[4], under) and version < floor[3]
+end
+
+-- Whether version is older than a floor, or than that of the value.
 local function is_old(e, version, under)
-  local f, n = e.c.f, e.c.n
+  local n = e.c.n
   if version == '' then return false end
-  return (f and same_names(f[4], under) and version < f[3]) or (n and same_names(n[2], under) and version < n[1]) or false
+  for _, floor in pairs(e.c.g or {}) do
+    if is_below(version, under, floor) then return true end
+  end
+  return is_below(version, under, e.c.f) or (n ~= nil and same_names(n[2], under) and version < n[1])
 end
 
 -- Whether a value with this version is no older than the write for which a quarantine began.
@@ -176,9 +184,26 @@ local function quarantined(e, version, under)
   return q[1]
 end
 
+-- Room for one more of these claims: if there are as many as may be, the one that ends first goes.
+local function make_room(claims, most)
+  local count, first, ends = 0, nil, nil
+  for id, claim in pairs(claims) do
+    count = count + 1
+    if not ends or claim[1] < ends then first, ends = id, claim[1] end
+  end
+  if count >= most then claims[first] = nil end
+end
+
+-- A writer that has not heard of a clear() yet raises a floor under the names before; those under others go on.
 local function raise_floor(e, version, under, ms)
-  local f = e.c.f
+  local f, g = e.c.f, e.c.g or {}
   local ends, life = now + ms, ms
+  if f and not same_names(f[4], under) then
+    make_room(g, FLOORS)
+    g[f[4]], f = f, g[under]
+    g[under] = nil
+    e.c.g = next(g) and g or nil
+  end
   if f and same_names(f[4], under) then
     if f[1] > ends then ends, life = f[1], f[2] end
     if f[3] > version then version = f[3] end
@@ -227,12 +252,7 @@ end
 
 local function remember(e, token)
   local kept = e.c.r or {}
-  local count, first, ends = 0, nil, nil
-  for id, claim in pairs(kept) do
-    count = count + 1
-    if not ends or claim[1] < ends then first, ends = id, claim[1] end
-  end
-  if count >= REPEATED then kept[first] = nil end
+  make_room(kept, REPEATED)
   kept[token] = {now + REPEATED_MS, REPEATED_MS}
   e.c.r = kept
 end
