@@ -48,6 +48,13 @@ def were_nonces(markers: Sequence[str], replies: Sequence[Reply]) -> dict[str, A
     return dict(zip(markers, map(nonce, replies[-1]), strict=True))
 
 
+def were_last_tagged(markers: Sequence[str], replies: Sequence[Reply]) -> dict[str, Any]:
+    """As `were_nonces`, of namespaces: the nonces of the last invalidation of a tag beneath each."""
+    if not markers or isinstance(replies[-1], Refused):
+        return dict.fromkeys(markers, b"?")
+    return dict(zip(markers, map(last_tagged, replies[-1]), strict=True))
+
+
 def read(key: str, markers: Sequence[str]) -> list[Call]:
     """The entry of *key*, the nonces of *markers*, and behind them the server's time; `clock` reads that.
 
@@ -115,21 +122,23 @@ class Marked(NamedTuple):
     Args:
         last: the nonce of the last invalidation of a tag beneath it.
         quarantine_ms: for how long a quarantine goes on.
+        beneath_ms: for how long one goes on of some tag beneath it.
     """
 
     nonce: bytes
     last: bytes
     quarantine_ms: int
+    beneath_ms: int
 
 
 def marked(reply: Reply) -> Marked:
     """What `mark` answers."""
-    return Marked(reply[0], reply[1], int(reply[2]))
+    return Marked(reply[0], reply[1], int(reply[2]), int(reply[3]))
 
 
-def tagged(epoch: str) -> Call:
-    """Note at the marker *epoch* of a namespace that one of its tags is invalidated now."""
-    return ScriptCall(TAGGED, (epoch,), (os.urandom(NONCE_BYTES),))
+def tagged(epoch: str, lag_ms: int = 0) -> Call:
+    """Note at the marker *epoch* of a namespace that a tag of it is invalidated now, and quarantined for *lag_ms*."""
+    return ScriptCall(TAGGED, (epoch,), (os.urandom(NONCE_BYTES), lag_ms))
 
 
 # LEASE and what ends it

@@ -43,10 +43,11 @@ class State:
     writes: dict[str, Claim] = field(default_factory=dict[str, Claim])
     repeated: dict[str, Claim] = field(default_factory=dict[str, Claim])
     version: tuple[str, bytes] | None = None
+    beneath: Claim | None = None  # of a namespace: some tag of it is quarantined
 
     def claims(self) -> Iterable[Claim]:
         """All claims, whatever their kind."""
-        for claim in (self.lease, self.quarantine, self.floor, self.failure):
+        for claim in (self.lease, self.quarantine, self.floor, self.failure, self.beneath):
             if claim is not None:
                 yield claim
         yield from self.writes.values()
@@ -61,12 +62,13 @@ class State:
         """Let go of what is over, and cut what another clock has written."""
         self.lease, self.quarantine = _alive(self.lease, now), _alive(self.quarantine, now)
         self.floor, self.failure = _alive(self.floor, now), _alive(self.failure, now)
+        self.beneath = _alive(self.beneath, now)
         for named in (self.writes, self.repeated):
             for name, claim in list(named.items()):
                 if _alive(claim, now) is None:
                     del named[name]
         if self.value is None or self.dead <= now or self.fresh - now > self.span:
-            self.value = self.version = None
+            self.let_go(now)
 
     def raw(self) -> Record | None:
         """What READ gets."""
@@ -339,11 +341,14 @@ class MemoryCommands:
             state.dead = now + 2 * keep
         quarantine = state.quarantine
         left = quarantine[0] - now if quarantine is not None else 0
-        return [state.value[:NONCE_BYTES], state.value[NONCE_BYTES:], left]
+        beneath = state.beneath[0] - now if state.beneath is not None else 0
+        return [state.value[:NONCE_BYTES], state.value[NONCE_BYTES:], left, beneath]
 
-    def _tagged(self, state: State, _now: int, _key: str, nonce: bytes) -> int:
+    def _tagged(self, state: State, now: int, _key: str, nonce: bytes, lag: int) -> int:
         if state.value is not None:
             state.value = state.value[:NONCE_BYTES] + nonce
+        if lag and (state.beneath is None or state.beneath[0] <= now + lag):
+            state.beneath = [now + lag, lag]
         return 1
 
     def _lease(

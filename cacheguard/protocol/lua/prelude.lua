@@ -6,6 +6,7 @@
 --   q quarantine {.., version, under}                   f version floor {.., version, under}
 --   x a load that failed {.., token, failures in a row, what it died of, ms that nobody loads}
 --   r calls that may be repeated {token: {..}}          n version of the value {version, under}
+--   t of a namespace: some tag beneath it is quarantined
 -- `under` are the nonces of the namespaces when the version was written: under others, it does not count.
 
 local LAYOUT, H, HEADER = 0xC2, 34, '>BBI6I4I6I6I6I4'
@@ -41,6 +42,21 @@ local function each_alive(claims)
   return next(left) and left or nil
 end
 
+local function same_names(one, other)
+  return one == '' or other == '' or one == other
+end
+
+local function raise_floor(e, version, under, ms)
+  local f = e.c.f
+  local ends, life = now + ms, ms
+  if f and same_names(f[4], under) then
+    if f[1] > ends then ends, life = f[1], f[2] end
+    if f[3] > version then version = f[3] end
+    if f[4] == '' then under = '' end
+  end
+  e.c.f = {ends, life, version, under}
+end
+
 -- What is under K. A value that is dead, or fresh for longer than it may be, is not there.
 local function open(K)
   local e = {key = K, fresh = 0, span = 0, dead = 0, born = 0, vlen = 0, c = {}}
@@ -56,7 +72,7 @@ local function open(K)
     local ok, c = pcall(cmsgpack.unpack, redis.call('GETRANGE', K, H + vlen, H + vlen + clen - 1))
     if ok and type(c) == 'table' then
       e.c = {
-        l = alive(c.l, TOKEN), q = alive(c.q, VERSION), f = alive(c.f, VERSION), x = alive(c.x, FAILURE),
+        l = alive(c.l, TOKEN), q = alive(c.q, VERSION), f = alive(c.f, VERSION), x = alive(c.x, FAILURE), t = alive(c.t),
         w = each_alive(c.w), r = each_alive(c.r),
         n = type(c.n) == 'table' and type(c.n[1]) == 'string' and type(c.n[2]) == 'string' and c.n or nil,
       }
@@ -65,7 +81,8 @@ local function open(K)
   e.stored = vlen
   if vlen > 0 and dead > now and fresh - now <= span then
     e.fresh, e.span, e.dead, e.born, e.vlen = fresh, span, dead, born, vlen
-  else
+  elseif e.c.n then -- not there any more, but known
+    raise_floor(e, e.c.n[1], e.c.n[2], FLOOR_MS)
     e.c.n = nil
   end
   return e
@@ -95,7 +112,7 @@ end
 local function end_of(e)
   local c = e.c
   local last = e.vlen > 0 and e.dead or 0
-  for _, name in ipairs({'l', 'q', 'f', 'x'}) do
+  for _, name in ipairs({'l', 'q', 'f', 'x', 't'}) do
     if c[name] then last = math.max(last, c[name][1]) end
   end
   return later(later(last, c.w), c.r)
@@ -148,10 +165,6 @@ local function is_usable(e, unusable)
   return e.vlen > 0 and not (unusable ~= '' and redis.sha1hex(value_of(e)) == unusable)
 end
 
-local function same_names(one, other)
-  return one == '' or other == '' or one == other
-end
-
 -- Whether version is older than the floor, or than that of the value.
 local function is_old(e, version, under)
   local f, n = e.c.f, e.c.n
@@ -165,17 +178,6 @@ local function quarantined(e, version, under)
   local q = e.c.q
   if not q or (version ~= '' and q[3] ~= '' and same_names(q[4], under) and version >= q[3]) then return nil end
   return q[1]
-end
-
-local function raise_floor(e, version, under, ms)
-  local f = e.c.f
-  local ends, life = now + ms, ms
-  if f and same_names(f[4], under) then
-    if f[1] > ends then ends, life = f[1], f[2] end
-    if f[3] > version then version = f[3] end
-    if f[4] == '' then under = '' end
-  end
-  e.c.f = {ends, life, version, under}
 end
 
 -- The value goes, or another takes its place: from now on its version is the floor.
