@@ -58,7 +58,8 @@ class Loading:
             self._leave_breaker(job, error, 0.0)
             await self.release(job, None)
             raise
-        chain, load = Chain(job.flights, permit, CHAIN.get()), Load(primary=job.primary)
+        # The keys alone: a task or a timer that the loader leaves behind keeps this chain, and must not keep flights.
+        chain, load = Chain(frozenset(job.flights), permit, CHAIN.get()), Load(primary=job.primary)
         reset, reset_load = CHAIN.set(chain), CURRENT.set(load)
         watch: Watch = NO_WATCH
         began = self._runtime.now()
@@ -90,7 +91,7 @@ class Loading:
         if job.turn is not None:
             self._leave_breaker(job, None, loaded.seconds)
         if self._shared.failures:
-            self._shared.succeeded(job.flights, self._runtime.now())
+            self._shared.succeeded(job.flights)
         return loaded
 
     def _enter_breaker(self, job: Job, breaker: LoadBreaker) -> None:
@@ -139,7 +140,7 @@ class Loading:
         self._leave_breaker(job, error, job.rules.hard_timeout or 0.0)
         for key, flight in job.flights.items():
             self._flights.retire(key, flight)
-        self._shared.failed(job.flights, error, job.rules, self._runtime.now())
+        self._shared.failed(job.flights, error, job.rules, self._runtime)
         self._end_badly(job, error)
         await self.release(job, error)
 
@@ -147,7 +148,7 @@ class Loading:
         """End *job* with *error*, for all callers here and in other processes. The back-off of its keys begins."""
         self._events.load_failures += 1
         if not job.landed:
-            self._shared.failed(job.flights, error, job.rules, self._runtime.now())
+            self._shared.failed(job.flights, error, job.rules, self._runtime)
         await self.release(job, error)
         self._end_badly(job, error)
 

@@ -107,7 +107,10 @@ class Rebuilding:
         if failure is not None:
             if plan.stale is None:
                 self._events.backoffs += 1
-                raise failure
+                try:
+                    raise failure
+                finally:
+                    del failure  # its traceback keeps this frame
             self._events.stale_hits += 1
             return plan.stale
         for _ in range(RETRIES):
@@ -138,7 +141,7 @@ class Rebuilding:
     def board(self, ask: Ask, *, anew: bool = False) -> Seat:
         """Join the flight of this key, or open one and lead it."""
         flight = Flight(self._runtime.signal(), anew=anew, marks=ask.marks, home=self._runtime.here())
-        current = self.flights.setdefault(ask.key, flight)
+        current = self.flights.join(ask.key, flight)
         self._events.shared += current is not flight
         return Seat(current, current.leases, current is flight)
 
@@ -165,6 +168,12 @@ class Rebuilding:
         Otherwise it asks Redis again. A refresh, or a caller that cannot ask, joins or leads another flight.
         """
         seat = self.board(ask, anew=anew)
+        try:
+            return await self._outcome_of(seat, ask, plan, anew=anew)
+        finally:
+            self.flights.leave(seat.flight)
+
+    async def _outcome_of(self, seat: Seat, ask: Ask, plan: Plan, *, anew: bool) -> Stored | None:
         flight = seat.flight
         if seat.leading:
             await self._launch(flight, ask, plan)
@@ -230,13 +239,16 @@ class Rebuilding:
 
     async def loaded_alone(self, ask: Ask) -> Stored:
         """Load for this caller only; nothing is filled."""
-        flight = Flight(self._runtime.signal())
-        await self._runtime.start(self._fly(flight, ask, Plan(Way.ALONE)), detached=False)
-        await flight.signal.wait(None)
-        answer = flight.loaded or flight.answer
-        if answer is not None:
-            return answer
-        raise flight.error or LoadFailed(f"the load of {ask.key} was cancelled")
+        flight = Flight(self._runtime.signal(), seats=1)
+        try:
+            await self._runtime.start(self._fly(flight, ask, Plan(Way.ALONE)), detached=False)
+            await flight.signal.wait(None)
+            answer = flight.loaded or flight.answer
+            if answer is not None:
+                return answer
+            raise flight.error or LoadFailed(f"the load of {ask.key} was cancelled")
+        finally:
+            self.flights.leave(flight)
 
     # The leader's side
 
@@ -394,25 +406,28 @@ class Rebuilding:
         ((key, ask),) = job.asks.items()
         began, cut_off = self._runtime.now(), self._shared.cut_off
         for _ in range(RETRIES):
-            current = cut_off.setdefault(key, flight)
-            if current is flight:
-                break
-            landed = self._runtime.signal()
-            current.also(landed)
-            flight.after = current.home
-            patience = _left(ask.rules, self._runtime.now() - began)
-            arrived = await self.waiting.landed(current, key, None if patience == math.inf else patience, landed)
-            flight.after = None
-            if not arrived:
-                return not plan.behind and self._unjoined(flight, current, job, self._runtime.now() - began)
-            if current.proven and current.error is None:  # nothing about the key was invalidated meanwhile
-                flight.absence = current.absence
-                if current.answer is not None:
-                    flight.land(current.answer, proven=True)
+            current = cut_off.join(key, flight)
+            try:
+                if current is flight:
+                    break
+                landed = self._runtime.signal()
+                current.also(landed)
+                flight.after = current.home
+                patience = _left(ask.rules, self._runtime.now() - began)
+                arrived = await self.waiting.landed(current, key, None if patience == math.inf else patience, landed)
+                flight.after = None
+                if not arrived:
+                    return not plan.behind and self._unjoined(flight, current, job, self._runtime.now() - began)
+                if current.proven and current.error is None:  # nothing about the key was invalidated meanwhile
+                    flight.absence = current.absence
+                    if current.answer is not None:
+                        flight.land(current.answer, proven=True)
+                        return False
+                elif current.error is not None:
+                    flight.fail(current.error)
                     return False
-            elif current.error is not None:
-                flight.fail(current.error)
-                return False
+            finally:
+                cut_off.leave(current)
         job.unleased(keep=True)
         return True
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ..defenses.breakdown import next_pause
+from ..errors import LoadFailed
+from ..protocol.exceptions import describe
+from ..protocol.frameless import frameless
 from ..protocol.names import beneath, is_marker
 from .flights import Flight, Flights
 
@@ -25,17 +27,24 @@ if TYPE_CHECKING:
     from ..tiers.local import Local
 
 MOST_FAILURES = 10_000
-FORGOTTEN_AFTER = 60.0
+FORGETS_EVERY = 0.1  # seconds: so often, at most, a look for failures whose time is over
 
 
 @dataclass(slots=True)
 class Failure:
-    """A load that failed recently."""
+    """A load that failed recently.
 
-    error: Exception  # holds the loader's frames, so it is not kept for long
-    traceback: TracebackType | None
+    Args:
+        error: what it raised, without frames; None when the pause is over.
+        pause: the length of the pause.
+        until: the end of the pause.
+        over: from then on another failure is not one in a row.
+    """
+
+    error: Exception | None
     pause: float
     until: float
+    over: float
 
 
 class Shared:
@@ -82,6 +91,7 @@ class Shared:
         self.off: int = 0  # how many `disabled()` blocks are open
         self.questions: tuple[Callable[[], object], ...] = (alone,)
         self.failures: dict[str, Failure] = {}
+        self._forgets_at = math.inf  # when failures are looked through
         # The loads of this process while Redis gives no leases, whatever the engine.
         self.cut_off: Flights = Flights(local)
         self.flights: list[Flights] = []
@@ -136,48 +146,67 @@ class Shared:
     # Failures: a loader that failed is not run again at once
 
     def paused(self, key: str, rules: Rules, runtime: Runtime) -> Exception | None:
-        """The exception of a recent load of *key* if its back-off still runs, else None."""
+        """The exception of a recent load of *key* if its back-off still runs, else None. A new object each time."""
         failure = self.failures.get(key)
-        if failure is None or rules.error_backoff is None:
+        if failure is None or rules.error_backoff is None or runtime.now() >= failure.until:
             return None
-        return None if runtime.now() >= failure.until else failure.error.with_traceback(failure.traceback)
+        return None if failure.error is None else frameless(failure.error)
 
-    def failed(self, keys: Iterable[str], error: Exception, rules: Rules, now: float) -> None:
+    def failed(self, keys: Iterable[str], error: Exception, rules: Rules, runtime: Runtime) -> None:
         """Begin or extend the back-off of *keys*, whose load failed: it doubles with each failure in a row."""
-        backoff = rules.error_backoff
+        backoff, now = rules.error_backoff, runtime.now()
         if backoff is None:
             return
+        kept = frameless(error)
+        if kept is None:
+            kept = LoadFailed(f"the load failed a moment ago, with {type(error).__qualname__}: {describe(error)[1]}")
         for key in keys:
-            self.forget_failures(now)
             previous = self.failures.get(key)
-            lately = previous is not None and now < previous.until + backoff[1]
+            lately = previous is not None and now < previous.over
             pause = next_pause(previous.pause if previous is not None and lately else None, backoff)
             with self.local.lock:
                 self.failures.pop(key, None)
                 if len(self.failures) >= MOST_FAILURES:
                     self.failures.pop(next(iter(self.failures)))
-                self.failures[key] = Failure(error, error.__traceback__, pause, now + pause)
+                self.failures[key] = Failure(kept, pause, now + pause, now + pause + backoff[1])
+            self._forget_at(now + pause, runtime)
 
-    def succeeded(self, keys: Iterable[str], now: float) -> None:
+    def succeeded(self, keys: Iterable[str]) -> None:
         """Forget the failures of *keys*: their load has succeeded."""
         for key in keys:
             self.failures.pop(key, None)
-        self.forget_failures(now)
 
-    def forget_failures(self, now: float) -> None:
-        """Remove old failures, at most two. Each load calls this while there are any, so none stays for long."""
-        if not self.failures:
+    def _forget_at(self, when: float, runtime: Runtime) -> None:
+        """Have failures forgotten without another load, soon after *when*."""
+        now = runtime.now()
+        if now < self._forgets_at <= when + FORGETS_EVERY:  # one in the past was lost, with its event loop
             return
-        with self.local.lock:
-            for key, failure in list(islice(self.failures.items(), 2)):
-                if failure.until + FORGOTTEN_AFTER < now:
-                    self.failures.pop(key, None)
+        self._forgets_at = due = when + FORGETS_EVERY
+        runtime.later(due - now, partial(self._forget_failures, runtime, due))
+
+    def _forget_failures(self, runtime: Runtime, due: float) -> None:
+        """Let go of the exceptions whose pause is over, and of failures of old."""
+        if due != self._forgets_at:  # another look comes earlier, or has come
+            return
+        self._forgets_at = math.inf
+        now, soonest = runtime.now(), math.inf
+        for key, failure in list(self.failures.items()):
+            if now >= failure.until:
+                failure.error = None
+            if now < failure.over:
+                soonest = min(soonest, failure.over if failure.error is None else failure.until)
+            elif self.failures.get(key) is failure:
+                self.failures.pop(key, None)
+        if soonest < math.inf:
+            self._forget_at(soonest, runtime)
 
     def after_fork(self) -> None:
         """Leave the parent's flights to the parent."""
         for flights in (self.cut_off, *self.flights):
             flights.clear()
         self.loading.clear()
+        self.failures.clear()
+        self._forgets_at = math.inf
         self.local.drop_all()
 
 

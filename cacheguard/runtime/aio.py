@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import random
 import threading
@@ -143,7 +144,7 @@ class AsyncRuntime:
         return home
 
     def later(self, seconds: float, what: Callable[[], None]) -> None:
-        self.call_later(seconds, what)
+        contextvars.Context().run(self.call_later, seconds, what)  # the timer keeps nothing of the caller's
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
