@@ -349,16 +349,16 @@ class Rebuilding:
             elif isinstance(lease, Found) and lease.stored is None:
                 unusable = lease.unusable  # unusable here, or invalidated by a tag: the next question replaces it
             else:
-                return await self._follow(flight, ask, plan, lease, job)
+                return await self._follow(flight, ask, plan, lease, job, waited=awaited != "")
 
     async def _follow(
-        self, flight: Flight, ask: Ask, plan: Plan, lease: Granted | Found | Bypass | Failed, job: Job
+        self, flight: Flight, ask: Ask, plan: Plan, lease: Granted | Found | Bypass | Failed, job: Job, *, waited: bool
     ) -> bool:
-        """Act on the reply to a lease request; True if *job* must run."""
+        """Act on the reply to a lease request, which has *waited* for another load or not; True if *job* must run."""
         flight.after = None
         match lease:
             case Failed():
-                self._fail_as_elsewhere(flight, ask, plan, lease)
+                self.fail_as_elsewhere(flight, ask, lease, stale=plan.stale is not None, waited=waited)
             case Granted():
                 if job.granted(ask.key, lease):
                     return True
@@ -389,12 +389,25 @@ class Rebuilding:
             return True
         return False
 
-    def _fail_as_elsewhere(self, flight: Flight, ask: Ask, plan: Plan, lease: Failed) -> None:
-        """Fail with the exception of the remote load, if it can be rebuilt here; otherwise this process loads."""
+    def fail_as_elsewhere(self, flight: Flight, ask: Ask, lease: Failed, *, stale: bool, waited: bool) -> None:
+        """Fail with the exception of the remote load, if it can be rebuilt here; otherwise this process loads, once.
+
+        Args:
+            flight: of this caller.
+            ask: its request.
+            lease: says what the remote load died of.
+            stale: True if the caller has a stale value, which it serves.
+            waited: True if it has waited for that load; otherwise its back-off runs, which holds for no refresh.
+        """
+        if not waited and (flight.anew or ask.rules.error_backoff is None):
+            return
         error = None if lease.stored is None else rebuilt(lease.stored.value)
-        if error is None and plan.stale is not None:  # callers with a stale value serve it
+        if error is not None:
+            self._shared.told(ask.key, error, lease, ask.rules, self._runtime)
+        elif stale:
             error = LoadFailed(f"the load of {ask.key} failed in another process")
         if error is not None:
+            self._events.backoffs += not waited
             flight.fail(error)
 
     async def _cut_off(self, flight: Flight, job: Job, plan: Plan) -> bool:
