@@ -12,6 +12,7 @@ from ..defenses.outage import BreakerTerms, Outcome, State, Switch
 from ..errors import Unreachable
 from ..events import Events, log
 from ..faults import TREATMENTS, Fault, Remedy
+from ..protocol.frameless import frameless
 from ..runtime.bell import Bell
 
 DENIED_FOR = 1.0  # seconds; what a wrong password or certificate was refused for will not change sooner
@@ -182,7 +183,7 @@ class Circuits:
         if error is None:
             self._denied = None
         elif TREATMENTS[error.fault].first is Remedy.GIVE_UP:
-            self._denied = time.monotonic(), error
+            self._denied = time.monotonic(), frameless(error) or Unreachable(str(error), error.fault)
 
     # Changes
 

@@ -67,6 +67,11 @@ class Job:
     turn: int | None = None  # to be given back to the load breaker
 
     @property
+    def failures(self) -> int:
+        """How many loads of its keys have failed in a row, in whatever processes."""
+        return max((lease.failures for lease in self.leases.values()), default=0)
+
+    @property
     def landed(self) -> bool:
         """True if all its flights have landed."""
         return all(flight.landed for flight in self.flights.values())
