@@ -138,7 +138,7 @@ def _told_apart(value: Any) -> Any:
 
     Plain values are known by type and value, all others by identity.
     """
-    kind: Any = type(value)
+    kind: type[Any] = type(value)
     if kind in _PLAIN:
         return kind, value
     if kind is float:

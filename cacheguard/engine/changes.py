@@ -182,7 +182,7 @@ class Changes:
                 return MISSING
             stored = found.stored
             value = self._changed(key, change, stored.value)
-            changed = replace(stored, kind=Kind.VALUE, value=value)
+            changed = replace(stored, kind=Kind.VALUE, value=value, weight=0)
             # Packed by its own codec: the entry of a function stays readable for the function.
             envelope = remote.pack(key, changed, codec)
             replaced = await remote.by_hand.replace(
