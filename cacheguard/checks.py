@@ -110,8 +110,7 @@ def _called(value: Any) -> Any:
     """Return the function that runs if *value* is called."""
     while issubclass(type(value), partial):
         value = value.func
-    kind: type[Any] = type(value)
-    own = getattr(kind, "__call__", None)  # noqa: B004 - the function itself is wanted
+    own = getattr(cast("type[Any]", type(value)), "__call__", None)  # noqa: B004 - the function itself is wanted
     return own if isfunction(own) else value
 
 

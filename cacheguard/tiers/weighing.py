@@ -40,9 +40,8 @@ NOT_ITS_OWN = (
 )  # fmt: skip
 
 # CPython has one of each of these.
-_ONE_OF_EACH: frozenset[int] = frozenset(
-    map(id, [None, True, False, ..., (), "", b"", frozenset(), *range(-5, 257), *map(chr, range(256))])
-)
+_SINGLE: list[object] = [None, True, False, ..., (), "", b"", *range(-5, 257), *map(chr, range(256))]
+_ONE_OF_EACH: frozenset[int] = frozenset(map(id, _SINGLE))
 
 
 def weigh(value: object, most: float = math.inf) -> int:
@@ -70,7 +69,7 @@ def weigh(value: object, most: float = math.inf) -> int:
                 if kind not in owns:
                     owns[kind] = not issubclass(kind, NOT_ITS_OWN)
                     seen.update(_of_class(kind))
-            found = [part for part in found if owns.get(type(part), True)]
+            found = [part for part in found if owns.get(_kind(part), True)]
             total += sum(map(_beside, found))
         total += _sizes(found)
         waiting += [each for each in (gc.get_referents(*found), *(map(_untracked, found) if owns else ())) if each]
@@ -83,6 +82,10 @@ def _of_class(kind: type[Any]) -> Iterable[int]:
         yield from map(id, vars(each).values())
 
 
+def _kind(part: object) -> type[Any]:
+    return type(part)
+
+
 def _beside(part: object) -> int:
     """The bytes of attributes that lie beside an object."""
     return POINTER * (len(gc.get_referents(part)) + 1) if type(part).__flags__ & MANAGED_DICT else 0
@@ -90,9 +93,9 @@ def _beside(part: object) -> int:
 
 def _untracked(part: Any) -> list[Any]:
     """The fields of a `msgspec.Struct` with ``gc=False``, which the garbage collector does not know."""
-    if type(part) in PLAIN or gc.is_tracked(part):
+    if _kind(part) in PLAIN or gc.is_tracked(part):
         return []
-    names: Iterable[str] = getattr(type(part), "__struct_fields__", ())
+    names: Iterable[str] = getattr(_kind(part), "__struct_fields__", ())
     return [getattr(part, name, None) for name in names]
 
 

@@ -79,6 +79,10 @@ def rows(kind: Callable[..., Any]) -> Callable[[int], Any]:
     return lambda many: [kind(a=number + 1000, b=f"row {number}", c=[number + 1000]) for number in range(many)]
 
 
+def linked(inner: object, number: int) -> Any:
+    return [inner, number + 1000]
+
+
 SHAPES: dict[str, Callable[[int], Any]] = {
     "ints": lambda many: list(range(1000, 1000 + many)),
     "floats": lambda many: [float(number) for number in range(many)],
@@ -106,7 +110,7 @@ SHAPES: dict[str, Callable[[int], Any]] = {
     "defaultdicts": lambda many: [defaultdict(list, {number: [number + 1000]}) for number in range(many)],
     "ordered dicts": lambda many: [OrderedDict(a=number + 1000) for number in range(many)],
     "dict subclass": lambda many: [Mapped(a=number + 1000) for number in range(many)],
-    "a deep chain": lambda many: reduce(lambda inner, number: [inner, number + 1000], range(many), [0]),
+    "a deep chain": lambda many: reduce(linked, range(many), None),
     "dataclasses": rows(Row),
     "dataclasses with slots": rows(Slotted),
     "attrs": rows(Attrs),
