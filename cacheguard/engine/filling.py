@@ -321,8 +321,9 @@ class Filling:
             tags=stored.tags,
             marks=tuple(map(ask.scope.tag, stored.tags)) if stored.tags else (),
             shared=rules.l2,
+            weight=stored.weight,
         )
-        return self._local.put(entry, ticket, absence=stored.kind is not Kind.VALUE, weight=stored.weight)
+        return self._local.put(entry, ticket, absence=stored.kind is not Kind.VALUE)
 
     def _heard_nothing(self, ask: Ask, stored: Stored, ticket: int) -> bool:
         """True if this process has received no invalidation of *stored* since the ticket was taken."""

@@ -51,6 +51,7 @@ class Entry:
         "type",
         "until",
         "value",
+        "weight",
     )
 
     def __init__(
@@ -65,7 +66,7 @@ class Entry:
         tags: tuple[str, ...] = (),
         marks: tuple[str, ...] = (),
         shared: bool = True,
-        size: int = 0,
+        weight: int = 0,
     ) -> None:
         self.key: str = key
         self.value: Any = value
@@ -77,7 +78,8 @@ class Entry:
         self.tags: tuple[str, ...] = tags
         self.marks: tuple[str, ...] = marks  # the markers of its tags
         self.shared: bool = shared  # in Redis, too: other processes may change it
-        self.size: int = size
+        self.weight: int = weight  # bytes of the value; 0: nobody has weighed it
+        self.size: int = 0  # bytes of all that it takes
         self.hits: float = 0.0
         self.counted: float = 0.0  # of the hits, those that have been handed in
         self.type: type | None = None  # of the single argument that leads here: 1, 1.0 and True are one dict key
@@ -206,18 +208,13 @@ class Local:
                 if entry.shared:
                     entry.until = DEAD
 
-    def put(self, entry: Entry, ticket: int, *, absence: bool, weight: int = 0) -> bool:
-        """Keep *entry* unless something about it was heard of since the ticket was taken; false only then.
-
-        Args:
-            absence: it stands for something that does not exist.
-            weight: the bytes of its value, if they are known.
-        """
+    def put(self, entry: Entry, ticket: int, *, absence: bool) -> bool:
+        """Keep *entry* unless something about it was heard of since the ticket was taken; false only then."""
         room = self._absences if absence else self._entries
         if self._max_bytes is not None:
             beside = OVERHEAD if self._beside_redis and entry.shared else OVERHEAD_HERE
             beside += len(entry.key) + OVERHEAD_OF_TAG * len(entry.marks)
-            entry.size = beside + (weight or weigh(entry.value, room.maxsize))
+            entry.size = beside + (entry.weight or weigh(entry.value, room.maxsize))
         key = entry.key
         with self.lock:
             if self._off or not self.tickets.holds(ticket, key, entry.marks):
