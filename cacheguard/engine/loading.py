@@ -161,6 +161,9 @@ class Loading:
         """
         if not job.tokens:
             return
+        for key, lease in job.leases.items():
+            if key in job.asks:
+                self._shared.left_behind(job.asks[key], lease.marks, self._runtime.now())
         told = None if error is None else Stored(Kind.ERROR, describe(error), 0.0, 0.0, ())
         try:
             await self._remote.release(job.tokens, told, failures=failures, kept_ms=round(pause * 1000))

@@ -315,6 +315,7 @@ class Rebuilding:
         """
         floor, unusable, awaited = plan.floor, plan.unusable, ""
         waiting_since: float | None = None
+        tags = self._shared.tags_before(ask, self._runtime.now())
         while True:
             flight.leases += 1
             job.ticket, job.asked_at = self._local.tickets.take(), self._runtime.now()
@@ -323,7 +324,7 @@ class Rebuilding:
                     ask.key,
                     ask.codec,
                     ask.scope,
-                    ask.tags,
+                    tags,
                     usable=ask.usable,
                     token=token,
                     floor_ms=floor,
@@ -349,7 +350,7 @@ class Rebuilding:
             elif isinstance(lease, Found) and lease.stored is None:
                 unusable = lease.unusable  # unusable here, or invalidated by a tag: the next question replaces it
             else:
-                return await self._follow(flight, ask, plan, lease, job, waited=awaited != "")
+                return await self._follow(flight, ask, plan, lease, job, tags, waited=awaited != "")
 
     async def _nap(self, key: str, seconds: float) -> None:
         """Sleep until Redis is to be asked again, or until another process says that it has stored the value."""
@@ -361,7 +362,15 @@ class Rebuilding:
             self._shared.no_sleeper(key, woken)
 
     async def _follow(
-        self, flight: Flight, ask: Ask, plan: Plan, lease: Granted | Found | Bypass | Failed, job: Job, *, waited: bool
+        self,
+        flight: Flight,
+        ask: Ask,
+        plan: Plan,
+        lease: Granted | Found | Bypass | Failed,
+        job: Job,
+        tags: tuple[str, ...],
+        *,
+        waited: bool,
     ) -> bool:
         """Act on the reply to a lease request, which has *waited* for another load or not; True if *job* must run."""
         flight.after = None
@@ -369,7 +378,7 @@ class Rebuilding:
             case Failed():
                 self.fail_as_elsewhere(flight, ask, lease, stale=plan.stale is not None, waited=waited)
             case Granted():
-                if job.granted(ask.key, lease):
+                if job.granted(ask.key, lease, tags):
                     return True
                 await self._loading.release(job, None)
             case Found(stored=Stored()):

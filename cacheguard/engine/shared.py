@@ -14,6 +14,7 @@ from ..protocol.exceptions import describe
 from ..protocol.frameless import frameless
 from ..protocol.names import beneath, is_marker
 from .flights import Flight, Flights
+from .lifetimes import marker_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..protocol.entry import Failed
     from ..servers.buses import Buses
     from ..tiers.local import Local
+    from .ask import Ask
 
 MOST_FAILURES = 10_000
 FORGETS_EVERY = 0.1  # seconds: so often, at most, a look for failures whose time is over
@@ -145,6 +147,34 @@ class Shared:
                     flights.pop(key, None)
         for key in [key for key in self.failures if concerned(key, None)]:
             self.failures.pop(key, None)
+
+    # What absent ids leave
+
+    def tags_before(self, ask: Ask, now: float) -> tuple[str, ...]:
+        """The tags of *ask* whose markers are made before its load.
+
+        The id may not exist. If `max_absences` is reached, no marker is made for it that is not there already; the
+        markers of a value are then made after its load, which costs one more round trip.
+        """
+        if not ask.tags:
+            return ask.tags
+        with self.local.lock:
+            if self.budget.has_room(now):
+                return ask.tags
+            return tuple(tag for tag in ask.tags if self.budget.knows(ask.scope.tag(tag)))
+
+    def left_behind(self, ask: Ask, markers: Iterable[str], now: float) -> None:
+        """Count the *markers* of tags that were made for *ask*, and under which no value has been stored."""
+        own = [marker for marker in markers if marker not in ask.scope.epochs]
+        if own:
+            with self.local.lock:
+                self.budget.add_markers(now, own, marker_ms(ask.rules) / 1000)
+
+    def put_by_hand(self, fresh: float, tags: Iterable[str], now: float, keep: float) -> None:
+        """Count an absence that a caller has stored by hand, beyond the limit as well, and the markers of its tags."""
+        with self.local.lock:
+            self.budget.add(now, fresh)
+            self.budget.add_markers(now, tags, keep)
 
     # Failures: a loader that failed is not run again at once
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -58,13 +59,15 @@ class Hub:
         self._clock = CLOCK.get()
         self.now: Callable[[], float] = self._clock.now
         self.closed: bool = False
+        of_l1, of_store = _bytes_of(options, memory=memory)
         self.local: Local = Local(
             options.l1_size,
-            options.l1_max_bytes,
+            of_l1,
             options.l1_eviction,
             threading.RLock(),
             self.events,
             self.now,
+            beside_redis=not memory,
         )
         self.memory = memory
         self.filters: dict[tuple[object, ...], BloomTier] = {}
@@ -73,7 +76,11 @@ class Hub:
         self.auditor: Auditor | None = Auditor(options.audit) if options.audit else None
         self._pool, self._apool = pool, apool
         self._store = MemoryCommands(
-            options.l1_size, threading.RLock(), self.now, max_bytes=options.l1_max_bytes, weigh=weigh_stored
+            options.l1_size,
+            threading.RLock(),
+            self.now,
+            max_bytes=of_store,
+            weigh=partial(weigh_stored, most=math.inf if of_store is None else of_store),
         )
         root = namespace_scope(namespace).epochs[0]
         # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be pending.
@@ -310,6 +317,18 @@ class Hub:
                 # Held for ever: to let go would make asyncio deregister sockets in an epoll that is the parent's, too.
                 self._remove(name, engine)
                 _left_behind.append(engine)
+
+
+def _bytes_of(options: Options, *, memory: bool) -> tuple[int | None, int | None]:
+    """The most bytes of L1, and of the store that this process has in the place of Redis.
+
+    Both have the same objects. With copies no object is in both, so each gets half.
+    """
+    most = options.l1_max_bytes
+    if most is None or not options.l1_copy:
+        return most, most
+    half = max(1, most // 2)
+    return (half if memory else most), half
 
 
 def _check(options: Options, endpoint: Endpoint | None) -> None:

@@ -22,6 +22,7 @@ class Stored:
     load_time: float  # seconds its load took
     tags: tuple[str, ...]
     nonces: tuple[bytes, ...] = ()  # what the markers of its namespaces and its tags said when its load began
+    weight: int = 0  # bytes of the value in this process; 0: nobody has weighed it
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ import redis
 
 from cacheguard import CacheGuard
 from cacheguard.errors import CacheGuardError
-from cacheguard.tiers.local import weigh
+from cacheguard.tiers.weighing import weigh
 from tests.support.layout import claims_of
 
 

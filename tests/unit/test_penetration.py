@@ -362,6 +362,30 @@ def test_a_clock_that_is_read_late_does_no_harm() -> None:
     assert budget.take(300.0, -1.0)
 
 
+def test_markers_take_room_from_absences_and_each_counts_once() -> None:
+    budget = AbsenceBudget(4)
+    for number in range(3):
+        assert budget.take(0.0, 30.0)
+        budget.add_markers(0.0, ["shared"], 100.0)
+        assert budget.has_room(0.0) is (number < 2)
+    assert budget.knows("shared")
+    assert not budget.knows("other")
+    assert not budget.take(0.0, 30.0)
+    budget.add_markers(0.0, ["beyond"], 100.0)  # it is there already
+    budget.add_markers(101.0, ["shared"], 100.0)  # kept for less than 100 s more, so for 200 s from now on
+    assert [budget.take(101.0, 30.0) for _ in range(2)] == [True, False]
+    budget.add_markers(1000.0, ["shared"], 100.0)
+    assert [budget.take(1000.0, 30.0) for _ in range(4)] == [True, True, True, False]
+
+
+def test_what_is_known_of_markers_is_bounded() -> None:
+    budget = AbsenceBudget(10)
+    budget.add_markers(0.0, map(str, range(1000)), 60.0)
+    assert sum(budget.knows(str(number)) for number in range(1000)) == 10
+    assert not budget.has_room(0.0)
+    assert budget.has_room(1000.0)
+
+
 @pytest.mark.parametrize("limit", [-1, 1.5, True, None, "10"])
 def test_a_limit_of_absences_that_is_no_number_is_refused(limit: object) -> None:
     with pytest.raises(ConfigurationError, match="limit of stored absences"):
