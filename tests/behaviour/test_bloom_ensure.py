@@ -263,7 +263,7 @@ def test_a_filter_with_forged_bits_is_built_anew_once_they_were_found(
 ) -> None:
     with CacheGuard(redis_url, secret=SECRET) as here, CacheGuard(redis_url, secret=SECRET) as there:
         here.bloom("rows", capacity=10).rebuild([1])
-        (chunk,) = [key for key in redis_server.command("KEYS", "cg:*:0:0")]
+        (chunk,) = redis_server.command("KEYS", "cg:*:0:0")
         redis_server.command("SETRANGE", chunk, 8, "\0" * 100)
         ids = there.bloom("rows", capacity=10)
         assert not ids.absent(1)
