@@ -24,6 +24,7 @@ from tests.behaviour.test_bloom import (
     meta_key,
 )
 from tests.support.redis_server import RedisServer
+from tests.support.rings import RingOfServers
 
 __all__ = ["clock", "fleet"]
 
@@ -337,6 +338,27 @@ def test_an_add_whose_answer_was_lost_may_be_sent_again(fleet: Fleet, redis_serv
     assert not any(process.absent(item) for item in ("a", "b", "c"))
     assert process.absent("x")
     assert process.info().count == 3
+
+
+def test_a_signed_filter_lives_on_one_master_of_a_cluster(cluster_url: str) -> None:
+    use_it_from_two_sides(cluster_url)
+
+
+def test_a_signed_filter_lives_on_one_of_several_plain_nodes(ring: RingOfServers) -> None:
+    use_it_from_two_sides(ring.url())
+
+
+def use_it_from_two_sides(url: str) -> None:
+    with CacheGuard(url, secret=SECRET) as here, CacheGuard(url, secret=SECRET) as there:
+        ours, theirs = here.bloom("ids", capacity=1000), there.bloom("ids", capacity=1000)
+        assert ours.ensure(range(100)) == theirs.ensure(range(5)) == "complete"
+        assert not any(ids.absent(row) for ids in (ours, theirs) for row in (5, 99))
+        assert theirs.absent("nobody")
+        ours.add("somebody")
+        assert not theirs.absent("somebody")
+        theirs.rebuild(range(100))
+        assert ours.absent("nobody")
+        assert not ours.absent("somebody")
 
 
 @pytest.fixture
