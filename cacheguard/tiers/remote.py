@@ -161,12 +161,15 @@ class Remote:
     ) -> list[Found | None]:
         """`read_many`, from the master."""
         opening = self._opening
-        per_key = map(self.markers.of, keys, repeat(scope), tags)
+        per_key = list(map(self.markers.of, keys, repeat(scope), tags))
         markers = tuple(dict.fromkeys(marker for each in per_key for marker in each))
         held, seen = calls.were_read(keys, markers, await self.gate.ask(*calls.read_many(keys, markers)))
         there = [opening.found(key, each, codec) for key, each in zip(keys, held, strict=True)]
         # All tags that could not be known at once, so that they cost one round trip and not one each.
         await self.markers.ask_for_more(scope, [each.stored for each in there if each and each.stored], seen)
+        for key, asked, each in zip(keys, per_key, there, strict=True):
+            if each and each.stored and each.stored.tags and not set(scope.markers(each.stored.tags)).issubset(asked):
+                self.markers.learn(key, each.stored.tags)
         return [
             each
             if each is None or each.stored is None or not isinstance(its, calls.Held)

@@ -21,7 +21,7 @@ from cacheguard.engine.rebuilding import Plan, Rebuilding
 from cacheguard.engine.shared import Shared
 from cacheguard.protocol.entry import Found, Granted, Stored
 from cacheguard.protocol.envelope import Kind
-from cacheguard.protocol.model import Hash, MemoryCommands
+from cacheguard.protocol.model import MemoryCommands, State
 from cacheguard.tiers.local import Entry, Local
 from tests.support.schedules import (
     Pick,
@@ -35,38 +35,39 @@ from tests.support.schedules import (
 )
 from tests.support.stepped import Fault, SteppedRuntime, Violation
 from tests.support.stepper import Pause
+from tests.support.witness import Witness
 from tests.support.world import REDIS_ONLY, World
 
 Plant = Callable[[pytest.MonkeyPatch], None]
-TOKEN, LEASE_ENDS = "t", "u"
 
 
-def script(name: str, tamper: Callable[[Hash, tuple[Any, ...]], None]) -> Plant:
-    """The script of that name, with something done to the entry beforehand."""
+def script(name: str, tamper: Callable[[State, int, tuple[Any, ...]], None]) -> Plant:
+    """The script of that name, with something done to what is under the key beforehand."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
         honest = getattr(MemoryCommands, f"_{name}")
 
-        def broken(self: MemoryCommands, fields: Hash, now: int, key: str, *args: Any) -> Any:
-            tamper(fields, args)
-            return honest(self, fields, now, key, *args)
+        def broken(self: MemoryCommands, state: State, now: int, key: str, *args: Any) -> Any:
+            tamper(state, now, args)
+            return honest(self, state, now, key, *args)
 
         patch.setattr(MemoryCommands, f"_{name}", broken)
 
     return plant
 
 
-def take_over(fields: Hash, args: tuple[Any, ...]) -> None:
-    fields[TOKEN] = args[0]
+def take_over(state: State, now: int, args: tuple[Any, ...]) -> None:
+    state.lease = state.lease or [now + 60_000, 60_000, "", 0]
+    state.lease[2] = args[0]
 
 
-def end_lease(fields: Hash, args: tuple[Any, ...]) -> None:
-    fields.pop(TOKEN, None)
+def end_lease(state: State, _now: int, _args: tuple[Any, ...]) -> None:
+    state.lease = None
 
 
-def take_over_if_held(fields: Hash, args: tuple[Any, ...]) -> None:
-    if TOKEN in fields:
-        fields[TOKEN] = args[0]
+def take_over_if_held(state: State, _now: int, args: tuple[Any, ...]) -> None:
+    if state.lease is not None:
+        state.lease[2] = args[0]
 
 
 fill_ignores_the_token = script("fill", take_over)
@@ -79,12 +80,10 @@ def keeps_the_lease(name: str) -> Plant:
     def plant(patch: pytest.MonkeyPatch) -> None:
         honest = getattr(MemoryCommands, f"_{name}")
 
-        def broken(self: Any, fields: Hash, now: int, key: str, *args: Any) -> Any:
-            lease = {field: fields[field] for field in (TOKEN, LEASE_ENDS) if field in fields}
-            reply = honest(self, fields, now, key, *args)
-            if lease:
-                self._write(key, fields, **lease)
-                self._pexpire(key, 60_000, now)
+        def broken(self: Any, state: State, now: int, key: str, *args: Any) -> Any:
+            lease = state.lease
+            reply = honest(self, state, now, key, *args)
+            state.lease = lease
             return reply
 
         patch.setattr(MemoryCommands, f"_{name}", broken)
@@ -176,8 +175,14 @@ class NaiveEngine(Engine):
             return found.stored.value
         value = await self.runtime.call(ask.load)
         stored = Stored(Kind.VALUE, value, 300.0, 0.0, ())
-        await self.remote.of(ask.key).by_hand.store({ask.key: (stored, 300.0, 0.0)}, "", (), 0)
+        await self.remote.of(ask.key).by_hand.store({ask.key: (stored, 300.0, 0.0)}, "", b"", (), 0)
         return value
+
+
+@pytest.fixture(autouse=True)
+def _no_witness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked for here is what readers and holders of leases notice."""
+    monkeypatch.setattr(Witness, "saw", lambda *_: None)
 
 
 STALE, TWICE, NOBODY, LEFT = "had been acknowledged", "is leased to", "leased to nobody", "left over"

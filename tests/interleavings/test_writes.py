@@ -163,19 +163,7 @@ def test_with_versions_nothing_old_is_left_by_a_replica_that_lags() -> None:
 
 
 def test_with_a_quarantine_nothing_that_a_lagging_replica_says_outlives_it() -> None:
-    left = set()
-
-    def note(world: World) -> None:
-        world.stepper.now += 2.1
-        left.add(world.server.value("k", stale=True))
-
-    def build() -> World:
-        world = lagging("settle")()
-        world._judge_redis = lambda key, least: None  # type: ignore[method-assign]  # noqa: SLF001 - judged by `note`
-        return world
-
-    assert explored(build, note) > 50
-    assert left <= {None, 1}
+    assert explored(lagging("settle")) > 50
 
 
 def varied_world(pick: Pick) -> World:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import nullcontext
 from enum import Enum
@@ -12,27 +13,32 @@ from cacheguard.defenses.penetration.absences import AbsenceBudget
 from cacheguard.delivery.bus import Bus
 from cacheguard.delivery.gate import Gate
 from cacheguard.delivery.outbox import Outbox
+from cacheguard.engine.by_hand import ByHand
+from cacheguard.engine.here import Here
 from cacheguard.engine.reading import Engine
 from cacheguard.engine.shared import Shared
+from cacheguard.engine.writes import Writes
 from cacheguard.errors import Refused, Unreachable
 from cacheguard.events import Events
+from cacheguard.codec import Registry
 from cacheguard.ports import Call, Commands, Reply, Runtime, ScriptCall
-from cacheguard.protocol.model import MemoryCommands
+from cacheguard.protocol.entry import Stored
+from cacheguard.protocol.layout import NONCE_BYTES
+from cacheguard.protocol.messages import Drop, Woken, heard
+from cacheguard.protocol.model import MemoryCommands, State
+from cacheguard.protocol.names import is_marker
 from cacheguard.tiers.local import Local
-from cacheguard.tiers.packing import ObjectPacking
+from cacheguard.tiers.packing import ObjectPacking, Packing
 from cacheguard.tiers.remote import Remote
 from tests.support.stepper import NOTHING, Crashed, Pause, Stepper, stop_at
+from tests.support.witness import Sight, Violation, Witness
 
 REDIS = frozenset({"redis"})
 HISTORY = frozenset({"history"})
 DATABASE = frozenset({"database"})
 CHANNEL = "cg:world:bus"
 FORGETTING = ("invalidate", "expire", "store")
-
-
-class Violation(AssertionError):  # noqa: N818 - better English than ViolationError
-    """A promise that was not kept."""
-
+NEWS = (*FORGETTING, "add", "replace", "tagged")  # what a reader must not miss once it is answered
 
 class DatabaseDown(Exception):  # noqa: N818 - what a loader raises
     """The loader's own."""
@@ -51,74 +57,180 @@ def never_faulty(place: str, label: str) -> Fault:
     return Fault.NONE
 
 
-class ModelServer(MemoryCommands):
-    """Redis, under the eyes of a judge: a lease is given to one at a time, and nobody else may take it back."""
+class Judged:
+    """A Redis under the eyes of judges: a lease is given to one at a time, and no deadline ends another.
+
+    A subclass answers calls (`run`), and looks under a key (`look`, `forget`).
+    """
 
     def __init__(self, stepper: Stepper) -> None:
-        super().__init__(1000, nullcontext(), lambda: stepper.now)
-        self._stepper = stepper
+        self.stepper = stepper
         self.version = 0  # counts the changes of anything that a poll could notice
         self.holders: dict[str, tuple[str, float]] = {}
         self.grants = 0
         self.bypasses = 0
+        self.lost: Counter[str] = Counter()  # evictions, by key
         self.listeners: list[Process] = []
+        self.database: dict[str, int] = {}  # of the world
+        self._news: list[str] = []
+        self.witness = Witness(self)
 
-    def publish(self, channel: str, message: str) -> None:
-        """Put the message into the inbox of everyone who listens; each hears it in a step of its own."""
-        for process in self.listeners:
-            process.deliver(message)
+    def now_ms(self) -> int:
+        """The server's time."""
+        return math.floor(self.stepper.now * 1000)
+
+    def tell(self, message: str) -> None:
+        """Put the message into the inbox of everyone who listens, once the call is answered.
+
+        Each hears it in a step of its own.
+        """
+        self._news.append(message)
 
     def answer(self, call: Call) -> Reply:
         """Run one call and judge the reply."""
         if not isinstance(call, ScriptCall):
             return self.run(call)
-        key = call.keys[0]
-        before = self._snapshot(key)
+        key, name = call.keys[0], call.script.name
+        before = self.look(key)
         reply = self.run(call)
-        self.version += before != self._snapshot(key)
-        self._judge(call, key, reply)
+        if isinstance(reply, Refused):
+            return reply
+        after = self.look(key)
+        if self._news:
+            # Where something was removed, all that is kept later was loaded later.
+            removed = name == "invalidate" and (after is None or after.value is None)
+            said = dict(self.database) if removed else {}
+            for message in self._news:
+                for process in self.listeners:
+                    process.deliver(message, said)
+            self._news.clear()
+        self.version += before != after
+        self._judge(name, str(call.args[0]) if call.args else "", call, key, reply)
+        self.witness.saw(call, reply, before, after)
         return reply
 
-    def _snapshot(self, key: str) -> tuple[dict[str, Any], float | None]:
-        return dict(self._hashes.get(key, {})), self._ends.get(key)
-
-    def _judge(self, call: ScriptCall, key: str, reply: Reply) -> None:
-        name, token = call.script.name, str(call.args[0]) if call.args else ""
+    def _judge(self, name: str, token: str, call: ScriptCall, key: str, reply: Reply) -> None:
+        now = self.stepper.now
         holder, until = self.holders.get(key, ("", 0.0))
         if name == "lease" and reply[0] == b"GRANTED":
-            if holder not in {"", token} and until > self._stepper.now:
+            if holder not in {"", token} and until > now:
                 raise Violation(f"{key} is leased to {holder} and to {token}")
             self.grants += holder != token
-            self.holders[key] = token, self._stepper.now + int(call.args[1]) / 1000
+            self.holders[key] = token, now + int(call.args[1]) / 1000
         elif name == "lease":
             self.bypasses += reply[0] == b"BYPASS"
         elif name == "renew" and reply == 1:
-            self.holders[key] = token, self._stepper.now + int(call.args[1]) / 1000
-        elif name == "fill" and reply == 1 and holder != token:
+            self.holders[key] = token, now + int(call.args[1]) / 1000
+        elif name == "fill" and reply in {1, 2} and holder != token:
             raise Violation(f"{key} was filled under {token}, leased to {holder or 'nobody'}")
-        elif name in FORGETTING or (name in {"fill", "release"} and holder == token):
+        elif self._takes_back(name, reply) or (name in {"fill", "release"} and holder == token):
             self.holders.pop(key, None)
+
+    @staticmethod
+    def _takes_back(name: str, reply: Reply) -> bool:
+        """Whether the call has ended whatever lease there was."""
+        if name in {"add", "replace"}:
+            return bool(reply[0] == 1)
+        return name in FORGETTING and not (name == "store" and reply == -1)
 
     def evict(self, key: str) -> None:
         """Lose *key*, as a server does that runs out of memory."""
-        self._delete(key)
+        self.forget(key)
         self.holders.pop(key, None)
+        self.witness.lost(key)
+        self.lost[key] += 1
         self.version += 1
 
-    def stored(self, key: str) -> Any:
+    def stored(self, key: str) -> Stored | None:
         """The entry of *key*, fresh or not."""
-        return self._hash(key, int(self._stepper.now * 1000)).get("v")
+        there = self.look(key)
+        return None if there is None or there.value is None else self.unpacked(key, there.value)
 
     def marker(self, key: str) -> Any:
-        """What a marker says."""
-        return self._of_markers()._hash(key, int(self._stepper.now * 1000)).get("v")  # noqa: SLF001 - its own
+        """The nonce of a marker."""
+        there = self.look(key)
+        return None if there is None or there.value is None else there.value[:NONCE_BYTES]
 
     def value(self, key: str, *, stale: bool) -> Any:
         """What a reader would find fresh, or *stale* if there is just that; None if nothing is there."""
-        now = int(self._stepper.now * 1000)
-        fields = self._hash(key, now)
-        usable = "v" in fields and (stale or self._pttl(key, now) > fields["g"])
-        return fields["v"].value if usable else None
+        there = self.look(key)
+        if there is None or there.value is None or not (stale or there.fresh > self.now_ms()):
+            return None
+        return self.unpacked(key, there.value).value
+
+    # What a kind of server says
+
+    def run(self, call: Call) -> Reply:
+        """Answer one call."""
+        raise NotImplementedError
+
+    def look(self, key: str) -> Sight | None:
+        """What is under *key* and not over, without any change to it."""
+        raise NotImplementedError
+
+    def forget(self, key: str) -> None:
+        """Remove *key*, whatever is there."""
+        raise NotImplementedError
+
+    def packing(self) -> Packing:
+        """How its processes pack what they store."""
+        raise NotImplementedError
+
+    def unpacked(self, key: str, envelope: Any) -> Stored:
+        """What *envelope* says."""
+        raise NotImplementedError
+
+
+class ModelServer(Judged):
+    """Redis as `model` has it."""
+
+    def __init__(self, stepper: Stepper) -> None:
+        super().__init__(stepper)
+        self._model = MemoryCommands(1000, nullcontext(), lambda: stepper.now)
+        self._model.publish = lambda _, message: self.tell(message)  # type: ignore[method-assign]
+
+    def run(self, call: Call) -> Reply:
+        return self._model.run(call)
+
+    def look(self, key: str) -> Sight | None:
+        return looked(self._model, key)
+
+    def forget(self, key: str) -> None:
+        model = self._model
+        (model._of_markers() if is_marker(key) else model)._delete(key)  # noqa: SLF001 - as eviction does
+
+    def packing(self) -> Packing:
+        return ObjectPacking()
+
+    def unpacked(self, key: str, envelope: Any) -> Stored:  # noqa: ARG002 - it is the object itself
+        stored: Stored = envelope
+        return stored
+
+
+def looked(model: MemoryCommands, key: str) -> Sight | None:
+    """What is under *key* in *model*."""
+    store = model._of_markers() if model.sorts and is_marker(key) else model  # noqa: SLF001 - as it sorts itself
+    now = model.now_ms()
+    state = store._opened(key, now)  # noqa: SLF001 - what is over is removed, as any call does
+    if state is None:
+        return None
+    return Sight(
+        state.value,
+        state.fresh,
+        state.dead,
+        state.version,
+        tuple(state.lease) if state.lease is not None else None,
+        tuple(state.quarantine) if state.quarantine is not None else None,
+        tuple(map(tuple, floors_of(state))),
+        {name: claim[0] for name, claim in state.writes.items()},
+        tuple(state.failure) if state.failure is not None else None,
+        state.end(),
+    )
+
+
+def floors_of(state: State) -> list[list[Any]]:
+    """The version floors of *state*."""
+    return [] if state.floor is None else [state.floor]
 
 
 class SteppedCommands:
@@ -150,14 +262,97 @@ class SteppedCommands:
         if fault is Fault.REFUSED:
             replies = [Refused("OOM command not allowed") for _ in calls]
         elif fault is not Fault.UNHEARD:
-            replies = [process.server.answer(call) for call in calls]
+            for call in calls:
+                if replies and process.apart:
+                    await process.pause(f"… {label}", reads=REDIS, writes=REDIS if changes else NOTHING)
+                replies.append(process.server.answer(call))
         process.stepper.actor.seen = process.server.version
-        forgets = any(name in FORGETTING or name == "tagged" for name in names)
+        forgets = any(name in NEWS for name in names)
         await process.pause(f"← {label}", writes=process.here | (HISTORY if forgets else NOTHING))
         process.cut_off |= fault is not Fault.NONE
         if fault in {Fault.UNHEARD, Fault.UNANSWERED}:
             raise Unreachable(f"{label}: {fault.value}")
         return replies
+
+
+class OwnStore(MemoryCommands):
+    """The store of a process for functions with ``l2=False``, under the eyes of a witness."""
+
+    def __init__(self, stepper: Stepper) -> None:
+        super().__init__(1000, nullcontext(), lambda: stepper.now)
+        self.version = 0
+        self.witness = Witness(self)
+
+    def run(self, call: Call) -> Reply:
+        if not isinstance(call, ScriptCall):
+            return super().run(call)
+        before = looked(self, call.keys[0])
+        reply = super().run(call)
+        after = looked(self, call.keys[0])
+        self.version += before != after
+        self.witness.saw(call, reply, before, after)
+        return reply
+
+    def marker(self, key: str) -> Any:
+        """The nonce of a marker."""
+        there = looked(self, key)
+        return None if there is None or there.value is None else there.value[:NONCE_BYTES]
+
+    def stored(self, key: str) -> Stored | None:
+        """The entry of *key*, fresh or not."""
+        there = looked(self, key)
+        return None if there is None else there.value
+
+    def value(self, key: str, *, stale: bool) -> Any:
+        """What a reader would find fresh, or *stale* if there is just that; None if nothing is there."""
+        there = looked(self, key)
+        usable = there is not None and there.value is not None and (stale or there.fresh > self.now_ms())
+        return there.value.value if there is not None and usable else None
+
+
+class _OwnCommands:
+    """The way of one process to its own store: others may move before and after."""
+
+    away = False
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    async def send(self, *calls: Call) -> list[Reply]:
+        replies = await self.send_each(*calls)
+        for reply in replies:
+            if isinstance(reply, Refused):
+                raise reply
+        return replies
+
+    async def masters(self) -> list[Commands]:
+        return [self]
+
+    async def send_each(self, *calls: Call) -> list[Reply]:
+        process = self._process
+        names = [call.script.name if isinstance(call, ScriptCall) else str(call[0]) for call in calls]
+        await process.pause("⇢ " + " ".join(dict.fromkeys(names)), writes=process.here)
+        replies = await process.own.send_each(*calls)
+        process.stepper.actor.seen = process.own.version
+        await process.pause("⇠ " + " ".join(dict.fromkeys(names)), writes=process.here)
+        return replies
+
+
+class _Kept:
+    """The in-process tier and what is kept beside it, as a bus may treat them; see `process.nodes`."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def pause(self) -> None:
+        self._process.local.pause()
+
+    def drop_shared(self) -> None:
+        self._process.local.drop_shared()
+        self._process.writes.missed()
+
+    def trust(self, until: float) -> None:
+        self._process.local.trust(until)
 
 
 class _Signal:
@@ -220,9 +415,8 @@ class _Watch:
 class SteppedRuntime:
     """The runtime of one process: like an event loop, or like one thread for each caller."""
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
-        self.commands: Commands = SteppedCommands(process)
+    def __init__(self, process: Process, commands: Commands, source: Judged | OwnStore, mark: str) -> None:
+        self._process, self.commands, self._source, self._mark = process, commands, source, mark
         self._made = 0
 
     def now(self) -> float:
@@ -236,13 +430,13 @@ class SteppedRuntime:
 
     def token(self) -> str:
         self._made += 1
-        return f"{self._process.name}-{self._made}"
+        return f"{self._mark}-{self._made}".ljust(NONCE_BYTES, "-")
 
     async def sleep(self, seconds: float, until: Any = None) -> None:  # noqa: ARG002 - it polls
         """Stay parked until there is something new to see, or until there is nothing left to do but wait."""
-        process = self._process
+        process, source = self._process, self._source
         seen, until = process.stepper.actor.seen, process.stepper.now + seconds
-        await process.pause("polls", writes=process.here, ready=lambda: process.server.version != seen, until=until)
+        await process.pause("polls", writes=process.here, ready=lambda: source.version != seen, until=until)
 
     def signal(self) -> _Signal:
         return _Signal(self._process)
@@ -305,36 +499,78 @@ class Process:
         threads: its callers block, each in a thread of its own; without, they are tasks of one event loop.
         fault: decides over each round trip, by process and names of the calls.
         make_engine: what reads and writes.
+        own: its functions have ``l2=False``: what they cache stays in this process.
+        apart: others may move between the calls of one round trip, too.
     """
 
     def __init__(
         self,
         name: str,
         stepper: Stepper,
-        server: ModelServer,
+        server: Judged,
         *,
         threads: bool = False,
         fault: Callable[[str, str], Fault] = never_faulty,
         make_engine: type[Engine] = Engine,
+        own: bool = False,
+        apart: bool = False,
     ) -> None:
         self.name, self.stepper, self.server, self.threads, self.fault = name, stepper, server, threads, fault
         self.here = frozenset({name})
         self.dead = False
         self.cut_off = False  # whether a round trip of this process ever failed
+        self.apart = apart
         self.told: dict[str, int] = {}
+        self.heard: dict[str, dict[str, int]] = {}  # by name, what the database said when the news of it was published
         self.events = Events()
         self.local = Local(100, None, "lru", nullcontext(), self.events, lambda: stepper.now)
         self.bulkhead = _OpenBulkhead()
-        self.bus = Bus(CHANNEL, name, lambda key: self.shared.drop([key]), self.local, self.events, now=self.local._now)  # noqa: SLF001 - one clock for all
+        now = self.local._now  # noqa: SLF001 - one clock for all
+        self.bus = Bus(CHANNEL, name, self._forget, _Kept(self), self.events, now=now)
         self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(1000), self.bus)
-        self.runtime = SteppedRuntime(self)
-        self.outbox = Outbox("cg:world:m", self.events, lambda: stepper.now)
-        line = Gate(self.runtime.commands, self.events, self.outbox, self.bus)
-        remote = Remote(line, ObjectPacking(), self.events, self.runtime.token)
+        self.own = OwnStore(stepper)
+        self.registry = Registry()
+        here = Here(self.own, beside_redis=True)
+        self.shared.limit = here.limit
+        self.writes = Writes(self.shared, here, raises=False)
+        self.by_hand = ByHand(self.shared, here, self.writes, self.registry, None, raises=True)
+        commands = SteppedCommands(self)
+        self.runtime = SteppedRuntime(self, commands, server, name)
+        self.outbox = Outbox("cg:world:m", self.events, now)
+        remote = Remote(
+            Gate(commands, self.events, self.outbox, self.bus), server.packing(), self.events, self.runtime.token
+        )
         self.engine = make_engine(self.runtime, remote, self.shared)
-        self.inbox: list[str] = []
+        self._own_engine = self._beside(make_engine) if own else None
+        self.inbox: list[tuple[str, dict[str, int]]] = []
         self.connected = False
         self._deliveries = 0
+
+    def _beside(self, make_engine: type[Engine]) -> Engine:
+        """The engine of functions with ``l2=False``, wired as `process.hub` does it."""
+        commands = _OwnCommands(self)
+        runtime = SteppedRuntime(self, commands, self.own, f"{self.name}own")
+        bus = Bus("", "", lambda _: None, self.local, self.events, now=self.local._now)  # noqa: SLF001 - one clock
+        gate = Gate(commands, self.events, Outbox("cg:world:m", self.events, runtime.now), bus)
+        remote = Remote(gate, ObjectPacking(), self.events, runtime.token)
+        return make_engine(runtime, remote, self.shared, in_process=True)
+
+    @property
+    def keeps_its_own(self) -> bool:
+        """Whether its functions have ``l2=False``."""
+        return self._own_engine is not None
+
+    @property
+    def reading(self) -> Engine:
+        """The engine of its functions."""
+        return self._own_engine or self.engine
+
+    def engine_of(self, *, l2: bool = True) -> Engine:
+        """As `Hub.blocking` and `Hub.running`."""
+        return self.engine if l2 else self.reading
+
+    def _forget(self, news: Drop) -> None:
+        self.writes.heard(news)
 
     def listen(self) -> None:
         """Take part in the bus from now on."""
@@ -343,11 +579,11 @@ class Process:
         self.local.trust(math.inf)
         self.server.listeners.append(self)
 
-    def deliver(self, message: str) -> None:
-        """Hear *message* some time later, after those that came before it."""
+    def deliver(self, message: str, said: dict[str, int]) -> None:
+        """Hear *message* some time later, after those that came before it; *said* is what the database says now."""
         if not self.connected or self.dead:
             return
-        self.inbox.append(message)
+        self.inbox.append((message, said))
         if len(self.inbox) == 1:
             self._deliveries += 1
             name = f"{self.name}.bus{self._deliveries}"
@@ -355,7 +591,11 @@ class Process:
 
     async def _hear(self) -> None:
         while self.inbox and not self.dead:
-            self.bus.hear(self.inbox.pop(0))
+            message, said = self.inbox.pop(0)
+            self.bus.hear(message)
+            news = heard(message)
+            if not isinstance(news, Woken) and said:
+                self.heard[news.key] = said
             if self.inbox:
                 await self.pause("hears", writes=self.here)
 

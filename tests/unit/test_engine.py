@@ -20,7 +20,7 @@ from cacheguard.tiers.remote import Remote
 from tests.support.desk import KEY, Desk
 from tests.support.stepped import Fault
 
-BUS = {"channel": "cg:bus", "echo": "other.1"}
+BUS: dict[str, Any] = {"channel": "cg:bus", "echo": "other.1"}
 
 
 class Missing(Exception):  # noqa: N818 - as users name them

@@ -88,7 +88,9 @@ def test_a_server_that_is_back_is_not_read_before_what_is_owed_could_be_delivere
     )
     apart.away.clear()
     assert apart.read(apart.loader("new")) == "new"
-    assert apart.server.stored(KEY).value == "old"
+    left = apart.server.stored(KEY)
+    assert left is not None
+    assert left.value == "old"
 
 
 def test_of_several_keys_only_those_are_owed_whose_servers_are_away(apart: Apart) -> None:
