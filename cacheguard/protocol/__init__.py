@@ -20,10 +20,12 @@ and decides nothing. So no operation ends a claim before its time, whatever it d
 ======  ===============================================================================================================
 claim   meaning
 ======  ===============================================================================================================
-``l``   the lease: its token; whether somebody waits for it
+``l``   the lease: its token; whether somebody waits for it; the version of the quarantine that it was granted in
 ``w``   the writes under way, by their ids
 ``q``   quarantine: what is stored before its end dies at its end, unless its version is no older than that of the write
 ``f``   version floor: older fills are refused
+``g``   floors that were raised under other nonces than that of ``f``
+``b``   when the value ends at the latest: it was loaded in a quarantine, of its key or of a marker
 ``x``   a load has failed: its token, failures in a row, what it died of, for how long nobody loads
 ``r``   the last ADD and REPLACE that changed the value, by their tokens: a repeated one counts once
 ``n``   the version of the value; it goes with the value, and is the floor from then on

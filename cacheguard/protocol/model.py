@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import Refused
 from ..ports import Call, Command, Commands, Reply, ScriptCall
@@ -22,7 +22,10 @@ from .layout import NONCE_BYTES, Record
 from .names import is_marker
 
 LEAST_MARKERS = 10_000
-REPEATED_MS, REPEATED = 10_000, 8
+REPEATED_MS, REPEATED, FLOORS = 10_000, 8, 4
+_GRANTED = 4  # parts of a lease; behind them the version and the names of the quarantine that it was granted in
+
+T = TypeVar("T")
 
 Claim = list[Any]  # its end, its longest life, and what it says: see lua/prelude.lua
 
@@ -36,9 +39,11 @@ class State:
     dead: int = 0
     born: int = 0
     value: Any = None
+    latest: int | None = None  # when the value ends at the latest
     lease: Claim | None = None
     quarantine: Claim | None = None
     floor: Claim | None = None
+    floors: dict[bytes, Claim] = field(default_factory=dict[bytes, Claim])  # by the names of those under others
     failure: Claim | None = None
     writes: dict[str, Claim] = field(default_factory=dict[str, Claim])
     repeated: dict[str, Claim] = field(default_factory=dict[str, Claim])
@@ -50,6 +55,7 @@ class State:
         for claim in (self.lease, self.quarantine, self.floor, self.failure, self.beneath):
             if claim is not None:
                 yield claim
+        yield from self.floors.values()
         yield from self.writes.values()
         yield from self.repeated.values()
 
@@ -63,12 +69,11 @@ class State:
         self.lease, self.quarantine = _alive(self.lease, now), _alive(self.quarantine, now)
         self.floor, self.failure = _alive(self.floor, now), _alive(self.failure, now)
         self.beneath = _alive(self.beneath, now)
-        for named in (self.writes, self.repeated):
-            for name, claim in list(named.items()):
-                if _alive(claim, now) is None:
-                    del named[name]
+        for named in (self.writes, self.repeated, self.floors):
+            _open_each(named, now)
         if self.value is None or self.dead <= now or self.fresh - now > self.span:
             self.let_go(now)
+            self.latest = None
 
     def raw(self) -> Record | None:
         """What READ gets."""
@@ -81,15 +86,15 @@ class State:
         """Whether *version* is older than the floor, or than that of the value."""
         if not version:
             return False
-        floor, known = self.floor, self.version
-        return (floor is not None and _same(floor[3], under) and version < floor[2]) or (
-            known is not None and _same(known[1], under) and version < known[0]
-        )
+        known = [(floor[2], floor[3]) for floor in (self.floor, *self.floors.values()) if floor is not None]
+        if self.version is not None:
+            known.append(self.version)
+        return any(_same(names, under) and version < newest for newest, names in known)
 
     def quarantined(self, version: str, under: bytes) -> int | None:
         """Until when a value with this version may live; None if no quarantine concerns it."""
         held = self.quarantine
-        if held is None or (version and held[2] and _same(held[3], under) and version >= held[2]):
+        if held is None or _proves(version, under, *held[2:]):
             return None
         end: int = held[0]
         return end
@@ -97,6 +102,11 @@ class State:
     def raise_floor(self, now: int, version: str, under: bytes, ms: int) -> None:
         ends, life = now + ms, ms
         floor = self.floor
+        if floor is not None and not _same(floor[3], under):
+            # A writer that has not heard of a `clear()` yet raises a floor under the names before.
+            _make_room(self.floors, FLOORS)
+            self.floors[floor[3]] = floor
+            floor = self.floors.pop(under, None)
         if floor is not None and _same(floor[3], under):
             if floor[0] > ends:
                 ends, life = floor[0], floor[1]
@@ -108,35 +118,44 @@ class State:
         """The value goes, or another takes its place: from now on its version is the floor."""
         if self.version is not None:
             self.raise_floor(now, *self.version, FLOOR_MS)
-        self.version = self.value = None
+        self.version = self.value = self.latest = None
 
     def void(self) -> None:
         """No load that is under way may fill."""
         self.lease = self.failure = None
 
-    def replace(self, now: int, value: Any, fresh: int, stale: int, version: str, under: bytes) -> bool:
-        """A new value and its life, within a quarantine if there is one; whether that cuts it."""
+    def end_by(self, end: int) -> None:
+        """The value ends then, whatever its life was to be, and nothing makes that longer."""
+        self.latest = end if self.latest is None else min(self.latest, end)
+        self.fresh, self.dead = min(self.fresh, self.latest), min(self.dead, self.latest)
+
+    def replace(
+        self, now: int, value: Any, fresh: int, stale: int, version: str, under: bytes, latest: int = 0
+    ) -> bool:
+        """A new value and its life; whether it ends with a quarantine, or with *latest* unless that is 0."""
         self.let_go(now)
         end = self.quarantined(version, under)
-        self.fresh, self.span, self.born = now + fresh, fresh, now
-        if end is not None and end < self.fresh:
-            self.fresh, self.span = end, end - now
-        self.dead = self.fresh + (stale if end is None else 0)
+        self.fresh, self.span, self.dead, self.born = now + fresh, fresh, now + fresh + stale, now
+        if end is not None:
+            self.end_by(end)
+        if latest:
+            self.end_by(latest)
+        brief = self.latest is not None
+        if brief:
+            self.dead, self.span = self.fresh, self.fresh - now
         if version:
             self.version = version, under
         self.value = value
-        return end is not None
+        return brief
 
     def outlives(self, now: int, ms: int) -> None:
-        """Let the value be there for another *ms*, in case that the load fails; but not beyond a quarantine."""
-        if self.value is None:
-            return
-        dead, end = now + ms, self.quarantined(*(self.version or ("", b"")))
-        self.dead = max(self.dead, dead if end is None else min(dead, end))
+        """Let the value be there for another *ms*, in case that the load fails."""
+        if self.value is not None:
+            dead = now + ms
+            self.dead = max(self.dead, dead if self.latest is None else min(dead, self.latest))
 
     def remember(self, now: int, token: str) -> None:
-        if len(self.repeated) >= REPEATED:
-            del self.repeated[min(self.repeated, key=lambda name: self.repeated[name][0])]
+        _make_room(self.repeated, REPEATED)
         self.repeated[token] = [now + REPEATED_MS, REPEATED_MS]
 
     def written_until(self) -> int:
@@ -144,11 +163,28 @@ class State:
         return max((claim[0] for claim in self.writes.values()), default=0)
 
 
+def _open_each(claims: dict[Any, Claim], now: int) -> None:
+    for name, claim in list(claims.items()):
+        if _alive(claim, now) is None:
+            del claims[name]
+
+
+def _make_room(claims: dict[T, Claim], most: int) -> None:
+    """Room for one more: if there are as many as may be, the one that ends first goes."""
+    if len(claims) >= most:
+        del claims[min(claims, key=lambda name: claims[name][0])]
+
+
 def _alive(claim: Claim | None, now: int) -> Claim | None:
     if claim is None or claim[0] <= now:
         return None
     claim[0] = min(claim[0], now + claim[1])
     return claim
+
+
+def _proves(version: str, under: bytes, written: str, under_which: bytes) -> bool:
+    """Whether a value with this version is no older than the write for which a quarantine began."""
+    return bool(version and written) and _same(under_which, under) and version >= written
 
 
 def _same(one: bytes, other: bytes) -> bool:
@@ -384,6 +420,8 @@ class MemoryCommands:
             elif paused > 0 or (awaited and failure[2] == awaited):
                 return [b"FAILED", now, raw, failure[4], failure[3], max(0, paused)]
         state.lease = [now + lease, lease, token, 0]
+        if state.quarantine is not None:  # loaded in a quarantine, even if that is over by the time of the fill
+            state.lease += state.quarantine[2:]
         state.outlives(now, lease + grace)
         return [b"GRANTED", now, state.raw() if usable else None, *failed]
 
@@ -408,11 +446,11 @@ class MemoryCommands:
         if state.is_old(version, under):
             return -1
         state.failure = None
-        if latest:
-            fresh, stale = min(fresh, latest - now), 0
-            if fresh <= 0:
-                return 0
-        brief = state.replace(now, envelope, fresh, stale, version, under) or bool(latest)
+        if len(held) > _GRANTED and state.quarantine is None and not _proves(version, under, *held[_GRANTED:]):
+            return 0
+        if latest and latest <= now:
+            return 0
+        brief = state.replace(now, envelope, fresh, stale, version, under, latest)
         if held[3]:
             self.publish(channel, messages.filled(key))
         return 2 if brief else 1
@@ -489,9 +527,8 @@ class MemoryCommands:
     def _touch(self, state: State, now: int, key: str, fresh: int, stale: int, channel: str, echo: str) -> int:
         if not state.is_fresh(now):
             return 0
-        end = state.quarantined(*(state.version or ("", b"")))
-        if end is not None:
-            fresh, stale = min(fresh, end - now), 0
+        if state.latest is not None:
+            fresh, stale = min(fresh, state.latest - now), 0
         state.fresh, state.span, state.dead = now + fresh, fresh, now + fresh + stale
         self._tell(state, now, key, channel, echo)
         return 1
@@ -563,9 +600,12 @@ class MemoryCommands:
         if not self.is_stamp(stamp, state.value):
             return [2, now, state.raw()]
         state.void()
+        latest, end = state.latest, state.quarantined("", b"")
         state.let_go(now)
+        state.latest, state.born, state.value = latest, now, envelope
+        if end is not None:  # the value before may have been proven, this one is not
+            state.end_by(end)
         state.remember(now, token)
-        state.born, state.value = now, envelope
         self._tell(state, now, key, channel, echo)
         return [1]
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from cacheguard.engine.reading import Engine
 from cacheguard.policy import Policy, resolve
-from tests.support.stepped import Fault, Process, Violation
-from tests.support.stepper import Choose, Exploration, Pause, Redundant
-from tests.support.world import REDIS_ONLY, TWO_TIERS, World
+from tests.support.stepped import Fault, Judged, ModelServer, Process, Violation
+from tests.support.stepper import Choose, Exploration, Pause, Redundant, Stepper
+from tests.support.world import REDIS_ONLY, TAG, TWO_TIERS, World
 
 T = TypeVar("T")
 
@@ -206,3 +206,94 @@ def _writers(pick: Pick, world: World, processes: Sequence[Process]) -> None:
             world.setter("writer 1", pick(processes))
         case _:
             world.writer("writer 1", pick(processes), softly=True)
+
+
+def whole_world(pick: Pick, server: Callable[[Stepper], Judged] = ModelServer) -> World:
+    """Everything at once: every verb, every tier, versions, quarantines, a replica that lags, evictions and time."""
+    rules, lagging, versioned = pick(ALL_RULES), pick((False, True)), pick((False, True))
+    own = pick(("none", "none", "some", "all"))
+    bus = own != "none" or pick((False, True))
+    known, late = pick(((), (), (TAG,))), pick(((), (), (TAG,)))
+    world = World(
+        rules,
+        bus=bus,
+        tags=known,
+        late_tags=late,
+        lagging=lagging,
+        versioned=versioned,
+        server=server,
+        scoped=pick((False, True)),
+        apart=pick((False, True)),
+    )
+    threads = pick((False, True))
+    names = ("A", "B", "C")[: pick((1, 2, 3))]
+    kept = {"none": (False,), "some": (False, True), "all": (True,)}[own]
+    processes = [world.process(name, threads=threads, own=pick(kept)) for name in names]
+    if pick((False, True)):
+        world.warm(processes[0], age=pick((0, 0, 299, 310)))
+    _readers(pick, world, processes, fails=pick((False, False, True)))
+    by_all = _whole_kinds(world, tagged=bool(late or known), own=own != "none")
+    for number in range(1, pick((1, 2, 2, 3)) + 1):
+        _whole_writer(pick, world, f"writer {number}", pick(processes), pick(by_all))
+    if not lagging and not versioned and pick((False, False, False, True)):
+        # What is set by hand is what comes last, so it goes alone.
+        world = _only_set(pick, world, processes)
+    for number in range(pick((0, 0, 1, 2))):
+        world.toucher(f"toucher {number}", pick(processes))
+    _fates(pick, world, processes, gaps=bus and not (lagging and own != "none"))
+    return world
+
+
+def _whole_kinds(world: World, *, tagged: bool, own: bool) -> tuple[str, ...]:
+    """What the writers of a world may do, one beside the other."""
+    if world.versioned and not tagged and not own:
+        # Who sets a value by hand says its version, and so do all others, in the same tier; nothing is cleared.
+        return "says", "says and settles", "fence", "delete", "set", "update"
+    kinds: tuple[str, ...] = ("plain", "settles", "fence", "delete", "double", "update", "settling fence")
+    if world.versioned:
+        kinds += "says", "says and settles"
+    if tagged:
+        kinds += "tag", "clear", "settling tag"
+    if world.lagging or not world.rules.stale:  # an expired entry may be served where the policy has a use for it
+        kinds += ("softly",)
+    return kinds
+
+
+def _whole_writer(pick: Pick, world: World, name: str, process: Process, kind: str) -> None:
+    match kind:
+        case "plain" | "settles" | "says" | "says and settles" | "softly":
+            world.writer(name, process, softly=kind == "softly", settles="settles" in kind, says="says" in kind)
+        case "tag" | "clear" | "settling tag":
+            settles = kind == "settling tag" or pick((False, True))
+            world.tag_writer(name, process, clears=kind == "clear", settles=settles)
+        case "set":
+            world.setter(name, process, says=True)
+        case "update":
+            world.updater(name, process)
+        case "settling fence":
+            world.guarded_writer(name, process, mode="fence", settle="2s")
+        case _:
+            settle = pick((None, "2s"))
+            world.guarded_writer(name, process, mode=kind, settle=settle)  # type: ignore[arg-type]
+
+
+def _only_set(pick: Pick, world: World, processes: Sequence[Process]) -> World:
+    """The same world, in which one writer sets or adds a value and all others are gone."""
+    for name in [name for name in world.stepper.actors if name.startswith("writer")]:
+        world.stepper.actors.pop(name).work.close()
+    process = pick(processes)
+    pick((world.setter, world.adder))("writer 1", process)
+    return world
+
+
+def _fates(pick: Pick, world: World, processes: Sequence[Process], *, gaps: bool) -> None:
+    if pick((False, False, True)):
+        world.eviction()
+    if world.lagging and pick((False, True)):
+        world.replication(steps=pick((1, 2)))
+    if pick((False, False, True)):
+        world.absence()
+    if gaps and pick((False, False, True)):
+        world.gap(pick(processes))
+    for number in range(pick((0, 1, 2))):
+        world.delay(pick((0.5, 1.0, 2.1, 6.0, 310.0)), f"delay {number}")

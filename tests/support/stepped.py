@@ -230,7 +230,7 @@ def looked(model: MemoryCommands, key: str) -> Sight | None:
 
 def floors_of(state: State) -> list[list[Any]]:
     """The version floors of *state*."""
-    return [] if state.floor is None else [state.floor]
+    return [floor for floor in (state.floor, *state.floors.values()) if floor is not None]
 
 
 class SteppedCommands:
@@ -526,7 +526,7 @@ class Process:
         self.local = Local(100, None, "lru", nullcontext(), self.events, lambda: stepper.now)
         self.bulkhead = _OpenBulkhead()
         now = self.local._now  # noqa: SLF001 - one clock for all
-        self.bus = Bus(CHANNEL, name, self._forget, _Kept(self), self.events, now=now)
+        self.bus = Bus(CHANNEL, name, self._heed, _Kept(self), self.events, now=now)
         self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(1000), self.bus)
         self.own = OwnStore(stepper)
         self.registry = Registry()
@@ -569,8 +569,12 @@ class Process:
         """As `Hub.blocking` and `Hub.running`."""
         return self.engine if l2 else self.reading
 
-    def _forget(self, news: Drop) -> None:
-        self.writes.heard(news)
+    def _heed(self, news: Drop | Woken) -> None:
+        """As `process.hub` does it."""
+        if isinstance(news, Woken):
+            self.shared.wake(news.key)
+        else:
+            self.writes.heard(news)
 
     def listen(self) -> None:
         """Take part in the bus from now on."""

@@ -6,7 +6,7 @@ quarantines, version floors and writes under way there must be, and for how long
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -129,9 +129,7 @@ class Witness:
         token, _, _, _, version, under, latest, *_ = call.args
         loaded_in = books.loads.get(str(token), ())
         self._put(books, now, before, str(version), _bytes(under))
-        limits = [each.end for each in loaded_in if not each.proven_by(str(version), _bytes(under))]
-        if limits:
-            books.limit = _least(books.limit, max(limits))
+        books.limit = _least(books.limit, _limit(loaded_in, str(version), _bytes(under)))
         if latest:
             books.limit = _least(books.limit, int(latest))
 
@@ -161,7 +159,7 @@ class Witness:
         self, books: _Books, _now: int, _call: ScriptCall, reply: Reply, before: Sight | None, _after: Sight | None
     ) -> None:
         if reply == 1 and before is not None:
-            books.limit = _least(books.limit, _limit(books, *(before.version or ("", b""))))
+            books.limit = _least(books.limit, _limit(books.quarantines, *(before.version or ("", b""))))
 
     def _invalidated(
         self, books: _Books, now: int, call: ScriptCall, _reply: Reply, before: Sight | None, after: Sight | None
@@ -186,7 +184,7 @@ class Witness:
         for floor in books.floors:
             if version and _same(floor.under, under) and version < floor.version:
                 raise Violation(f"version {version} is stored, although {floor.version} is the floor")
-        books.limit = _limit(books, version, under)
+        books.limit = _limit(books.quarantines, version, under)
 
     def _gone(self, books: _Books, now: int, before: Sight | None) -> None:
         """What was there is gone: its version is the floor."""
@@ -229,9 +227,9 @@ class Witness:
         return b"".join(self._server.marker(marker) or b"?" for marker in epochs_of(key))
 
 
-def _limit(books: _Books, version: str, under: bytes) -> int | None:
-    """When a value with this version must be dead, that is stored now."""
-    alive = books.quarantines
+def _limit(quarantines: Iterable[Bound], version: str, under: bytes) -> int | None:
+    """When a value with this version must be dead, that was loaded or is stored in *quarantines*."""
+    alive = tuple(quarantines)
     if not alive or all(each.proven_by(version, under) for each in alive):
         return None
     return max(each.end for each in alive)

@@ -13,7 +13,7 @@ void(e)
 local free = written_until(e) == 0
 if free then
   remember(e, ARGV[1])
-  replace(e, ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), '', '')
+  replace(e, ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), '', '', 0)
 else
   save(e)
 end

@@ -9,21 +9,19 @@ local e = open(KEYS[1])
 local c = e.c
 if e.foreign or not c.l or c.l[3] ~= ARGV[1] then return 0 end
 local version, under, fresh, stale, latest = ARGV[5], ARGV[6], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[7])
-local awaited = c.l[4]
+local awaited, proof = c.l[4] == 1, c.l[5]
+-- The quarantine that it was loaded in is over: what a replica has answered may be old, and must be gone by now.
+local too_late = proof and not c.q and not proves(version, under, proof, c.l[6])
 c.l = nil
 if is_old(e, version, under) then
   save(e)
   return -1
 end
 c.x = nil
-local brief = latest > 0
-if brief then
-  fresh, stale = math.min(fresh, latest - now), 0
-  if fresh <= 0 then
-    save(e)
-    return 0
-  end
+if too_late or (latest > 0 and latest <= now) then
+  save(e)
+  return 0
 end
-brief = replace(e, ARGV[2], fresh, stale, version, under) or brief
+local brief = replace(e, ARGV[2], fresh, stale, version, under, latest)
 if awaited then redis.call('PUBLISH', ARGV[8], '2 filled ' .. e.key) end
 return brief and 2 or 1

@@ -22,7 +22,7 @@ if write > 0 then
   return {'BYPASS', now, false, write - now}
 end
 if c.l then
-  cut, c.l[4] = cut or not c.l[4], 1
+  cut, c.l[4] = cut or c.l[4] ~= 1, 1
   save_cut(e)
   return {'WAIT', now, raw, c.l[1] - now, c.l[3]}
 end
@@ -36,12 +36,8 @@ if x then
   end
 end
 c.l = {now + tonumber(ARGV[2]), tonumber(ARGV[2]), token}
--- The value must outlive the load, to be served if that fails; but not a quarantine.
-if e.vlen > 0 then
-  local dead = now + tonumber(ARGV[2]) + tonumber(ARGV[3])
-  local until_ms = quarantined(e, c.n and c.n[1] or '', c.n and c.n[2] or '')
-  if until_ms then dead = math.min(dead, until_ms) end
-  e.dead = math.max(e.dead, dead)
-end
+-- Loaded in a quarantine is loaded in a quarantine, even if that is over by the time of the fill.
+if c.q then c.l[4], c.l[5], c.l[6] = 0, c.q[3], c.q[4] end
+outlive(e, tonumber(ARGV[2]) + tonumber(ARGV[3]))
 save(e)
 return {'GRANTED', now, usable and raw_of(e), x and x[4] or 0, x and x[6] or 0}

@@ -2,15 +2,18 @@
 --
 -- K = header · value · claims. All times are this server's, in ms. A claim is {its end, its longest life, ...}: it is
 -- alive until its end, and an end further away than its life was written by another clock and is cut to it.
---   l lease {.., token, 1 if somebody waits for it}     w writes under way {id: {..}}
+--   l lease {.., token, 1 if somebody waits for it,     w writes under way {id: {..}}
+--     version, under of the quarantine that it was granted in}
 --   q quarantine {.., version, under}                   f version floor {.., version, under}
 --   x a load that failed {.., token, failures in a row, what it died of, ms that nobody loads}
+--   g floors under other names than that of f {under: {.., version}}
 --   r calls that may be repeated {token: {..}}          n version of the value {version, under}
 --   t of a namespace: some tag beneath it is quarantined
+--   b when the value ends at the latest, since it was loaded in a quarantine of its key or of a marker
 -- `under` are the nonces of the namespaces when the version was written: under others, it does not count.
 
 local LAYOUT, H, HEADER = 0xC2, 34, '>BBI6I4I6I6I6I4'
-local FLOOR_MS, REPEATED_MS, REPEATED = 300000, 10000, 8
+local FLOOR_MS, FLOORS, REPEATED_MS, REPEATED = 300000, 4, 10000, 8
 local T = redis.call('TIME')
 local now = T[1] * 1000 + math.floor(T[2] / 1000)
 local cut = false -- a claim was; unless that is written back, it never ends while the clock lags behind
@@ -34,10 +37,10 @@ local function alive(claim, says)
   return claim
 end
 
-local function each_alive(claims)
+local function each_alive(claims, says)
   local left = {}
   if type(claims) == 'table' then
-    for id, claim in pairs(claims) do left[id] = alive(claim) end
+    for id, claim in pairs(claims) do left[id] = alive(claim, says) end
   end
   return next(left) and left or nil
 end
@@ -46,9 +49,26 @@ local function same_names(one, other)
   return one == '' or other == '' or one == other
 end
 
+-- Room for one more of these claims: if there are as many as may be, the one that ends first goes.
+local function make_room(claims, most)
+  local count, first, ends = 0, nil, nil
+  for id, claim in pairs(claims) do
+    count = count + 1
+    if not ends or claim[1] < ends then first, ends = id, claim[1] end
+  end
+  if count >= most then claims[first] = nil end
+end
+
+-- A writer that has not heard of a clear() yet raises a floor under the names before; those under others go on.
 local function raise_floor(e, version, under, ms)
-  local f = e.c.f
+  local f, g = e.c.f, e.c.g or {}
   local ends, life = now + ms, ms
+  if f and not same_names(f[4], under) then
+    make_room(g, FLOORS)
+    g[f[4]], f = f, g[under]
+    g[under] = nil
+    e.c.g = next(g) and g or nil
+  end
   if f and same_names(f[4], under) then
     if f[1] > ends then ends, life = f[1], f[2] end
     if f[3] > version then version = f[3] end
@@ -73,17 +93,20 @@ local function open(K)
     if ok and type(c) == 'table' then
       e.c = {
         l = alive(c.l, TOKEN), q = alive(c.q, VERSION), f = alive(c.f, VERSION), x = alive(c.x, FAILURE), t = alive(c.t),
-        w = each_alive(c.w), r = each_alive(c.r),
+        w = each_alive(c.w), r = each_alive(c.r), g = each_alive(c.g, VERSION),
         n = type(c.n) == 'table' and type(c.n[1]) == 'string' and type(c.n[2]) == 'string' and c.n or nil,
+        b = is_whole(c.b) and c.b or nil,
       }
     end
   end
+  local l = e.c.l
+  if l and l[5] ~= nil and (type(l[5]) ~= 'string' or type(l[6]) ~= 'string') then e.c.l = nil end
   e.stored = vlen
   if vlen > 0 and dead > now and fresh - now <= span then
     e.fresh, e.span, e.dead, e.born, e.vlen = fresh, span, dead, born, vlen
-  elseif e.c.n then -- not there any more, but known
-    raise_floor(e, e.c.n[1], e.c.n[2], FLOOR_MS)
-    e.c.n = nil
+  else
+    if e.c.n then raise_floor(e, e.c.n[1], e.c.n[2], FLOOR_MS) end -- not there any more, but known
+    e.c.n, e.c.b = nil, nil
   end
   return e
 end
@@ -115,7 +138,7 @@ local function end_of(e)
   for _, name in ipairs({'l', 'q', 'f', 'x', 't'}) do
     if c[name] then last = math.max(last, c[name][1]) end
   end
-  return later(later(last, c.w), c.r)
+  return later(later(later(last, c.w), c.r), c.g)
 end
 
 local function tail_of(e)
@@ -165,18 +188,29 @@ local function is_usable(e, unusable)
   return e.vlen > 0 and not (unusable ~= '' and redis.sha1hex(value_of(e)) == unusable)
 end
 
--- Whether version is older than the floor, or than that of the value.
-local function is_old(e, version, under)
-  local f, n = e.c.f, e.c.n
-  if version == '' then return false end
-  return (f and same_names(f[4], under) and version < f[3]) or (n and same_names(n[2], under) and version < n[1]) or false
+local function is_below(version, under, floor)
+  return floor ~= nil and same_names(floor[4], under) and version < floor[3]
 end
 
--- Until when a value with this version may live. It ends with a quarantine, unless its version shows that it is no
--- older than the write for which the quarantine began.
+-- Whether version is older than a floor, or than that of the value.
+local function is_old(e, version, under)
+  local n = e.c.n
+  if version == '' then return false end
+  for _, floor in pairs(e.c.g or {}) do
+    if is_below(version, under, floor) then return true end
+  end
+  return is_below(version, under, e.c.f) or (n ~= nil and same_names(n[2], under) and version < n[1])
+end
+
+-- Whether a value with this version is no older than the write for which a quarantine began.
+local function proves(version, under, written, under_which)
+  return version ~= '' and written ~= '' and same_names(under_which, under) and version >= written
+end
+
+-- Until when a value with this version may live: it ends with a quarantine, unless its version proves it.
 local function quarantined(e, version, under)
   local q = e.c.q
-  if not q or (version ~= '' and q[3] ~= '' and same_names(q[4], under) and version >= q[3]) then return nil end
+  if not q or proves(version, under, q[3], q[4]) then return nil end
   return q[1]
 end
 
@@ -184,7 +218,7 @@ end
 local function let_go(e)
   local n = e.c.n
   if n then raise_floor(e, n[1], n[2], FLOOR_MS) end
-  e.c.n, e.vlen = nil, 0
+  e.c.n, e.c.b, e.vlen = nil, nil, 0
 end
 
 -- No load that is under way may fill.
@@ -192,27 +226,35 @@ local function void(e)
   e.c.l, e.c.x = nil, nil
 end
 
--- A new value and its life, within a quarantine if there is one; whether that cuts it.
-local function replace(e, value, fresh, stale, version, under)
+-- The value ends then, whatever its life was to be, and nothing makes that longer.
+local function end_by(e, until_ms)
+  e.c.b = math.min(e.c.b or until_ms, until_ms)
+  e.fresh, e.dead = math.min(e.fresh, e.c.b), math.min(e.dead, e.c.b)
+end
+
+-- A new value and its life, which ends with a quarantine if there is one, and with latest unless that is 0; whether it
+-- ends so.
+local function replace(e, value, fresh, stale, version, under, latest)
   let_go(e)
   local until_ms = quarantined(e, version, under)
-  local cut = until_ms ~= nil
-  e.fresh, e.span, e.born = now + fresh, fresh, now
-  if cut and until_ms < e.fresh then e.fresh, e.span = until_ms, until_ms - now end
-  e.dead = e.fresh + (cut and 0 or stale)
+  e.fresh, e.span, e.dead, e.born = now + fresh, fresh, now + fresh + stale, now
+  if until_ms then end_by(e, until_ms) end
+  if latest > 0 then end_by(e, latest) end
+  local brief = e.c.b ~= nil
+  if brief then e.dead, e.span = e.fresh, e.fresh - now end
   if version ~= '' then e.c.n = {version, under} end
   put(e, value)
-  return cut
+  return brief
+end
+
+-- The value must outlive a load, to be served if that fails.
+local function outlive(e, ms)
+  if e.vlen > 0 then e.dead = math.max(e.dead, math.min(now + ms, e.c.b or now + ms)) end
 end
 
 local function remember(e, token)
   local kept = e.c.r or {}
-  local count, first, ends = 0, nil, nil
-  for id, claim in pairs(kept) do
-    count = count + 1
-    if not ends or claim[1] < ends then first, ends = id, claim[1] end
-  end
-  if count >= REPEATED then kept[first] = nil end
+  make_room(kept, REPEATED)
   kept[token] = {now + REPEATED_MS, REPEATED_MS}
   e.c.r = kept
 end

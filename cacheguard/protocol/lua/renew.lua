@@ -7,11 +7,6 @@ local e = open(KEYS[1])
 local c, lease = e.c, tonumber(ARGV[2])
 if not c.l or c.l[3] ~= ARGV[1] then return 0 end
 c.l[1], c.l[2] = now + lease, lease
-if e.vlen > 0 then
-  local dead = now + lease + tonumber(ARGV[3])
-  local until_ms = quarantined(e, c.n and c.n[1] or '', c.n and c.n[2] or '')
-  if until_ms then dead = math.min(dead, until_ms) end
-  e.dead = math.max(e.dead, dead)
-end
+outlive(e, lease + tonumber(ARGV[3]))
 save(e)
 return 1

@@ -8,7 +8,10 @@ if was_done(e, ARGV[1]) then return {1} end
 if not is_fresh(e) then return {0} end
 if redis.sha1hex(value_of(e)) ~= ARGV[2] then return {2, now, raw_of(e)} end
 void(e)
+local latest, until_ms = e.c.b, quarantined(e, '', '')
 let_go(e)
+e.c.b = latest
+if until_ms then end_by(e, until_ms) end -- the value before may have been proven, this one is not
 remember(e, ARGV[1])
 e.born = now
 put(e, ARGV[3])

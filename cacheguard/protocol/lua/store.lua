@@ -8,7 +8,7 @@ if is_old(e, ARGV[4], ARGV[5]) then return -1 end
 void(e)
 local free = written_until(e) == 0 and not e.foreign
 if free then
-  replace(e, ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5])
+  replace(e, ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], 0)
 else
   let_go(e)
   redis.call('DEL', e.key)

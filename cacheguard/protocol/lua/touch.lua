@@ -5,9 +5,8 @@
 -- needs: prelude
 local e = open(KEYS[1])
 if not is_fresh(e) then return 0 end
-local n, fresh, stale = e.c.n, tonumber(ARGV[1]), tonumber(ARGV[2])
-local until_ms = quarantined(e, n and n[1] or '', n and n[2] or '')
-if until_ms then fresh, stale = math.min(fresh, until_ms - now), 0 end
+local fresh, stale = tonumber(ARGV[1]), tonumber(ARGV[2])
+if e.c.b then fresh, stale = math.min(fresh, e.c.b - now), 0 end
 e.fresh, e.span, e.dead = now + fresh, fresh, now + fresh + stale
 save(e)
 tell(e, ARGV[3], ARGV[4])
