@@ -93,8 +93,8 @@ class TaskWatch:
     def __init__(self, runtime: AsyncRuntime, beat: Any, every: float, late: Any, deadline: float | None) -> None:
         self._runtime, self._beat, self._every, self._late = runtime, beat, every, late
         self._load = asyncio.current_task()
-        self._next = runtime.call_later(every, self._on_beat)
-        self._end = None if deadline is None else runtime.call_later(deadline, self._on_end)
+        self._next = runtime.timer(every, self._on_beat)
+        self._end = None if deadline is None else runtime.timer(deadline, self._on_end)
 
     def stop(self) -> None:
         self._next.cancel()
@@ -144,7 +144,11 @@ class AsyncRuntime:
         return home
 
     def later(self, seconds: float, what: Callable[[], None]) -> None:
-        contextvars.Context().run(self.call_later, seconds, what)  # the timer keeps nothing of the caller's
+        self.timer(seconds, what)
+
+    def timer(self, seconds: float, what: Callable[[], None]) -> Timer:
+        """Call *what* later, outside of the caller's context: an event loop keeps a timer after it was cancelled."""
+        return contextvars.Context().run(self.call_later, seconds, what)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -8,11 +8,12 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
-from cacheguard import CacheGuard, Policy
+from cacheguard import CacheGuard, Policy, current_load
 
 
 class Body(bytearray):
@@ -33,9 +34,13 @@ class Bodies:
     def __init__(self) -> None:
         self._known: list[weakref.ref[Body]] = []
 
-    def fail(self, *_: object, own: bool = False) -> Any:
+    def one(self) -> Body:
         body = Body(1000)
         self._known.append(weakref.ref(body))
+        return body
+
+    def fail(self, *_: object, own: bool = False) -> Any:
+        body = self.one()
         if own:
             raise BadBodyError(body)
         raise ValueError("bad body")
@@ -116,21 +121,48 @@ def test_those_of_tasks_too(guard: CacheGuard, bodies: Bodies) -> None:
     asyncio.run(all_of_them())
 
 
-def test_a_task_that_a_loader_leaves_behind_keeps_nothing_of_the_load(guard: CacheGuard, bodies: Bodies) -> None:
-    async def all_of_it() -> None:
-        left: list[asyncio.Task[None]] = []
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_of_a_load_that_is_not_cached_is_kept_nor_of_the_context_of_its_caller(
+    bodies: Bodies, *, fails: bool
+) -> None:
+    around: ContextVar[Body] = ContextVar("around")
+
+    async def read(guard: CacheGuard) -> None:
+        around.set(bodies.one())
 
         async def load() -> Any:
-            left.append(asyncio.create_task(asyncio.sleep(60)))
-            return bodies.fail()
+            current_load().cacheable = False
+            return bodies.fail() if fails else bodies.one()
 
         with suppress(ValueError):
             await guard.aget_or_set("k", load)
+
+    async def read_and_look(guard: CacheGuard) -> None:
+        await asyncio.create_task(read(guard))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert bodies.held == 0
+
+    with CacheGuard() as guard:
+        asyncio.run(read_and_look(guard))
+
+
+def test_a_task_that_a_loader_leaves_behind_keeps_no_other_value_of_its_load(redis_url: str, bodies: Bodies) -> None:
+    async def load_and_look(guard: CacheGuard) -> None:
+        left: list[asyncio.Task[None]] = []
+
+        async def load() -> Body:
+            left.append(asyncio.create_task(asyncio.sleep(60)))
+            current_load().cacheable = False
+            return bodies.one()
+
+        await guard.aget_or_set("k", load)
         await asyncio.sleep(0)
         assert bodies.held == 0
         left[0].cancel()
 
-    asyncio.run(all_of_it())
+    with CacheGuard(redis_url, operation_timeout=2) as guard:
+        asyncio.run(load_and_look(guard))
 
 
 def test_within_the_back_off_each_caller_gets_an_exception_of_its_own(guard: CacheGuard, bodies: Bodies) -> None:
