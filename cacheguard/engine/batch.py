@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import CacheGuardError, LoadTimeout, Overloaded, Unreachable
-from ..protocol.entry import CutOff, Found, Granted, Stored
+from ..protocol.entry import CutOff, Failed, Found, Granted, LeaseOutcome, Stored
 from .ask import Ask, Job, Loaded, opened, servable
 from .flights import Flight
 from .lifetimes import marker_ms
@@ -202,19 +202,24 @@ class Batch:
             )
         except Unreachable:
             return
-        useless: dict[str, str] = {}
-        for key, lease in leases.items():
-            if isinstance(lease, CutOff):
-                continue
-            if isinstance(lease, Granted):
-                if job.granted(key, lease):
-                    job.tokens[key] = wanted[key]
-                    continue
-                useless[key] = wanted[key]
-            elif isinstance(lease, Found) and lease.stored is not None:
-                engine.filling.land_found(job, key, lease.stored, lease.fresh_left)
-            # Without a landing, it is loaded elsewhere, being written, or not readable here: it is read alone.
-            engine.flights.ground(key, job.leave(key))
+        useless = {key: wanted[key] for key, lease in leases.items() if self._is_useless(job, key, lease, wanted[key])}
         if useless:
             with suppress(Unreachable):
                 await engine.remote.release(useless)
+
+    def _is_useless(self, job: Job, key: str, lease: LeaseOutcome | CutOff, token: str) -> bool:
+        """Act on the reply to one lease request; True if the lease was granted and must be given back."""
+        engine = self._engine
+        if isinstance(lease, CutOff):
+            return False
+        if isinstance(lease, Granted) and job.granted(key, lease):
+            job.tokens[key] = token
+            return False
+        if isinstance(lease, Found) and lease.stored is not None:
+            engine.filling.land_found(job, key, lease.stored, lease.fresh_left)
+        elif isinstance(lease, Failed):
+            stale = key in self._stale
+            self._rebuilding.fail_as_elsewhere(job.flights[key], job.asks[key], lease, stale=stale, waited=False)
+        # Without a landing, it is loaded elsewhere, being written, or not readable here: it is read alone.
+        engine.flights.ground(key, job.leave(key))
+        return isinstance(lease, Granted)

@@ -48,6 +48,7 @@ class Plan:
         floor: in ms; an entry that appears and stays fresh for longer is used instead of a load.
         unusable: the stamp of an entry that was found and cannot be used: it is replaced.
         behind: True if no caller waits for it.
+        waited: True if it has waited for the load of another process.
     """
 
     way: Way
@@ -55,6 +56,7 @@ class Plan:
     floor: int = 0
     unusable: Any = ""
     behind: bool = False
+    waited: bool = False
 
 
 @dataclass(slots=True)
@@ -344,6 +346,7 @@ class Rebuilding:
                     return not (flight.landed or plan.behind)
                 # The value of the other process is used, however short its TTL, except for a refresh: that load may
                 # have begun before the call.
+                plan.waited = True
                 awaited, floor = lease.holder, floor if flight.anew else 0
                 await self._runtime.sleep(poll_delay(waited, self._runtime.random()))
             elif isinstance(lease, Found) and lease.stored is None:
@@ -358,7 +361,7 @@ class Rebuilding:
         flight.after = None
         match lease:
             case Failed():
-                self._fail_as_elsewhere(flight, ask, plan, lease)
+                self.fail_as_elsewhere(flight, ask, lease, stale=plan.stale is not None, waited=plan.waited)
             case Granted():
                 if job.granted(ask.key, lease):
                     return True
@@ -389,12 +392,25 @@ class Rebuilding:
             return True
         return False
 
-    def _fail_as_elsewhere(self, flight: Flight, ask: Ask, plan: Plan, lease: Failed) -> None:
-        """Fail with the exception of the remote load, if it can be rebuilt here; otherwise this process loads."""
+    def fail_as_elsewhere(self, flight: Flight, ask: Ask, lease: Failed, *, stale: bool, waited: bool) -> None:
+        """Fail with the exception of the remote load, if it can be rebuilt here; otherwise this process loads, once.
+
+        Args:
+            flight: of this caller.
+            ask: its request.
+            lease: says what the remote load died of.
+            stale: True if the caller has a stale value, which it serves.
+            waited: True if it has waited for that load; otherwise its back-off runs, which holds for no refresh.
+        """
+        if not waited and (flight.anew or ask.rules.error_backoff is None):
+            return
         error = None if lease.stored is None else rebuilt(lease.stored.value)
-        if error is None and plan.stale is not None:  # callers with a stale value serve it
+        if error is not None:
+            self._shared.told(ask.key, error, lease, ask.rules, self._runtime)
+        elif stale:
             error = LoadFailed(f"the load of {ask.key} failed in another process")
         if error is not None:
+            self._events.backoffs += not waited
             flight.fail(error)
 
     async def _cut_off(self, flight: Flight, job: Job, plan: Plan) -> bool:

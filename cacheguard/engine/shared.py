@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..defenses.breakdown import next_pause
+from ..defenses.breakdown import pause_after
 from ..errors import LoadFailed
 from ..protocol.exceptions import describe
 from ..protocol.frameless import frameless
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..events import Events
     from ..policy import Rules
     from ..ports import Bulkhead, Home, Runtime
+    from ..protocol.entry import Failed
     from ..servers.buses import Buses
     from ..tiers.local import Local
 
@@ -36,13 +37,13 @@ class Failure:
 
     Args:
         error: what it raised, without frames; None when the pause is over.
-        pause: the length of the pause.
+        failures: in a row.
         until: the end of the pause.
         over: from then on another failure is not one in a row.
     """
 
     error: Exception | None
-    pause: float
+    failures: int
     until: float
     over: float
 
@@ -152,24 +153,39 @@ class Shared:
             return None
         return None if failure.error is None else frameless(failure.error)
 
-    def failed(self, keys: Iterable[str], error: Exception, rules: Rules, runtime: Runtime) -> None:
-        """Begin or extend the back-off of *keys*, whose load failed: it doubles with each failure in a row."""
-        backoff, now = rules.error_backoff, runtime.now()
+    def failed(self, keys: Iterable[str], error: Exception, rules: Rules, runtime: Runtime) -> tuple[int, float]:
+        """Begin or extend the back-off of *keys*, whose load failed: it doubles with each failure in a row.
+
+        Returns how many there were in a row, and the seconds of the back-off.
+        """
+        backoff, now, most = rules.error_backoff, runtime.now(), 0
         if backoff is None:
-            return
+            return 1, 0.0
         kept = frameless(error)
         if kept is None:
             kept = LoadFailed(f"the load failed a moment ago, with {type(error).__qualname__}: {describe(error)[1]}")
         for key in keys:
             previous = self.failures.get(key)
-            lately = previous is not None and now < previous.over
-            pause = next_pause(previous.pause if previous is not None and lately else None, backoff)
-            with self.local.lock:
-                self.failures.pop(key, None)
-                if len(self.failures) >= MOST_FAILURES:
-                    self.failures.pop(next(iter(self.failures)))
-                self.failures[key] = Failure(kept, pause, now + pause, now + pause + backoff[1])
-            self._forget_at(now + pause, runtime)
+            failures = previous.failures + 1 if previous is not None and now < previous.over else 1
+            until = now + pause_after(failures, backoff)
+            self._remember(key, Failure(kept, failures, until, until + backoff[1]), runtime)
+            most = max(most, failures)
+        return most, pause_after(most, backoff)
+
+    def told(self, key: str, error: Exception, lease: Failed, rules: Rules, runtime: Runtime) -> None:
+        """Take over the back-off of *key*, whose load failed with *error* in another process."""
+        backoff = rules.error_backoff
+        if backoff is not None and lease.left > 0:
+            until = runtime.now() + min(lease.left, backoff[1])
+            self._remember(key, Failure(frameless(error), lease.failures, until, until + backoff[1]), runtime)
+
+    def _remember(self, key: str, failure: Failure, runtime: Runtime) -> None:
+        with self.local.lock:
+            self.failures.pop(key, None)
+            if len(self.failures) >= MOST_FAILURES:
+                self.failures.pop(next(iter(self.failures)))
+            self.failures[key] = failure
+        self._forget_at(failure.until, runtime)
 
     def succeeded(self, keys: Iterable[str]) -> None:
         """Forget the failures of *keys*: their load has succeeded."""

@@ -120,9 +120,11 @@ CUT_OFF = CutOff()
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The load that was waited for raised."""
+    """A load of another process raised: the one that was waited for, or the last one, and its back-off still runs."""
 
     stored: Stored | None  # Kind.ERROR; None if its description cannot be read
+    failures: int = 1  # in a row
+    left: float = 0.0  # seconds until the back-off ends
 
 
 LeaseOutcome: TypeAlias = Found | Granted | Wait | Bypass | Failed

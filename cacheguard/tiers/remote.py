@@ -275,6 +275,9 @@ class Remote:
         tokens: dict[str, str],
         failure: Stored | None = None,
         marks: Mapping[str, bytes] | None = None,
+        *,
+        failures: int = 0,  # noqa: ARG002 - not yet part of the word that is left
+        kept_ms: int = 0,  # noqa: ARG002
     ) -> bool:
         """Give leases back, with a word on what the load died of.
 
