@@ -48,6 +48,7 @@ class Plan:
         floor: in ms; an entry that appears and stays fresh for longer is used instead of a load.
         unusable: the stamp of an entry that was found and cannot be used: it is replaced.
         behind: True if no caller waits for it.
+        waited: True if it has waited for the load of another process.
     """
 
     way: Way
@@ -55,6 +56,7 @@ class Plan:
     floor: int = 0
     unusable: Any = ""
     behind: bool = False
+    waited: bool = False
 
 
 @dataclass(slots=True)
@@ -345,12 +347,13 @@ class Rebuilding:
                     return not (flight.landed or plan.behind)
                 # The value of the other process is used, however short its TTL, except for a refresh: that load may
                 # have begun before the call.
+                plan.waited = True
                 awaited, floor = lease.holder, floor if flight.anew else 0
                 await self._nap(ask.key, poll_delay(waited, self._runtime.random()))
             elif isinstance(lease, Found) and lease.stored is None:
                 unusable = lease.unusable  # unusable here, or invalidated by a tag: the next question replaces it
             else:
-                return await self._follow(flight, ask, plan, lease, job, tags, waited=awaited != "")
+                return await self._follow(flight, ask, plan, lease, job, tags)
 
     async def _nap(self, key: str, seconds: float) -> None:
         """Sleep until Redis is to be asked again, or until another process says that it has stored the value."""
@@ -369,14 +372,12 @@ class Rebuilding:
         lease: Granted | Found | Bypass | Failed,
         job: Job,
         tags: tuple[str, ...],
-        *,
-        waited: bool,
     ) -> bool:
         """Act on the reply to a lease request, which has *waited* for another load or not; True if *job* must run."""
         flight.after = None
         match lease:
             case Failed():
-                self.fail_as_elsewhere(flight, ask, lease, stale=plan.stale is not None, waited=waited)
+                self.fail_as_elsewhere(flight, ask, lease, stale=plan.stale is not None, waited=plan.waited)
             case Granted():
                 if job.granted(ask.key, lease, tags):
                     return True

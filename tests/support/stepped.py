@@ -40,6 +40,7 @@ CHANNEL = "cg:world:bus"
 FORGETTING = ("invalidate", "expire", "store")
 NEWS = (*FORGETTING, "add", "replace", "tagged")  # what a reader must not miss once it is answered
 
+
 class DatabaseDown(Exception):  # noqa: N818 - what a loader raises
     """The loader's own."""
 
