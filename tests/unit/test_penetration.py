@@ -55,6 +55,7 @@ class Row:
     number: int
 
 
+TENTH = 0.1
 WHO = UUID("0a1b2c3d-0000-4000-8000-00000000002a")
 DIGITS = UUID("00000000-0000-0000-0000-0000000001e9")  # its text reads like a number
 FORMS: dict[str, list[object]] = {
@@ -74,7 +75,7 @@ FORMS: dict[str, list[object]] = {
     ],
     "zero": [0, -0.0, "0", "-0", "00.0", Decimal("-0"), Decimal("0E+5"), False - 0],
     "a fraction": [1.5, "1.5", "1.50", Decimal("1.500"), Fraction(3, 2), "+1.5", "15e-1", "01.5", b"1.5"],
-    "a tenth": [0.1, "0.1", ".1", "1e-1", Decimal("0.1"), Decimal.from_float(0.1), Fraction(1, 10)],
+    "a tenth": [0.1, "0.1", ".1", "1e-1", Decimal("0.1"), Decimal(TENTH), Fraction(1, 10)],
     "a small number": [1e-7, str(1e-7), Decimal("1E-7"), "0.0000001", "1.0E-07"],
     "a negative number": [-7, "-7", -7.0, Decimal("-7.0"), "-007"],
     "a large number": [10**25, str(10**25), Decimal("1E+25"), "1e+25", str(1e25), Fraction(10**25)],
