@@ -116,6 +116,13 @@ class Writes:
         if self._here.beside_redis:
             await self._deliver(engine, engine.changes.invalidate, map(Invalidation, keys))
 
+    async def refreshed(self, engine: Engine, key: str, *, l2: bool) -> None:
+        """Tell the other processes that *key* was loaded anew: they drop their copies. One round trip."""
+        if not l2:
+            await self.elsewhere(engine, [key])
+        elif self._here.beside_redis:
+            await engine.runtime.through(engine.remote.of(key).gate.tell(key))
+
     async def _deliver(
         self,
         engine: Engine,
