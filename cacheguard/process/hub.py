@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -31,7 +32,7 @@ from ..options import Options
 from ..protocol.messages import Drop, Woken
 from ..protocol.model import MemoryCommands
 from ..protocol.names import bus_channel, namespace_scope
-from ..runtime.aio import AsyncRuntime
+from ..runtime.aio import PATIENCE_AT_CLOSE, AsyncRuntime
 from ..runtime.blocking import BlockingRuntime
 from ..runtime.bulkhead import FairBulkhead
 from ..runtime.clocks import CLOCK
@@ -253,16 +254,21 @@ class Hub:
         """The counters as they stand."""
         return self.events.snapshot(*self.local.census(), [] if self._nodes is None else self._nodes.events)
 
-    def close(self) -> None:
-        """End the threads and the connections that threads use; the event loops' engines go with `aclose`."""
+    def close(self, until: float | None = None) -> None:
+        """End the threads and the connections that threads use; the event loops' engines go with `aclose`.
+
+        Args:
+            until: monotonic seconds, how long to wait for threads that are in the middle of something.
+        """
+        until = time.monotonic() + PATIENCE_AT_CLOSE if until is None else until
         self.closed = self.events.over = True
         self.local.drop_all()
         if self._nodes is not None:
-            self._nodes.close()
+            self._nodes.close(until)
         for name, engine in list(self._engines.items()):
             runtime = engine.runtime
             if isinstance(runtime, BlockingRuntime):
-                runtime.close()
+                runtime.close(until)
                 self._remove(name, engine)
             elif isinstance(runtime, AsyncRuntime):
                 self._remove(name, engine)
@@ -280,17 +286,18 @@ class Hub:
 
     async def aclose(self) -> None:
         """End everything, waiting for what belongs to this event loop."""
+        until = time.monotonic() + PATIENCE_AT_CLOSE
         self.closed = self.events.over = True
         loop = asyncio.get_running_loop()
         for name, engine in list(self._engines.items()):
             if isinstance(engine.runtime, AsyncRuntime) and engine.runtime.loop is loop:
                 self._remove(name, engine)
-                await engine.runtime.aclose()
+                await engine.runtime.aclose(until)
         blocking = [engine.runtime for engine in self._engines.values() if isinstance(engine.runtime, BlockingRuntime)]
         if any(runtime.busy for runtime in blocking) or (self._nodes is not None and self._nodes.busy):
-            await asyncio.to_thread(self.close)
+            await asyncio.to_thread(self.close, until)
         else:
-            self.close()
+            self.close(until)
 
     def before_fork(self) -> list[Callable[[], None]]:
         """Get ready for a fork, in the thread that forks; what to call in the parent afterwards."""

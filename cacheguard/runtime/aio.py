@@ -18,7 +18,8 @@ from ..ports import Commands, Signal
 from .homes import LoopHome, Pulse
 from .together import together
 
-PATIENCE_AT_CLOSE = 2.0
+PATIENCE_AT_CLOSE = 1.5  # seconds for all of it
+A_MOMENT = 0.2  # seconds in which a task that was cancelled ends
 
 
 class Wire(Protocol):
@@ -212,18 +213,23 @@ class AsyncRuntime:
         finally:
             await self.aclose()
 
-    async def aclose(self) -> None:
-        """Cancel the tasks and see them end; who waited for them hears that the guard is closed."""
+    async def aclose(self, until: float | None = None) -> None:
+        """Cancel the tasks and see them end; who waited for them hears that the guard is closed.
+
+        Args:
+            until: monotonic seconds, how long to wait for what must be done whatever happens.
+        """
         self._closed = True
+        until = time.monotonic() + PATIENCE_AT_CLOSE if until is None else until
         # A task that is cancelled before its first step never gets to tell those who wait for it.
         await asyncio.sleep(0)
         if self._duties:
-            await asyncio.wait(list(self._duties), timeout=PATIENCE_AT_CLOSE)
+            await asyncio.wait(list(self._duties), timeout=max(0.0, until - time.monotonic()))
         tasks = [task for task in self._tasks | self._duties if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=PATIENCE_AT_CLOSE)
+            await asyncio.wait(tasks, timeout=max(A_MOMENT, until - time.monotonic()))
         if self._wire is not None:
             await self._wire.aclose()
 
