@@ -373,7 +373,7 @@ class Rebuilding:
         job: Job,
         tags: tuple[str, ...],
     ) -> bool:
-        """Act on the reply to a lease request, which has *waited* for another load or not; True if *job* must run."""
+        """Act on the reply to a lease request, True if *job* must run."""
         flight.after = None
         match lease:
             case Failed():

@@ -8,7 +8,7 @@ without Redis, in the same order.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,6 +31,17 @@ FLOOR_MS = 300_000  # a version floor outlives what a replica usually lags behin
 HEAD_BYTES = 1024  # of an envelope: its header, the nonces of deep namespaces and some dozen tags
 
 TIME: Call = ("TIME",)
+
+
+def keys_of(calls: Iterable[Call]) -> Iterator[str]:
+    """The keys that *calls* are about."""
+    for call in calls:
+        if isinstance(call, ScriptCall):
+            yield call.keys[0]
+        elif call[0] == "MGET":
+            yield from map(str, call[1:])
+        elif len(call) > 1:
+            yield str(call[1])
 
 
 # READ
@@ -276,6 +287,11 @@ def was_removed(reply: Reply) -> Held | None:
 def expire(key: str, *, channel: str, echo: str) -> Call:
     """Make an entry stale. Reply: 1, or 0 if there is none."""
     return ScriptCall(EXPIRE, (key,), (channel, echo))
+
+
+def told(channel: str, echo: str, key: str) -> Call:
+    """Tell all processes that what is stored under *key* has changed."""
+    return ("PUBLISH", channel, messages.Drop(key, echo).text())
 
 
 def dirty(channel: str, key: str) -> Call:

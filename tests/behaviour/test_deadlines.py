@@ -122,7 +122,7 @@ async def test_a_load_that_fails_after_a_quarantine_serves_nothing_of_it(place: 
             raise answer[0]
         return answer[0]
 
-    function = place.guard.cached("f", **LONG, error_backoff=None)(place.lift(load))
+    function = place.guard.cached("f", ttl=600, jitter=0, stale_if_error=600, error_backoff=None)(place.lift(load))
     await place.ask(place.guard, "invalidate", "f", settle=LAG)
     until = time.monotonic() + LAG
     assert await place.call(function) == "lagging"
@@ -274,7 +274,7 @@ async def test_what_is_set_in_a_process_leaves_its_version_in_redis(pair: tuple[
 
 async def test_a_load_that_began_in_the_quarantine_of_a_tag_is_not_kept_under_it(place: Door) -> None:
     """The loader adds the tag at its end, when the quarantine is over; what it has read is from within."""
-    from cacheguard import current_load  # noqa: PLC0415 - here alone
+    from cacheguard import current_load
 
     await place.ask(place.guard, "invalidate_tags", "red", settle=0.2)
 

@@ -38,7 +38,8 @@ from cacheguard.protocol.calls import (
 from cacheguard.protocol.glob import glob
 from cacheguard.protocol.layout import HEADER, HEADER_BYTES, Record
 from cacheguard.protocol.lua import load
-from cacheguard.protocol.model import Claim, MemoryCommands
+from cacheguard.protocol.model import MemoryCommands
+from cacheguard.protocol.state import Claim
 from cacheguard.runtime import run_now
 from tests.support.redis_server import RedisServer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -49,7 +50,7 @@ class Rows:
         """Both have the old value, and hear."""
         for guard in (self.door.guard, self.reader):
             await self.read()
-            await asyncio.to_thread(until, lambda guard=guard: guard.stats().bus_up)
+            await asyncio.to_thread(until, partial(_hears, guard))
         assert await self.read() == ("old", "old")
         self.value = "new"
 
@@ -94,3 +95,7 @@ def own_server(redis_server: RedisServer, tmp_path: Any) -> Any:
     server = RedisServer(redis_server.binary, tmp_path).start()
     yield server
     server.stop()
+
+
+def _hears(guard: CacheGuard) -> bool:
+    return guard.stats().bus_up

@@ -13,7 +13,6 @@ from cacheguard.engine.looking import look, peek
 from cacheguard.errors import CodecError, LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
 from cacheguard.ports import Call, Reply, ScriptCall
 from cacheguard.protocol import calls
-from cacheguard.protocol.calls import FILL, INVALIDATE, LEASE, STORE
 from cacheguard.protocol.entry import Failed, Fill, Stored
 from cacheguard.protocol.envelope import Kind
 from cacheguard.tiers.remote import Remote
