@@ -134,6 +134,16 @@ def _rows_of_a_busy_table(known: BloomFilter) -> Iterator[int]:
     yield from range(50)
 
 
+async def do_everything_with_filters(door: Door, url: str) -> None:
+    """What a filter can do, and one that is signed."""
+    await do_everything_with_a_filter(door)
+    guard = CacheGuard(url, namespace=NAMESPACE, secret=b"sixteen or more!")
+    try:
+        await do_everything_with_a_filter(BlockingDoor(guard))
+    finally:
+        guard.close()
+
+
 async def do_everything_with_a_filter(door: Door) -> None:
     known = door.guard.bloom(FILTER, capacity=3, mirror_lease=None)
     for first in range(0, 40, 8):
@@ -160,7 +170,7 @@ async def test_with_the_printed_rules_every_operation_goes_through(
     redis_server.command(*shlex.split(printed.output.replace(">PASSWORD", f">{PASSWORD}")))
     door = open_door(CacheGuard(url, namespace=NAMESPACE))
     await do_everything(door)
-    await do_everything_with_a_filter(door)
+    await do_everything_with_filters(door, url)
     child = open_door(door.guard.namespace("child"))
     await child.get_or_set("k", Loader(1), tags=["t"])
     await child.clear()
@@ -193,7 +203,8 @@ async def test_with_one_rule_less_something_is_refused_and_no_reader_is_harmed(
     channels: list[str],
     granted: list[str],
 ) -> None:
-    guard = CacheGuard(employ(keys, channels, granted), namespace=NAMESPACE)
+    url = employ(keys, channels, granted)
+    guard = CacheGuard(url, namespace=NAMESPACE)
     door = BlockingDoor(guard)
     try:
         for key in ("k", "other"):
@@ -205,6 +216,8 @@ async def test_with_one_rule_less_something_is_refused_and_no_reader_is_harmed(
             await do_everything(door)
         with contextlib.suppress(CacheGuardError):
             await do_everything_with_a_filter(door)
+        with contextlib.suppress(CacheGuardError):
+            await do_everything_with_filters(door, url)
         if missing == "+ping":
             await be_slow_once(door, redis_server)
         until(f"{missing} is needed for something", lambda: refusals(redis_server))
@@ -373,7 +386,7 @@ def test_the_list_of_commands_is_that_of_the_code() -> None:
     assert listed <= sent
 
 
-ANSWERS = {"behind", "switched", "none", "stale", "overtaken", "damaged", "changed", "blind", "lost"}
+ANSWERS = {"behind", "switched", "none", "stale", "overtaken", "damaged", "changed", "blind", "lost", "busy"}
 
 
 def test_every_call_of_a_script_is_written_so_that_it_can_be_read() -> None:
