@@ -116,7 +116,7 @@ def test_who_listens_delivers_what_was_set_aside_and_tells_the_others_meanwhile(
     apart: Apart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[str] = []
-    monkeypatch.setattr(apart.server._model, "publish", lambda _channel, message: heard.append(message))
+    monkeypatch.setattr(apart.server, "tell", heard.append)
     apart.lose(KEY)
     assert heard == [f"2 dirty {KEY}"]
     apart.run(apart.gate.deliver_pending())
