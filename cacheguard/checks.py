@@ -110,9 +110,12 @@ def _called(value: Any) -> Any:
     """Return the function that runs if *value* is called."""
     while issubclass(type(value), partial):
         value = value.func
-    kind: Any = type(value)
-    own = getattr(kind, "__call__", None)  # noqa: B004 - the function itself is wanted
+    own = getattr(_class_of(value), "__call__", None)  # noqa: B004 - the function itself is wanted
     return own if isfunction(own) else value
+
+
+def _class_of(value: object) -> type[Any]:
+    return type(value)
 
 
 def plain_function(

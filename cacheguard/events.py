@@ -99,7 +99,7 @@ class Stats:
     bloom_rejects: int
     """Calls answered "absent" by a Bloom filter."""
     bloom_losses: int
-    """Times a Bloom filter was found lost or damaged."""
+    """Times a Bloom filter was found lost, damaged, or without the signature that it should have."""
     validate_rejects: int
     """Calls answered "absent" by ``validate``."""
     undecodable: int

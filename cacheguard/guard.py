@@ -55,7 +55,7 @@ class CacheGuard:
         namespace: the prefix of this guard's keys in Redis.
         policy: the defaults of everything cached here.
         l1_size: maximum number of entries in L1.
-        l1_max_bytes: maximum size of L1 in bytes, estimated. None: only `l1_size` limits it.
+        l1_max_bytes: maximum size of L1 in bytes. Each put walks the whole value. None: only `l1_size` limits it.
         l1_eviction: which entry is evicted when L1 is full: ``"lru"`` (with second chance), ``"lfu"``, ``"fifo"``,
             ``"random"``.
         l1_copy: give every caller its own copy. Costs a deep copy for each hit on a mutable value.
@@ -71,8 +71,9 @@ class CacheGuard:
         max_loads: maximum number of concurrent loads in this process; further loads wait in a queue.
         load_wait: how long a load waits in the queue before its caller gets `Overloaded`.
         load_queue: maximum number of waiting loads; further callers get `Overloaded` immediately.
-        max_absences: maximum number of absences that this process may have in Redis at a time. Further absences are
-            returned but not stored, so random ids cannot fill Redis.
+        max_absences: maximum number of keys that this process may have in Redis at a time for ids that do not exist:
+            absences, and the markers of their tags. Further absences are returned but not stored, so random ids cannot
+            fill Redis.
         on_unreachable: what happens if Redis does not acknowledge an invalidation. ``"queue"``: it is pending, and is
             delivered before anything else is read. ``"raise"``: the same, and `Unreachable` is raised.
         read_from: ``"replica"``: entries that L1 may hold (``l1=True``) are read from the replicas of a Sentinel group
@@ -530,8 +531,9 @@ class CacheGuard:
 
         Args:
             key: key text.
-            change: a plain function of the value that returns the new one, like ``lambda count: count + 1``. If another
-                writer was faster, it is called again with the current value (one more round trip each time).
+            change: a plain function of the value that returns the new one, like ``lambda count: count + 1``. It may
+                change the value that it gets in place: nobody else has it, and if it raises, nothing is changed. If
+                another writer was faster, it is called again with the current value (one more round trip each time).
 
         Returns:
             The new value; `MISSING` if there is no fresh value, or if Redis is unreachable.
@@ -715,6 +717,9 @@ class CacheGuard:
         intent: Duration = INTENT,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Decorate a function that writes, ``def`` or ``async def``: each call is a `writing` block.
+
+        If a ``def`` returns a coroutine or another awaitable, the caller gets a coroutine that awaits it inside of a
+        block. A task, a future or a generator is refused with `TypeError`: its work would go on after the block.
 
         Args:
             keys: templates over the parameters, like ``"user:{user_id}"``, or over the returned ``result``, like

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from os import PathLike
 from types import MethodType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from .checks import count, flag, listener, path_of, question, share
 from .codec import Codec, CustomCodec, runs_code
@@ -135,18 +135,18 @@ class Policies:
 _PLAIN = frozenset({int, str, bool, type(None), timedelta})
 
 
-def _told_apart(value: Any) -> Any:
+def _told_apart(value: object) -> Any:
     """Return what stands for *value* in a dictionary, where ``0``, ``0.0`` and ``False`` are otherwise one key.
 
     Plain values are known by type and value, all others by identity.
     """
-    kind: Any = type(value)
+    kind = type(value)
     if kind in _PLAIN:
         return kind, value
     if kind is float:
         return kind, repr(value)  # 0.0 == -0.0
-    if kind is tuple:
-        return tuple(map(_told_apart, value))
-    if kind is MethodType:  # a new object each time that it is looked up
+    if isinstance(value, tuple):
+        return kind, *map(_told_apart, cast("tuple[object, ...]", value))
+    if isinstance(value, MethodType):  # a new object each time that it is looked up
         return kind, id(value.__self__), id(value.__func__)
     return id(value)

@@ -155,10 +155,12 @@ def change_of(before: Facts, after: Facts) -> Change:
         return Change.NONE
     if before.run != after.run or before.history == after.history:
         return Change.LOSSY
-    # The same process has another history: it was promoted, or it has let go of its old one because no replica is
-    # left, and goes on from there. Or it has copied another server's data, of whatever age.
-    goes_on = after.former == before.history or (after.role == "master" and not after.former)
-    return Change.LOSSY if goes_on else Change.UNKNOWN
+    # The same process has another history. A master begins a new one, without a former, when its first replica comes
+    # and some time after its last one has left. One that was promoted goes on from there. Any other has copied the data
+    # of another server, of whatever age.
+    if before.role == after.role == "master" and not after.former:
+        return Change.NONE
+    return Change.LOSSY if after.former == before.history else Change.UNKNOWN
 
 
 def facts_of(server: Reply, replication: Reply) -> Facts | None:

@@ -25,7 +25,6 @@ from .circuits import wait_freely
 from .identity import LOOK
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # between attempts to subscribe
-PATIENCE_AT_CLOSE = 2.0
 
 
 class Post(Protocol):
@@ -78,6 +77,7 @@ class Listener:
         self._pause = 0.0
         self._posts: list[tuple[str, Commands]] = []
         self._changes = 0  # of the server, when the subscription was begun
+        self._heard_on: Any = None  # the connection with the subscription
 
     def start(self) -> None:
         """Begin to listen, unless that has begun."""
@@ -98,23 +98,20 @@ class Listener:
         return self._thread is not None and not (self._bus.joined_in and self._events.l2_up)
 
     def stop(self) -> None:
-        """Let the thread end when it looks up next, within a second or so."""
+        """Let the thread end: it waits for no message any more."""
         with self._lock:
             self._closed = True
+            connection = self._heard_on
         self._wake.set()
+        if connection is not None:
+            redispy.cut(connection)
 
-    def close(self) -> None:
-        """End the thread."""
+    def close(self, until: float = float("inf")) -> None:
+        """End the thread; *until* (monotonic seconds) is how long to wait for that."""
         self.stop()
         thread = self._thread
-        if thread is None or thread is threading.current_thread() or not thread.is_alive():
-            return
-        if self._bus.joined_in:
-            # A message to ourselves wakes it at once; where none gets through, it looks up by itself soon.
-            with contextlib.suppress(Unreachable, AnotherServer):
-                for _, commands in self._post.every_master()[:1]:
-                    run_now(commands.send_each(("PUBLISH", self._bus.own_channel, "wake")))
-        thread.join(PATIENCE_AT_CLOSE)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(min(threading.TIMEOUT_MAX, max(0.0, until - time.monotonic())))
 
     def after_fork(self) -> None:
         """Forget the parent's thread and its connection, without touching the socket."""
@@ -147,7 +144,7 @@ class Listener:
             self._next_beat = now + BEAT_EVERY
             self._beat(self._bus.now())
             self._pay()
-        if self._gate.changes != self._changes:  # this heartbeat has shown it
+        if self._closed or self._gate.changes != self._changes:  # which this heartbeat may have shown
             return connection, 0.0
         return connection, max(0.0, self._next_beat - time.monotonic())
 
@@ -167,7 +164,12 @@ class Listener:
             self._look_around()
             return None
         bus.joined(bus.now())
-        return connection
+        with self._lock:
+            self._heard_on = connection
+            if not self._closed:
+                return connection
+        drop(connection)  # nobody will cut it any more
+        return None
 
     def _look_around(self) -> None:
         """Whether Redis can be reached at all: where not, nobody can have told us anything."""
@@ -207,6 +209,8 @@ class Listener:
             self._posts = self._post.every_master()
             posts = dict(self._posts)
             for post, text in texts(list(posts)):
+                if self._closed:
+                    break
                 try:
                     said, *look = run_now(posts[post].send_each(("PUBLISH", self._bus.own_channel, text), *asked))
                     if looks is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,7 +10,7 @@ from functools import partial
 from ..errors import Refused, Unreachable
 from ..events import Events
 from ..faults import Fault
-from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Replicas, Reply, ScriptCall, until_steady
+from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Replicas, Reply, until_steady
 from ..protocol import calls as protocol
 from .bus import Bus
 from .outbox import Invalidation, Outbox
@@ -83,7 +83,7 @@ class Gate:
         if answer is None or changes != outbox.changes:
             return None
         replies, times, since = answer
-        return (replies, times) if bus.vouches(since, _keys(calls)) else None
+        return (replies, times) if bus.vouches(since, protocol.keys_of(calls)) else None
 
     @property
     def changes(self) -> int:
@@ -132,7 +132,7 @@ class Gate:
         changes = outbox.changes
         # While the breaker is open, finding that out must not cost building a thousand calls.
         if outbox.has_pending and not self._commands.away:
-            await self._empty(set(_keys(calls)) if reading else frozenset())
+            await self._empty(set(protocol.keys_of(calls)) if reading else frozenset())
         replies = await self._commands.send_each(*calls)
         # Another thread may notice a change that this one does not see:
         #
@@ -230,6 +230,11 @@ class Gate:
             *(protocol.dirty(self.bus.channel, item.key) for item in items if not item.begins)
         )
 
+    async def tell(self, key: str) -> None:
+        """Tell all other processes to drop their copies of *key*, which has a new value in Redis."""
+        with suppress(Unreachable):  # it is counted; their copies end with their L1 TTL
+            await self.send(protocol.told(self.bus.channel, self.bus.begin(), key), reading=False)
+
     async def deliver(
         self,
         items: Sequence[Invalidation],
@@ -309,17 +314,6 @@ class Gate:
     def orphaned(self, tokens: dict[str, str]) -> None:
         """Queue leases that may have been granted: they are given back before anything else is read."""
         self._outbox.orphaned(tokens)
-
-
-def _keys(calls: Iterable[Call]) -> Iterator[str]:
-    """The keys that *calls* are about."""
-    for call in calls:
-        if isinstance(call, ScriptCall):
-            yield call.keys[0]
-        elif call[0] == "MGET":
-            yield from map(str, call[1:])
-        elif len(call) > 1:
-            yield str(call[1])
 
 
 def _is_away(reply: Reply) -> bool:

@@ -76,7 +76,7 @@ class Invalidation:
         )
         epoch = epoch_of(self.key)
         # Noted at the namespace first: a load that claims the tag at its end compares that with its beginning.
-        return [call] if epoch is None else [calls.tagged(epoch), call]
+        return [call] if epoch is None else [calls.tagged(epoch, self.lag_ms), call]
 
 
 class Ledger(Protocol):

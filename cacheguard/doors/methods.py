@@ -100,7 +100,10 @@ class Operations:
         engine = engine_of(l2=self._rules.l2)
         if self._shared.off:
             return await engine.runtime.call(partial(self._function.call, values))
-        return self._function.own(await engine.refresh(self._function.ask(values)))
+        ask = self._function.ask(values)
+        value = await engine.refresh(ask)
+        await self._hub.writes.refreshed(engine_of(), ask.key, l2=self._rules.l2)
+        return self._function.own(value)
 
     async def peek(self, engine_of: EngineOf, values: Values) -> Any:
         engine, function = engine_of(l2=self._rules.l2), self._function

@@ -67,14 +67,22 @@ class Job:
     turn: int | None = None  # to be given back to the load breaker
 
     @property
+    def failures(self) -> int:
+        """How many loads of its keys have failed in a row, in whatever processes."""
+        return max((lease.failures for lease in self.leases.values()), default=0)
+
+    @property
     def landed(self) -> bool:
         """True if all its flights have landed."""
         return all(flight.landed for flight in self.flights.values())
 
-    def granted(self, key: str, lease: Granted) -> bool:
-        """Take the lease of *key* if a value loaded under it can be stored; False if it must be given back."""
-        ask = self.asks[key]
-        if not lease.covers(ask.scope.markers(ask.tags)):
+    def granted(self, key: str, lease: Granted, tags: tuple[str, ...]) -> bool:
+        """Take the lease of *key* if a value loaded under it can be stored; False if it must be given back.
+
+        Args:
+            tags: those whose markers were asked for.
+        """
+        if not lease.covers(self.asks[key].scope.markers(tags)):
             return False
         self.leases[key] = lease
         return True

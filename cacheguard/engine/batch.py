@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import CacheGuardError, LoadTimeout, Overloaded, Unreachable
-from ..protocol.entry import CutOff, Found, Granted, Stored
+from ..protocol.entry import CutOff, Failed, Found, Granted, LeaseOutcome, Stored
 from .ask import Ask, Job, Loaded, opened, servable
 from .flights import Flight
 from .lifetimes import marker_ms
@@ -54,17 +54,26 @@ class Batch:
             return answers
         self._look(survey.missing)
         seats = self._board(survey.missing)
-        mine = {key: seat.flight for key, seat in seats.items() if seat.leading and not seat.flight.landed}
-        if mine:
-            try:
-                await self._engine.runtime.start(self._fly(mine), detached=False)
-            except BaseException:
-                self._ground(mine)
-                raise
-        began = self._engine.runtime.now()
-        for key, seat in seats.items():
-            answers[key] = await self._arrival(key, seat, began)
+        try:
+            await self._lead_mine(seats)
+            began = self._engine.runtime.now()
+            for key, seat in seats.items():
+                answers[key] = await self._arrival(key, seat, began)
+        finally:
+            for seat in seats.values():
+                self._engine.flights.leave(seat.flight)
         return answers
+
+    async def _lead_mine(self, seats: Mapping[str, Seat]) -> None:
+        """Lead the flights that this batch has opened."""
+        mine = {key: seat.flight for key, seat in seats.items() if seat.leading and not seat.flight.landed}
+        if not mine:
+            return
+        try:
+            await self._engine.runtime.start(self._fly(mine), detached=False)
+        except BaseException:
+            self._ground(mine)
+            raise
 
     def _look(self, missing: Mapping[str, Found | CutOff | None]) -> None:
         """Record what was found. Raises, before a flight is opened, if one of the keys must not be loaded."""
@@ -79,7 +88,10 @@ class Batch:
             failure = self._engine.shared.paused(key, self._rules, self._engine.runtime)
             if failure is not None and key not in self._stale:
                 self._events.backoffs += 1
-                raise failure
+                try:
+                    raise failure
+                finally:
+                    del failure  # its traceback keeps this frame
 
     def _board(self, keys: Mapping[str, object]) -> dict[str, Seat]:
         """For each of *keys*, join its flight or open one."""
@@ -88,9 +100,11 @@ class Batch:
             self._events.misses += 1
             ask = self._asks[key]
             seat = None if self._alone else self._rebuilding.board(ask)
-            if seat is None or (not seat.leading and self._rebuilding.waiting.interrupts(seat.flight, key)):
-                # A private flight: none joins it. The existing flight cannot land while this call waits.
-                seat = Seat(Flight(runtime.signal(), marks=ask.marks, home=runtime.here()), 0, leading=True)
+            if seat is not None and not seat.leading and self._rebuilding.waiting.interrupts(seat.flight, key):
+                self._engine.flights.leave(seat.flight)
+                seat = None
+            if seat is None:  # a private flight, which none joins
+                seat = Seat(Flight(runtime.signal(), marks=ask.marks, home=runtime.here(), seats=1), 0, leading=True)
             if seat.leading:
                 self._rebuilding.refused(seat.flight, ask)
             seats[key] = seat
@@ -117,6 +131,8 @@ class Batch:
                 if answer is not None:
                     return opened(answer, self._rules)
         except (Overloaded, LoadTimeout) as error:
+            if self._rules.fallback is None:
+                raise
             return await self._engine.instead(self._rules, error)
         return await self._engine.read(self._asks[key])
 
@@ -175,30 +191,40 @@ class Batch:
         wanted = {} if self._alone else {key: token for key, token in tokens.items() if key not in cut_off}
         if not wanted:
             return
+        tags = {key: engine.shared.tags_before(ask, job.asked_at) for key, ask in job.asks.items()}
         try:
             leases = await engine.remote.lease_many(
                 wanted,
                 self._first.codec,
                 self._first.scope,
-                {key: ask.tags for key, ask in job.asks.items()},
+                tags,
                 unusable=self._unusable,
                 keep_ms=marker_ms(self._rules),
             )
         except Unreachable:
             return
-        useless: dict[str, str] = {}
-        for key, lease in leases.items():
-            if isinstance(lease, CutOff):
-                continue
-            if isinstance(lease, Granted):
-                if job.granted(key, lease):
-                    job.tokens[key] = wanted[key]
-                    continue
-                useless[key] = wanted[key]
-            elif isinstance(lease, Found) and lease.stored is not None:
-                engine.filling.land_found(job, key, lease)
-            # Without a landing, it is loaded elsewhere, being written, or not readable here: it is read alone.
-            engine.flights.ground(key, job.leave(key))
+        useless = {
+            key: wanted[key]
+            for key, lease in leases.items()
+            if self._is_useless(job, key, lease, wanted[key], tags[key])
+        }
         if useless:
             with suppress(Unreachable):
                 await engine.remote.release(useless)
+
+    def _is_useless(self, job: Job, key: str, lease: LeaseOutcome | CutOff, token: str, tags: tuple[str, ...]) -> bool:
+        """Act on the reply to one lease request; True if the lease was granted and must be given back."""
+        engine = self._engine
+        if isinstance(lease, CutOff):
+            return False
+        if isinstance(lease, Granted) and job.granted(key, lease, tags):
+            job.tokens[key] = token
+            return False
+        if isinstance(lease, Found) and lease.stored is not None:
+            engine.filling.land_found(job, key, lease)
+        elif isinstance(lease, Failed):
+            stale = key in self._stale
+            self._rebuilding.fail_as_elsewhere(job.flights[key], job.asks[key], lease, stale=stale, waited=False)
+        # Without a landing, it is loaded elsewhere, being written, or not readable here: it is read alone.
+        engine.flights.ground(key, job.leave(key))
+        return isinstance(lease, Granted)

@@ -7,7 +7,7 @@ engines (Redis, and the store of this process that replaces it); these steps kno
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,7 @@ class Changes:
         One round trip; one more if this process does not know the nonces of the namespace and the tags.
         """
         drawn = {key: self._drawn(value, rules, tags) for key, value in values.items()}
-        work = self._stored(drawn, rules, codecs, scope, scope.markers(tags), version)
+        work = self._stored(drawn, rules, codecs, scope, tags, version)
         return bool(await self._dropping(list(values), work))
 
     def _drawn(self, value: Any, rules: Rules, tags: tuple[str, ...]) -> tuple[Stored, float]:
@@ -107,9 +107,10 @@ class Changes:
         rules: Rules,
         codecs: dict[str, Codec],
         scope: Scope,
-        markers: tuple[str, ...],
+        tags: tuple[str, ...],
         version: str,
     ) -> bool:
+        markers = scope.markers(tags)
         keep_ms = max(marker_ms(rules), *(ms(fresh + rules.stale) for _, fresh in drawn.values()))
         remote = self._remote.of(next(iter(drawn)))
         nonces = remote.markers.last_seen(markers) or await remote.markers.ask(markers, keep_ms)
@@ -123,6 +124,7 @@ class Changes:
                 items[key] = remote.pack(key, stored, codecs[key]), min(fresh, limit), stale
             put = await remote.by_hand.store(items, version, under, markers, keep_ms)
             if put.nonces == nonces and (not put.quarantine or limit < math.inf):
+                self._count_absences(drawn.values(), scope, keep_ms)
                 await self._remote.elsewhere([Invalidation(key, version=version) for key in items], remote)
                 return put.done
             # The stored value is void already, or would outlive a quarantine: store again, under the current markers.
@@ -163,10 +165,17 @@ class Changes:
                 unusable = remote.by_hand.stamp(envelope)
             elif put.done or put.useless is None:
                 if put.done:
+                    self._count_absences([drawn], scope, keep_ms)
                     await self._remote.elsewhere([Invalidation(key)], remote)
                 return put.done
             else:
                 unusable = put.useless
+
+    def _count_absences(self, drawn: Iterable[tuple[Stored, float]], scope: Scope, keep_ms: int) -> None:
+        for stored, fresh in drawn:
+            if stored.kind is Kind.ABSENT:
+                markers = map(scope.tag, stored.tags)
+                self._shared.put_by_hand(fresh, markers, self._runtime.now(), keep_ms / 1000)
 
     async def update(self, key: str, change: Callable[[Any], Any], codec: Codec | None, scope: Scope) -> Any:
         """Change the value of *key* atomically, for the rest of its lifetime; returns the new one, or `MISSING`.
@@ -184,7 +193,7 @@ class Changes:
                 return MISSING
             stored = found.stored
             value = self._changed(key, change, stored.value)
-            changed = replace(stored, kind=Kind.VALUE, value=value)
+            changed = replace(stored, kind=Kind.VALUE, value=value, weight=0)
             # Packed by its own codec: the entry of a function stays readable for the function.
             envelope = remote.pack(key, changed, codec)
             replaced = await remote.by_hand.replace(

@@ -154,17 +154,29 @@ class Filling:
         try:
             if fills:
                 for draft, outcome in zip(filled, await self._remote.fill_many(fills), strict=True):
-                    draft.filled = outcome
-                    if outcome in STORED:
-                        self._events.fills += 1
-                    else:
-                        self._events.fills_refused += outcome is Filled.REFUSED
-                        self._events.fills_old += outcome is Filled.OLD
-                        self._events.fills_failed += outcome is Filled.FAILED
+                    self._count(draft, outcome)
             if held:
                 await self._give_back(job, held)
         except Unreachable as error:
             await self._not_filled(job, [*held, *(draft.ask.key for draft in filled)], error)
+        values = {draft.ask.key for draft in filled if draft.filled in STORED and draft.stored.kind is Kind.VALUE}
+        self._count_markers(job, [draft for draft in drafts if draft.ask.key not in values], self._runtime.now())
+
+    def _count(self, draft: Draft, outcome: Filled) -> None:
+        draft.filled = outcome
+        self._events.fills += outcome in STORED
+        self._events.fills_refused += outcome is Filled.REFUSED
+        self._events.fills_old += outcome is Filled.OLD
+        self._events.fills_failed += outcome is Filled.FAILED
+
+    def _count_markers(self, job: Job, drafts: Sequence[Draft], now: float) -> None:
+        """Count the markers of *drafts*, of which none has stored a value."""
+        for draft in drafts:
+            lease = job.leases.get(draft.ask.key)
+            if lease is not None:
+                # The markers of late tags end at once, unless they were claimed to store something.
+                made = lease.marks if draft.ttl is None or draft.marks is None else draft.marks
+                self._shared.left_behind(draft.ask, made, now)
 
     async def _marks_of(self, draft: Draft, lease: Granted) -> dict[str, bytes] | None:
         """The nonces of the entry's markers when its load began; None if they are no longer known.
@@ -181,7 +193,9 @@ class Filling:
         marks: dict[str, Any] = dict(zip(markers, map(lease.marks.get, markers), strict=True))
         if None in marks.values():
             late = [tag for tag in tags if marks[ask.scope.tag(tag)] is None]
-            claimed = await self._remote.of(ask.key).markers.claim(ask.scope, late, lease.last, marker_ms(ask.rules))
+            # Under a marker that only proves something, nothing is stored: it ends at once.
+            keep_ms = 1 if draft.ttl is None else marker_ms(ask.rules)
+            claimed = await self._remote.of(ask.key).markers.claim(ask.scope, late, lease.last, keep_ms)
             if claimed is None:
                 return None
             marks |= dict(zip(map(ask.scope.tag, late), claimed, strict=True))
@@ -238,7 +252,8 @@ class Filling:
         for group in self._remote.groups(held):
             marks: dict[str, bytes] = {}
             for key in group:
-                marks |= held[key].marks or {}
+                known = job.leases[key].marks  # what was claimed since has proven all that it could
+                marks |= {name: nonce for name, nonce in (held[key].marks or {}).items() if name in known}
             still = await self._remote.release({key: job.tokens[key] for key in group}, None, marks)
             for key in group:
                 if held[key].marks is None:
@@ -338,6 +353,7 @@ class Filling:
             tags=stored.tags,
             marks=tuple(map(ask.scope.tag, stored.tags)) if stored.tags else (),
             shared=rules.l2,
+            weight=stored.weight,
         )
         return self._local.put(entry, ticket, absence=stored.kind is not Kind.VALUE)
 

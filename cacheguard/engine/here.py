@@ -55,16 +55,22 @@ class Here:
 
     def heard(self, news: Drop) -> None:
         """Another process has changed something: forget it, and heed what goes on with it from now on."""
-        item = Invalidation(
-            news.key,
-            lag_ms=news.quarantine_ms,
-            version=news.floor,
-            begins=ELSEWHERE if news.write_ms else "",
-            intent_ms=news.write_ms,
-            ends="" if news.write_ms else ELSEWHERE,
-        )
-        if self.beside_redis and (not self._store.empty or news.quarantine_ms or news.floor or news.write_ms):
-            self.forget([item])
+        if not self.beside_redis or not (news.quarantine_ms or news.floor or news.write_ms or not self._store.empty):
+            return
+        # In two steps: the floor may be older than this news, so a value with a newer version goes, too; and nobody
+        # knows here if the quarantine began with a version, which alone would let a value leave it.
+        items = [
+            Invalidation(
+                news.key,
+                lag_ms=news.quarantine_ms,
+                begins=ELSEWHERE if news.write_ms else "",
+                intent_ms=news.write_ms,
+                ends="" if news.write_ms else ELSEWHERE,
+            )
+        ]
+        if news.floor:
+            items.append(Invalidation(news.key, version=news.floor))
+        self.forget(items)
 
     def limit(self, names: Iterable[str], version: str) -> float:
         """For how many seconds a value that is loaded now may be kept, by what is known of its key and markers.

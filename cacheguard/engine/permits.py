@@ -159,7 +159,7 @@ def _stack_is_full() -> bool:
     # CPython 3.11 counts some calls that have no frame: one for each load.
     room = (limit - min(ROOM, limit // 2)) * 15 // 16
     try:
-        sys._getframe(room)  # noqa: SLF001 - the only way to ask without walking the stack in Python
+        sys._getframe(room)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - there is no other way but to walk it
     except ValueError:
         return False
     return True

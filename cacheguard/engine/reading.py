@@ -71,6 +71,8 @@ class Engine:
         try:
             return await self._read(ask)
         except (Overloaded, LoadTimeout) as error:
+            if ask.rules.fallback is None:
+                raise
             return await self.instead(ask.rules, error)
 
     async def instead(self, rules: Rules, error: Exception) -> Any:
@@ -175,4 +177,6 @@ class Engine:
         try:
             return opened(await self.rebuilding.rebuild(ask, None, anew=True), ask.rules)
         except (Overloaded, LoadTimeout) as error:
+            if ask.rules.fallback is None:
+                raise
             return await self.instead(ask.rules, error)

@@ -48,6 +48,7 @@ class Plan:
         floor: in ms; an entry that appears and stays fresh for longer is used instead of a load.
         unusable: the stamp of an entry that was found and cannot be used: it is replaced.
         behind: True if no caller waits for it.
+        waited: True if it has waited for the load of another process.
     """
 
     way: Way
@@ -55,6 +56,7 @@ class Plan:
     floor: int = 0
     unusable: Any = ""
     behind: bool = False
+    waited: bool = False
 
 
 @dataclass(slots=True)
@@ -107,7 +109,10 @@ class Rebuilding:
         if failure is not None:
             if plan.stale is None:
                 self._events.backoffs += 1
-                raise failure
+                try:
+                    raise failure
+                finally:
+                    del failure  # its traceback keeps this frame
             self._events.stale_hits += 1
             return plan.stale
         for _ in range(RETRIES):
@@ -138,7 +143,7 @@ class Rebuilding:
     def board(self, ask: Ask, *, anew: bool = False) -> Seat:
         """Join the flight of this key, or open one and lead it."""
         flight = Flight(self._runtime.signal(), anew=anew, marks=ask.marks, home=self._runtime.here())
-        current = self.flights.setdefault(ask.key, flight)
+        current = self.flights.join(ask.key, flight)
         self._events.shared += current is not flight
         return Seat(current, current.leases, current is flight)
 
@@ -165,6 +170,12 @@ class Rebuilding:
         Otherwise it asks Redis again. A refresh, or a caller that cannot ask, joins or leads another flight.
         """
         seat = self.board(ask, anew=anew)
+        try:
+            return await self._outcome_of(seat, ask, plan, anew=anew)
+        finally:
+            self.flights.leave(seat.flight)
+
+    async def _outcome_of(self, seat: Seat, ask: Ask, plan: Plan, *, anew: bool) -> Stored | None:
         flight = seat.flight
         if seat.leading:
             await self._launch(flight, ask, plan)
@@ -230,13 +241,16 @@ class Rebuilding:
 
     async def loaded_alone(self, ask: Ask) -> Stored:
         """Load for this caller only; nothing is filled."""
-        flight = Flight(self._runtime.signal())
-        await self._runtime.start(self._fly(flight, ask, Plan(Way.ALONE)), detached=False)
-        await flight.signal.wait(None)
-        answer = flight.loaded or flight.answer
-        if answer is not None:
-            return answer
-        raise flight.error or LoadFailed(f"the load of {ask.key} was cancelled")
+        flight = Flight(self._runtime.signal(), seats=1)
+        try:
+            await self._runtime.start(self._fly(flight, ask, Plan(Way.ALONE)), detached=False)
+            await flight.signal.wait(None)
+            answer = flight.loaded or flight.answer
+            if answer is not None:
+                return answer
+            raise flight.error or LoadFailed(f"the load of {ask.key} was cancelled")
+        finally:
+            self.flights.leave(flight)
 
     # The leader's side
 
@@ -303,6 +317,7 @@ class Rebuilding:
         """
         floor, unusable, awaited = plan.floor, plan.unusable, ""
         waiting_since: float | None = None
+        tags = self._shared.tags_before(ask, self._runtime.now())
         while True:
             flight.leases += 1
             job.ticket, job.asked_at = self._local.tickets.take(), self._runtime.now()
@@ -311,7 +326,7 @@ class Rebuilding:
                     ask.key,
                     ask.codec,
                     ask.scope,
-                    ask.tags,
+                    tags,
                     usable=ask.usable,
                     token=token,
                     floor_ms=floor,
@@ -332,12 +347,13 @@ class Rebuilding:
                     return not (flight.landed or plan.behind)
                 # The value of the other process is used, however short its TTL, except for a refresh: that load may
                 # have begun before the call.
+                plan.waited = True
                 awaited, floor = lease.holder, floor if flight.anew else 0
                 await self._nap(ask.key, poll_delay(waited, self._runtime.random()))
             elif isinstance(lease, Found) and lease.stored is None:
                 unusable = lease.unusable  # unusable here, or invalidated by a tag: the next question replaces it
             else:
-                return await self._follow(flight, ask, plan, lease, job)
+                return await self._follow(flight, ask, plan, lease, job, tags)
 
     async def _nap(self, key: str, seconds: float) -> None:
         """Sleep until Redis is to be asked again, or until another process says that it has stored the value."""
@@ -349,15 +365,21 @@ class Rebuilding:
             self._shared.no_sleeper(key, woken)
 
     async def _follow(
-        self, flight: Flight, ask: Ask, plan: Plan, lease: Granted | Found | Bypass | Failed, job: Job
+        self,
+        flight: Flight,
+        ask: Ask,
+        plan: Plan,
+        lease: Granted | Found | Bypass | Failed,
+        job: Job,
+        tags: tuple[str, ...],
     ) -> bool:
-        """Act on the reply to a lease request; True if *job* must run."""
+        """Act on the reply to a lease request, True if *job* must run."""
         flight.after = None
         match lease:
             case Failed():
-                self._fail_as_elsewhere(flight, ask, plan, lease)
+                self.fail_as_elsewhere(flight, ask, lease, stale=plan.stale is not None, waited=plan.waited)
             case Granted():
-                if job.granted(ask.key, lease):
+                if job.granted(ask.key, lease, tags):
                     return True
                 await self._loading.release(job, None)
             case Found(stored=Stored()):
@@ -386,12 +408,25 @@ class Rebuilding:
             return True
         return False
 
-    def _fail_as_elsewhere(self, flight: Flight, ask: Ask, plan: Plan, lease: Failed) -> None:
-        """Fail with the exception of the remote load, if it can be rebuilt here; otherwise this process loads."""
+    def fail_as_elsewhere(self, flight: Flight, ask: Ask, lease: Failed, *, stale: bool, waited: bool) -> None:
+        """Fail with the exception of the remote load, if it can be rebuilt here; otherwise this process loads, once.
+
+        Args:
+            flight: of this caller.
+            ask: its request.
+            lease: says what the remote load died of.
+            stale: True if the caller has a stale value, which it serves.
+            waited: True if it has waited for that load; otherwise its back-off runs, which holds for no refresh.
+        """
+        if not waited and (flight.anew or ask.rules.error_backoff is None):
+            return
         error = None if lease.stored is None else rebuilt(lease.stored.value)
-        if error is None and plan.stale is not None:  # callers with a stale value serve it
+        if error is not None:
+            self._shared.told(ask.key, error, lease, ask.rules, self._runtime)
+        elif stale:
             error = LoadFailed(f"the load of {ask.key} failed in another process")
         if error is not None:
+            self._events.backoffs += not waited
             flight.fail(error)
 
     async def _cut_off(self, flight: Flight, job: Job, plan: Plan) -> bool:
@@ -403,25 +438,28 @@ class Rebuilding:
         ((key, ask),) = job.asks.items()
         began, cut_off = self._runtime.now(), self._shared.cut_off
         for _ in range(RETRIES):
-            current = cut_off.setdefault(key, flight)
-            if current is flight:
-                break
-            landed = self._runtime.signal()
-            current.also(landed)
-            flight.after = current.home
-            patience = _left(ask.rules, self._runtime.now() - began)
-            arrived = await self.waiting.landed(current, key, None if patience == math.inf else patience, landed)
-            flight.after = None
-            if not arrived:
-                return not plan.behind and self._unjoined(flight, current, job, self._runtime.now() - began)
-            if current.proven and current.error is None:  # nothing about the key was invalidated meanwhile
-                flight.absence = current.absence
-                if current.answer is not None:
-                    flight.land(current.answer, proven=True)
+            current = cut_off.join(key, flight)
+            try:
+                if current is flight:
+                    break
+                landed = self._runtime.signal()
+                current.also(landed)
+                flight.after = current.home
+                patience = _left(ask.rules, self._runtime.now() - began)
+                arrived = await self.waiting.landed(current, key, None if patience == math.inf else patience, landed)
+                flight.after = None
+                if not arrived:
+                    return not plan.behind and self._unjoined(flight, current, job, self._runtime.now() - began)
+                if current.proven and current.error is None:  # nothing about the key was invalidated meanwhile
+                    flight.absence = current.absence
+                    if current.answer is not None:
+                        flight.land(current.answer, proven=True)
+                        return False
+                elif current.error is not None:
+                    flight.fail(current.error)
                     return False
-            elif current.error is not None:
-                flight.fail(current.error)
-                return False
+            finally:
+                cut_off.leave(current)
         job.unleased(keep=True)
         return True
 

@@ -112,10 +112,18 @@ class Writes:
         await self._deliver(engine, removed, keys)
         return count
 
-    async def elsewhere(self, engine: Engine, keys: Iterable[str]) -> None:
+    async def elsewhere(self, engine: Engine, keys: Iterable[str], version: str = "") -> None:
         """Invalidate *keys* everywhere except here, where their values were just changed."""
         if self._here.beside_redis:
-            await self._deliver(engine, engine.changes.invalidate, map(Invalidation, keys))
+            items = (Invalidation(key, version=version) for key in keys)
+            await self._deliver(engine, engine.changes.invalidate, items)
+
+    async def refreshed(self, engine: Engine, key: str, *, l2: bool) -> None:
+        """Tell the other processes that *key* was loaded anew: they drop their copies. One round trip."""
+        if not l2:
+            await self.elsewhere(engine, [key])
+        elif self._here.beside_redis:
+            await engine.runtime.through(engine.remote.of(key).gate.tell(key))
 
     async def _deliver(
         self,

@@ -11,7 +11,7 @@ from ..protocol.names import bus_channel, namespace_scope
 
 # What is sent beside the scripts; what the scripts do is read from them.
 ENTRIES = frozenset({"evalsha", "eval", "mget", "getrange", "time", "info", "ping", "scan", "publish", "subscribe"})
-BLOOM = frozenset({"get", "set", "setbit", "persist", "unlink", "hdel"})
+BLOOM = frozenset({"get", "set", "setbit", "persist", "unlink", "hdel", "lrange"})
 CLUSTER = frozenset({"asking", "cluster|slots", "get"})  # each key of an MGET is asked for by itself
 SENTINEL = frozenset({"sentinel|get-master-addr-by-name", "sentinel|master"})
 # Beside these, where replicas are read from.

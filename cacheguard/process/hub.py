@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -30,7 +32,7 @@ from ..options import Options
 from ..protocol.messages import Drop, Woken
 from ..protocol.model import MemoryCommands
 from ..protocol.names import bus_channel, namespace_scope
-from ..runtime.aio import AsyncRuntime
+from ..runtime.aio import PATIENCE_AT_CLOSE, AsyncRuntime
 from ..runtime.blocking import BlockingRuntime
 from ..runtime.bulkhead import FairBulkhead
 from ..runtime.clocks import CLOCK
@@ -58,13 +60,15 @@ class Hub:
         self._clock = CLOCK.get()
         self.now: Callable[[], float] = self._clock.now
         self.closed: bool = False
+        of_l1, of_store = _bytes_of(options, memory=memory)
         self.local: Local = Local(
             options.l1_size,
-            options.l1_max_bytes,
+            of_l1,
             options.l1_eviction,
             threading.RLock(),
             self.events,
             self.now,
+            beside_redis=not memory,
         )
         self.memory = memory
         self.filters: dict[tuple[object, ...], BloomTier] = {}
@@ -73,7 +77,11 @@ class Hub:
         self.auditor: Auditor | None = Auditor(options.audit) if options.audit else None
         self._pool, self._apool = pool, apool
         self._store = MemoryCommands(
-            options.l1_size, threading.RLock(), self.now, max_bytes=options.l1_max_bytes, weigh=weigh_stored
+            options.l1_size,
+            threading.RLock(),
+            self.now,
+            max_bytes=of_store,
+            weigh=partial(weigh_stored, most=math.inf if of_store is None else of_store),
         )
         root = namespace_scope(namespace).epochs[0]
         # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be pending.
@@ -246,16 +254,21 @@ class Hub:
         """The counters as they stand."""
         return self.events.snapshot(*self.local.census(), [] if self._nodes is None else self._nodes.events)
 
-    def close(self) -> None:
-        """End the threads and the connections that threads use; the event loops' engines go with `aclose`."""
+    def close(self, until: float | None = None) -> None:
+        """End the threads and the connections that threads use; the event loops' engines go with `aclose`.
+
+        Args:
+            until: monotonic seconds, how long to wait for threads that are in the middle of something.
+        """
+        until = time.monotonic() + PATIENCE_AT_CLOSE if until is None else until
         self.closed = self.events.over = True
         self.local.drop_all()
         if self._nodes is not None:
-            self._nodes.close()
+            self._nodes.close(until)
         for name, engine in list(self._engines.items()):
             runtime = engine.runtime
             if isinstance(runtime, BlockingRuntime):
-                runtime.close()
+                runtime.close(until)
                 self._remove(name, engine)
             elif isinstance(runtime, AsyncRuntime):
                 self._remove(name, engine)
@@ -273,17 +286,18 @@ class Hub:
 
     async def aclose(self) -> None:
         """End everything, waiting for what belongs to this event loop."""
+        until = time.monotonic() + PATIENCE_AT_CLOSE
         self.closed = self.events.over = True
         loop = asyncio.get_running_loop()
         for name, engine in list(self._engines.items()):
             if isinstance(engine.runtime, AsyncRuntime) and engine.runtime.loop is loop:
                 self._remove(name, engine)
-                await engine.runtime.aclose()
+                await engine.runtime.aclose(until)
         blocking = [engine.runtime for engine in self._engines.values() if isinstance(engine.runtime, BlockingRuntime)]
         if any(runtime.busy for runtime in blocking) or (self._nodes is not None and self._nodes.busy):
-            await asyncio.to_thread(self.close)
+            await asyncio.to_thread(self.close, until)
         else:
-            self.close()
+            self.close(until)
 
     def before_fork(self) -> list[Callable[[], None]]:
         """Get ready for a fork, in the thread that forks; what to call in the parent afterwards."""
@@ -310,6 +324,18 @@ class Hub:
                 # Held for ever: to let go would make asyncio deregister sockets in an epoll that is the parent's, too.
                 self._remove(name, engine)
                 _left_behind.append(engine)
+
+
+def _bytes_of(options: Options, *, memory: bool) -> tuple[int | None, int | None]:
+    """The most bytes of L1, and of the store that this process has in the place of Redis.
+
+    Both have the same objects. With copies no object is in both, so each gets half.
+    """
+    most = options.l1_max_bytes
+    if most is None or not options.l1_copy:
+        return most, most
+    half = max(1, most // 2)
+    return (half if memory else most), half
 
 
 def _check(options: Options, endpoint: Endpoint | None) -> None:

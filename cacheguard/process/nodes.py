@@ -302,13 +302,14 @@ class Nodes:
             return remotes[""]
         return Ring(runtime, remotes, self._members, len(remotes) if abreast else 1)
 
-    def close(self) -> None:
-        """End the threads."""
-        for node in self._nodes.values():  # all at once: where nobody answers, each looks up by itself
+    def close(self, until: float) -> None:
+        """End the threads; *until* (monotonic seconds) is how long to wait for them."""
+        for node in self._nodes.values():  # all at once
+            node.circuits.stop()
             node.listener.stop()
         for node in self._nodes.values():
-            node.listener.close()
-            node.circuits.close()
+            node.listener.close(until)
+            node.circuits.close(until)
 
     def disconnect(self) -> None:
         """Close the connections that threads use."""

@@ -8,7 +8,7 @@ without Redis, in the same order.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -33,6 +33,17 @@ HEAD_BYTES = 1024  # of an envelope: its header, the nonces of deep namespaces a
 TIME: Call = ("TIME",)
 
 
+def keys_of(calls: Iterable[Call]) -> Iterator[str]:
+    """The keys that *calls* are about."""
+    for call in calls:
+        if isinstance(call, ScriptCall):
+            yield call.keys[0]
+        elif call[0] == "MGET":
+            yield from map(str, call[1:])
+        elif len(call) > 1:
+            yield str(call[1])
+
+
 # READ
 
 
@@ -46,6 +57,13 @@ def were_nonces(markers: Sequence[str], replies: Sequence[Reply]) -> dict[str, A
     if not markers or isinstance(replies[-1], Refused):
         return dict.fromkeys(markers)
     return dict(zip(markers, map(nonce, replies[-1]), strict=True))
+
+
+def were_last_tagged(markers: Sequence[str], replies: Sequence[Reply]) -> dict[str, Any]:
+    """As `were_nonces`, of namespaces: the nonces of the last invalidation of a tag beneath each."""
+    if not markers or isinstance(replies[-1], Refused):
+        return dict.fromkeys(markers, b"?")
+    return dict(zip(markers, map(last_tagged, replies[-1]), strict=True))
 
 
 def read(key: str, markers: Sequence[str]) -> list[Call]:
@@ -115,21 +133,23 @@ class Marked(NamedTuple):
     Args:
         last: the nonce of the last invalidation of a tag beneath it.
         quarantine_ms: for how long a quarantine goes on.
+        beneath_ms: for how long one goes on of some tag beneath it.
     """
 
     nonce: bytes
     last: bytes
     quarantine_ms: int
+    beneath_ms: int
 
 
 def marked(reply: Reply) -> Marked:
     """What `mark` answers."""
-    return Marked(reply[0], reply[1], int(reply[2]))
+    return Marked(reply[0], reply[1], int(reply[2]), int(reply[3]))
 
 
-def tagged(epoch: str) -> Call:
-    """Note at the marker *epoch* of a namespace that one of its tags is invalidated now."""
-    return ScriptCall(TAGGED, (epoch,), (os.urandom(NONCE_BYTES),))
+def tagged(epoch: str, lag_ms: int = 0) -> Call:
+    """Note at the marker *epoch* of a namespace that a tag of it is invalidated now, and quarantined for *lag_ms*."""
+    return ScriptCall(TAGGED, (epoch,), (os.urandom(NONCE_BYTES), lag_ms))
 
 
 # LEASE and what ends it
@@ -267,6 +287,11 @@ def was_removed(reply: Reply) -> Held | None:
 def expire(key: str, *, channel: str, echo: str) -> Call:
     """Make an entry stale. Reply: 1, or 0 if there is none."""
     return ScriptCall(EXPIRE, (key,), (channel, echo))
+
+
+def told(channel: str, echo: str, key: str) -> Call:
+    """Tell all processes that what is stored under *key* has changed."""
+    return ("PUBLISH", channel, messages.Drop(key, echo).text())
 
 
 def dirty(channel: str, key: str) -> Call:

@@ -22,6 +22,7 @@ class Stored:
     load_time: float  # seconds its load took
     tags: tuple[str, ...]
     nonces: tuple[bytes, ...] = ()  # what the markers of its namespaces and its tags said when its load began
+    weight: int = 0  # bytes of the value in this process; 0: nobody has weighed it
 
 
 @dataclass(slots=True)
@@ -125,12 +126,12 @@ CUT_OFF = CutOff()
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Another's load raised, just now."""
+    """A load of another process raised: the one that was waited for, or the last one, and its back-off still runs."""
 
     stored: Stored | None  # Kind.ERROR; None if its description cannot be read
+    failures: int = 1  # in a row
+    left: float = 0.0  # seconds until the back-off ends
     found: Found | None = None  # what is stale, if anything is
-    failures: int = 0  # in a row
-    left: float = 0.0  # seconds for which nobody loads
 
 
 LeaseOutcome: TypeAlias = Found | Granted | Wait | Bypass | Failed

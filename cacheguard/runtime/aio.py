@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import random
 import threading
@@ -17,7 +18,8 @@ from ..ports import Commands, Signal
 from .homes import LoopHome, Pulse
 from .together import together
 
-PATIENCE_AT_CLOSE = 2.0
+PATIENCE_AT_CLOSE = 1.5  # seconds for all of it
+A_MOMENT = 0.2  # seconds in which a task that was cancelled ends
 
 
 class Wire(Protocol):
@@ -92,8 +94,8 @@ class TaskWatch:
     def __init__(self, runtime: AsyncRuntime, beat: Any, every: float, late: Any, deadline: float | None) -> None:
         self._runtime, self._beat, self._every, self._late = runtime, beat, every, late
         self._load = asyncio.current_task()
-        self._next = runtime.call_later(every, self._on_beat)
-        self._end = None if deadline is None else runtime.call_later(deadline, self._on_end)
+        self._next = runtime.timer(every, self._on_beat)
+        self._end = None if deadline is None else runtime.timer(deadline, self._on_end)
 
     def stop(self) -> None:
         self._next.cancel()
@@ -143,7 +145,11 @@ class AsyncRuntime:
         return home
 
     def later(self, seconds: float, what: Callable[[], None]) -> None:
-        self.call_later(seconds, what)
+        self.timer(seconds, what)
+
+    def timer(self, seconds: float, what: Callable[[], None]) -> Timer:
+        """Call *what* later, outside of the caller's context: an event loop keeps a timer after it was cancelled."""
+        return contextvars.Context().run(self.call_later, seconds, what)
 
     async def sleep(self, seconds: float, until: Signal | None = None) -> None:
         await (asyncio.sleep(seconds) if until is None else until.wait(seconds))
@@ -207,18 +213,23 @@ class AsyncRuntime:
         finally:
             await self.aclose()
 
-    async def aclose(self) -> None:
-        """Cancel the tasks and see them end; who waited for them hears that the guard is closed."""
+    async def aclose(self, until: float | None = None) -> None:
+        """Cancel the tasks and see them end; who waited for them hears that the guard is closed.
+
+        Args:
+            until: monotonic seconds, how long to wait for what must be done whatever happens.
+        """
         self._closed = True
+        until = time.monotonic() + PATIENCE_AT_CLOSE if until is None else until
         # A task that is cancelled before its first step never gets to tell those who wait for it.
         await asyncio.sleep(0)
         if self._duties:
-            await asyncio.wait(list(self._duties), timeout=PATIENCE_AT_CLOSE)
+            await asyncio.wait(list(self._duties), timeout=max(0.0, until - time.monotonic()))
         tasks = [task for task in self._tasks | self._duties if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=PATIENCE_AT_CLOSE)
+            await asyncio.wait(tasks, timeout=max(A_MOMENT, until - time.monotonic()))
         if self._wire is not None:
             await self._wire.aclose()
 

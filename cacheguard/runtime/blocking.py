@@ -21,7 +21,6 @@ from .bell import Bell
 from .homes import ThreadHome
 
 MOST_DETACHED = 32
-PATIENCE_AT_CLOSE = 2.0
 
 
 class ThreadSignal(Bell):
@@ -108,13 +107,13 @@ class _Keeper:
             job.due = now + job.every
             run_now(job.beat())
 
-    def close(self) -> None:
+    def close(self, until: float) -> None:
         with self._lock:
             self._closed = True
             thread = self._thread
         self._wake.set()
         if thread is not None and thread is not threading.current_thread():
-            thread.join(PATIENCE_AT_CLOSE)
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 def _run_now(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -218,14 +217,13 @@ class BlockingRuntime:
         """Whether `close` would have to wait."""
         return bool(self._detached)
 
-    def close(self) -> None:
-        """End the keeper; wait a moment for detached loads, which nothing can interrupt."""
+    def close(self, until: float) -> None:
+        """End the keeper; wait *until* (monotonic seconds) for detached loads, which nothing can interrupt."""
         self.closed = True
-        self._keeper.close()
-        deadline = time.monotonic() + PATIENCE_AT_CLOSE
+        self._keeper.close(until)
         for thread in list(self._detached):
             if thread is not threading.current_thread():
-                thread.join(max(0.0, deadline - time.monotonic()))
+                thread.join(max(0.0, until - time.monotonic()))
 
     def after_fork(self) -> None:
         """Forget the parent's threads, none of which exist here, and draw other lots than it."""

@@ -245,10 +245,7 @@ class _Threads(BlockingRuntime):
         super().__init__(commands)
         self._clock, self.now = clock, clock.now
 
-    async def sleep(self, seconds: float, until: Signal | None = None) -> None:
-        if until is not None:
-            await until.wait(seconds)
-            return
+    async def sleep(self, seconds: float, until: Signal | None = None) -> None:  # noqa: ARG002 - who polls may look late
         over = threading.Event()
         timer = self._clock.call_later(seconds, over.set)
         over.wait(seconds)
@@ -305,10 +302,7 @@ class _Tasks(AsyncRuntime):
     def signal(self) -> TaskSignal:
         return _TaskSignal(self._clock, self._call_later)
 
-    async def sleep(self, seconds: float, until: Signal | None = None) -> None:
-        if until is not None:
-            await until.wait(seconds)
-            return
+    async def sleep(self, seconds: float, until: Signal | None = None) -> None:  # noqa: ARG002 - who polls may look late
         over = asyncio.Event()
         timers = self._call_later(seconds, over.set), self.loop.call_later(seconds, over.set)
         try:

@@ -78,7 +78,8 @@ class Markers:
                 continue
             said = calls.marked(reply)
             marks.nonces[marker] = self._known[marker] = said.nonce
-            marks.last[marker] = said.last
+            # A load under a quarantine of some tag may read what was before it: such a tag cannot be claimed later.
+            marks.last[marker] = b"" if said.beneath_ms else said.last
             if said.quarantine_ms:
                 marks.quarantined[marker] = said.quarantine_ms
         while len(self._known) > MOST_HINTS:
@@ -107,11 +108,12 @@ class Markers:
         """
         markers = [scope.tag(tag) for tag in tags]
         epoch = scope.epochs[-1:]
-        replies = await self._gate.send(*self.marks((*markers, *epoch), keep_ms))
-        now = self.seen((*markers, *epoch), replies)
-        if None in now.nonces.values() or any(marker in now.quarantined for marker in markers):
+        # The namespace is asked behind the tags, on several masters, too: its note is made before a tag is invalidated.
+        replies = await self._gate.send(*self.marks(markers, keep_ms), *calls.nonces(epoch))
+        now = self.seen(markers, replies[: len(markers)])
+        if None in now.nonces.values() or now.quarantined:
             return None
-        if any(now.last[marker] != last.get(marker) for marker in epoch):
+        if calls.were_last_tagged(epoch, replies) != {marker: last.get(marker) for marker in epoch}:
             return None
         return tuple(now.nonces[marker] for marker in markers)
 

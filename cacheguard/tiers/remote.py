@@ -23,6 +23,7 @@ from .near import Near
 from .opening import Opening
 from .packing import Packing
 
+FAILURES_COUNTED_MS = 10_000  # after their back-off; a later one is the first in a row again
 RETRIES = 3  # while a namespace is invalidated again and again
 
 
@@ -160,12 +161,15 @@ class Remote:
     ) -> list[Found | None]:
         """`read_many`, from the master."""
         opening = self._opening
-        per_key = map(self.markers.of, keys, repeat(scope), tags)
+        per_key = list(map(self.markers.of, keys, repeat(scope), tags))
         markers = tuple(dict.fromkeys(marker for each in per_key for marker in each))
         held, seen = calls.were_read(keys, markers, await self.gate.ask(*calls.read_many(keys, markers)))
         there = [opening.found(key, each, codec) for key, each in zip(keys, held, strict=True)]
         # All tags that could not be known at once, so that they cost one round trip and not one each.
         await self.markers.ask_for_more(scope, [each.stored for each in there if each and each.stored], seen)
+        for key, asked, each in zip(keys, per_key, there, strict=True):
+            if each and each.stored and each.stored.tags and not set(scope.markers(each.stored.tags)).issubset(asked):
+                self.markers.learn(key, each.stored.tags)
         return [
             each
             if each is None or each.stored is None or not isinstance(its, calls.Held)
@@ -253,7 +257,7 @@ class Remote:
             return Wait(leased.holder, old)
         if leased.word == b"FAILED":
             error = self._opening.entry(key, calls.Held(leased.died_of, 0.0), None).stored
-            return Failed(error, old, leased.failures, leased.pause_ms / 1000)
+            return Failed(error, leased.failures, leased.pause_ms / 1000, old)
         quarantines = {marker: leased.at_ms + left for marker, left in marks.quarantined.items()}
         failed = leased.failures, leased.pause_ms
         return Granted(old, marks.nonces, leased.at_ms, quarantines, marks.last, *failed)
@@ -293,13 +297,19 @@ class Remote:
         tokens: dict[str, str],
         failure: Stored | None = None,
         marks: Mapping[str, bytes] | None = None,
+        *,
+        failures: int = 0,
+        kept_ms: int = 0,
     ) -> bool:
         """Give leases back, with a word on what the load died of.
 
         True if all of them were still held, and *marks* still say what they said: nothing was invalidated meanwhile.
         With *marks*, all of them must live in the same place.
         """
-        released = [calls.release(key, token=token, died_of=self._word(key, failure)) for key, token in tokens.items()]
+        terms = {"failures": failures, "pause_ms": kept_ms, "kept_ms": kept_ms + FAILURES_COUNTED_MS}
+        released = [
+            calls.release(key, token=token, died_of=self._word(key, failure), **terms) for key, token in tokens.items()
+        ]
         marks = marks or {}
         replies = await self.gate.send(*released, *calls.nonces(tuple(marks)))
         left, said = replies[: len(released)], calls.were_nonces(tuple(marks), replies)

@@ -92,17 +92,16 @@ def test_an_argument_that_cannot_be_an_item_is_answered_with_maybe(redis_url: st
     with CacheGuard("memory://" if memory else redis_url) as guard:
         rows = guard.bloom("rows", capacity=1000)
         rows.rebuild(["a"])
-        policy = {"ttl": "1s"}
 
-        @guard.cached("one:{item!r:.20}", bloom=rows, bloom_item="{item}", **policy)
+        @guard.cached("one:{item!r:.20}", bloom=rows, bloom_item="{item}")
         def one(item: object) -> str:
             return "row"
 
-        @guard.cached("both:{item!r:.20}", bloom=rows, bloom_item="{item}:{item}", **policy)
+        @guard.cached("both:{item!r:.20}", bloom=rows, bloom_item="{item}:{item}")
         def both(item: object) -> str:
             return "row"
 
-        @guard.cached("path:{item!r:.20}", bloom=rows, bloom_item="{item.name}", **policy)
+        @guard.cached("path:{item!r:.20}", bloom=rows, bloom_item="{item.name}")
         def path(item: object) -> str:
             return "row"
 

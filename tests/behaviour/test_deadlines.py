@@ -122,7 +122,7 @@ async def test_a_load_that_fails_after_a_quarantine_serves_nothing_of_it(place: 
             raise answer[0]
         return answer[0]
 
-    function = place.guard.cached("f", **LONG, error_backoff=None)(place.lift(load))
+    function = place.guard.cached("f", ttl=600, jitter=0, stale_if_error=600, error_backoff=None)(place.lift(load))
     await place.ask(place.guard, "invalidate", "f", settle=LAG)
     until = time.monotonic() + LAG
     assert await place.call(function) == "lagging"
@@ -211,6 +211,80 @@ async def test_the_age_is_that_of_the_value(place: Door) -> None:
     assert 0.1 <= (await place.ask(place.guard, "inspect", "k")).age < 5
     assert await place.ask(place.guard, "touch", "k", ttl=3600)
     assert 0.1 <= (await place.ask(place.guard, "inspect", "k")).age < 5
+
+
+# What a process without values in Redis hears
+
+
+async def heard(door: Door, expected: Any, load: Callable[[], Any], **options: Any) -> None:
+    """Read until the bus has brought the news."""
+    with anyio.fail_after(10):
+        while await door.get_or_set("k", load, **options) != expected:
+            await anyio.sleep(0.01)
+
+
+@pytest.fixture
+async def pair(open_door: OpenDoor, redis_url: str) -> tuple[Door, Door]:
+    """A process that writes, and one that keeps its values for itself."""
+    writer = open_door(CacheGuard(redis_url, policy=Policy(jitter=0)))
+    reader = open_door(CacheGuard(redis_url, policy=Policy(jitter=0, l2=False)))
+    with anyio.fail_after(10):
+        while not (reader.guard.stats().bus_up and writer.guard.stats().bus_up):
+            await reader.get("k")
+            await writer.get("k")
+            await anyio.sleep(0.005)
+    return writer, reader
+
+
+async def test_an_invalidation_without_a_version_reaches_a_newer_value(pair: tuple[Door, Door]) -> None:
+    writer, reader = pair
+    options: dict[str, Any] = {**LONG, "version": lambda _: 5}
+    await writer.ask(writer.guard, "invalidate", "k", version=3)
+    await anyio.sleep(0.1)
+    await heard(reader, "loaded", lambda: "loaded", **options)
+    await writer.ask(writer.guard, "invalidate", "k")
+    await heard(reader, "again", lambda: "again", **options)
+
+
+async def test_what_is_kept_in_a_process_heeds_the_quarantine_that_it_hears_of(pair: tuple[Door, Door]) -> None:
+    writer, reader = pair
+    await reader.get_or_set("k", lambda: "old", **LONG)
+    await writer.ask(writer.guard, "invalidate", "k", settle=LAG)
+    until = time.monotonic() + LAG
+    await heard(reader, "lagging", lambda: "lagging", **LONG)
+    await anyio.sleep(max(0.0, until - time.monotonic()) + 0.2)
+    assert await reader.get_or_set("k", lambda: "new", **LONG) == "new"
+
+
+async def test_what_is_kept_in_a_process_heeds_the_floor_that_it_hears_of(pair: tuple[Door, Door]) -> None:
+    writer, reader = pair
+    await reader.get_or_set("k", lambda: 1, **LONG)
+    await writer.ask(writer.guard, "invalidate", "k", version=10)
+    await heard(reader, 9, lambda: 9, **LONG, version=lambda value: value)
+    assert await reader.get_or_set("k", lambda: 10, **LONG, version=lambda value: value) == 10
+    assert await reader.get_or_set("k", lambda: 11, **LONG, version=lambda value: value) == 10
+
+
+async def test_what_is_set_in_a_process_leaves_its_version_in_redis(pair: tuple[Door, Door]) -> None:
+    writer, reader = pair
+    await reader.ask(reader.guard, "set", "k", "ten", version=10)
+    await writer.ask(writer.guard, "set", "k", "nine", version=9)
+    assert await writer.get_or_set("k", lambda: "loaded", **LONG) == "loaded"
+
+
+async def test_a_load_that_began_in_the_quarantine_of_a_tag_is_not_kept_under_it(place: Door) -> None:
+    """The loader adds the tag at its end, when the quarantine is over; what it has read is from within."""
+    from cacheguard import current_load
+
+    await place.ask(place.guard, "invalidate_tags", "red", settle=0.2)
+
+    def load() -> str:
+        time.sleep(0.4)
+        current_load().add_tags("red")
+        return "lagging"
+
+    assert await place.get_or_set("k", load, **LONG) == "lagging"
+    assert await place.get_or_set("k", lambda: "new", **LONG) == "new"
 
 
 # With Redis away, L1 is all there is

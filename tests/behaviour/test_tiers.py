@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import subprocess
 import sys
 import time
@@ -68,6 +69,47 @@ async def test_round_trips(watched: Door, proxy: FaultProxy) -> None:
     assert await trips("touch", "row:10") == 3
     assert await trips("inspect", "row:11") == 0
     assert await trips("inspect", "row:10") == 1
+
+
+THOUSAND = [f"row:{number}" for number in range(1_000)]
+OF_THE_BUS = {"publish", "subscribe", "ping", "info", "client", "config", "auth", "hello", "select"}
+
+
+def commands_run(client: redis.Redis) -> dict[str, int]:
+    """How often each command was run since the statistics were set back, beside those that keep the bus going."""
+    told: dict[str, Any] = client.info("commandstats")
+    runs = {name.removeprefix("cmdstat_").partition("|")[0]: each["calls"] for name, each in told.items()}
+    return {name: count for name, count in runs.items() if name not in OF_THE_BUS}
+
+
+async def test_a_thousand_entries_are_a_thousand_keys_that_end_and_a_hit_is_two_commands(
+    open_door: OpenDoor, redis_url: str
+) -> None:
+    door = open_door(CacheGuard(redis_url, policy=Policy(l1=False)))
+    value = "v" * 100
+    for at in range(0, 1_000, 100):
+        keys = THOUSAND[at : at + 100]
+        await door.get_or_set_many(keys, lambda names: dict.fromkeys(names, value), tags=["all"])
+    with redis.Redis.from_url(redis_url) as client:
+        names = set(client.scan_iter(count=1_000))
+        assert len(names) == 1_000 + 2  # the markers of the tag and of the namespace
+        assert all(client.pttl(name) > 0 for name in names)
+        # As it lies there once its lease is gone, against the same without anything that keeps it right.
+        await door.set("row:0", value)
+        client.set("cg:cacheguard:e:plain", pickle.dumps(value), px=300_000)
+        taken, plain = (client.memory_usage(f"cg:cacheguard:e:{key}") for key in ("row:0", "plain"))
+        assert taken is not None
+        assert plain is not None
+        assert taken <= 1.4 * plain
+        client.config_resetstat()
+        assert await door.get("row:1") == value
+        first = commands_run(client)  # it asks for the markers of tags that it has not known
+        client.config_resetstat()
+        assert await door.get("row:1") == value
+        assert sum(commands_run(client).values()) <= 2 < sum(first.values())
+        client.config_resetstat()
+        assert len(await door.get_many(THOUSAND[1:101])) == 100
+        assert sum(commands_run(client).values()) <= 3
 
 
 async def test_fills_publish_nothing_and_writes_publish_once(door: Door, redis_url: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import pytest
 
-from cacheguard import CacheGuard
+from cacheguard import CacheGuard, Policy
 from cacheguard.errors import LoadTimeout
 
 AWAY = "redis://127.0.0.1:1/0"  # nobody listens there
@@ -124,8 +124,15 @@ def test_nor_does_one_under_a_greenlet_of_sqlalchemy(guard: CacheGuard, read: Re
 
 @HANGS
 @pytest.mark.skipif(importlib.util.find_spec("greenlet") is None, reason="greenlet is not installed")
-def test_a_blocking_load_that_has_switched_to_its_loop_is_not_waited_for_there(guard: CacheGuard) -> None:
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_blocking_load_that_has_switched_to_its_loop_is_not_waited_for_there(
+    guard: CacheGuard, *, stale: bool
+) -> None:
     from sqlalchemy.util import await_only, greenlet_spawn
+
+    if stale:
+        guard.set("k", "old")
+        guard.expire("k")
 
     async def handler() -> None:
         loading, go_on = asyncio.Event(), asyncio.Event()
@@ -280,7 +287,8 @@ def test_two_guards_of_one_process_do_not_wait_for_each_other(redis_url: str, re
         async with Leading(one):
             assert read(other) == "mine"
 
-    with CacheGuard(redis_url, operation_timeout=2) as one, CacheGuard(redis_url, operation_timeout=2) as other:
+    hasty = Policy(hard_timeout="2s")  # sooner than the lease of a loop that stands still
+    with CacheGuard(redis_url, operation_timeout=2) as one, CacheGuard(redis_url, policy=hasty) as other:
         asyncio.run(handler(one, other))
 
 

@@ -38,7 +38,8 @@ from cacheguard.protocol.calls import (
 from cacheguard.protocol.glob import glob
 from cacheguard.protocol.layout import HEADER, HEADER_BYTES, Record
 from cacheguard.protocol.lua import load
-from cacheguard.protocol.model import Claim, MemoryCommands
+from cacheguard.protocol.model import MemoryCommands
+from cacheguard.protocol.state import Claim
 from cacheguard.runtime import run_now
 from tests.support.redis_server import RedisServer
 
@@ -55,7 +56,7 @@ AGE = (
     + """
 local e, ms = open(KEYS[1]), tonumber(ARGV[1])
 e.fresh, e.dead, e.born = e.fresh - ms, e.dead - ms, e.born - ms
-for _, name in ipairs({'l', 'q', 'f', 'x'}) do
+for _, name in ipairs({'l', 'q', 'f', 'x', 't'}) do
   if e.c[name] then e.c[name][1] = e.c[name][1] - ms end
 end
 for _, name in ipairs({'w', 'r'}) do
@@ -71,7 +72,9 @@ STATE = (
     PRELUDE
     + """
 local e = open(KEYS[1])
-local function hex(text) return (string.gsub(text, '.', function(c) return string.format('%02x', string.byte(c)) end)) end
+local function hex(text)
+  return (string.gsub(text, '.', function(c) return string.format('%02x', string.byte(c)) end))
+end
 local function told(claim)
   if type(claim) ~= 'table' then return claim end
   local parts = {}
@@ -80,7 +83,7 @@ local function told(claim)
   return parts
 end
 local said = {pttl = redis.call('PTTL', KEYS[1])}
-for _, name in ipairs({'l', 'q', 'f', 'x'}) do said[name] = e.c[name] and told(e.c[name]) end
+for _, name in ipairs({'l', 'q', 'f', 'x', 't'}) do said[name] = e.c[name] and told(e.c[name]) end
 for _, name in ipairs({'w', 'r'}) do
   if e.c[name] then
     said[name] = {}
@@ -130,7 +133,7 @@ CALLS: list[st.SearchStrategy[ScriptCall | Command]] = [
 MARKER_CALLS: list[st.SearchStrategy[ScriptCall | Command]] = [
     st.builds(MARK(KEY), st.sampled_from([b"r" * 16, b"b" * 16]), lives),
     st.builds(MARK(KEY), st.sampled_from([b"r" * 16, b"b" * 16]), lives),
-    st.builds(TAGGED(KEY), st.sampled_from([b"1" * 16, b"2" * 16])),
+    st.builds(TAGGED(KEY), st.sampled_from([b"1" * 16, b"2" * 16]), maybe),
     st.builds(INVALIDATE(KEY), *map(st.just, BUS), maybe, *map(st.just, ("", b"", 0, "", 0, "", ""))),
     st.just(("MGET", KEY)),
 ]
@@ -159,7 +162,7 @@ class Memory(MemoryCommands):
         if state is None:
             return {"pttl": -2}
         left: dict[str, Any] = {"pttl": state.end() - self.ms}
-        named = {"l": state.lease, "q": state.quarantine, "f": state.floor, "x": state.failure}
+        named = {"l": state.lease, "q": state.quarantine, "f": state.floor, "x": state.failure, "t": state.beneath}
         left |= {name: self._told(claim) for name, claim in named.items() if claim is not None}
         for name, claims in (("w", state.writes), ("r", state.repeated)):
             if claims:
@@ -248,7 +251,7 @@ def timeless(call: ScriptCall | Command, reply: Any) -> Any:
     if name == "invalidate" and not isinstance(reply, int):
         return reply[:1]
     if name == "mark":
-        return [reply[0], reply[1], reply[2] > 0]
+        return [reply[0], reply[1], reply[2] > 0, reply[3] > 0]
     if isinstance(call, tuple) and call[0] == "MGET":
         return [None if raw is None or (isinstance(raw, bytes) and not value_in(raw)) else raw for raw in reply]
     return reply

@@ -205,7 +205,7 @@ def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
         time.sleep(0.005)
 
 
-def said_by(url: str, *calls: tuple[str, ...]) -> Fault:
+def said_by(url: str, *calls: tuple[str | int, ...]) -> Fault:
     """The fault that a call at *url* meets, as the way to Redis tells it."""
     with CacheGuard(url) as guard:
         nodes: Any = guard._hub._nodes  # noqa: SLF001 - below every defence

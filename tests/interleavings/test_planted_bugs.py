@@ -21,7 +21,8 @@ from cacheguard.engine.rebuilding import Plan, Rebuilding
 from cacheguard.engine.shared import Shared
 from cacheguard.protocol.entry import Found, Granted, Stored
 from cacheguard.protocol.envelope import Kind
-from cacheguard.protocol.model import MemoryCommands, State
+from cacheguard.protocol.model import MemoryCommands
+from cacheguard.protocol.state import State
 from cacheguard.tiers.local import Entry, Local
 from tests.support.schedules import (
     Pick,
@@ -158,10 +159,10 @@ def a_refresh_takes_what_it_finds(patch: pytest.MonkeyPatch) -> None:
 def old_values_are_handed_to_whoever_joined(patch: pytest.MonkeyPatch) -> None:
     honest = Rebuilding._follow  # noqa: SLF001 - the part to be broken
 
-    async def broken(self: Any, flight: Flight, ask: Ask, plan: Plan, lease: Any, job: Job) -> bool:
+    async def broken(self: Any, flight: Flight, ask: Ask, plan: Plan, lease: Any, job: Job, tags: Any) -> bool:
         if isinstance(lease, Granted) and lease.found is None and plan.stale is not None:
             lease.found = Found(plan.stale, -1.0)
-        return await honest(self, flight, ask, plan, lease, job)
+        return await honest(self, flight, ask, plan, lease, job, tags)
 
     patch.setattr(Rebuilding, "_follow", broken)
 

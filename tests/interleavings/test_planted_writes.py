@@ -12,7 +12,8 @@ from cacheguard.delivery.bus import Bus
 from cacheguard.doors.writing import Write
 from cacheguard.engine.filling import Filling
 from cacheguard.protocol.entry import Filled
-from cacheguard.protocol.model import MemoryCommands, State
+from cacheguard.protocol.model import MemoryCommands
+from cacheguard.protocol.state import State
 from cacheguard.tiers.local import Local
 from cacheguard.tiers.markers import Markers
 from cacheguard.tiers.remote import Remote

@@ -14,7 +14,7 @@ import redis
 
 from cacheguard import CacheGuard
 from cacheguard.errors import CacheGuardError
-from cacheguard.tiers.local import weigh
+from cacheguard.tiers.weighing import weigh
 from tests.support.layout import claims_of
 
 
@@ -299,18 +299,3 @@ def test_without_redis_an_absence_hides_no_row_beyond_its_time(redis_server: Any
             assert row(1) == "row"
         finally:
             redis_server.start()
-
-
-def test_failures_of_old_are_let_go(guard: CacheGuard) -> None:
-    shared = guard._hub.shared  # noqa: SLF001 - the moment in question lies inside
-
-    def fail() -> str:
-        raise ValueError("broken")
-
-    with pytest.raises(ValueError, match="broken"):
-        guard.get_or_set("bad", fail)
-    assert list(shared.failures) == ["cg:cacheguard:e:bad"]
-    shared.forget_failures(time.monotonic() + 30)
-    assert shared.failures
-    shared.forget_failures(time.monotonic() + 100)
-    assert not shared.failures

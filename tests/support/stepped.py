@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from enum import Enum
 from typing import Any
 
+from cacheguard.codec import Registry
 from cacheguard.defenses.penetration.absences import AbsenceBudget
 from cacheguard.delivery.bus import Bus
 from cacheguard.delivery.gate import Gate
@@ -20,13 +21,13 @@ from cacheguard.engine.shared import Shared
 from cacheguard.engine.writes import Writes
 from cacheguard.errors import Refused, Unreachable
 from cacheguard.events import Events
-from cacheguard.codec import Registry
 from cacheguard.ports import Call, Commands, Reply, Runtime, ScriptCall
 from cacheguard.protocol.entry import Stored
 from cacheguard.protocol.layout import NONCE_BYTES
 from cacheguard.protocol.messages import Drop, Woken, heard
-from cacheguard.protocol.model import MemoryCommands, State
+from cacheguard.protocol.model import MemoryCommands
 from cacheguard.protocol.names import is_marker
+from cacheguard.protocol.state import State
 from cacheguard.tiers.local import Local
 from cacheguard.tiers.packing import ObjectPacking, Packing
 from cacheguard.tiers.remote import Remote
@@ -39,6 +40,7 @@ DATABASE = frozenset({"database"})
 CHANNEL = "cg:world:bus"
 FORGETTING = ("invalidate", "expire", "store")
 NEWS = (*FORGETTING, "add", "replace", "tagged")  # what a reader must not miss once it is answered
+
 
 class DatabaseDown(Exception):  # noqa: N818 - what a loader raises
     """The loader's own."""
@@ -202,7 +204,7 @@ class ModelServer(Judged):
     def packing(self) -> Packing:
         return ObjectPacking()
 
-    def unpacked(self, key: str, envelope: Any) -> Stored:  # noqa: ARG002 - it is the object itself
+    def unpacked(self, key: str, envelope: Any) -> Stored:
         stored: Stored = envelope
         return stored
 
@@ -432,7 +434,7 @@ class SteppedRuntime:
         self._made += 1
         return f"{self._mark}-{self._made}".ljust(NONCE_BYTES, "-")
 
-    async def sleep(self, seconds: float, until: Any = None) -> None:  # noqa: ARG002 - it polls
+    async def sleep(self, seconds: float, until: Any = None) -> None:
         """Stay parked until there is something new to see, or until there is nothing left to do but wait."""
         process, source = self._process, self._source
         seen, until = process.stepper.actor.seen, process.stepper.now + seconds

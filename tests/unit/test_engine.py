@@ -13,13 +13,13 @@ from cacheguard.engine.looking import look, peek
 from cacheguard.errors import CodecError, LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
 from cacheguard.ports import Call, Reply, ScriptCall
 from cacheguard.protocol import calls
-from cacheguard.protocol.entry import Fill, Stored
+from cacheguard.protocol.entry import Failed, Fill, Stored
 from cacheguard.protocol.envelope import Kind
 from cacheguard.tiers.remote import Remote
 from tests.support.desk import KEY, Desk
 from tests.support.stepped import Fault
 
-BUS = {"channel": "cg:bus", "echo": "other.1"}
+BUS: dict[str, Any] = {"channel": "cg:bus", "echo": "other.1"}
 
 
 class Missing(Exception):  # noqa: N818 - as users name them
@@ -235,10 +235,12 @@ def test_a_failing_load_raises_its_own_exception_once_and_pauses() -> None:
     desk = Desk()
     error = ValueError("broken")
     load = desk.loader(error)
-    for _ in range(2):
-        with pytest.raises(ValueError, match="broken") as caught:
-            desk.read(load)
-        assert caught.value is error
+    with pytest.raises(ValueError, match="broken") as caught:
+        desk.read(load)
+    assert caught.value is error
+    with pytest.raises(ValueError, match="broken") as again:
+        desk.read(load)
+    assert again.value is not error  # that one is the first caller's, with all its frames
     assert (load.runs, desk.events.backoffs) == (1, 1)
     desk.pass_by(0.11)
     with pytest.raises(ValueError, match="broken"):
@@ -247,6 +249,63 @@ def test_a_failing_load_raises_its_own_exception_once_and_pauses() -> None:
     with pytest.raises(ValueError, match="broken"):
         desk.read(load)
     assert load.runs == 2
+
+
+def told_by_redis(monkeypatch: pytest.MonkeyPatch, desk: Desk, *, what: object) -> list[dict[str, Any]]:
+    """Let every request for a lease be answered with a failure of another process; what is left at each release."""
+    word = None if what is None else Stored(Kind.ERROR, what, 0.0, 0.0, ())
+    outcome, left = Failed(word, failures=3, left=1.0), list[dict[str, Any]]()
+    honest = desk.engine.remote.lease
+
+    async def lease(*args: Any, **options: Any) -> Any:
+        return outcome if desk.now < began + 1.0 else await honest(*args, **options)
+
+    async def lease_many(tokens: dict[str, str], *_: Any, **__: Any) -> Any:
+        return dict.fromkeys(tokens, outcome)
+
+    async def release(*_: Any, **options: Any) -> bool:
+        left.append(options)
+        return True
+
+    began = desk.now
+    for each in (lease, lease_many, release):
+        monkeypatch.setattr(desk.engine.remote, each.__name__, each)
+    return left
+
+
+def test_a_load_that_failed_elsewhere_a_moment_ago_is_not_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(options={"error_backoff": ("100ms", "10s")})
+    left = told_by_redis(monkeypatch, desk, what=("builtins:ValueError", ("down",)))
+    load = desk.loader(ValueError("still down"))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"^down"):
+            desk.read(load)
+    with pytest.raises(ValueError, match=r"^down"):
+        desk.run(desk.batch(desk.loader({}), "many"))
+    assert (load.runs, desk.events.backoffs) == (0, 3)
+    desk.pass_by(1.1)
+    with pytest.raises(ValueError, match="still down"):
+        desk.read(load)
+    assert left == [{"failures": 4, "kept_ms": 800}]  # the fourth in a row, of the fleet
+
+
+def test_an_exception_of_elsewhere_that_cannot_be_rebuilt_costs_one_load_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(options={"error_backoff": ("10s", "10s")})
+    told_by_redis(monkeypatch, desk, what=("nowhere:Odd", ()))
+    load = desk.loader(ValueError("down here, too"))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="down here"):
+            desk.read(load)
+    assert load.runs == 1
+
+
+def test_a_back_off_of_elsewhere_holds_for_no_refresh_and_not_where_none_is_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = Desk()
+    told_by_redis(monkeypatch, desk, what=("builtins:ValueError", ("down",)))
+    assert desk.run(desk.engine.refresh(desk.ask(desk.loader(7)))) == 7
+    assert desk.read(desk.loader(8), error_backoff=None) == 8
 
 
 def test_without_backoff_each_reader_tries_anew() -> None:

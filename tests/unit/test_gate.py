@@ -88,7 +88,9 @@ def test_a_server_that_is_back_is_not_read_before_what_is_owed_could_be_delivere
     )
     apart.away.clear()
     assert apart.read(apart.loader("new")) == "new"
-    assert apart.server.stored(KEY).value == "old"
+    left = apart.server.stored(KEY)
+    assert left is not None
+    assert left.value == "old"
 
 
 def test_of_several_keys_only_those_are_owed_whose_servers_are_away(apart: Apart) -> None:
@@ -114,7 +116,7 @@ def test_who_listens_delivers_what_was_set_aside_and_tells_the_others_meanwhile(
     apart: Apart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[str] = []
-    monkeypatch.setattr(apart.server, "publish", lambda _channel, message: heard.append(message))
+    monkeypatch.setattr(apart.server, "tell", heard.append)
     apart.lose(KEY)
     assert heard == [f"2 dirty {KEY}"]
     apart.run(apart.gate.deliver_pending())

@@ -63,7 +63,7 @@ def test_heartbeats_that_say_the_same_tell_nothing(told: Told) -> None:
         (Facts("another", "history", "master"), Change.LOSSY),
         (Facts("run", "history", "slave"), Change.LOSSY),
         (Facts("run", "promoted", "master", "history"), Change.LOSSY),
-        (Facts("run", "no replica is left", "master"), Change.LOSSY),
+        (Facts("run", "its first replica has come", "master"), Change.NONE),
         (Facts("run", "of another server", "slave"), Change.UNKNOWN),
         (Facts("run", "after that", "master", "of another server"), Change.UNKNOWN),
     ],

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from cacheguard.errors import CacheGuardError, CodecError, ReentrantLoad
@@ -9,7 +11,7 @@ from cacheguard.protocol.envelope import Kind
 from tests.support.desk import Desk
 from tests.support.stepped import Fault
 
-BUS = {"channel": "cg:bus", "echo": "other.1"}
+BUS: dict[str, Any] = {"channel": "cg:bus", "echo": "other.1"}
 
 
 def rows(*names: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from cacheguard.protocol.model import MemoryCommands
 from cacheguard.runtime import run_now
 
 KEY = "k"
-BUS: dict[str, str] = {"channel": "cg:bus", "echo": "me.1"}
+BUS: dict[str, Any] = {"channel": "cg:bus", "echo": "me.1"}
 
 
 class Memory:

@@ -55,16 +55,27 @@ class Row:
     number: int
 
 
+TENTH = 0.1
 WHO = UUID("0a1b2c3d-0000-4000-8000-00000000002a")
 DIGITS = UUID("00000000-0000-0000-0000-0000000001e9")  # its text reads like a number
 FORMS: dict[str, list[object]] = {
     "a whole number": [
         *(42, "42", b"42", bytearray(b"42"), memoryview(b"42"), 42.0, Decimal(42), Decimal("42.00"), Decimal("4.2E+1")),
-        *(Level.HIGH, Fraction(42), "042", "+42", "42.0", " 42 ", "4.2e1", "٤٢", "４２"),
+        *(
+            Level.HIGH,
+            Fraction(42),
+            "042",
+            "+42",
+            "42.0",
+            " 42 ",
+            "4.2e1",
+            "٤٢",
+            "\N{FULLWIDTH DIGIT FOUR}\N{FULLWIDTH DIGIT TWO}",
+        ),
     ],
     "zero": [0, -0.0, "0", "-0", "00.0", Decimal("-0"), Decimal("0E+5"), False - 0],
     "a fraction": [1.5, "1.5", "1.50", Decimal("1.500"), Fraction(3, 2), "+1.5", "15e-1", "01.5", b"1.5"],
-    "a tenth": [0.1, "0.1", ".1", "1e-1", Decimal("0.1"), Decimal(0.1), Fraction(1, 10)],
+    "a tenth": [0.1, "0.1", ".1", "1e-1", Decimal("0.1"), Decimal(TENTH), Fraction(1, 10)],
     "a small number": [1e-7, str(1e-7), Decimal("1E-7"), "0.0000001", "1.0E-07"],
     "a negative number": [-7, "-7", -7.0, Decimal("-7.0"), "-007"],
     "a large number": [10**25, str(10**25), Decimal("1E+25"), "1e+25", str(1e25), Fraction(10**25)],
@@ -86,7 +97,7 @@ FORMS: dict[str, list[object]] = {
     "a UUID like a number": [DIGITS, str(DIGITS), DIGITS.hex, DIGITS.urn],
     "upper and lower case": ["Straße", "STRASSE", "strasse", "Straße".encode()],
     "accents": ["é", "e\N{COMBINING ACUTE ACCENT}", "É", "E", "e\N{ZERO WIDTH JOINER}"],
-    "a dotless i": ["istanbul", "İstanbul", "ıstanbul", "ISTANBUL"],
+    "a dotless i": ["istanbul", "İstanbul", "\N{LATIN SMALL LETTER DOTLESS I}stanbul", "ISTANBUL"],
     "a member of an enum": [Color.RED, "red", "RED", Shade.RED],
     "a member with a number": [Plain.ONE, 1, "1", Level.ONE],
     "a text with parts": [f"INV-0007:{WHO}:1.50", f"inv-7:{WHO.hex}:1.5", f"Inv-07:{str(WHO).upper()}:01.500"],
@@ -198,7 +209,9 @@ def test_a_reader_is_not_told_of_an_odd_argument() -> None:
     assert text_to_ask(Unspeakable()) is None
 
 
-@pytest.mark.parametrize("item", ["x" * 10_000, "Ä" * 65, "١" * 9000, "1e999999", "\ud800", b"\xff" * 5, "a\udcffb"])
+@pytest.mark.parametrize(
+    "item", ["x" * 10_000, "Ä" * 65, "\N{ARABIC-INDIC DIGIT ONE}" * 9000, "1e999999", "\ud800", b"\xff" * 5, "a\udcffb"]
+)
 def test_the_text_of_a_hostile_item_is_short_and_encodable(item: object) -> None:
     text = item_text(item)
     assert len(text) <= LONGEST_TEXT
@@ -360,6 +373,30 @@ def test_a_clock_that_is_read_late_does_no_harm() -> None:
     assert not budget.take(199.0, 1.0)
     assert not budget.take(200.5, 1.0)
     assert budget.take(300.0, -1.0)
+
+
+def test_markers_take_room_from_absences_and_each_counts_once() -> None:
+    budget = AbsenceBudget(4)
+    for number in range(3):
+        assert budget.take(0.0, 30.0)
+        budget.add_markers(0.0, ["shared"], 100.0)
+        assert budget.has_room(0.0) is (number < 2)
+    assert budget.knows("shared")
+    assert not budget.knows("other")
+    assert not budget.take(0.0, 30.0)
+    budget.add_markers(0.0, ["beyond"], 100.0)  # it is there already
+    budget.add_markers(101.0, ["shared"], 100.0)  # kept for less than 100 s more, so for 200 s from now on
+    assert [budget.take(101.0, 30.0) for _ in range(2)] == [True, False]
+    budget.add_markers(1000.0, ["shared"], 100.0)
+    assert [budget.take(1000.0, 30.0) for _ in range(4)] == [True, True, True, False]
+
+
+def test_what_is_known_of_markers_is_bounded() -> None:
+    budget = AbsenceBudget(10)
+    budget.add_markers(0.0, map(str, range(1000)), 60.0)
+    assert sum(budget.knows(str(number)) for number in range(1000)) == 10
+    assert not budget.has_room(0.0)
+    assert budget.has_room(1000.0)
 
 
 @pytest.mark.parametrize("limit", [-1, 1.5, True, None, "10"])

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...ports import Runtime
 from .bits import Layers, Mirror
-from .info import BloomInfo, info_of
+from .info import BloomInfo, State, info_of
 from .items import ITEMS_PER_BREATH, Items, Texts, batches_of
 from .layout import Shape
 from .rebuild import Begin
@@ -91,5 +91,5 @@ class Alone:
     async def info(self, runtime: Runtime) -> BloomInfo:  # noqa: ARG002 - as above
         """The filter as it is now."""
         mirror = self.mirror
-        state = "complete" if mirror.until > 0 else "incomplete"
+        state: State = "complete" if mirror.until > 0 else "incomplete"
         return info_of(self._name, state, self._first, "", mirror.layers.count, mirror.layers.shapes)

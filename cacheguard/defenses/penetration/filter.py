@@ -120,7 +120,7 @@ class BloomTier:
     async def _call(self, runtime: Runtime, hook: Callable[[], object]) -> None:
         try:
             await runtime.call(hook)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, it is not the reader's
             log.exception("on_lost of Bloom filter %r failed", self.name)
 
     # Reading

@@ -35,7 +35,7 @@ class BloomInfo:
     memory: int
 
 
-def info_of(  # noqa: PLR0913 - all that is known
+def info_of(
     name: str, state: State, first: Shape, epoch: str = "", count: int = 0, shapes: Sequence[Shape] = ()
 ) -> BloomInfo:
     """What is known of a filter of these *shapes*; *first* is the layer it was declared with."""

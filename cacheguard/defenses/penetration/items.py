@@ -60,14 +60,14 @@ def texts_to_add(item: object) -> Texts:
 
     Raises `ConfigurationError` for what cannot be an item.
     """
-    if isinstance(item, bytes | bytearray | memoryview) and (both := _of_sixteen(bytes(item))):
+    if (raw := _bytes_of(item)) is not None and (both := _of_sixteen(raw)):
         return both
     return [item_text(item)]
 
 
 def text_to_ask(item: object) -> str | None:
     """The text to look for, or None: *item* cannot be an item, or it may have been added in a form unknown here."""
-    if isinstance(item, bytes | bytearray | memoryview) and len(_of_sixteen(bytes(item))) > 1:
+    if (raw := _bytes_of(item)) is not None and _of_sixteen(raw):
         return None
     return _form(item)
 
@@ -80,7 +80,7 @@ def part_text(value: object) -> str | None:
         return str.__str__(value)
     if isinstance(value, UUID):
         return value.hex
-    text = None if isinstance(value, bytes | bytearray | memoryview) else _form(value)
+    text = None if _bytes_of(value) is not None else _form(value)
     return text if (text or "-").removeprefix("-").isdigit() else None
 
 
@@ -117,13 +117,20 @@ def _form(item: object) -> str | None:  # noqa: PLR0911 - one case per type
         return _whole(item)
     if isinstance(item, float | Decimal | Fraction):
         return _number(item)
-    if isinstance(item, bytes | bytearray | memoryview):
-        return _bounded(_text_form(_decoded(bytes(item))))
+    raw = _bytes_of(item)
+    if raw is not None:
+        return _bounded(_text_form(_decoded(raw)))
     if isinstance(item, UUID):
         return _bounded(_text_form(item.hex))
     if isinstance(item, Enum):
         return _form(item.value)
     return _whole(int(item)) if isinstance(item, Integral) else None  # such as numpy's
+
+
+def _bytes_of(item: object) -> bytes | None:
+    if isinstance(item, memoryview):
+        return item.tobytes()
+    return bytes(item) if isinstance(item, bytes | bytearray) else None
 
 
 def _of_sixteen(item: bytes) -> Texts:
@@ -196,8 +203,14 @@ def _number(number: float | Decimal | Fraction) -> str | None:
         if not -_EXACT_FLOAT < number < _EXACT_FLOAT:  # NaN, too
             return None
         return str(int(number)) if number.is_integer() else float.__repr__(number)
-    if isinstance(number, Fraction):
-        return _whole(number.numerator) if number.denominator == 1 else _nearest(number)
+    return _decimal(number) if isinstance(number, Decimal) else _fraction(Fraction(number))
+
+
+def _fraction(number: Fraction) -> str | None:
+    return _whole(number.numerator) if number.denominator == 1 else _nearest(number)
+
+
+def _decimal(number: Decimal) -> str | None:
     if not number.is_finite() or abs(number.adjusted()) > _MOST_BITS:
         return None
     if number.adjusted() >= LONGEST_TEXT:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -17,13 +16,12 @@ from .adding import Plan
 from .bits import Layers, Mirror
 from .items import ITEMS_PER_BREATH, Items, Texts, batches_of
 from .layout import Shape, chunk_and_bit, chunks_of, describe, parse, probe
-from .signatures import SPAN, Base, Signatures, is_signed, signature_of, texts_of
+from .signatures import Base, is_signed, texts_of
 from .stored import (
     ABORT,
     ALIVE,
     BEGIN,
     CHUNKS_PER_SEND,
-    EXTEND,
     LOG_LENGTH,
     SWITCH,
     Keys,
@@ -38,7 +36,7 @@ REBUILD_SIGN = 60.0  # seconds between its signs of life while it has nothing el
 BEAT = 2.0  # seconds between those it gives while the rows are read
 SILENCE = 10.0  # seconds without any, after which `ensure` takes over
 
-_ALLOWANCE_MS = int(REBUILD_ALLOWANCE * 1000)
+ALLOWANCE_MS = int(REBUILD_ALLOWANCE * 1000)
 _COMMANDS_PER_SEND = 512
 
 
@@ -96,7 +94,7 @@ class Rebuild:
         (reply,) = await self._runtime.commands.send(
             BEGIN(self._keys.meta, self._keys.log, self._keys.side)(
                 self._epoch,
-                _ALLOWANCE_MS,
+                ALLOWANCE_MS,
                 begin.lag_ms,
                 LOG_LENGTH,
                 *self._missing(),
@@ -119,7 +117,7 @@ class Rebuild:
         return plan.epoch, plan.layers, plan.probe, self._first.capacity, self._first.chunks
 
     def _note_old(self, server: str, epoch: str, layers: str, *, whole: bool, kept: int) -> None:  # noqa: ARG002 - for the signed one
-        """Look at the filter that is to be replaced; *kept* items come along, *whole* if these are all it has logged."""
+        """Look at the filter to be replaced; *kept* items come along, *whole* if these are all it has logged."""
         self._mixed = is_signed(layers)
 
     async def _pause(self, seconds: float) -> None:
@@ -144,7 +142,7 @@ class Rebuild:
 
     async def _live(self) -> None:
         with suppress(Unreachable):
-            await self._runtime.commands.send(ALIVE(self._keys.meta)(self._epoch, _ALLOWANCE_MS))
+            await self._runtime.commands.send(ALIVE(self._keys.meta)(self._epoch, ALLOWANCE_MS))
 
     async def _follow(self) -> bool:
         """Take over what others added; false if that was nothing."""
@@ -170,7 +168,7 @@ class Rebuild:
     async def _step(self, *switch: str | int) -> list[Any]:
         (reply,) = await self._runtime.commands.send(
             SWITCH(self._keys.meta, self._keys.log, self._keys.side, *self._more_keys())(
-                self._epoch, _ALLOWANCE_MS, self._taken, ITEMS_PER_BREATH, *switch
+                self._epoch, ALLOWANCE_MS, self._taken, ITEMS_PER_BREATH, *switch
             )
         )
         self._heard = self._runtime.now()
@@ -207,7 +205,7 @@ class Rebuild:
 
     async def _store(self, chunks: Iterable[tuple[str, bytes]], size: int = CHUNKS_PER_SEND) -> None:
         """Put chunks into Redis, until the switch only for a while."""
-        await self._send_in_parts((("SET", key, chunk, "PX", 2 * _ALLOWANCE_MS) for key, chunk in chunks), size)
+        await self._send_in_parts((("SET", key, chunk, "PX", 2 * ALLOWANCE_MS) for key, chunk in chunks), size)
 
     async def _keep(self) -> None:
         every = chunk_keys(self._keys, self._epoch, str(self._described()[0]))
@@ -223,134 +221,6 @@ class Rebuild:
         every = iter(commands)
         while part := list(islice(every, size)):
             await self._runtime.commands.send(*part)
-
-
-class SignedRebuild(Rebuild):
-    """A rebuild of a signed filter: what is added meanwhile has to be signed, too, and goes into the new log."""
-
-    def __init__(self, keys: Keys, first: Shape, lease: int, runtime: Runtime, secrets: Sequence[bytes]) -> None:
-        super().__init__(keys, first, lease, runtime)
-        self._secrets = secrets
-        self._lineage = self._epoch
-        self._complete = True
-        self._server = ""
-        self._old: Signatures | None = None  # of what is taken over; None: it was added without the secret
-        self._before = b""  # the signature of the entry that was taken over last
-        self._past = 0  # entries from before the beginning
-        self._recent: deque[str] = deque(maxlen=LOG_LENGTH)  # added, maybe not committed: the next rebuild needs them
-        self.base: Base | None = None
-        self.signatures: Signatures | None = None
-        self._waiting: Texts = []  # for the new log
-        self._tail = (0, b"")
-        self.seal: str = ""
-
-    @property
-    def server(self) -> str:
-        """The server that the new filter is complete on."""
-        return self._server
-
-    def _mirror(self, seq: int) -> Mirror:  # noqa: ARG002 - we counted ourselves
-        return Mirror(self._epoch, self._layers, self._tail)
-
-    def _missing(self) -> tuple[str | int, ...]:
-        epoch = new_epoch(self._runtime)
-        return epoch, Base((self._first,), epoch).text, probe(self._first), 0, 0
-
-    def _note_old(self, server: str, epoch: str, layers: str, *, whole: bool, kept: int) -> None:
-        self._server, self._past = server, kept
-        if is_signed(layers) and whole:
-            self._old = Signatures(self._secrets, self._keys.meta, epoch, layers)
-
-    async def _pause(self, seconds: float) -> None:
-        # What Redis says of earlier losses is not signed: as if everything had been lost.
-        await super()._pause(max(seconds, self._least_pause))
-
-    _least_pause = 0.0
-
-    async def run(self, items: Items, begin: Begin) -> Mirror:
-        self._least_pause = max(begin.lag_ms, self._lease) / 1000
-        return await super().run(items, begin)
-
-    async def _take_over(self, entries: list[Reply]) -> None:
-        for number, entry in enumerate(entries, self._taken):
-            texts = self._opened(bytes(entry), past=number < self._past)
-            for text in texts:
-                self._layers.add(text)
-            if self.base is None:
-                self._recent += texts
-            else:
-                self._waiting += texts
-        self._taken += len(entries)
-
-    def _opened(self, entry: bytes, *, past: bool) -> Texts:
-        if self._old is None:
-            return texts_of(entry)
-        text = self._old.opened(self._before, entry)
-        self._before = signature_of(entry)
-        if text is not None:
-            return [text]
-        if not past:
-            raise Refusal(self._keys.name, "UNSIGNED")
-        self._old = None
-        return texts_of(entry)
-
-    async def _upload(self) -> None:
-        layers = self._layers
-        if self.base is None:
-            self._waiting = list(self._recent)
-            held = len(self._waiting)
-            self.base = Base(layers.shapes, self._lineage, held, stored=True, count=layers.count, filled=layers.filled)
-            self.signatures = Signatures(self._secrets, self._keys.meta, self._epoch, self.base.text)
-            await self._store(self._chunks(self.base, self.signatures), CHUNKS_PER_SEND // SPAN)
-        await self._extend()
-
-    def _chunks(self, base: Base, signatures: Signatures) -> Iterator[tuple[str, bytes]]:
-        header = header_of(self._epoch)
-        for layer, number in base.chunks:
-            bits = signed_bits(self._layers, layer, number)
-            chunk = header + bits + signatures.chunk(layer, number, bits)
-            yield self._keys.chunk(self._epoch, layer, number), chunk
-
-    async def _extend(self) -> None:
-        """Append to the new log what waits for it."""
-        assert self.signatures is not None  # noqa: S101 - made before
-        new_log = EXTEND(self._keys.log_of(self._epoch))
-        for start in range(0, len(self._waiting), ITEMS_PER_BREATH):
-            texts = self._waiting[start : start + ITEMS_PER_BREATH]
-            entries, tail = signed_entries(self.signatures, self._tail, texts)
-            await self._runtime.commands.send(new_log(self._tail[0], 2 * _ALLOWANCE_MS, *entries))
-            self._tail = tail
-        self._waiting = []
-
-    def _described(self) -> tuple[str | int, ...]:
-        assert self.base is not None  # noqa: S101 - as above
-        assert self.signatures is not None  # noqa: S101
-        self.seal = self.signatures.seal(self._server, *self._tail) if self._complete else ""
-        shapes = self.base.shapes
-        measures = self.base.text, probe(shapes[0]), self.base.count, 0, 0, len(self.base.chunks)
-        return *measures, int(self._complete), self._tail[0], self.seal
-
-    def _more_keys(self) -> tuple[str, ...]:
-        return (self._keys.log_of(self._epoch),)
-
-
-def signed_entries(
-    signatures: Signatures, tail: tuple[int, bytes], texts: Texts
-) -> tuple[list[bytes], tuple[int, bytes]]:
-    """The entries for *texts* that follow *tail*, and the tail after them."""
-    count, before = tail
-    entries: list[bytes] = []
-    for text in texts:
-        entries.append(signatures.entry(before, text))
-        before = signature_of(entries[-1])
-    return entries, (count + len(entries), before)
-
-
-def signed_bits(layers: Layers, layer: int, number: int) -> bytes:
-    """The bits of one signed chunk."""
-    least = number * SPAN
-    numbers = range(least, min(least + SPAN, layers.shapes[layer].chunks))
-    return b"".join(layers.chunk(layer, each) for each in numbers)
 
 
 def chunk_keys(keys: Keys, epoch: str, layers: str) -> Iterator[str]:

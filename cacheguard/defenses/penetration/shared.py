@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any
 
-from ...errors import CacheGuardError, Unreachable
+from ...errors import CacheGuardError
 from ...events import Events
 from ...ports import Reply, Runtime
 from .adding import Plan, add_call, grow_call
@@ -204,10 +204,10 @@ class Shared:
     def _note_shape(self, shapes: tuple[Shape, ...]) -> None:
         first = self._first
         if shapes[0] != first:
+            rate = f"{first.error_rate / FIRST_SHARE:.6g}"
             warning = (
-                f"Bloom filter {self._keys.name!r} is declared with capacity={first.capacity}, "
-                f"error_rate={first.error_rate / FIRST_SHARE:.6g}, but the one in Redis was built for {shapes[0].capacity} "
-                "items; it is used until the next rebuild"
+                f"Bloom filter {self._keys.name!r} is declared with capacity={first.capacity}, error_rate={rate}, but "
+                f"the one in Redis was built for {shapes[0].capacity} items; it is used until the next rebuild"
             )
             self._events.once(warning, "%s", warning)
 

@@ -90,7 +90,7 @@ class Signatures:
     __slots__ = ("_keys",)
 
     def __init__(self, secrets: Sequence[bytes], name: str, epoch: str, layers: str) -> None:
-        about = "\0".join(("cacheguard Bloom filter 1", name, epoch, layers)).encode("utf-8", "surrogatepass")
+        about = f"cacheguard Bloom filter 1\0{name}\0{epoch}\0{layers}".encode("utf-8", "surrogatepass")
         self._keys = tuple(hmac.digest(secret, about, "sha256") for secret in secrets)
 
     def chunk(self, layer: int, number: int, bits: bytes) -> bytes:
@@ -119,7 +119,7 @@ class Signatures:
         return f"{said}:{_signature(self._keys[0], b'seal', server.encode(), said.encode()).hex()}"
 
     def sealed(self, server: str, seal: str) -> tuple[int, bytes] | None:
-        """The number of entries and the last signature that *seal* is about; None if it is none, or not for *server*."""
+        """The entries and the last signature that *seal* is about; None if it is none, or not for *server*."""
         said, _, signature = seal.rpartition(":")
         try:
             entries, last = said.split(":")
@@ -129,7 +129,7 @@ class Signatures:
         return given[:2] if self._is_signed(given[2], b"seal", server.encode(), said.encode()) else None
 
     def _is_signed(self, signature: bytes, *parts: bytes) -> bool:
-        return any([hmac.compare_digest(_signature(key, *parts), signature) for key in self._keys])
+        return any(hmac.compare_digest(_signature(key, *parts), signature) for key in self._keys)
 
 
 def signature_of(entry: bytes) -> bytes:

@@ -12,7 +12,7 @@ was added, he can only bring back an older state of it, and that deceives no pro
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,9 +24,10 @@ from .bits import Layers, Mirror
 from .info import BloomInfo, info_of
 from .items import ITEMS_PER_BREATH, Items, Texts
 from .layout import CHUNK_BYTES, HEADER_BYTES, Shape, next_shape, probe
-from .rebuild import SILENCE, Begin, SignedRebuild, signed_entries
+from .rebuild import SILENCE, Begin
 from .shared import ATTEMPTS, NOBODY, RELOAD, STATES, Shared
 from .signatures import SIGNATURE_BYTES, SPAN, Base, Signatures, is_signed, signature_of
+from .signed_rebuild import Fold, SignedRebuild, signed_entries
 from .stored import (
     APPEND,
     CHUNKS_PER_SEND,
@@ -204,7 +205,8 @@ class Signed(Shared):
                 raise self._forged("it was declared complete in another state")
         try:
             if not await self._fetch_signed(runtime, mirror):
-                return await self._lacking(runtime, news)
+                await self._lacking(runtime, news)
+                return None
             await self._fetch_log(runtime, mirror, news.seq, marks)
         except ForgedError:
             # Or it was replaced while it was read.
@@ -275,7 +277,7 @@ class Signed(Shared):
     async def _append(self, runtime: Runtime, texts: Texts) -> float:
         for attempt in range(ATTEMPTS):
             place = self._place or self._new_place(runtime)
-            entries, tail = self._entries(place, texts)
+            entries = self._entries(place, texts)
             (reply,) = await runtime.commands.send(
                 APPEND(self._keys.meta, self._keys.log, self._keys.side)(
                     place.epoch,
@@ -332,10 +334,10 @@ class Signed(Shared):
         except ValueError:
             return (self._first,)
 
-    def _entries(self, place: _Place, texts: Texts) -> tuple[list[bytes], Tail]:
+    def _entries(self, place: _Place, texts: Texts) -> list[bytes]:
         if not is_signed(place.layers):  # those without the secret have to read them
-            return [text.encode() for text in texts], place.tail
-        return signed_entries(self._signatures(place.epoch, place.layers), place.tail, texts)
+            return [text.encode() for text in texts]
+        return signed_entries(self._signatures(place.epoch, place.layers), place.tail, texts)[0]
 
     async def _fold_if_due(self, runtime: Runtime, place: _Place) -> None:
         """Move the entries of a long log into the bits. The items are added, whatever comes of it."""
@@ -353,7 +355,7 @@ class Signed(Shared):
         if news.epoch != place.epoch or news.state == "damaged":
             return
         complete = news.state == "complete" and self._is_sound(news)
-        fold = _Fold(self._keys, self._first, self._lease, runtime, self._secrets)
+        fold = Fold(self._keys, self._first, self._lease, runtime, self._secrets)
         fold.of(partial(self._read, runtime, news, sealed=complete), Base.parse(news.layers).lineage, complete=complete)
         mirror = await fold.run((), Begin(0, int(SILENCE * 1000), place.epoch))
         self._take_place_of(mirror, fold)
@@ -417,7 +419,7 @@ class Signed(Shared):
         signed.tail, signed.sealed = mirror.tail, (rebuild.server, rebuild.seal)
         witness = self._witness
         self._adopt(signed)
-        if isinstance(rebuild, _Fold):
+        if isinstance(rebuild, Fold):
             self._witness = witness
 
     def _info(self, news: News) -> BloomInfo:
@@ -429,27 +431,3 @@ class Signed(Shared):
         while sum(shape.capacity for shape in shapes) < count:  # as every mirror has grown
             shapes.append(next_shape(shapes))
         return info_of(self._keys.name, state, self._first, news.epoch, count, shapes)
-
-
-class _Fold(SignedRebuild):
-    """A rebuild from the filter itself: what is in its log goes into its bits."""
-
-    _load: Callable[[], Awaitable[SignedMirror | None]]
-
-    def of(self, load: Callable[[], Awaitable[SignedMirror | None]], lineage: str, *, complete: bool) -> None:
-        """Say which filter it is made of."""
-        self._load, self._lineage, self._complete = load, lineage, complete
-
-    async def _pause(self, seconds: float) -> None:
-        """No rows are read, so none has to be committed before."""
-
-    async def _gather(self, items: Items) -> None:  # noqa: ARG002 - there are none
-        mirror = await self._load()
-        if mirror is None:
-            raise Refusal(self._keys.name, "LOST")
-        self._layers = mirror.layers
-
-    def _opened(self, entry: bytes, *, past: bool) -> Texts:
-        if self._old is None:
-            raise Refusal(self._keys.name, "UNSIGNED")
-        return super()._opened(entry, past=past)

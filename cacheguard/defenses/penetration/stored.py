@@ -118,7 +118,7 @@ class ForgedError(UnusableError):
     """What is in Redis is not signed as it should be."""
 
 
-class Refusal(CacheGuardError):
+class Refusal(CacheGuardError):  # noqa: N818 - better English than RefusalError
     """A filter was not made complete; `outcome` is what the script said."""
 
     def __init__(self, name: str, outcome: str) -> None:

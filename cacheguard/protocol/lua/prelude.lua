@@ -8,6 +8,7 @@
 --   x a load that failed {.., token, failures in a row, what it died of, ms that nobody loads}
 --   g floors under other names than that of f {under: {.., version}}
 --   r calls that may be repeated {token: {..}}          n version of the value {version, under}
+--   t of a namespace: some tag beneath it is quarantined
 --   b when the value ends at the latest, since it was loaded in a quarantine of its key or of a marker
 -- `under` are the nonces of the namespaces when the version was written: under others, it does not count.
 
@@ -44,6 +45,38 @@ local function each_alive(claims, says)
   return next(left) and left or nil
 end
 
+local function same_names(one, other)
+  return one == '' or other == '' or one == other
+end
+
+-- Room for one more of these claims: if there are as many as may be, the one that ends first goes.
+local function make_room(claims, most)
+  local count, first, ends = 0, nil, nil
+  for id, claim in pairs(claims) do
+    count = count + 1
+    if not ends or claim[1] < ends then first, ends = id, claim[1] end
+  end
+  if count >= most then claims[first] = nil end
+end
+
+-- A writer that has not heard of a clear() yet raises a floor under the names before; those under others go on.
+local function raise_floor(e, version, under, ms)
+  local f, g = e.c.f, e.c.g or {}
+  local ends, life = now + ms, ms
+  if f and not same_names(f[4], under) then
+    make_room(g, FLOORS)
+    g[f[4]], f = f, g[under]
+    g[under] = nil
+    e.c.g = next(g) and g or nil
+  end
+  if f and same_names(f[4], under) then
+    if f[1] > ends then ends, life = f[1], f[2] end
+    if f[3] > version then version = f[3] end
+    if f[4] == '' then under = '' end
+  end
+  e.c.f = {ends, life, version, under}
+end
+
 -- What is under K. A value that is dead, or fresh for longer than it may be, is not there.
 local function open(K)
   local e = {key = K, fresh = 0, span = 0, dead = 0, born = 0, vlen = 0, c = {}}
@@ -59,7 +92,7 @@ local function open(K)
     local ok, c = pcall(cmsgpack.unpack, redis.call('GETRANGE', K, H + vlen, H + vlen + clen - 1))
     if ok and type(c) == 'table' then
       e.c = {
-        l = alive(c.l, TOKEN), q = alive(c.q, VERSION), f = alive(c.f, VERSION), x = alive(c.x, FAILURE),
+        l = alive(c.l, TOKEN), q = alive(c.q, VERSION), f = alive(c.f, VERSION), x = alive(c.x, FAILURE), t = alive(c.t),
         w = each_alive(c.w), r = each_alive(c.r), g = each_alive(c.g, VERSION),
         n = type(c.n) == 'table' and type(c.n[1]) == 'string' and type(c.n[2]) == 'string' and c.n or nil,
         b = is_whole(c.b) and c.b or nil,
@@ -72,6 +105,7 @@ local function open(K)
   if vlen > 0 and dead > now and fresh - now <= span then
     e.fresh, e.span, e.dead, e.born, e.vlen = fresh, span, dead, born, vlen
   else
+    if e.c.n then raise_floor(e, e.c.n[1], e.c.n[2], FLOOR_MS) end -- not there any more, but known
     e.c.n, e.c.b = nil, nil
   end
   return e
@@ -101,7 +135,7 @@ end
 local function end_of(e)
   local c = e.c
   local last = e.vlen > 0 and e.dead or 0
-  for _, name in ipairs({'l', 'q', 'f', 'x'}) do
+  for _, name in ipairs({'l', 'q', 'f', 'x', 't'}) do
     if c[name] then last = math.max(last, c[name][1]) end
   end
   return later(later(later(last, c.w), c.r), c.g)
@@ -154,10 +188,6 @@ local function is_usable(e, unusable)
   return e.vlen > 0 and not (unusable ~= '' and redis.sha1hex(value_of(e)) == unusable)
 end
 
-local function same_names(one, other)
-  return one == '' or other == '' or one == other
-end
-
 local function is_below(version, under, floor)
   return floor ~= nil and same_names(floor[4], under) and version < floor[3]
 end
@@ -182,34 +212,6 @@ local function quarantined(e, version, under)
   local q = e.c.q
   if not q or proves(version, under, q[3], q[4]) then return nil end
   return q[1]
-end
-
--- Room for one more of these claims: if there are as many as may be, the one that ends first goes.
-local function make_room(claims, most)
-  local count, first, ends = 0, nil, nil
-  for id, claim in pairs(claims) do
-    count = count + 1
-    if not ends or claim[1] < ends then first, ends = id, claim[1] end
-  end
-  if count >= most then claims[first] = nil end
-end
-
--- A writer that has not heard of a clear() yet raises a floor under the names before; those under others go on.
-local function raise_floor(e, version, under, ms)
-  local f, g = e.c.f, e.c.g or {}
-  local ends, life = now + ms, ms
-  if f and not same_names(f[4], under) then
-    make_room(g, FLOORS)
-    g[f[4]], f = f, g[under]
-    g[under] = nil
-    e.c.g = next(g) and g or nil
-  end
-  if f and same_names(f[4], under) then
-    if f[1] > ends then ends, life = f[1], f[2] end
-    if f[3] > version then version = f[3] end
-    if f[4] == '' then under = '' end
-  end
-  e.c.f = {ends, life, version, under}
 end
 
 -- The value goes, or another takes its place: from now on its version is the floor.
