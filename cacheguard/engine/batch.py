@@ -164,13 +164,13 @@ class Batch:
         wanted = {} if self._alone else {key: token for key, token in tokens.items() if key not in cut_off}
         if not wanted:
             return
-        tags = {key: engine.shared.tags_before(ask, job.asked_at) for key, ask in job.asks.items()}
+        job.asked = {key: engine.shared.tags_before(ask, job.asked_at) for key, ask in job.asks.items()}
         try:
             leases = await engine.remote.lease_many(
                 wanted,
                 self._first.codec,
                 self._first.scope,
-                tags,
+                job.asked,
                 unusable=self._unusable,
                 keep_ms=marker_ms(self._rules),
             )
@@ -181,7 +181,7 @@ class Batch:
             if isinstance(lease, CutOff):
                 continue
             if isinstance(lease, Granted):
-                if job.granted(key, lease, tags[key]):
+                if job.granted(key, lease):
                     job.tokens[key] = wanted[key]
                     continue
                 useless[key] = wanted[key]
