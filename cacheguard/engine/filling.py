@@ -292,7 +292,6 @@ class Filling:
             born=fresh_until - (stored.ttl or fresh_left),
             tags=stored.tags,
             marks=tuple(map(ask.scope.tag, stored.tags)) if stored.tags else (),
-            shared=rules.l2,
         )
         return self._local.put(entry, ticket, absence=stored.kind is not Kind.VALUE)
 

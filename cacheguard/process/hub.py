@@ -42,6 +42,7 @@ from ..tiers.packing import ObjectPacking, SealedPacking, weigh_stored
 from ..tiers.remote import Remote
 from . import forks
 from .nodes import Bundle, Node, Nodes
+from .unheard import OwnStore
 
 
 class Hub:
@@ -157,11 +158,18 @@ class Hub:
             bus, outbox = self._unheard
             gate = Gate(self._store, self.events, outbox, bus)
             packing = ObjectPacking(copies=self.options.l1_copy)
-            remote: Entries = Remote(gate, packing, self.events, runtime.token)
+            remote: Entries
+            if self.memory:
+                remote = Remote(gate, packing, self.events, runtime.token)
+            else:
+                remote = OwnStore(gate, packing, self.events, runtime.token, hears=self._hears)
         else:
             sealed = SealedPacking(self.options.sealer, self.registry)
             remote = self._nodes.remote(ways, runtime, sealed, abreast=isinstance(runtime, AsyncRuntime))
         return Engine(runtime, remote, self.shared, None if self.auditor is None else self.auditor.consider)
+
+    def _hears(self) -> bool:
+        return self.now() < self.local.trusted_until
 
     def _leave_closed_loops(self, current: asyncio.AbstractEventLoop) -> None:
         """Let go of engines whose event loop has ended, and of one whose place in memory this loop has taken."""
