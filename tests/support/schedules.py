@@ -297,3 +297,62 @@ def _fates(pick: Pick, world: World, processes: Sequence[Process], *, gaps: bool
         world.gap(pick(processes))
     for number in range(pick((0, 1, 2))):
         world.delay(pick((0.5, 1.0, 2.1, 6.0, 310.0)), f"delay {number}")
+
+
+def deadline_world(pick: Pick, server: Callable[[Stepper], Judged] = ModelServer) -> World:
+    """Few processes and short times, so that quarantines, floors, writes and leases meet often."""
+    versioned = pick((False, True))
+    rules = pick((REDIS_ONLY, REDIS_ONLY, STALE, STRICT))
+    world = World(rules, lagging=True, versioned=versioned, server=server)
+    here = world.process("A", threads=True)
+    there = pick((here, world.process("B", threads=True)))
+    if pick((False, True)):
+        world.warm(here, age=pick((0, 299, 310)))
+    kinds = ["settles", "settles", "settling fence", "softly", "update"]
+    if versioned:
+        kinds += ["says", "says and settles"]
+        if pick((False, False, True)):
+            kinds = ["says", "says and settles"]
+            world.setter("setter", there, says=True)
+    for number in (1, 2, 3)[: pick((1, 2, 3))]:
+        _whole_writer(pick, world, f"writer {number}", pick((here, there)), pick(kinds))
+    for number in range(1, pick((1, 2, 3)) + 1):
+        world.reader(f"reader {number}", pick((here, there)), fails=pick((False, False, True)))
+    if pick((False, True)):
+        world.toucher("toucher", pick((here, there)))
+    if pick((False, False, True)):
+        world.absence()
+    for number in range(pick((0, 1, 2))):
+        world.delay(pick((0.5, 1.0, 2.1, 6.0)), f"delay {number}")
+    return world
+
+
+def cleared_world(pick: Pick, server: Callable[[Stepper], Judged] = ModelServer) -> World:
+    """Writers that say versions, while the namespace is cleared."""
+    world = World(REDIS_ONLY, lagging=True, versioned=True, server=server, apart=pick((False, True)))
+    processes = [world.process(name, threads=True) for name in ("A", "B", "C")]
+    if pick((False, True)):
+        world.warm(processes[0])
+    world.tag_writer("writer 1", processes[0], clears=True)
+    world.writer("writer 2", processes[1], says=True)
+    world.writer("writer 3", processes[2], says=True)
+    world.reader("reader 1", pick(processes))
+    return world
+
+
+def beside_world(pick: Pick, server: Callable[[Stepper], Judged] = ModelServer) -> World:
+    """Processes whose functions have ``l2=False`` hear of what others write."""
+    versioned, lagging = pick((False, True)), pick((False, True))
+    world = World(TWO_TIERS, bus=True, lagging=lagging, versioned=versioned, server=server)
+    here = world.process("A", threads=True, own=True)
+    there = world.process("B", threads=True, own=pick((False, True)))
+    for number in range(1, pick((1, 2)) + 1):
+        kinds: tuple[str, ...] = ("settles", "settling fence", "plain")
+        if versioned:
+            kinds += "says", "says and settles"
+        _whole_writer(pick, world, f"writer {number}", pick((there, there, here)), pick(kinds))
+    for number in range(1, pick((1, 2, 3)) + 1):
+        world.reader(f"reader {number}", here)
+    if pick((False, False, True)):
+        world.delay(pick((0.5, 1.0)))
+    return world
