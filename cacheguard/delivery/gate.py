@@ -12,7 +12,6 @@ from ..events import Events
 from ..faults import Fault
 from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Replicas, Reply, ScriptCall, until_steady
 from ..protocol import calls as protocol
-from ..protocol import messages
 from .bus import Bus
 from .outbox import Invalidation, Outbox
 
@@ -221,7 +220,7 @@ class Gate:
     async def tell(self, key: str) -> None:
         """Tell all other processes to drop their copies of *key*, which has a new value in Redis."""
         with suppress(Unreachable):  # it is counted; their copies end with their L1 TTL
-            await self.send(("PUBLISH", self.bus.channel, messages.drop(self.bus.begin(), key)), reading=False)
+            await self.send(protocol.news(self.bus.channel, self.bus.begin(), key), reading=False)
 
     async def deliver(
         self,

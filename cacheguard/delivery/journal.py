@@ -65,6 +65,22 @@ class Journal(Generic[Item]):
                 fresh[name] = entry
         self._prune(now)
 
+    def restore(self, entries: Iterable[tuple[float, Item]], dropped_ago: float | None) -> None:
+        """Take in what an earlier process has kept in the file, the oldest first, each with its age in seconds."""
+        now = self._now()
+        for ago, item in entries:
+            self._kept[item.key, bool(item.version)] = now - min(max(0.0, ago), LONGEST_JOURNAL), item
+        if dropped_ago is not None:
+            self._dropped_at = now - max(0.0, dropped_ago)
+        self.fresh = {}
+
+    def unwritten(self) -> tuple[list[tuple[float, Item]], float, float | None]:
+        """As ages: what is not in the file yet, the oldest that may stay there, the youngest that was let go of."""
+        now, fresh = self._now(), self.fresh or {}
+        self.fresh = {}
+        dropped_ago = now - self._dropped_at if self._dropped_at > -math.inf else None
+        return [(now - at, item) for at, item in fresh.values()], now - self.since(now), dropped_ago
+
     def _prune(self, now: float) -> None:
         kept, since = self._kept, self.since(now)
         while kept:

@@ -260,6 +260,11 @@ def dirty(channel: str, key: str) -> Call:
     return ("PUBLISH", channel, messages.dirty(key))
 
 
+def news(channel: str, echo: str, key: str) -> Call:
+    """Tell all processes that *key* has a new value, which is stored already."""
+    return ("PUBLISH", channel, messages.drop(echo, key))
+
+
 # By hand
 
 
