@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 
 JOURNALED_FOR = 60.0  # seconds, at least: longer than a failover takes
@@ -83,12 +84,14 @@ class Journal(Generic[Item]):
 
     def _prune(self, now: float) -> None:
         kept, since = self._kept, self.since(now)
-        while kept:
-            at, _ = next(iter(kept.values()))
-            if at >= since and len(kept) <= MOST_JOURNALED:
-                break
-            kept.popitem(last=False)
-            self._dropped_at = at
+        # A signal handler may invalidate anywhere in between, and prunes as well.
+        with suppress(KeyError, RuntimeError, StopIteration):
+            while True:
+                name, (at, _) = next(iter(kept.items()))
+                if at >= since and len(kept) <= MOST_JOURNALED:
+                    break
+                if kept.pop(name)[0] == at:
+                    self._dropped_at = max(self._dropped_at, at)
 
     def since(self, now: float) -> float:
         """Since when invalidations are kept, if they are not too many."""
@@ -107,8 +110,8 @@ class Journal(Generic[Item]):
         needed = -math.inf if of_unknown_age else min(self._now() - JOURNALED_FOR, self._saved_at)
         if self._dropped_at > -math.inf and self._dropped_at >= needed:
             return None
-        return [item for _, item in self._kept.values()]
+        return [item for _, item in list(self._kept.values())]
 
     def lasting(self) -> list[Item]:
         """Those kept that leave something behind, such as a version floor."""
-        return [item for _, item in self._kept.values() if item.leaves_something]
+        return [item for _, item in list(self._kept.values()) if item.leaves_something]
