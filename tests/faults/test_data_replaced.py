@@ -65,17 +65,23 @@ def _follow(server: RedisServer, source: RedisServer) -> None:
     server.command("REPLICAOF", "NO", "ONE")
 
 
+def raw(server: RedisServer) -> Any:
+    """A client that returns bytes, as DUMP needs."""
+    make: Any = redis.Redis
+    return make(port=server.port)
+
+
 def by_its_snapshot(server: RedisServer, _: Path) -> Callable[[], object]:
     server.command("SAVE")
     return lambda: server.command("DEBUG", "RELOAD", "NOSAVE")
 
 
 def by_a_backup(server: RedisServer, _: Path) -> Callable[[], object]:
-    with redis.Redis(port=server.port) as client:
+    with raw(server) as client:
         dumps: Any = {key: client.dump(key) for key in client.keys("*")}
 
     def back() -> None:
-        with redis.Redis(port=server.port) as client:
+        with raw(server) as client:
             client.flushall()
             for key, dump in dumps.items():
                 client.restore(key, 1_800_000, dump)
@@ -84,7 +90,7 @@ def by_a_backup(server: RedisServer, _: Path) -> Callable[[], object]:
 
 
 def by_another_database(server: RedisServer, _: Path) -> Callable[[], object]:
-    with redis.Redis(port=server.port) as client:
+    with raw(server) as client:
         for key in client.keys("*"):
             client.copy(key, key, destination_db=1)
     return lambda: server.command("SWAPDB", 0, 1)
@@ -206,7 +212,7 @@ async def test_what_others_do_to_a_running_server_repeats_nothing(
     await asyncio.to_thread(by_a_copy, own_server, tmp_path)
     own_server.command("SAVE")
     own_server.command("CONFIG", "RESETSTAT")
-    with redis.Redis(port=own_server.port) as client:
+    with raw(own_server) as client:
         client.restore("theirs", 0, client.dump(namespace_scope("cacheguard").key("k")))
     await asyncio.sleep(1.1)
     assert door.guard.stats().replayed == 0
