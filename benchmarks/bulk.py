@@ -1,7 +1,7 @@
 """What does it cost to invalidate very many keys at once, while Redis is well, hangs, or refuses writes?
 
-CPU for 5,000 and for 20,000 keys (four times the keys should cost four times the CPU), and the longest that an event loop
-stood still, measured as CPU of its thread between two turns.
+CPU for 5,000 and for 20,000 keys (four times the keys should cost four times the CPU), and the longest that an event
+loop stood still, measured as CPU of its thread between two turns.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ class Methods:
         run_now(self._do.expire(self._engine_of, self._function.values(args, kwargs)))
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
-        """Reload this call, fill both tiers and return the value; others drop theirs. Three round trips."""
+        """Reload this call and return the new value; other processes drop their copies. Three round trips."""
         return run_now(self._do.refresh(self._engine_of, self._function.runnable_values(args, kwargs)))
 
     def peek(self, *args: Any, **kwargs: Any) -> Any:
@@ -220,7 +220,7 @@ class AsyncMethods:
         await self._do.expire(self._engine_of, self._function.values(args, kwargs))
 
     async def refresh(self, *args: Any, **kwargs: Any) -> Any:
-        """Reload this call, fill both tiers and return the value; others drop theirs. Three round trips."""
+        """Reload this call and return the new value; other processes drop their copies. Three round trips."""
         return await self._do.refresh(self._engine_of, self._function.runnable_values(args, kwargs))
 
     async def peek(self, *args: Any, **kwargs: Any) -> Any:

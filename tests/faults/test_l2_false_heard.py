@@ -15,6 +15,11 @@ from tests.support.doors import Door
 from tests.support.faults import FaultProxy
 from tests.support.redis_server import RedisServer
 
+
+def nothing(_: object) -> None:
+    """The body of a write."""
+
+
 VERBS: dict[str, Callable[[Door, Any], Any]] = {
     "fn.invalidate": lambda door, fn: door.call(fn.invalidate),
     "fn.expire": lambda door, fn: door.call(fn.expire),
@@ -28,7 +33,7 @@ VERBS: dict[str, Callable[[Door, Any], Any]] = {
     "apply": lambda door, fn: door.ask(door.guard, "apply", [(fn.key(), 7)]),
     "invalidate_tags": lambda door, _: door.invalidate_tags("t"),
     "clear": lambda door, _: door.ask(door.guard, "clear"),
-    "writing": lambda door, fn: door.write(lambda _: None, fn.key()),
+    "writing": lambda door, fn: door.write(nothing, fn.key()),
 }
 
 
@@ -96,12 +101,16 @@ async def test_who_may_not_subscribe_keeps_nothing(
         with CacheGuard(redis_url.replace("redis://", "redis://deaf:secret@")) as reader:
             rows = Rows(open_door(CacheGuard(redis_url)), reader)
             assert await rows.read() == ("old", "old")
-            many = reader.cached("many:{number}", l2=False)(lambda number: (number, rows.value))
-            assert await asyncio.to_thread(many.many, [1, 2]) == [(1, "old"), (2, "old")]
+
+            def many(number: int) -> tuple[int, str]:
+                return number, rows.value
+
+            row = reader.cached("many:{number}", l2=False)(many)
+            assert await asyncio.to_thread(row.many, [1, 2]) == [(1, "old"), (2, "old")]
             rows.value = "new"
             await rows.door.call(rows.here.invalidate)
             assert await rows.read() == ("new", "new")
-            assert await asyncio.to_thread(many.many, [1, 2]) == [(1, "new"), (2, "new")]
+            assert await asyncio.to_thread(row.many, [1, 2]) == [(1, "new"), (2, "new")]
     finally:
         redis_server.command("ACL", "DELUSER", "deaf")
 
