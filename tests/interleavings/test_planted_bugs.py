@@ -34,9 +34,9 @@ from tests.support.schedules import (
     peaceful_world,
     violation,
 )
-from tests.support.stepped import Fault, SteppedRuntime, Violation
+from tests.support.stepped import Fault, SteppedRuntime
 from tests.support.stepper import Pause
-from tests.support.witness import Witness
+from tests.support.witness import Violation, Witness
 from tests.support.world import REDIS_ONLY, World
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -159,10 +159,10 @@ def a_refresh_takes_what_it_finds(patch: pytest.MonkeyPatch) -> None:
 def old_values_are_handed_to_whoever_joined(patch: pytest.MonkeyPatch) -> None:
     honest = Rebuilding._follow  # noqa: SLF001 - the part to be broken
 
-    async def broken(self: Any, flight: Flight, ask: Ask, plan: Plan, lease: Any, job: Job) -> bool:
+    async def broken(self: Any, flight: Flight, ask: Ask, plan: Plan, lease: Any, *rest: Any) -> bool:
         if isinstance(lease, Granted) and lease.found is None and plan.stale is not None:
             lease.found = Found(plan.stale, -1.0)
-        return await honest(self, flight, ask, plan, lease, job)
+        return await honest(self, flight, ask, plan, lease, *rest)
 
     patch.setattr(Rebuilding, "_follow", broken)
 

@@ -18,8 +18,7 @@ from cacheguard.tiers.local import Local
 from cacheguard.tiers.markers import Markers
 from cacheguard.tiers.remote import Remote
 from tests.support.schedules import following, violation
-from tests.support.stepped import Violation
-from tests.support.witness import Witness
+from tests.support.witness import Violation, Witness
 from tests.support.world import REDIS_ONLY, TAG, TWO_TIERS, World
 
 Plant = Callable[[pytest.MonkeyPatch], None]

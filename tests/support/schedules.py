@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from cacheguard.engine.reading import Engine
 from cacheguard.policy import Policy, resolve
-from tests.support.stepped import Fault, Judged, ModelServer, Process, Violation
+from tests.support.judged import Judged, ModelServer
+from tests.support.stepped import Fault, Process
 from tests.support.stepper import Choose, Exploration, Pause, Redundant, Stepper
-from tests.support.world import REDIS_ONLY, TAG, TWO_TIERS, World
+from tests.support.witness import Violation
+from tests.support.world import LAG, REDIS_ONLY, TAG, TWO_TIERS, World
 
 T = TypeVar("T")
 
@@ -261,11 +263,12 @@ def _whole_kinds(world: World, *, tagged: bool, own: bool) -> tuple[str, ...]:
 
 def _whole_writer(pick: Pick, world: World, name: str, process: Process, kind: str) -> None:
     match kind:
-        case "plain" | "settles" | "says" | "says and settles" | "softly":
-            world.writer(name, process, softly=kind == "softly", settles="settles" in kind, says="says" in kind)
+        case "plain" | "settles" | "settles long" | "says" | "says and settles" | "softly":
+            lag = 2 * LAG if "long" in kind else LAG if "settles" in kind else 0.0
+            world.writer(name, process, softly=kind == "softly", lag=lag, says="says" in kind)
         case "tag" | "clear" | "settling tag":
             settles = kind == "settling tag" or pick((False, True))
-            world.tag_writer(name, process, clears=kind == "clear", settles=settles)
+            world.tag_writer(name, process, clears=kind == "clear", lag=LAG if settles else 0.0)
         case "set":
             world.setter(name, process, says=True)
         case "update":
@@ -296,25 +299,51 @@ def _fates(pick: Pick, world: World, processes: Sequence[Process], *, gaps: bool
     if gaps and pick((False, False, True)):
         world.gap(pick(processes))
     for number in range(pick((0, 1, 2))):
-        world.delay(pick((0.5, 1.0, 2.1, 6.0, 310.0)), f"delay {number}")
+        # Who sets a value by hand does so while the floors of others are alive.
+        world.delay(pick((0.5, 1.0, 2.1, 6.0) if world.sets else (0.5, 1.0, 2.1, 6.0, 310.0)), f"delay {number}")
 
 
-def deadline_world(pick: Pick, server: Callable[[Stepper], Judged] = ModelServer) -> World:
-    """Few processes and short times, so that quarantines, floors, writes and leases meet often."""
+def deadline_world(pick: Pick, server: Callable[[Stepper], Judged] = ModelServer, *, about: str = "") -> World:
+    """Few processes and short times, so that quarantines, floors, writes and leases meet often.
+
+    Args:
+        about: one of its kinds: a touch, a slow load, an old value, all; "": any.
+    """
     versioned = pick((False, True))
-    rules = pick((REDIS_ONLY, REDIS_ONLY, STALE, STRICT))
-    world = World(rules, lagging=True, versioned=versioned, server=server)
+    about = about or pick(("a touch", "a slow load", "an old value", "all", "all"))
+    world = World(pick((REDIS_ONLY, REDIS_ONLY, STALE, STRICT)), lagging=True, versioned=versioned, server=server)
     here = world.process("A", threads=True)
     there = pick((here, world.process("B", threads=True)))
+    if about != "all":
+        world.writer("writer 1", there, lag=LAG)
+        if about != "a slow load":
+            world.stepper.run(following())  # what follows finds a quarantine
+        world.reader("reader 1", here)
+        if about == "an old value":
+            world.stepper.run(following())
+    match about:
+        case "a touch":
+            world.toucher("toucher", here)
+        case "a slow load":
+            world.delay(2.1)
+        case "an old value":
+            world.writer("writer 2", there, softly=True)
+            world.reader("reader 2", here, fails=True)
+        case _:
+            _all_deadlines(pick, world, here, there)
+    return world
+
+
+def _all_deadlines(pick: Pick, world: World, here: Process, there: Process) -> None:
     if pick((False, True)):
         world.warm(here, age=pick((0, 299, 310)))
-    kinds = ["settles", "settles", "settling fence", "softly", "update"]
-    if versioned:
+    kinds = ["settles", "settles", "settles long", "settling fence", "softly", "update"]
+    if world.versioned:
         kinds += ["says", "says and settles"]
         if pick((False, False, True)):
             kinds = ["says", "says and settles"]
             world.setter("setter", there, says=True)
-    for number in (1, 2, 3)[: pick((1, 2, 3))]:
+    for number in range(1, pick((1, 2, 3)) + 1):
         _whole_writer(pick, world, f"writer {number}", pick((here, there)), pick(kinds))
     for number in range(1, pick((1, 2, 3)) + 1):
         world.reader(f"reader {number}", pick((here, there)), fails=pick((False, False, True)))
@@ -324,7 +353,6 @@ def deadline_world(pick: Pick, server: Callable[[Stepper], Judged] = ModelServer
         world.absence()
     for number in range(pick((0, 1, 2))):
         world.delay(pick((0.5, 1.0, 2.1, 6.0)), f"delay {number}")
-    return world
 
 
 def cleared_world(pick: Pick, server: Callable[[Stepper], Judged] = ModelServer) -> World:

@@ -32,7 +32,8 @@ from cacheguard.protocol.calls import (
 from cacheguard.protocol.entry import Stored
 from cacheguard.protocol.envelope import Sealer
 from cacheguard.tiers.packing import Packing, SealedPacking
-from tests.support.stepped import CHANNEL, Judged
+from tests.support.judged import Judged
+from tests.support.stepped import CHANNEL
 from tests.support.stepper import Stepper
 from tests.support.witness import Sight
 
@@ -161,8 +162,7 @@ class RealServer(Judged):
         if isinstance(call, ScriptCall):
             self._remove(call.keys[0], now)
             (reply,) = self._redis.ask([self._redis.script(call, now)])
-            if isinstance(reply, Refused):
-                raise AssertionError(f"{call.script.name}: {reply}")
+            _answered(call.script.name, reply)
             if call.script.name in PUBLISHING:
                 for message in self._redis.heard():
                     self.tell(message)
@@ -183,8 +183,7 @@ class RealServer(Judged):
         now = self.now_ms()
         self._remove(key, now)
         (reply,) = self._redis.ask([self._redis.look(key, now)])
-        if isinstance(reply, Refused):
-            raise AssertionError(f"{key}: {reply}")
+        _answered(key, reply)
         there, value, fresh, dead, version, lease, quarantine, floors, writes, failure, end = reply
         if not there:
             self._ends.pop(key, None)
@@ -213,6 +212,10 @@ class RealServer(Judged):
 
     def unpacked(self, key: str, envelope: Any) -> Stored:
         return self._packing.unpack(key, envelope, None)
+
+
+def _answered(what: str, reply: Reply) -> None:
+    assert not isinstance(reply, Refused), f"{what}: {reply}"
 
 
 def _claim(claim: Any) -> tuple[Any, ...] | None:

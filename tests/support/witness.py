@@ -196,6 +196,17 @@ class Witness:
 
     def _judge(self, what: str, key: str, books: _Books, now: int, sight: Sight | None) -> None:
         there = sight or Sight(None, 0, 0, None, None, None, (), {}, None, 0)
+        self._judge_claims(what, key, books, there)
+        if sight is not None:
+            _judge_end(what, there, now)
+        if there.value is None:
+            books.limit = None
+        elif books.writes:
+            raise Violation(f"{what}: a value can be read while a write is under way")
+        elif books.limit is not None and there.dead > books.limit:
+            raise Violation(f"{what}: a value outlives a quarantine by {there.dead - books.limit} ms")
+
+    def _judge_claims(self, what: str, key: str, books: _Books, there: Sight) -> None:
         held = there.quarantine
         for each in books.quarantines:
             if held is None or held[0] < each.end:
@@ -209,16 +220,6 @@ class Witness:
         for name, end in books.writes.items():
             if there.writes.get(name, 0) < end:
                 raise Violation(f"{what}: a write under way ends before its time")
-        if there.value is None:
-            books.limit = None
-            if sight is not None:
-                _judge_end(what, there, now)
-            return
-        if books.writes:
-            raise Violation(f"{what}: a value can be read while a write is under way")
-        if books.limit is not None and there.dead > books.limit:
-            raise Violation(f"{what}: a value outlives a quarantine by {there.dead - books.limit} ms")
-        _judge_end(what, there, now)
 
     def _names(self, key: str) -> bytes:
         """The nonces of the namespaces of *key* as they are now; none where there are none."""

@@ -19,26 +19,15 @@ from cacheguard.errors import LoadFailed, LoadTimeout, Unreachable
 from cacheguard.missing import MISSING
 from cacheguard.policy import Policy, Rules, resolve
 from cacheguard.protocol.names import Scope
-from tests.support.stepped import (
-    DATABASE,
-    HISTORY,
-    REDIS,
-    DatabaseDown,
-    Fault,
-    Judged,
-    ModelServer,
-    OwnStore,
-    Process,
-    Violation,
-    never_faulty,
-)
+from tests.support.judged import Judged, ModelServer, OwnStore
+from tests.support.stepped import DATABASE, HISTORY, REDIS, DatabaseDown, Fault, Process, never_faulty
 from tests.support.stepper import ANYTHING, NOTHING, Cancelled, Choose, Crashed, Pause, Redundant, Stepper, stop_at
+from tests.support.witness import Violation
 
 KEY = "k"
 SCOPE = Scope("cg:world:e:", ("cg:world:m",))
 TAG = "red"
 LAG = 2.0  # seconds that a replica lags behind at most
-LAG_MS = 2000
 TWO_TIERS = resolve(Policy(jitter=None))
 REDIS_ONLY = resolve(Policy(jitter=None, l1=False))
 
@@ -105,6 +94,7 @@ class World:
         self.acknowledged: dict[str, int] = {}
         self.processes: dict[str, Process] = {}
         self.loads = 0
+        self.sets = False  # whether a value is set by hand
         self.absent: set[str] = set()  # the next load of these finds no row
         self.cleared = 0  # how often the namespace was, or began to be: then older versions may come back
         self.softly = False  # whether old values may be left, as long as nobody takes them for fresh
@@ -260,46 +250,46 @@ class World:
         key: str = KEY,
         *,
         softly: bool = False,
-        settles: bool = False,
+        lag: float = 0.0,
         says: bool = False,
     ) -> None:
         """One committed change, then `invalidate` (softly: `expire`).
 
         Args:
-            settles: the invalidation says how far the replica may lag behind.
+            lag: what the invalidation says of how far the replica may lag behind, in seconds.
             says: it says the version that was written.
         """
         self.softly |= softly
-        work = self._write(process, key, softly=softly, settles=settles, says=says)
+        work = self._write(process, key, softly=softly, lag=lag, says=says)
         self.stepper.add(name, work, process.name, _commits(process))
 
-    async def _write(self, process: Process, key: str, *, softly: bool, settles: bool, says: bool) -> None:
+    async def _write(self, process: Process, key: str, *, softly: bool, lag: float, says: bool) -> None:
         version, name = self._commit(key), self._name(key)
         begun = self._begun([name])
         if softly:
             await process.writes.expire(process.engine, [name])
         else:
             text = version_text(version) if says else ""
-            await process.writes.write(process.engine, [Invalidation(name, LAG_MS if settles else 0, text)])
-        self._note(process, key, version, [name], begun, settles=settles, says=says)
+            await process.writes.write(process.engine, [Invalidation(name, round(lag * 1000), text)])
+        self._note(process, key, version, [name], begun, lag=lag, says=says)
 
     def tag_writer(
-        self, name: str, process: Process, *, clears: bool = False, settles: bool = False, key: str = KEY
+        self, name: str, process: Process, *, clears: bool = False, lag: float = 0.0, key: str = KEY
     ) -> None:
         """One committed change, then its tag is invalidated, or the whole namespace."""
-        work = self._write_tag(process, key, clears=clears, settles=settles)
+        work = self._write_tag(process, key, clears=clears, lag=lag)
         self.stepper.add(name, work, process.name, _commits(process))
 
-    async def _write_tag(self, process: Process, key: str, *, clears: bool, settles: bool) -> None:
+    async def _write_tag(self, process: Process, key: str, *, clears: bool, lag: float) -> None:
         version = self._commit(key)
         marker = SCOPE.epochs[0] if clears else SCOPE.tag((*self.tags, *self.late_tags)[-1])
         begun = self._begun([marker])
         if clears:
             self._clearing()
-        await process.writes.write(process.engine, [Invalidation(marker, LAG_MS if settles else 0)])
+        await process.writes.write(process.engine, [Invalidation(marker, round(lag * 1000))])
         if clears:
             self._clearing()
-        self._note(process, key, version, [marker], begun, settles=settles, says=False)
+        self._note(process, key, version, [marker], begun, lag=lag, says=False)
 
     def _clearing(self) -> None:
         """From now on, versions do not count any more."""
@@ -336,8 +326,7 @@ class World:
         await process.pause("has committed", writes=process.here)
         write.version = version if self.versioned else None
         await write.end(process.writes, process.engine, terms, quietly=False)
-        settles = terms.lag_ms >= LAG_MS
-        self._note(process, key, version, [self._name(key)], begun, settles=settles, says=self.versioned)
+        self._note(process, key, version, [self._name(key)], begun, lag=terms.lag_ms / 1000, says=self.versioned)
 
     def replication(self, name: str = "replication", key: str = KEY, steps: int = 1) -> None:
         """The replica hears of what the database says now; *steps* times."""
@@ -367,6 +356,7 @@ class World:
 
     def setter(self, name: str, process: Process, key: str = KEY, *, says: bool = False) -> None:
         """One committed change, then its value is stored by hand."""
+        self.sets = True
         self.stepper.add(name, self._set(process, key, says=says), process.name, _commits(process))
 
     async def _set(self, process: Process, key: str, *, says: bool) -> None:
@@ -376,7 +366,7 @@ class World:
             process.engine_of, {name: version}, self._rules(process), self.scope, tags=self.tags, version=text
         )
         await self._unless_away(setting)
-        self._note(process, key, version, [name], begun, settles=False, says=False)
+        self._note(process, key, version, [name], begun, lag=0.0, says=False)
 
     def adder(self, name: str, process: Process, key: str = KEY) -> None:
         """One committed change, then its value is stored by hand, unless there is one."""
@@ -388,7 +378,7 @@ class World:
                 process.engine_of, entry, version, self._rules(process), self.scope, tags=self.tags
             )
             if await self._unless_away(adding):
-                self._note(process, key, version, [entry], begun, settles=False, says=False)
+                self._note(process, key, version, [entry], begun, lag=0.0, says=False)
 
         self.stepper.add(name, add(), process.name, _commits(process))
 
@@ -402,7 +392,7 @@ class World:
                 process.engine_of, entry, lambda value: max(value or 0, version), self._rules(process), self.scope
             )
             if await self._unless_away(updating) not in {None, MISSING}:
-                self._note(process, key, version, [entry], begun, settles=False, says=False)
+                self._note(process, key, version, [entry], begun, lag=0.0, says=False)
 
         self.stepper.add(name, update(), process.name, _commits(process))
 
@@ -424,7 +414,7 @@ class World:
         names: Sequence[str],
         begun: tuple[int, int],
         *,
-        settles: bool,
+        lag: float,
         says: bool,
     ) -> None:
         """A writer has been answered."""
@@ -435,8 +425,8 @@ class World:
         cleared, lost = self._begun(names)
         if self.lagging and lost == begun[1]:
             promises = self.promises.setdefault(key, [])
-            if settles:
-                promises.append(Promise(names[0], version, self.stepper.now + LAG))
+            if lag >= LAG:
+                promises.append(Promise(names[0], version, self.stepper.now + lag))
             if says and cleared == begun[0]:
                 promises.append(Promise(names[0], version, None))
 
@@ -510,10 +500,8 @@ class World:
         if self.lagging:
             self._judge_promises()
         else:
-            for key, least in self.acknowledged.items():
-                self._judge_redis(key, least)
-            if self.fences_hold:
-                for key, least in self.fenced.items():
+            for promised in (self.acknowledged, self.fenced if self.fences_hold else {}):
+                for key, least in promised.items():
                     self._judge_redis(key, least)
         if self.loads > self.server.grants + self.server.bypasses and not self._may_load_alone():
             raise Violation(f"{self.loads} loads under {self.server.grants} leases")
@@ -531,7 +519,7 @@ class World:
 
     def _judge_promises(self) -> None:
         """Once the replica has caught up for long, no tier has what it said before."""
-        self.stepper.now += LAG + 0.1
+        self.stepper.now += 2 * LAG + 0.1
         for key, promises in self.promises.items():
             least = max((each.version for each in promises), default=0)
             self._judge_redis(key, least)
