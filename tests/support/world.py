@@ -184,7 +184,7 @@ class World:
         }
         asks = {self._name(key): self._ask(process, key, fails=fails) for key in keys}
 
-        async def load(missing: list[str]) -> dict[str, int]:
+        async def load(missing: list[str]) -> dict[str, int | None]:
             found = {key: await self._load(process, key, fails=fails) for key in missing}
             self.loads -= 0 if process.keeps_its_own else len(missing) - 1
             return found
