@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -92,6 +92,15 @@ class Identity:
         self._saved_at: dict[str, tuple[str, float]] = {}  # by server: the run, and since when its data may be lost
         self.generation: int = 0  # connections and decisions of an older one count no more
         self._lock = threading.RLock()
+
+    @property
+    def known(self) -> dict[str, Facts]:
+        """Who has answered last, by the names of the servers."""
+        return dict(self._known)
+
+    def remember(self, known: Mapping[str, Sequence[str]]) -> None:
+        """Who has answered an earlier process."""
+        self._known.update({name: Facts(*facts) for name, facts in known.items()})
 
     def tell(self, name: str, facts: Facts | None) -> int:
         """What a new connection to *name* has found; the generation to which that connection belongs."""

@@ -26,6 +26,7 @@ PATIENCE = 0.2  # seconds that a first read waits; without the bus, L1 stays emp
 MOST_ECHOES = 4096
 MOST_DIRTY = 100_000
 MOST_NOTED = 100_000  # names received within one horizon
+SLACK = 1.0  # seconds that another thread may look at the clock later; further away is a deadline of another clock
 DIRTY_FOR = 60.0  # seconds after its last message; the process that has it pending repeats it every second
 
 
@@ -114,7 +115,8 @@ class Bus:
     @property
     def hears(self) -> bool:
         """True while a heartbeat proves that invalidations from other processes arrive."""
-        return self.joined_in and self.now() < self._trusted_until
+        now = self.now()
+        return self.joined_in and now < self._trusted_until <= now + HORIZON + SLACK
 
     def vouches(self, since: float, names: Iterable[str]) -> bool:
         """True if data that was current at *since* includes every change of *names* that this process knows of."""
@@ -184,7 +186,7 @@ class Bus:
         if not self._dirty:
             return False
         now = self.now()
-        return any(self._dirty.get(name, 0.0) > now for name in (key, *markers))
+        return any(now < self._dirty.get(name, 0.0) <= now + DIRTY_FOR + SLACK for name in (key, *markers))
 
     def joined(self, now: float) -> None:
         """Handle a confirmed subscription: L1 may have missed messages until now, so it is dropped."""

@@ -233,7 +233,7 @@ class Gate:
     async def tell(self, key: str) -> None:
         """Tell all other processes to drop their copies of *key*, which has a new value in Redis."""
         with suppress(Unreachable):  # it is counted; their copies end with their L1 TTL
-            await self.send(protocol.told(self.bus.channel, self.bus.begin(), key), reading=False)
+            await self.send(protocol.news(self.bus.channel, self.bus.begin(), key), reading=False)
 
     async def deliver(
         self,

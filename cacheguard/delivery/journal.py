@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 
 JOURNALED_FOR = 60.0  # seconds, at least: longer than a failover takes
@@ -65,14 +66,32 @@ class Journal(Generic[Item]):
                 fresh[name] = entry
         self._prune(now)
 
+    def restore(self, entries: Iterable[tuple[float, Item]], dropped_ago: float | None) -> None:
+        """Take in what an earlier process has kept in the file, the oldest first, each with its age in seconds."""
+        now = self._now()
+        for ago, item in entries:
+            self._kept[item.key, bool(item.version)] = now - min(max(0.0, ago), LONGEST_JOURNAL), item
+        if dropped_ago is not None:
+            self._dropped_at = now - max(0.0, dropped_ago)
+        self.fresh = {}
+
+    def unwritten(self) -> tuple[list[tuple[float, Item]], float, float | None]:
+        """As ages: what is not in the file yet, the oldest that may stay there, the youngest that was let go of."""
+        now, fresh = self._now(), self.fresh or {}
+        self.fresh = {}
+        dropped_ago = now - self._dropped_at if self._dropped_at > -math.inf else None
+        return [(now - at, item) for at, item in fresh.values()], now - self.since(now), dropped_ago
+
     def _prune(self, now: float) -> None:
         kept, since = self._kept, self.since(now)
-        while kept:
-            at, _ = next(iter(kept.values()))
-            if at >= since and len(kept) <= MOST_JOURNALED:
-                break
-            kept.popitem(last=False)
-            self._dropped_at = at
+        # A signal handler may invalidate anywhere in between, and prunes as well.
+        with suppress(KeyError, RuntimeError, StopIteration):
+            while True:
+                name, (at, _) = next(iter(kept.items()))
+                if at >= since and len(kept) <= MOST_JOURNALED:
+                    break
+                if kept.pop(name)[0] == at:
+                    self._dropped_at = max(self._dropped_at, at)
 
     def since(self, now: float) -> float:
         """Since when invalidations are kept, if they are not too many."""
@@ -91,8 +110,8 @@ class Journal(Generic[Item]):
         needed = -math.inf if of_unknown_age else min(self._now() - JOURNALED_FOR, self._saved_at)
         if self._dropped_at > -math.inf and self._dropped_at >= needed:
             return None
-        return [item for _, item in self._kept.values()]
+        return [item for _, item in list(self._kept.values())]
 
     def lasting(self) -> list[Item]:
         """Those kept that leave something behind, such as a version floor."""
-        return [item for _, item in self._kept.values() if item.leaves_something]
+        return [item for _, item in list(self._kept.values()) if item.leaves_something]

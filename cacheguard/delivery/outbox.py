@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -88,6 +88,16 @@ class Ledger(Protocol):
 
     def strike(self, items: Iterable[Invalidation]) -> None: ...
 
+    def recall(self) -> tuple[list[tuple[float, Invalidation]], float | None]: ...
+
+    def note(
+        self, entries: Iterable[tuple[float, Invalidation]], kept_for: float, dropped_ago: float | None
+    ) -> None: ...
+
+    def met(self) -> dict[str, list[str]]: ...
+
+    def meet(self, servers: Mapping[str, Sequence[str]]) -> None: ...
+
 
 class Outbox:
     """The pending invalidations, and those that were acknowledged recently.
@@ -119,6 +129,7 @@ class Outbox:
         self.changes: int = 0  # of the server, so far
         if ledger is not None:
             self.pending.update({item: object() for item in ledger.load()})
+            self._journal.restore(*ledger.recall())
             self._count()
 
     @property
@@ -192,7 +203,7 @@ class Outbox:
         now = self._now()
         with self.lock:
             names = keys
-            if now >= self.parked_at + PARKED_FOR:
+            if not self.parked_at <= now < self.parked_at + PARKED_FOR:
                 names, self.parked_at = list(self.parked), now  # one thread that tries is enough
             return {item: mark for key in names for item, mark in self.parked.get(key, {}).items()}
 
@@ -258,6 +269,25 @@ class Outbox:
         """Keep *items* in the journal: a failover or a restart may lose them."""
         with self.lock:
             self._journal.add(items)
+
+    @property
+    def has_journal(self) -> bool:
+        """True if anything would have to be repeated to another server."""
+        return len(self._journal) > 0
+
+    def keep_journal(self, servers: Mapping[str, Sequence[str]]) -> None:
+        """Write to the file, if there is one, what was acknowledged since the last time, and by which *servers*.
+
+        They are noted only while nothing is pending: a process that finds another server then repeats the journal.
+        """
+        if self._ledger is None:
+            return
+        with self.lock:
+            entries, kept_for, dropped_ago = self._journal.unwritten()
+        if entries:
+            self._ledger.note(entries, kept_for, dropped_ago)
+        if servers and not self.count:
+            self._ledger.meet(servers)
 
     def saved(self, at: float) -> None:
         """What was acknowledged before *at* is on the server's disk."""

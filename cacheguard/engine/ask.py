@@ -64,6 +64,7 @@ class Job:
     ticket: int = field(init=False)  # of L1, taken before Redis is asked
     asked_at: float = field(init=False)  # when Redis is asked
     leases: dict[str, Granted] = field(default_factory=dict[str, Granted])
+    asked: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])  # tags asked for with leases
     turn: int | None = None  # to be given back to the load breaker
 
     @property
@@ -76,13 +77,10 @@ class Job:
         """True if all its flights have landed."""
         return all(flight.landed for flight in self.flights.values())
 
-    def granted(self, key: str, lease: Granted, tags: tuple[str, ...]) -> bool:
-        """Take the lease of *key* if a value loaded under it can be stored; False if it must be given back.
-
-        Args:
-            tags: those whose markers were asked for.
-        """
-        if not lease.covers(self.asks[key].scope.markers(tags)):
+    def granted(self, key: str, lease: Granted) -> bool:
+        """Take the lease of *key* if a value loaded under it can be stored; False if it must be given back."""
+        ask = self.asks[key]
+        if not lease.covers(ask.scope.markers(self.asked.get(key, ask.tags))):
             return False
         self.leases[key] = lease
         return True

@@ -191,33 +191,29 @@ class Batch:
         wanted = {} if self._alone else {key: token for key, token in tokens.items() if key not in cut_off}
         if not wanted:
             return
-        tags = {key: engine.shared.tags_before(ask, job.asked_at) for key, ask in job.asks.items()}
+        job.asked = {key: engine.shared.tags_before(ask, job.asked_at) for key, ask in job.asks.items()}
         try:
             leases = await engine.remote.lease_many(
                 wanted,
                 self._first.codec,
                 self._first.scope,
-                tags,
+                job.asked,
                 unusable=self._unusable,
                 keep_ms=marker_ms(self._rules),
             )
         except Unreachable:
             return
-        useless = {
-            key: wanted[key]
-            for key, lease in leases.items()
-            if self._is_useless(job, key, lease, wanted[key], tags[key])
-        }
+        useless = {key: wanted[key] for key, lease in leases.items() if self._is_useless(job, key, lease, wanted[key])}
         if useless:
             with suppress(Unreachable):
                 await engine.remote.release(useless)
 
-    def _is_useless(self, job: Job, key: str, lease: LeaseOutcome | CutOff, token: str, tags: tuple[str, ...]) -> bool:
+    def _is_useless(self, job: Job, key: str, lease: LeaseOutcome | CutOff, token: str) -> bool:
         """Act on the reply to one lease request; True if the lease was granted and must be given back."""
         engine = self._engine
         if isinstance(lease, CutOff):
             return False
-        if isinstance(lease, Granted) and job.granted(key, lease, tags):
+        if isinstance(lease, Granted) and job.granted(key, lease):
             job.tokens[key] = token
             return False
         if isinstance(lease, Found) and lease.stored is not None:

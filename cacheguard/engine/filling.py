@@ -352,7 +352,6 @@ class Filling:
             dead_from=asked_at + dead_left,
             tags=stored.tags,
             marks=tuple(map(ask.scope.tag, stored.tags)) if stored.tags else (),
-            shared=rules.l2,
             weight=stored.weight,
         )
         return self._local.put(entry, ticket, absence=stored.kind is not Kind.VALUE)

@@ -317,7 +317,7 @@ class Rebuilding:
         """
         floor, unusable, awaited = plan.floor, plan.unusable, ""
         waiting_since: float | None = None
-        tags = self._shared.tags_before(ask, self._runtime.now())
+        tags = job.asked[ask.key] = self._shared.tags_before(ask, self._runtime.now())
         while True:
             flight.leases += 1
             job.ticket, job.asked_at = self._local.tickets.take(), self._runtime.now()
@@ -353,7 +353,7 @@ class Rebuilding:
             elif isinstance(lease, Found) and lease.stored is None:
                 unusable = lease.unusable  # unusable here, or invalidated by a tag: the next question replaces it
             else:
-                return await self._follow(flight, ask, plan, lease, job, tags)
+                return await self._follow(flight, ask, plan, lease, job)
 
     async def _nap(self, key: str, seconds: float) -> None:
         """Sleep until Redis is to be asked again, or until another process says that it has stored the value."""
@@ -365,13 +365,7 @@ class Rebuilding:
             self._shared.no_sleeper(key, woken)
 
     async def _follow(
-        self,
-        flight: Flight,
-        ask: Ask,
-        plan: Plan,
-        lease: Granted | Found | Bypass | Failed,
-        job: Job,
-        tags: tuple[str, ...],
+        self, flight: Flight, ask: Ask, plan: Plan, lease: Granted | Found | Bypass | Failed, job: Job
     ) -> bool:
         """Act on the reply to a lease request, True if *job* must run."""
         flight.after = None
@@ -379,7 +373,7 @@ class Rebuilding:
             case Failed():
                 self.fail_as_elsewhere(flight, ask, lease, stale=plan.stale is not None, waited=plan.waited)
             case Granted():
-                if job.granted(ask.key, lease, tags):
+                if job.granted(ask.key, lease):
                     return True
                 await self._loading.release(job, None)
             case Found(stored=Stored()):

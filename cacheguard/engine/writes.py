@@ -145,7 +145,8 @@ class Writes:
             what: may be many: an event loop has its turn after each part.
             quietly: never raise.
         """
-        in_a_loop = engine.runtime.here() is None
+        here = engine.runtime.here()
+        in_a_loop = here is None or here.loop is not None
         parts = _parts(what, MOST_IN_A_LOOP if in_a_loop else MOST_AT_ONCE)
         first = next(parts, None)
         if first is None or await engine.runtime.through(self._say_all(engine.runtime, say, first, parts)):

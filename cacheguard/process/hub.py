@@ -44,6 +44,7 @@ from ..tiers.packing import ObjectPacking, Packing, SealedPacking, weigh_stored
 from ..tiers.remote import Remote
 from . import forks
 from .nodes import Bundle, Node, Nodes
+from .unheard import OwnStore
 
 
 class Hub:
@@ -166,12 +167,19 @@ class Hub:
             bus, outbox = self._unheard
             gate = Gate(self._store, self.events, outbox, bus)
             packing: Packing = ObjectPacking(copies=self.options.l1_copy)
-            remote: Entries = Remote(gate, packing, self.events, runtime.token)
+            remote: Entries
+            if self.memory:
+                remote = Remote(gate, packing, self.events, runtime.token)
+            else:
+                remote = OwnStore(gate, packing, self.events, runtime.token, hears=self._hears)
         else:
             packing = SealedPacking(self.options.sealer, self.registry)
             remote = self._nodes.remote(ways, runtime, packing, abreast=isinstance(runtime, AsyncRuntime))
         audit = None if self.auditor is None else self.auditor.consider
         return Engine(runtime, remote, self.shared, audit, in_process=isinstance(packing, ObjectPacking))
+
+    def _hears(self) -> bool:
+        return self.now() < self.local.trusted_until
 
     def _leave_closed_loops(self, current: asyncio.AbstractEventLoop) -> None:
         """Let go of engines whose event loop has ended, and of one whose place in memory this loop has taken."""

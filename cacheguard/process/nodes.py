@@ -98,7 +98,9 @@ class Node:
         self.outbox: Outbox = Outbox(root, events, now, self._ledger, threading.RLock())
         self.bus: Bus = Bus(channel, os.urandom(8).hex(), forget, _Heard(local, missed), events, now=now)
         self.circuits: Circuits = Circuits(options.operation_timeout, events)
-        identity = Identity(partial(_replay, self.outbox))
+        self._identity = identity = Identity(partial(_replay, self.outbox))
+        if self._ledger is not None:
+            identity.remember(self._ledger.met())
         self.wires: Wires = Wires(
             endpoint, aendpoint, MOST_CONNECTIONS, options.operation_timeout, identity, self.circuits
         )
@@ -121,13 +123,17 @@ class Node:
 
     def gate(self, commands: Commands, replicas: Replicas | None = None) -> Gate:
         """The way to it through *commands*, on which nothing is asked before pending invalidations are delivered."""
-        if self.outbox.pending:  # an earlier process has left it
+        if self.outbox.pending or self.outbox.has_journal:  # an earlier process has left it
             self.bus.listen()
         return Gate(commands, self.events, self.outbox, self.bus, replicas)
 
     def replicas(self, way: Any) -> Replicas | None:
         """Its replicas, for who goes this *way* to the masters; None if they are not to be read from."""
         return self.wires.replicas if way is self.wires.blocking else self.wires.replicas_beside(way)
+
+    def keep_journal(self) -> None:
+        """Write to the outbox file, if there is one, what an heir may have to repeat."""
+        self.outbox.keep_journal(self._identity.known)
 
     def before_fork(self) -> Callable[[], None] | None:
         """Let no other thread be at the outbox file, whose library has locks that a child could not open.
@@ -194,6 +200,7 @@ def _look(
             saved.append(saved_at)
     if whole and saved and len(saved) == len(said):
         outbox.saved(min(saved))
+    outbox.keep_journal(identity.known)
 
 
 def _found_out(wires: Wires, gate: Gate, name: str) -> float:
@@ -310,6 +317,7 @@ class Nodes:
         for node in self._nodes.values():
             node.listener.close(until)
             node.circuits.close(until)
+            node.keep_journal()
 
     def disconnect(self) -> None:
         """Close the connections that threads use."""

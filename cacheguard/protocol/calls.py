@@ -289,14 +289,14 @@ def expire(key: str, *, channel: str, echo: str) -> Call:
     return ScriptCall(EXPIRE, (key,), (channel, echo))
 
 
-def told(channel: str, echo: str, key: str) -> Call:
-    """Tell all processes that what is stored under *key* has changed."""
-    return ("PUBLISH", channel, messages.Drop(key, echo).text())
-
-
 def dirty(channel: str, key: str) -> Call:
     """Tell all processes not to use what is stored under *key*, which Redis refuses to remove."""
     return ("PUBLISH", channel, messages.dirty(key))
+
+
+def news(channel: str, echo: str, key: str) -> Call:
+    """Tell all processes that *key* has a new value, which is stored already."""
+    return ("PUBLISH", channel, messages.Drop(key, echo).text())
 
 
 # By hand

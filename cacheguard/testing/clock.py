@@ -57,7 +57,8 @@ class VirtualClock:
 
     A guard on ``memory://`` uses it for everything: TTLs, stale windows, the ages of L1 entries, leases, write intents
     and quarantines, the back-off after a failed load, and every timeout. On Redis, it only moves times that the process
-    measures. TTLs and leases in Redis follow Redis's own clock; the checks of Redis's health follow real time.
+    measures. TTLs, leases and what a failed load leaves for other processes follow Redis's own clock; the checks of
+    Redis's health follow real time.
 
     Timeouts (``hard_timeout``, ``soft_timeout``, ``wait_timeout``, ``load_wait``) and lease renewals only follow this
     clock. Pauses between two polls (while waiting for another caller's load) end when the clock has been moved that

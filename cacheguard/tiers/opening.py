@@ -53,7 +53,7 @@ class Opening:
             self._events.redis_refused(reply)
             raise reply
         self._events.undecodable += 1
-        self._events.once(f"foreign {key}", "%s holds something that is no entry of ours; it is left alone", key)
+        self._events.once("foreign", "%s holds something that is no entry of ours; it is left alone", key, key=key)
         return Found(None, -1.0)
 
     async def standing(self, key: str, found: Found, scope: Scope, seen: dict[str, Any], envelope: Any) -> Found:

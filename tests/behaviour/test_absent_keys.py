@@ -59,7 +59,7 @@ WAYS: dict[str, tuple[Callable[[int], Any], dict[str, Any]]] = {
 def keys_in(redis_url: str) -> list[bytes]:
     """Those that outlive a word about a failed load."""
     with redis.Redis.from_url(redis_url) as client:
-        return [key for key in client.scan_iter() if client.pttl(key) > 2_000]
+        return [key for key in client.scan_iter() if client.pttl(key) > 20_000]
 
 
 def reader(door: Door, way: str, *, l1: bool = True) -> Any:

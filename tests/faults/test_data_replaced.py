@@ -18,6 +18,7 @@ from tests.conftest import OpenDoor
 from tests.faults.test_sentinel import until
 from tests.support.clusters import RedisCluster
 from tests.support.doors import Door
+from tests.support.fleet import Process
 from tests.support.redis_server import RedisServer
 from tests.support.rings import RingOfServers
 
@@ -64,17 +65,23 @@ def _follow(server: RedisServer, source: RedisServer) -> None:
     server.command("REPLICAOF", "NO", "ONE")
 
 
+def raw(server: RedisServer) -> Any:
+    """A client that returns bytes, as DUMP needs."""
+    make: Any = redis.Redis
+    return make(port=server.port)
+
+
 def by_its_snapshot(server: RedisServer, _: Path) -> Callable[[], object]:
     server.command("SAVE")
     return lambda: server.command("DEBUG", "RELOAD", "NOSAVE")
 
 
 def by_a_backup(server: RedisServer, _: Path) -> Callable[[], object]:
-    with redis.Redis(port=server.port) as client:
+    with raw(server) as client:
         dumps: Any = {key: client.dump(key) for key in client.keys("*")}
 
     def back() -> None:
-        with redis.Redis(port=server.port) as client:
+        with raw(server) as client:
             client.flushall()
             for key, dump in dumps.items():
                 client.restore(key, 1_800_000, dump)
@@ -83,7 +90,7 @@ def by_a_backup(server: RedisServer, _: Path) -> Callable[[], object]:
 
 
 def by_another_database(server: RedisServer, _: Path) -> Callable[[], object]:
-    with redis.Redis(port=server.port) as client:
+    with raw(server) as client:
         for key in client.keys("*"):
             client.copy(key, key, destination_db=1)
     return lambda: server.command("SWAPDB", 0, 1)
@@ -205,8 +212,57 @@ async def test_what_others_do_to_a_running_server_repeats_nothing(
     await asyncio.to_thread(by_a_copy, own_server, tmp_path)
     own_server.command("SAVE")
     own_server.command("CONFIG", "RESETSTAT")
-    with redis.Redis(port=own_server.port) as client:
+    with raw(own_server) as client:
         client.restore("theirs", 0, client.dump(namespace_scope("cacheguard").key("k")))
     await asyncio.sleep(1.1)
     assert door.guard.stats().replayed == 0
     assert door.guard.stats().bus_gaps == 0
+
+
+HEIR = """
+import sys, time
+from cacheguard import CacheGuard
+
+guard = CacheGuard(sys.argv[1], outbox=sys.argv[2])
+print(guard.get("k"), flush=True)
+sys.stdin.readline()
+guard.invalidate("k")
+if sys.argv[3] == "close":
+    guard.close()
+else:
+    time.sleep(2.1)
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+async def test_with_a_file_the_journal_outlives_its_process(
+    open_door: OpenDoor, own_server: RedisServer, tmp_path: Path, end: str
+) -> None:
+    file = tmp_path / "outbox.db"
+    with CacheGuard(own_server.url, policy=NO_L1) as elsewhere:
+        await asyncio.to_thread(elsewhere.set, "k", "old")
+        own_server.command("SAVE")
+        process = Process(HEIR, own_server.url, file, end)
+        assert await asyncio.to_thread(process.hear) == "old"
+        process.tell()
+        assert await asyncio.to_thread(process.hear) == "done"
+        process.kill()
+        own_server.kill()
+        own_server.start()
+        door = open_door(CacheGuard(own_server.url, policy=NO_L1, outbox=file))
+        assert await door.get("k") is None
+        assert door.guard.stats().replayed == 1
+        assert await asyncio.to_thread(elsewhere.get, "k") is None
+
+
+async def test_with_a_file_nothing_is_repeated_to_the_server_that_has_acknowledged_it(
+    open_door: OpenDoor, own_server: RedisServer, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        door = open_door(CacheGuard(own_server.url, policy=NO_L1, outbox=tmp_path / "outbox.db"))
+        assert await door.get("k") is None
+        await door.invalidate("k")
+        await door.close()
+        assert door.guard.stats().replayed == 0

@@ -157,7 +157,7 @@ class ModelServer(Judged):
     def __init__(self, stepper: Stepper) -> None:
         super().__init__(stepper)
         self._model = MemoryCommands(1000, nullcontext(), lambda: stepper.now)
-        self._model.publish = lambda channel, message: self.tell(message)  # type: ignore[method-assign]
+        self._model.publish = lambda _, message: self.tell(message)  # type: ignore[method-assign, assignment]
 
     def run(self, call: Call) -> Reply:
         return self._model.run(call)

@@ -92,9 +92,9 @@ class RealRedis:
     """
 
     def __init__(self, port: int, tamper: Tamper = as_it_is) -> None:
-        connect: Any = Connection  # untyped
-        self._data: Any = connect(host="127.0.0.1", port=port, socket_timeout=10, protocol=2)
-        self._news: Any = connect(host="127.0.0.1", port=port, socket_timeout=10, protocol=2)
+        make: Any = Connection  # which has no types
+        self._data = make(host="127.0.0.1", port=port, socket_timeout=10, protocol=2)
+        self._news = make(host="127.0.0.1", port=port, socket_timeout=10, protocol=2)
         self._news.send_command("SUBSCRIBE", CHANNEL)
         self._news.read_response()
         self._sealer, self.registry = Sealer(), Registry()

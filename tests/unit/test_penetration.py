@@ -97,6 +97,12 @@ FORMS: dict[str, list[object]] = {
     "a UUID like a number": [DIGITS, str(DIGITS), DIGITS.hex, DIGITS.urn],
     "upper and lower case": ["Straße", "STRASSE", "strasse", "Straße".encode()],
     "accents": ["é", "e\N{COMBINING ACUTE ACCENT}", "É", "E", "e\N{ZERO WIDTH JOINER}"],
+    "an accent that is a letter": [
+        "\N{GREEK SMALL LETTER ALPHA WITH YPOGEGRAMMENI}",
+        "\N{GREEK SMALL LETTER ALPHA}\N{COMBINING GREEK YPOGEGRAMMENI}",
+        "\N{GREEK CAPITAL LETTER ALPHA}\N{GREEK CAPITAL LETTER IOTA}",
+    ],
+    "letters in one sign": ["\N{TELEPHONE SIGN}", "TEL", "tel"],
     "a dotless i": ["istanbul", "İstanbul", "\N{LATIN SMALL LETTER DOTLESS I}stanbul", "ISTANBUL"],
     "a member of an enum": [Color.RED, "red", "RED", Shade.RED],
     "a member with a number": [Plain.ONE, 1, "1", Level.ONE],

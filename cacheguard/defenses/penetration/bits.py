@@ -44,11 +44,13 @@ class Layers:
 
     def put(self, text: str) -> list[int]:
         """Make `holds` true for *text*; return the bits of the last layer that say so (none if it was true already)."""
-        if self.holds(text):
+        *older, layer = self.filters
+        if any(text in each for each in older):
             return []
-        layer = self.filters[-1]
         set_bits = positions(self.shapes[-1], layer.make_hashes, text)
         bits = layer.bitarray
+        if all(bits[position] for position in set_bits):
+            return []
         for position in set_bits:
             bits[position] = 1
         return set_bits

@@ -45,7 +45,7 @@ from .stored import Keys, Refusal
 LONGEST_LEASE = 5.0
 MOST_QUEUED = 100_000  # items that wait for Redis
 QUEUE_REST = 3.0  # seconds after a failure in which a filter whose adds may wait says "maybe"
-POLL = 0.1  # seconds between looks at the rebuild of another process
+POLLS = (0.05, 0.5)  # seconds between looks at the rebuild of another process: the first, and at most
 
 _CALLS_PER_SEND = 8
 _FIRST_TRY, _LONGEST_PAUSE = 0.05, 0.5  # seconds between attempts to add what waits
@@ -288,7 +288,7 @@ class BloomTier:
         dead, and one of those who wait takes over.
         """
         lag_ms, until = checked_lag(settle), runtime.now() + wait
-        spent = False
+        spent, pause = False, POLLS[0]
         while True:
             try:
                 await self._deliver(runtime)
@@ -310,7 +310,8 @@ class BloomTier:
             left = until - runtime.now()
             if left <= 0:
                 return "incomplete"
-            await runtime.sleep(min(POLL, left))
+            await runtime.sleep(min(pause, left))
+            pause = min(1.5 * pause, POLLS[1])
 
     async def info(self, runtime: Runtime) -> BloomInfo:
         """The filter as it is now; one round trip. Raises `Unreachable`."""

@@ -170,8 +170,9 @@ def _text_form(text: str) -> str:
 def _plain_letters(text: str) -> str:
     """Letters without case and accents, as a database may compare them."""
     for _ in range(2):  # what is folded may have to be taken apart once more
-        apart = unicodedata.normalize("NFKD", text.translate(_DOTLESS))
-        text = "".join(map(_letter, apart)).casefold()
+        # Folded first: what is an accent in lower case may be a letter in upper case.
+        apart = unicodedata.normalize("NFKD", text.translate(_DOTLESS).casefold())
+        text = "".join(map(_letter, apart))
     return text
 
 
