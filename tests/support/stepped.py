@@ -21,6 +21,7 @@ from cacheguard.engine.writes import Writes
 from cacheguard.errors import Refused, Unreachable
 from cacheguard.events import Events
 from cacheguard.ports import Call, Commands, Reply, Runtime, ScriptCall
+from cacheguard.process.unheard import OwnStore as Beside
 from cacheguard.protocol.layout import NONCE_BYTES
 from cacheguard.protocol.messages import Drop, Woken, heard
 from cacheguard.tiers.local import Local
@@ -337,8 +338,11 @@ class Process:
         runtime = SteppedRuntime(self, commands, self.own, f"{self.name}own")
         bus = Bus("", "", lambda _: None, self.local, self.events, now=self.local._now)  # noqa: SLF001 - one clock
         gate = Gate(commands, self.events, Outbox("cg:world:m", self.events, runtime.now), bus)
-        remote = Remote(gate, ObjectPacking(), self.events, runtime.token)
+        remote = Beside(gate, ObjectPacking(), self.events, runtime.token, hears=self._hears)
         return make_engine(runtime, remote, self.shared, in_process=True)
+
+    def _hears(self) -> bool:
+        return self.stepper.now < self.local.trusted_until
 
     @property
     def keeps_its_own(self) -> bool:

@@ -389,7 +389,11 @@ class World:
             entry, version = self._name(key), self._commit(key)
             begun = self._begun([entry])
             updating = process.by_hand.update(
-                process.engine_of, entry, lambda value: max(value or 0, version), self._rules(process), self.scope
+                process.engine_of,
+                entry,
+                lambda value: max(self.database[key] if value is None else value, version),
+                self._rules(process),
+                self.scope,
             )
             if await self._unless_away(updating) not in {None, MISSING}:
                 self._note(process, key, version, [entry], begun, lag=0.0, says=False)
