@@ -319,7 +319,8 @@ class Gate:
 def _is_away(reply: Reply) -> bool:
     """True if the server of this call could not be reached."""
     if type(reply) is list:
-        return bool(reply) and all(map(_is_away, reply))
+        parts: list[Reply] = reply
+        return bool(parts) and all(map(_is_away, parts))
     return reply == {} or (isinstance(reply, Unreachable) and not isinstance(reply, Refused))
 
 

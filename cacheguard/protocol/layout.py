@@ -109,9 +109,10 @@ def clock(reply: Reply, key: str) -> int:
 
     Several servers answer each for its own keys.
     """
-    if type(reply) is dict:
-        reply = reply[key]
-    if isinstance(reply, Refused):
-        raise reply
-    seconds, micros = reply
+    time: Any = reply
+    if type(time) is dict:
+        time = time[key]
+    if isinstance(time, Refused):
+        raise time
+    seconds, micros = time
     return int(seconds) * 1000 + int(micros) // 1000
