@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 from ..errors import Refused, Unreachable
 from ..events import Events
@@ -318,8 +319,9 @@ class Gate:
 
 def _is_away(reply: Reply) -> bool:
     """True if the server of this call could not be reached."""
-    if type(reply) is list:
-        return bool(reply) and all(map(_is_away, reply))
+    if isinstance(reply, list):
+        parts = cast("list[Reply]", reply)
+        return bool(parts) and all(map(_is_away, parts))
     return reply == {} or (isinstance(reply, Unreachable) and not isinstance(reply, Refused))
 
 

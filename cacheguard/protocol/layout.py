@@ -7,7 +7,7 @@ when it was stored. The claims behind the value are for the scripts alone: see `
 from __future__ import annotations
 
 from struct import Struct
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from ..errors import Refused
 from ..ports import Reply
@@ -109,9 +109,8 @@ def clock(reply: Reply, key: str) -> int:
 
     Several servers answer each for its own keys.
     """
-    if type(reply) is dict:
-        reply = reply[key]
-    if isinstance(reply, Refused):
-        raise reply
-    seconds, micros = reply
+    time: Any = cast("dict[str, Reply]", reply)[key] if isinstance(reply, dict) else reply
+    if isinstance(time, Refused):
+        raise time
+    seconds, micros = cast("tuple[bytes, bytes]", time)
     return int(seconds) * 1000 + int(micros) // 1000

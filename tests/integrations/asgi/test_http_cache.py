@@ -740,7 +740,7 @@ async def test_no_store_in_a_request_keeps_the_cache_out_of_it(origin: Origin, c
 
 async def test_heuristic_freshness_is_an_option(origin: Origin, open_client: OpenClient) -> None:
     origin.says(("last-modified", "Mon, 02 Nov 2020 10:00:00 GMT"), ("date", "Mon, 02 Nov 2026 10:00:00 GMT"))
-    plain, heuristic = open_client(), open_client(heuristic=0.1, longest_heuristic="3650d")
+    plain, heuristic = open_client(), open_client(heuristic=0.1, longest_heuristic="365d")
     await plain.get("/a")
     await plain.get("/a")
     assert origin.runs == 2
