@@ -291,7 +291,7 @@ def _only_set(pick: Pick, world: World, processes: Sequence[Process]) -> World:
 
 
 def _fates(pick: Pick, world: World, processes: Sequence[Process], *, gaps: bool) -> None:
-    if pick((False, False, True)):
+    if not world.sets and pick((False, False, True)):  # nor is a floor evicted that keeps such a value out
         world.eviction()
     if world.lagging and pick((False, True)):
         world.replication(steps=pick((1, 2)))
