@@ -27,7 +27,7 @@ SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
 # No deadlines: a slow machine is no bug.
 settings.register_profile("dev", deadline=None, max_examples=30)
-settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True, suppress_health_check=SLOW)
+settings.register_profile("ci", deadline=None, max_examples=100, print_blob=True, suppress_health_check=SLOW)
 settings.register_profile("night", deadline=None, max_examples=20_000, print_blob=True, suppress_health_check=SLOW)
 settings.load_profile(os.environ.get("CACHEGUARD_HYPOTHESIS_PROFILE", "dev"))
 

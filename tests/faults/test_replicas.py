@@ -81,7 +81,7 @@ async def test_what_is_fresh_is_read_from_a_replica(near: Near, sentinels: Senti
     await asyncio.to_thread(near.elsewhere.set, "k", "v")
     await near.comes_from_a_replica("k", "v")
     said = [server.command("INFO", "commandstats") for server in replicas_of(sentinels)]
-    assert any("cmdstat_get:" in each for each in said)
+    assert any("cmdstat_get" in each for each in said)
     assert near.door.guard.stats().redis_errors == 0
 
 
