@@ -78,8 +78,8 @@ def test_a_floor_is_not_lost_to_one_of_a_writer_that_has_not_heard_of_a_clear() 
     server = ModelServer(Stepper())
 
     def floor(version: int, under: bytes) -> None:
-        says = {"floor": version_text(version), "under": under, "floor_ms": 300_000}
-        server.answer(calls.invalidate(KEY, channel="", echo="-", **says))
+        text = version_text(version)
+        server.answer(calls.invalidate(KEY, channel="", echo="-", floor=text, under=under, floor_ms=300_000))
 
     floor(10, b"new")
     floor(7, b"old")
