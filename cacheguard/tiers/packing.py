@@ -10,7 +10,8 @@ from ..codec import TAGGED, Codec, Registry
 from ..errors import CodecError
 from ..protocol.entry import Stored
 from ..protocol.envelope import Envelope, Kind, Sealer
-from .local import OVERHEAD, weigh
+from .local import OVERHEAD, OVERHEAD_OF_TAG
+from .weighing import weigh
 
 
 class Packing(Protocol):
@@ -91,9 +92,13 @@ def copied(value: Any) -> Any:
     return value if type(value) in _SCALARS else deepcopy(value)
 
 
-def weigh_stored(stored: Any) -> int:
-    """About how many bytes what `ObjectPacking` stores takes."""
-    return OVERHEAD + weigh(stored.value) if isinstance(stored, Stored) else OVERHEAD
+def weigh_stored(stored: Any, most: float) -> int:
+    """How many bytes what `ObjectPacking` stores takes; no closer look if there are more than *most*."""
+    if not isinstance(stored, Stored):
+        return OVERHEAD
+    if not stored.weight:
+        stored.weight = weigh(stored.value, most)
+    return OVERHEAD + OVERHEAD_OF_TAG * len(stored.tags) + stored.weight
 
 
 class ObjectPacking:

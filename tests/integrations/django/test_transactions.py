@@ -15,6 +15,7 @@ from django.test import TestCase
 from cacheguard import MISSING
 from cacheguard.errors import ConfigurationError, KeyTemplateError
 from cacheguard_django import CacheGuardCache, guard, invalidate, invalidates, writing
+from tests.faults.test_bus import until
 from tests.integrations.django.conftest import Configure
 from tests.integrations.django.shop.models import Person
 from tests.support.faults import FaultProxy
@@ -225,6 +226,7 @@ def test_a_template_may_speak_of_the_result_and_of_tags(person: Person) -> None:
 def test_all_calls_in_one_transaction_cost_one_round_trip(configure: Configure, proxy: FaultProxy) -> None:
     configure(LOCATION=proxy.url)
     invalidate("warm", tags=["warm"])
+    until(lambda: guard().stats().bus_up)  # it listens from the first one on
     with proxy.watching() as seen:
         with transaction.atomic():
             for number in range(50):
