@@ -242,7 +242,7 @@ def whole_world(pick: Pick, server: Callable[[Stepper], Judged] = ModelServer) -
         world = _only_set(pick, world, processes)
     for number in range(pick((0, 0, 1, 2))):
         world.toucher(f"toucher {number}", pick(processes))
-    # A quarantine that a process has not heard of in a gap is unknown to it: it keeps what a replica says after the gap.
+    # A quarantine that a process has not heard of in a gap is unknown to it: it keeps what a replica says after that.
     _fates(pick, world, processes, gaps=bus and not (lagging and own != "none"))
     return world
 
