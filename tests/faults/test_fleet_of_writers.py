@@ -111,7 +111,7 @@ database.close()
 """
 
 
-@pytest.mark.parametrize("keys", [200, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("keys", [100, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("colour", "mode"),
     [

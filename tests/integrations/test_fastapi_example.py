@@ -20,7 +20,6 @@ import pytest
 import uvicorn
 from sqlalchemy import create_engine, insert
 
-from examples.fastapi_shop.app import Settings, create_app
 from examples.fastapi_shop.models import Model, outbox
 from tests.support.postgres_server import PostgresServer
 from tests.support.redis_server import PORTS, RedisServer, is_free
@@ -40,8 +39,12 @@ def until(holds: Callable[[], object]) -> None:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[httpx.Client]:
+def serving(database: str, redis_url: str, **options: Any) -> Iterator[httpx.Client]:
     """The shop on a free port of loopback, in a thread."""
+    # FastAPI takes its time to be imported, and most of those who collect this module run nothing of it.
+    from examples.fastapi_shop.app import Settings, create_app
+
+    settings = Settings(database, redis_url, **options)
     server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="warning", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -73,7 +76,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def shops(database: str, redis_url: str) -> Iterator[list[httpx.Client]]:
     """Two processes' worth of the shop, on one database and one Redis."""
     with ExitStack() as stack:
-        yield [stack.enter_context(serving(Settings(database, redis_url))) for _ in range(2)]
+        yield [stack.enter_context(serving(database, redis_url)) for _ in range(2)]
 
 
 def put_on_sale(shop: httpx.Client, **fields: Any) -> int:
@@ -147,7 +150,7 @@ def test_what_is_removed_is_gone_and_what_comes_back_is_there(shops: list[httpx.
 
 
 def test_a_crowd_costs_one_query(database: str, redis_url: str) -> None:
-    with serving(Settings(database, redis_url, slowness=0.3)) as shop:
+    with serving(database, redis_url, slowness=0.3) as shop:
         product = put_on_sale(shop)
         until(lambda: drained(shop))
         answers: list[int] = []
@@ -180,7 +183,7 @@ def test_the_relay_delivers_what_a_dead_process_left(shops: list[httpx.Client], 
 
 
 def test_without_redis_the_shop_goes_on(database: str, redis_url: str, redis_server: RedisServer) -> None:
-    with serving(Settings(database, redis_url)) as shop:
+    with serving(database, redis_url) as shop:
         product = put_on_sale(shop)
         redis_server.kill()
         try:
