@@ -320,7 +320,7 @@ class Gate:
 def _is_away(reply: Reply) -> bool:
     """True if the server of this call could not be reached."""
     if isinstance(reply, list):
-        parts = cast("list[Reply]", reply)
+        parts = cast("list[Reply]", reply)  # type: ignore[redundant-cast]  # for pyright
         return bool(parts) and all(map(_is_away, parts))
     return reply == {} or (isinstance(reply, Unreachable) and not isinstance(reply, Refused))
 
