@@ -43,7 +43,7 @@ class LoopHome:
 
     def __init__(self, pulse: Pulse) -> None:
         self.thread: int = threading.get_ident()
-        self.pulse = pulse
+        self.pulse: Pulse = pulse
         self.loop: asyncio.AbstractEventLoop = pulse.loop
 
     def held_up_by(self, waiter: Home) -> bool:
@@ -61,7 +61,7 @@ class Pulse:
     __slots__ = ("_answered_at", "_asked_at", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+        self.loop: asyncio.AbstractEventLoop = loop
         # By the system's clock, whatever clock a test moves.
         self._asked_at: float | None = None
         self._answered_at = -math.inf

@@ -143,7 +143,8 @@ class Spread:
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self._whole = calls
-        self._is_apart = self.timed = False
+        self.timed: bool = False
+        self._is_apart = False
         self.calls: list[Call] = []
         for call in calls:
             if isinstance(call, ScriptCall):

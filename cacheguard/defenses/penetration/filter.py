@@ -87,7 +87,8 @@ class BloomTier:
         queues: bool = False,
     ) -> None:
         self.name: str = _checked_name(name)
-        self.capacity, self.error_rate, self.queues = capacity, error_rate, queues
+        self.capacity, self.error_rate = capacity, error_rate
+        self.queues: bool = queues
         first, lease = checked_plan(capacity, error_rate), _checked_lease(mirror_lease)
         self._lock, self._events, self._lease = lock, events, lease
         self._hooks: dict[int, tuple[object, Callable[[], object]]] = {}

@@ -68,7 +68,7 @@ class Shared:
     ) -> None:
         self.mirror: Mirror = Mirror("", Layers(()))
         self.again: float = -math.inf  # until then "maybe" is answered without asking
-        self.lock = lock
+        self.lock: AbstractContextManager[Any] = lock
         self._keys, self._first, self._lease, self._events, self._lost = keys, first, lease, events, lost
         self._loading = False
         self._plan: Plan | None = None

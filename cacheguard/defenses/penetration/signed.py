@@ -55,7 +55,9 @@ class SignedMirror(Mirror):
 
     def __init__(self, epoch: str, base: Base, signatures: Signatures, layers: Layers) -> None:
         super().__init__(epoch, layers)
-        self.base, self.signatures, self.layers_text = base, signatures, base.text
+        self.base: Base = base
+        self.signatures: Signatures = signatures
+        self.layers_text: str = base.text
         self.sealed: tuple[str, str] = ("", "")
         """The server and the seal that were found right."""
 
