@@ -77,6 +77,9 @@ class _Place:
 class Signed(Shared):
     """A filter in Redis that is signed with the guard's secret."""
 
+    mirror: Mirror
+    again: float
+
     def __init__(self, *args: Any, secrets: Sequence[bytes], **options: Any) -> None:
         super().__init__(*args, **options)
         self._secrets = secrets
