@@ -28,7 +28,7 @@ from cacheguard.defenses.penetration.layout import checked_plan, describe, next_
 from cacheguard.defenses.penetration.signatures import SIGNATURE_BYTES, Signatures
 from cacheguard.errors import CacheGuardError, Unreachable
 from cacheguard.events import Events
-from cacheguard.ports import Call, Reply, ScriptCall
+from cacheguard.ports import Call, Reply, Script, ScriptCall
 from cacheguard.runtime import run_now
 from tests.support.redis_server import RedisServer
 
@@ -64,6 +64,7 @@ class World:
         self.processes: list[Process] = []
         self.tasks: list[tuple[Coroutine[Any, Any, None], float, float]] = []
         self.names = iter(range(10**6))
+        self.loaded: dict[str, str] = {}  # scripts, by name: what Redis calls them
         client.flushall()
         self.advance(0)
 
@@ -134,12 +135,18 @@ class Process:
     def _run(self, call: Call) -> Reply:
         if not isinstance(call, ScriptCall):
             return self.world.client.execute_command(*call)  # type: ignore[no-untyped-call]  # redis-py left it so
-        source = call.script.source.replace("redis.call('TIME')", f"{{ 0, redis.call('GET', '{CLOCK}') }}")
-        for script, text, other in self.world.patches:
-            if call.script.name == script:
+        loaded = self.world.loaded.get(call.script.name) or self._load(call.script)
+        return self.world.client.evalsha(loaded, len(call.keys), *call.keys, *call.args)
+
+    def _load(self, script: Script) -> str:
+        source = script.source.replace("redis.call('TIME')", f"{{ 0, redis.call('GET', '{CLOCK}') }}")
+        for name, text, other in self.world.patches:
+            if name == script.name:
                 assert text in source
                 source = source.replace(text, other)
-        return self.world.client.eval(source, len(call.keys), *call.keys, *call.args)
+        loaded: Any = self.world.client.script_load(source)
+        self.world.loaded[script.name] = loaded
+        return str(loaded)
 
     def now(self) -> float:
         return self.world.now() - self.began
@@ -236,7 +243,7 @@ def run_schedule(
 
 @pytest.fixture(scope="module")
 def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
-    with redis.Redis(port=redis_server.port, socket_timeout=5) as client:
+    with redis.Redis(port=redis_server.port, socket_timeout=5, single_connection_client=True) as client:
         yield client
 
 
@@ -432,6 +439,7 @@ PLANTED_LOSSES: dict[str, Patch | tuple[Patch, Patch]] = {
 # One schedule in a hundred or fewer meets these. The search begins a little before one that does, and goes on if what
 # it draws has changed.
 FIRST_SEED = {
+    "another epoch is not noticed": 22,
     "lost leases are forgotten": 30,
     "another server is not noticed": 65,
     "a rebuild after a loss does not let transactions end": 90,
@@ -452,7 +460,7 @@ def found_within(
 
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_is_found(client: redis.Redis, bug: str) -> None:
-    assert found_within(client, PLANTED[bug], 60, losses=False)
+    assert found_within(client, PLANTED[bug], 60, losses=False, first=FIRST_SEED.get(bug, 0))
 
 
 @pytest.mark.parametrize("bug", PLANTED_LOSSES)
