@@ -144,4 +144,4 @@ def most_steps_at_once(guard: CacheGuard, number: int, verb: str) -> int:
 def test_an_event_loop_has_its_turn_however_many_there_are(verb: str) -> None:
     with CacheGuard("redis://127.0.0.1:1/0") as guard:  # nobody listens there
         few, many = (most_steps_at_once(guard, number, verb) for number in (1000, 4000))
-    assert many <= 1.5 * few
+    assert many <= 2 * few  # four times as many keys
