@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from .errors import Unreachable
@@ -29,8 +29,11 @@ class Script:
     """A Lua script: the name of its file, its text, and its SHA-1 in Redis."""
 
     name: str
-    source: str = field(repr=False)
+    source: str
     sha: str
+
+    def __repr__(self) -> str:
+        return f"<Script {self.name}>"
 
     def __call__(self, *keys: str) -> Callable[..., ScriptCall]:
         """Name the keys, then give the arguments: ``LEASE(key)(token, lease_ms)``."""

@@ -187,7 +187,8 @@ class RedisServer:
         os.kill(self.pid, signal.SIGCONT)
 
     def reset(self) -> None:
-        """Undo what a test did: running, thawed, no keys, no scripts, the configuration of the start."""
+        """Undo what a test did: running, thawed, no keys, no scripts, no snapshot, the configuration of the start."""
+        (self.directory / "dump.rdb").unlink(missing_ok=True)  # a later start would load it
         self.start()
         self.thaw()
         try:
