@@ -63,7 +63,7 @@ class SealedPacking:
             value = _described(TAGGED.decode(opened.payload))
         elif opened.kind is Kind.VALUE:
             reader = codec or self._registry.by_schema(opened.schema)
-            if reader is None or reader.schema != opened.schema:
+            if reader is None or not (reader.schema == opened.schema or self._registry.reads(reader, opened.schema)):
                 raise CodecError(f"{key} was stored under another schema")
             value = reader.decode(opened.payload)
         return Stored(opened.kind, value, opened.ttl, opened.load_time, opened.tags, opened.nonces)
