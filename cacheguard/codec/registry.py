@@ -179,6 +179,8 @@ class Registry:
     """
 
     def __init__(self) -> None:
+        self.raised: dict[str, type[Exception]] = {}
+        """Exception classes that functions of this guard raise for "does not exist", also local ones."""
         self._by_schema: dict[bytes, Codec] = {TAGGED.schema: TAGGED}
         self._by_type: dict[type, Codec] = {}
         self._late: dict[LateCodec, None] = {}

@@ -9,7 +9,7 @@ from ..errors import LoadTimeout, Overloaded, Unreachable
 from ..protocol.calls import LEASE_MS
 from ..protocol.entry import Stored
 from ..protocol.envelope import Kind
-from ..protocol.exceptions import describe
+from ..protocol.exceptions import told
 from ..tiers.entries import Entries
 from .ask import Job, Loaded
 from .flights import Flights
@@ -150,9 +150,9 @@ class Loading:
         """Give the leases of *job* back, with *error* for the processes that wait for them. One round trip."""
         if not job.tokens:
             return
-        told = None if error is None else Stored(Kind.ERROR, describe(error), 0.0, 0.0, ())
+        failure = None if error is None else Stored(Kind.ERROR, told(error), 0.0, 0.0, ())
         try:
-            await self._remote.release(job.tokens, told)
+            await self._remote.release(job.tokens, failure)
         except Unreachable:
             return  # counted there; the lease ends by itself
 

@@ -27,10 +27,11 @@ class Missing(Exception):  # noqa: N818 - as users name them
 
 
 class Odd(Exception):  # noqa: N818 - as users name them
-    """One that cannot be made from its arguments."""
+    """One that has no form to be told in."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"code {code}")
+        self.code = object()
 
 
 def put(desk: Desk, envelope: object, fresh: int = 300_000, stale: int = 60_000) -> None:
