@@ -149,16 +149,20 @@ def _visit_class(kind: type[Any], facts: Facts) -> None:
         facts.strange[kind] = None
         return
     facts.classes[kind] = None
-    if is_model(kind):
-        generic = getattr(kind, "__pydantic_generic_metadata__", {}).get("origin")
-        if generic is not None:
-            _visit_class(generic, facts)
+    for generic in origin_of(kind):
+        _visit_class(generic, facts)
     if is_model(kind) or has_fields(kind):
         hints = fields_of(kind, facts.names)
         facts.unsaid = facts.unsaid or any(name not in hints for name in field_names(kind))
         for hint in hints.values():
             if get_origin(hint) is not typing.ClassVar:
                 _visit(hint, facts)
+
+
+def origin_of(kind: Any) -> tuple[type[Any], ...]:
+    """The generic model of which *kind* is a version with arguments: values are often made by its own name."""
+    generic = getattr(kind, "__pydantic_generic_metadata__", {}).get("origin") if is_model(kind) else None
+    return () if generic is None else (generic,)
 
 
 def fields_of(kind: Any, names: Names) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from ..errors import CodecError
 
 SHAPE_BYTES, HOME_BYTES = 5, 3
+MOST_STEPS = 12  # of a path in a message
 
 
 class Codec(Protocol):
@@ -49,7 +50,8 @@ class Refused(CodecError):
 
     def said(self) -> str:
         """The place, the type and the reason, as one clause."""
-        place = "".join(reversed(self.path))
+        path = self.path[::-1]
+        place = "".join(path if len(path) <= MOST_STEPS else [*path[: MOST_STEPS - 1], "…", path[-1]])
         return f"{place or 'it'} is a {self.kind}, {self.reason}"
 
 

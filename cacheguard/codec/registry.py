@@ -104,6 +104,11 @@ class LateCodec:
     def schema(self) -> bytes:
         return (self.resolved() or TAGGED).schema
 
+    @property
+    def classes(self) -> tuple[type, ...]:
+        """The classes of the user in it."""
+        return getattr(self.resolved(), "classes", ())
+
     def encode(self, value: Any) -> bytes:
         codec = self.resolved() or self.resolved(classes_in(value))
         if codec is not None:
@@ -127,17 +132,46 @@ def return_codec(fn: Callable[..., Any]) -> Codec:
     return _resolve(fn, names) or LateCodec(fn, _mentioned(fn, names))
 
 
-def codec_of_call(fn: Callable[..., Any], arguments: Mapping[str, Any]) -> Codec | None:
-    """The codec of a call of *fn* whose result is of a class that is an argument: ``(kind: type[T]) -> T``."""
+class ClassCodecs:
+    """The codecs of a function whose result is of a class that is an argument: ``(kind: type[T], …) -> T | None``.
+
+    Args:
+        annotation: what the function returns, with type variables.
+        variables: by parameter, the type variable that its argument stands for.
+    """
+
+    def __init__(self, annotation: Any, variables: Mapping[str, Any]) -> None:
+        self.variables: Mapping[str, Any] = variables
+        self._annotation = annotation
+        self._codecs: dict[tuple[Any, ...], Codec] = {}
+
+    def of(self, kinds: tuple[Any, ...]) -> Codec:
+        """The codec of a call with *kinds* as the arguments of these parameters."""
+        codec = self._codecs.get(kinds)
+        if codec is None:
+            meanings = dict(zip(self.variables.values(), kinds, strict=True))
+            codec = self._codecs[kinds] = codec_for(substituted(self._annotation, meanings))
+        return codec
+
+
+def class_codecs(fn: Callable[..., Any]) -> ClassCodecs | None:
+    """The codecs of *fn* by the classes that it is given, if its result depends on them."""
+    fn = inspect.unwrap(fn)
+    names = names_around(fn)
     try:
-        hints = typing.get_type_hints(fn, include_extras=True)
-    except Exception:  # noqa: BLE001 - an annotation is any expression
+        annotation = return_annotation(fn, names)
+        wanted = set(variables_of(annotation)) - {typing.Self}
+        if not wanted:
+            return None
+        hints = {name: _annotation(fn, written, names) for name, written in fn.__annotations__.items()}
+    except Exception:  # noqa: BLE001 - an annotation is any expression, and may name what is not defined yet
         return None
-    meanings: dict[Any, Any] = {}
-    for name, hint in hints.items():
-        if typing.get_origin(hint) is type and isinstance(arguments.get(name), type):
-            meanings[typing.get_args(hint)[0]] = arguments[name]
-    return None
+    kinds = {
+        name: typing.get_args(hint)[0]
+        for name, hint in hints.items()
+        if typing.get_origin(hint) is type and typing.get_args(hint)[0] in wanted and name != "return"
+    }
+    return ClassCodecs(annotation, kinds) if kinds else None
 
 
 def _resolve(fn: Callable[..., Any], names: Names) -> Codec | None:
@@ -158,12 +192,15 @@ def _resolve(fn: Callable[..., Any], names: Names) -> Codec | None:
 
 def return_annotation(fn: Callable[..., Any], names: Names) -> Any:
     """What *fn* returns, or what awaiting it gives; ``NameError`` if that has a name that cannot be resolved."""
-    written = getattr(fn, "__annotations__", {}).get("return", Any)
+    annotation = _annotation(fn, getattr(fn, "__annotations__", {}).get("return", Any), names)
+    return typing.get_args(annotation)[-1] if typing.get_origin(annotation) in _AWAITED else annotation
+
+
+def _annotation(fn: Callable[..., Any], written: Any, names: Names) -> Any:
     outer: dict[str, Any] = getattr(fn, "__globals__", {})
     parameters = {each.__name__: each for each in getattr(fn, "__type_params__", ())}
     known = Scopes(parameters, closure_of(fn), names, outer, for_checkers=getattr(fn, "__module__", ""))
-    annotation = resolved({"return": written}, outer, known)["return"]
-    return typing.get_args(annotation)[-1] if typing.get_origin(annotation) in _AWAITED else annotation
+    return resolved({"return": written}, outer, known)["return"]
 
 
 def _mentioned(fn: Callable[..., Any], names: Names) -> Names:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..errors import CodecError
-from .annotation import SCALARS, Facts, bare, facts_of, is_model, is_row, union_arms
+from .annotation import SCALARS, Facts, bare, facts_of, is_model, is_row, origin_of, union_arms
 from .fidelity import difference
 from .form import Codec, Refused, fingerprint, type_name
 from .names import NO_NAMES, Names
@@ -164,7 +164,8 @@ def build(annotation: object, names: Names = NO_NAMES) -> Codec:
     arms = union_arms(annotation)
     if plain is not None or len(arms) == 1:
         return codec
-    split = [arm for arm in (build(arm, names) for arm in arms) if isinstance(arm, TypedCodec) and arm.has_plain_form]
+    built = (build(arm, names) for arm in arms if arm is not type(None))  # None is no value in Redis, but an absence
+    split = [arm for arm in built if isinstance(arm, TypedCodec) and arm.has_plain_form]
     return UnionCodec(codec.schema, tuple(sorted(split, key=lambda arm: arm.schema)), codec) if split else codec
 
 
@@ -189,7 +190,7 @@ def _roots(annotation: object, facts: Facts) -> tuple[type, ...] | None:
         elif not isinstance(arm, type) or arm not in facts.classes and arm not in SCALARS:
             return None
         else:
-            roots += [float, int] if arm is float else [dict] if is_row(arm) else [arm]
+            roots += [float, int] if arm is float else [dict] if is_row(arm) else [arm, *origin_of(arm)]
     return tuple(roots)
 
 

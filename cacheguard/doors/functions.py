@@ -15,7 +15,7 @@ from inspect import (
 from typing import TYPE_CHECKING, Any
 
 from ..checks import plain_function
-from ..codec import Codec, return_codec
+from ..codec import ClassCodecs, Codec, class_codecs, return_codec
 from ..engine.ask import Ask, opened, stored_of
 from ..engine.reading import Engine
 from ..errors import ConfigurationError, KeyTemplateError
@@ -72,6 +72,7 @@ class Function:
         self._tags = tuple(TextTemplate(_text(tag, "tags"), fn) for tag in _tags(tags))
         self.codec: Codec = hub.options.codec or return_codec(fn)
         hub.registry.register(self.codec)
+        self._by_class: ClassCodecs | None = class_codecs(fn) if hub.options.codec is None else None
         self._bloom = bloom
         self._item_names: tuple[str, ...] = ()
         self._item = None if bloom is None else self._item_of(bloom_item)
@@ -212,12 +213,23 @@ class Function:
             return ()
         return tuple(tag.text_of(*[values[self._positions[name]] for name in tag.fields]) for tag in self._tags)
 
+    def codec_of(self, values: tuple[Any, ...]) -> Codec:
+        """Return the codec of a call with *values*."""
+        if self._by_class is None:
+            return self.codec
+        kinds = tuple(values[self._positions[name]] for name in self._by_class.variables)
+        if not all(isinstance(kind, type) for kind in kinds):
+            return self.codec
+        codec = self._by_class.of(kinds)
+        self.hub.registry.register(codec)
+        return codec
+
     def ask(self, values: tuple[Any, ...]) -> Ask:
         """Return the request to the engine for a call with *values*."""
         return Ask(
             self.redis_key(values),
             self.rules,
-            self.codec,
+            self.codec_of(values),
             lambda: self.call(values),
             self.tags(values),
             self.scope,
