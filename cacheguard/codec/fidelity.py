@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum
-from operator import is_
+from math import copysign
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -34,13 +34,17 @@ Path = list[str]
 
 _HERE: Path = []
 
+_FLOATS = {float}
 
-def difference(given: object, back: object) -> str | None:
+_IDENTICAL = (Enum, type, FunctionType, BuiltinFunctionType, ModuleType)
+
+
+def difference(given: object, back: object, judge: Judge | None = None) -> str | None:
     """The path to the first part of *given* that is not the same in *back*; None if all of it is.
 
-    May raise whatever a user's ``__eq__`` or ``__hash__`` raises.
+    May raise whatever a user's ``__eq__`` or ``__hash__`` raises, and ``RecursionError`` if both contain themselves.
     """
-    path = Judge().differ(given, back)
+    path = (judge or Judge()).differ(given, back)
     return None if path is None else "".join(reversed(path))
 
 
@@ -50,11 +54,10 @@ class Judge:
     Every method that compares returns None for "the same", else the path from the part that differs.
     """
 
-    __slots__ = ("_anatomies", "_pairs")
+    __slots__ = ("_anatomies",)
 
     def __init__(self) -> None:
         self._anatomies: dict[type, Anatomy] = {}
-        self._pairs: set[tuple[int, int]] = set()  # that are being compared: an object may contain itself
 
     def differ(self, given: Any, back: Any) -> Path | None:
         kind: type = type(given)
@@ -67,44 +70,34 @@ class Judge:
         compare = _COMPARE.get(kind)
         if compare is not None:
             return compare(self, given, back)
-        return self._objects(given, back, kind)
-
-    def _objects(self, given: Any, back: Any, kind: type) -> Path | None:
-        if kind is object or issubclass(kind, Enum | type | FunctionType | BuiltinFunctionType | ModuleType):
-            return []  # these are what they are by identity
-        pair = (id(given), id(back))
-        if pair in self._pairs:
-            return None
-        self._pairs.add(pair)
-        try:
-            return self._parts(given, back, kind)
-        finally:
-            self._pairs.discard(pair)
-
-    def _parts(self, given: Any, back: Any, kind: type) -> Path | None:
         anatomy = self._anatomies.get(kind)
         if anatomy is None:
+            if kind is object or hasattr(kind, "__next__") or issubclass(kind, _IDENTICAL):
+                return []  # these are what they are by identity, or used up by a look
             anatomy = self._anatomies[kind] = anatomy_of(kind)
-        mine, theirs = attributes_of(given, anatomy), attributes_of(back, anatomy)
-        found = self._attributes(mine, theirs)
-        if found is None and anatomy.base is not None:
-            content = CONTENT[anatomy.base]
-            found = self.differ(content(given), content(back))
-        if found is None and issubclass(kind, BaseException):
-            found = self._exceptions(given, back)
-        elif found is None and anatomy.opaque:
-            found = self._reduced(given, back)
-        return found
+        return self._objects(given, back, anatomy)
 
-    def _attributes(self, mine: dict[str, Any], theirs: dict[str, Any]) -> Path | None:
-        if mine.keys() != theirs.keys():
+    def _objects(self, given: Any, back: Any, anatomy: Anatomy) -> Path | None:
+        mine, theirs = attributes_of(given, anatomy), attributes_of(back, anatomy)
+        if len(mine) != len(theirs):
             return [f".{next(name for name in (*mine, *theirs) if (name in mine) is not (name in theirs))}"]
         for name, value in mine.items():
-            other = theirs[name]
+            other = theirs.get(name, _HERE)
             if value is not other and (path := self.differ(value, other)) is not None:
                 path.append(f".{name}")
                 return path
-        return None
+        return None if anatomy.base is None and not anatomy.opaque else self._beyond(given, back, anatomy)
+
+    def _beyond(self, given: Any, back: Any, anatomy: Anatomy) -> Path | None:
+        """Compare what is no attribute."""
+        if anatomy.base is not None:
+            content = CONTENT[anatomy.base]
+            found = self.differ(content(given), content(back))
+            if found is not None:
+                return found
+        if isinstance(given, BaseException):
+            return self._exceptions(given, back)
+        return self._reduced(given, back) if anatomy.opaque else None
 
     def _exceptions(self, given: BaseException, back: BaseException) -> Path | None:
         for name in ("args", "__cause__", "__suppress_context__", "__notes__"):
@@ -128,14 +121,11 @@ class Judge:
     # Containers
 
     def items(self, given: Any, back: Any) -> Path | None:
-        kinds = set(map(type, given))
         if len(given) != len(back):
             return []
-        if kinds <= _EQUAL_IS_SAME:
-            if all(map(is_, map(type, given), map(type, back))) and given == back:
-                return None
-        elif kinds == {float} and set(map(type, back)) == kinds:
-            if array("d", given).tobytes() == array("d", back).tobytes():
+        kinds = set(map(type, given))
+        if len(kinds) == 1 and set(map(type, back)) == kinds:  # most lists; done by C code
+            if given == back if kinds <= _EQUAL_IS_SAME else kinds == _FLOATS and _same_floats(given, back):
                 return None
         for number, (one, other) in enumerate(zip(given, back, strict=True)):
             if one is not other and (path := self.differ(one, other)) is not None:
@@ -157,6 +147,9 @@ class Judge:
     def members(self, given: Any, back: Any) -> Path | None:
         if len(given) != len(back):
             return []
+        kinds = set(map(type, given))
+        if len(kinds) == 1 and kinds <= _EQUAL_IS_SAME and given == back and set(map(type, back)) == kinds:
+            return None
         twins = {member: member for member in back}
         odd: list[Any] = []
         for member in given:
@@ -182,7 +175,7 @@ class Judge:
             return []
         if type(given) is ZoneInfo and type(back) is ZoneInfo:
             return None if given.key is not None and given.key == back.key else []
-        return self._objects(given, back, type(given))
+        return self._objects(given, back, anatomy_of(type(given)))
 
 
 def _listed(part: Any) -> Any:
@@ -190,15 +183,23 @@ def _listed(part: Any) -> Any:
     return list(part) if part is not None and hasattr(part, "__next__") else part
 
 
+def _same_floats(given: Any, back: Any) -> bool:
+    return array("d", given).tobytes() == array("d", back).tobytes()
+
+
 def _same_if(same: bool) -> Path | None:  # noqa: FBT001 - the only argument
     return None if same else []
 
 
 def _float(_judge: Judge, given: float, back: float) -> Path | None:
-    return _same_if(array("d", (given,)).tobytes() == array("d", (back,)).tobytes())
+    if given == back:
+        return _same_if(given != 0.0 or copysign(1.0, given) == copysign(1.0, back))
+    return _same_if(given != given and back != back)  # noqa: PLR0124 - only nan differs from itself
 
 
 def _moment(judge: Judge, given: Any, back: Any) -> Path | None:
+    if given.tzinfo is back.tzinfo:
+        return _same_if(given == back and given.fold == back.fold)  # the same zone: the clocks are compared
     if given.replace(tzinfo=None) != back.replace(tzinfo=None) or given.fold != back.fold:
         return []
     found = judge.zones(given.tzinfo, back.tzinfo)
@@ -220,7 +221,7 @@ def _ordered(judge: Judge, given: Any, back: Any) -> Path | None:
 
 def _by(*views: Callable[[Any], Any]) -> Callable[[Judge, Any, Any], Path | None]:
     """Compare what each of *views* makes of the two values."""
-    return lambda judge, given, back: judge.items([view(given) for view in views], [view(back) for view in views])
+    return lambda judge, given, back: _same_if(all(judge.differ(view(given), view(back)) is None for view in views))
 
 
 _same_text = _by(str)

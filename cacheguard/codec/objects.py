@@ -17,7 +17,7 @@ from msgspec.msgpack import Ext
 from .annotation import field_names
 from .form import Refused, type_name
 from .state import CONTENT, anatomy_of, attributes_of
-from .tagged import OBJECT, Lower, Tagged, pack
+from .tagged import OBJECT, PLAIN, Lower, Tagged, pack
 
 _ALIAS = OBJECT + 1
 _FIELDS_SET = "__pydantic_fields_set__"
@@ -71,10 +71,10 @@ class _Rows:
 
 def _lower_named(form: Tagged, named: Any, room: int) -> list[Any]:
     lowered: list[Any] = []
-    name = ""
+    name, lower, add = "", form.lower, lowered.append
     try:
         for name, part in named:
-            lowered.append(form.lower(part, room))
+            add(part if type(part) in PLAIN else lower(part, room))
     except Refused as refused:
         raise refused.within(f".{name}")  # noqa: B904 - the same refusal goes on
     return lowered

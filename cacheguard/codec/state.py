@@ -62,17 +62,11 @@ def _hides(kind: Any) -> bool:
 
 def attributes_of(value: Any, anatomy: Anatomy) -> dict[str, Any]:
     """All attributes that *value* has of its own, by name."""
-    found = own_dict(value)
-    return {**dict(_filled(value, anatomy)), **found} if anatomy.slots else found
-
-
-def own_dict(value: Any) -> dict[str, Any]:
-    """The attributes of *value* that are not in slots."""
     held: Any = getattr(value, "__dict__", None)
-    if type(held) is not dict:
-        return {}
-    attributes: dict[str, Any] = held
-    return attributes if _HASHES.isdisjoint(attributes) else {n: v for n, v in attributes.items() if n not in _HASHES}
+    found: dict[str, Any] = held if type(held) is dict else {}
+    if anatomy.hashes and not _HASHES.isdisjoint(found):
+        found = {name: each for name, each in found.items() if name not in _HASHES}
+    return {**dict(_filled(value, anatomy)), **found} if anatomy.slots else found
 
 
 def _filled(value: Any, anatomy: Anatomy) -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from pickle import PicklingError
@@ -36,7 +37,7 @@ OBJECT = 32
 _MICROSECOND = timedelta(microseconds=1)
 
 # What MessagePack keeps as it is. Integers are not here: it has none beyond 64 bits.
-_PLAIN = frozenset({str, float, bool, type(None), bytes})
+PLAIN = frozenset({str, float, bool, type(None), bytes})
 _TEXT_ONLY = frozenset({str})
 
 # The place of a class in these tuples is stored: append only.
@@ -65,7 +66,7 @@ def _lower_items(form: Tagged, value: Any, room: int) -> list[Any]:
     lower, add = form.lower, lowered.append
     try:
         for item in value:
-            add(item if type(item) in _PLAIN else lower(item, room))
+            add(item if type(item) in PLAIN else lower(item, room))
     except Refused as refused:
         raise refused.within(f"[{len(lowered)}]")  # noqa: B904 - the same refusal goes on
     return lowered
@@ -73,7 +74,7 @@ def _lower_items(form: Tagged, value: Any, room: int) -> list[Any]:
 
 def _lower_members(form: Tagged, value: Any, room: int) -> list[Any]:
     try:
-        return [item if type(item) in _PLAIN else form.lower(item, room) for item in value]
+        return [item if type(item) in PLAIN else form.lower(item, room) for item in value]
     except Refused as refused:
         raise refused.within("{…}")  # noqa: B904 - the same refusal goes on
 
@@ -85,7 +86,7 @@ def _lower_dict(form: Tagged, value: dict[Any, Any], room: int) -> Any:
     lower, key = form.lower, None
     try:
         for key, item in value.items():
-            lowered[key] = item if type(item) in _PLAIN else lower(item, room)
+            lowered[key] = item if type(item) in PLAIN else lower(item, room)
     except Refused as refused:
         raise refused.within(f"[{key!r}]")  # noqa: B904 - the same refusal goes on
     return lowered
@@ -106,7 +107,7 @@ def _lower_pairs(form: Tagged, value: Mapping[Any, Any], room: int) -> list[Any]
 
 
 def _shown(key: object) -> str:
-    return repr(key) if type(key) in {*_PLAIN, int} else f"a {type(key).__qualname__}"
+    return repr(key) if type(key) in {*PLAIN, int} else f"a {type(key).__qualname__}"
 
 
 def _lower_counter(tag: int) -> Lower:
@@ -312,7 +313,7 @@ class Tagged:
         unknown: called with a value of an unknown type; returns why it cannot be stored and what to change.
     """
 
-    __slots__ = ("_lowers", "_raises", "_unknown", "unpack")
+    __slots__ = ("_lowers", "_unknown", "unpack")
 
     schema: bytes = fingerprint("tagged 2")
 
@@ -323,9 +324,9 @@ class Tagged:
         unknown: Callable[[Any], str] = lambda _value: UNKNOWN,
     ) -> None:
         self._lowers: dict[type, Lower] = {**_LOWERS, **(lowers or {})}
-        self._raises: dict[int, Raise] = {**_RAISES, **(raises or {})}
         self._unknown = unknown
-        self.unpack: Callable[[bytes | memoryview], Any] = Decoder(ext_hook=self._raise).decode
+        known = {code: partial(each, self) for code, each in {**_RAISES, **(raises or {})}.items()}
+        self.unpack: Callable[[bytes | memoryview], Any] = Decoder(ext_hook=lambda code, data: known[code](data)).decode
 
     def __repr__(self) -> str:
         return "TAGGED"
@@ -338,9 +339,6 @@ class Tagged:
         if room == 0:
             raise Refused(type_name(value), f"nested deeper than {DEEPEST} levels, or contains itself")
         return lower(self, value, room - 1)
-
-    def _raise(self, code: int, data: memoryview) -> Any:
-        return self._raises[code](self, data)
 
     def dump(self, value: Any) -> bytes:
         """As `encode`; `Refused` names the part that cannot be stored."""

@@ -10,7 +10,7 @@ import msgspec
 
 from ..errors import CodecError
 from .annotation import SCALARS, Facts, bare, facts_of, is_model, is_row, origin_of, union_arms
-from .fidelity import difference
+from .fidelity import Judge, difference
 from .form import Codec, Refused, fingerprint, type_name
 from .names import NO_NAMES, Names
 from .objects import objects_form
@@ -25,7 +25,9 @@ _ANNOTATE = "which the return annotation does not name: add its class there, or 
 _USE_FIELDS = "return a dataclass or another class with typed fields, or give the guard a serializer="
 
 
-class _Form(NamedTuple):
+class Form(NamedTuple):
+    """How values become bytes, and bytes values."""
+
     dump: Callable[[Any], bytes]
     load: Callable[[Any], Any]
 
@@ -44,15 +46,15 @@ class TypedCodec:
         root: the types of which the value must be an instance; None: any.
     """
 
-    __slots__ = ("_forms", "_load", "_load_objects", "_name", "_root", "classes", "schema", "types")
+    __slots__ = ("_forms", "_judge", "_load", "_load_objects", "_name", "_root", "classes", "schema", "types")
 
     def __init__(
-        self, name: str, schema: bytes, plain: _Form | None, objects: Tagged, root: tuple[type, ...] | None
+        self, name: str, schema: bytes, plain: Form | None, objects: Tagged, root: tuple[type, ...] | None
     ) -> None:
         self.schema: bytes = schema
         self.types: frozenset[type] = frozenset()
         self.classes: tuple[type, ...] = ()
-        self._name, self._root = name, root
+        self._name, self._root, self._judge = name, root, Judge()
         self._forms = ((plain,) if plain else ()) + (_objects_form(objects),)
         self._load = plain.load if plain else _no_plain_form
         self._load_objects = self._forms[-1].load
@@ -72,7 +74,7 @@ class TypedCodec:
         for form in self._forms:
             try:
                 payload = form.dump(value)
-                path = difference(value, form.load(payload))
+                path = difference(value, form.load(payload), self._judge)
             except Refused as refused:
                 reason, cause = refused.said(), refused
             except Exception as error:  # noqa: BLE001 - user classes run code of their own when rebuilt and compared
@@ -169,7 +171,7 @@ def build(annotation: object, names: Names = NO_NAMES) -> Codec:
     return UnionCodec(codec.schema, tuple(sorted(split, key=lambda arm: arm.schema)), codec) if split else codec
 
 
-def _typed(annotation: object, facts: Facts, plain: _Form | None) -> TypedCodec:
+def _typed(annotation: object, facts: Facts, plain: Form | None) -> TypedCodec:
     classes = sorted(facts.classes, key=lambda kind: (kind.__qualname__, kind.__module__))
     homes = [kind.__module__ for kind in classes]
     schema = fingerprint("typed 2", outline_of(annotation, facts), homes)
@@ -200,14 +202,14 @@ def _unknown(strange: tuple[type, ...], value: object) -> str:
     return _ANNOTATE
 
 
-def _msgspec_form(annotation: Any) -> _Form | None:
+def _msgspec_form(annotation: Any) -> Form | None:
     try:
-        return _Form(msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(annotation).decode)
+        return Form(msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(annotation).decode)
     except Exception:  # noqa: BLE001 - it evaluates annotations of the user, and knows some types only
         return None
 
 
-def _pydantic_form(annotation: Any) -> _Form | None:
+def _pydantic_form(annotation: Any) -> Form | None:
     from pydantic import VERSION, TypeAdapter
 
     if tuple(map(int, VERSION.split(".")[:2])) < _OLDEST_PYDANTIC:
@@ -221,15 +223,15 @@ def _pydantic_form(annotation: Any) -> _Form | None:
     def load(payload: bytes | memoryview) -> Any:
         return adapter.validate_json(bytes(payload), by_alias=False, by_name=True)
 
-    return _Form(dump, load)
+    return Form(dump, load)
 
 
 def _no_plain_form(_payload: bytes | memoryview) -> Any:
     raise CodecError("they begin with no known mark")
 
 
-def _objects_form(objects: Tagged) -> _Form:
-    return _Form(
+def _objects_form(objects: Tagged) -> Form:
+    return Form(
         lambda value: bytes((_MARK,)) + objects.dump(value),
         lambda payload: objects.unpack(payload[1:]),
     )
