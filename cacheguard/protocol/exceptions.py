@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from inspect import Parameter, signature
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, NamedTuple
 
@@ -198,11 +199,21 @@ class NotTold(Exception):  # noqa: N818 - it is never raised
 
 
 def absent(kind: type[Exception], text: str) -> Exception:
-    """An exception of *kind* about the key *text*, for what is known to be absent without a load."""
+    """An exception of *kind* for a key that is known to be absent without a load: of its *text*, or of nothing.
+
+    ``TypeError`` if its constructor demands something else.
+    """
     try:
+        parameters = list(signature(kind).parameters.values())
+    except (TypeError, ValueError):  # written in C: it takes anything
         return kind(text)
-    except Exception:  # noqa: BLE001 - a class of the user, with needs of its own
+    first = parameters[0] if parameters else None
+    if first is None or first.default is not Parameter.empty:
         return kind()
+    wanted = str(first.annotation)
+    if first.annotation is not Parameter.empty and not any(word in wanted for word in ("str", "object", "Any")):
+        raise TypeError(f"its first argument is {first}")
+    return kind(text)
 
 
 def rebuilt(what: Described) -> Exception | None:

@@ -37,6 +37,11 @@ class Keyword(LookupError):  # noqa: N818 - as users name them
         return f"no row {self.pk}"
 
 
+class Named(Exception):  # noqa: N818 - as users name them
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no {name}")
+
+
 class Slotted(Exception):  # noqa: N818 - as users name them
     __slots__ = ("pk",)
 
@@ -230,7 +235,13 @@ def test_a_local_class_is_found_among_those_that_are_known() -> None:
 
 
 def test_an_absence_without_a_load_is_made_by_the_constructor() -> None:
-    assert str(absent(Plain, "row 5")) == "row 5"
+    for kind in (Plain, LookupError, KeyError):
+        assert absent(kind, "row 5").args == ("row 5",)
+    assert absent(NotFound, "row 5").args == ()
+    assert str(absent(Named, "row 5")) == "no row 5"
+    for demanding in (HTTPException, Demanding, Keyword, UnicodeDecodeError):
+        with pytest.raises(TypeError):
+            absent(demanding, "row 5")
 
     class Bare(Exception):  # noqa: N818 - as users name them
         def __init__(self) -> None:
