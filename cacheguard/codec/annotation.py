@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
-import functools
 import inspect
-import operator
 import sys
 import types
 import typing
@@ -52,8 +50,9 @@ class Facts:
     aliases: list[Any] = dataclasses.field(default_factory=list[Any])
     """Generic classes with their arguments."""
     unsaid: bool = False
-    """Somewhere it says ``Any``, a type variable, a bare container or the like, or a type that msgspec does not know."""
-    seen: set[int] = dataclasses.field(default_factory=set[int])
+    """Somewhere it says ``Any``, a type variable, a bare container, or a type that msgspec does not know."""
+    named: list[Any] = dataclasses.field(default_factory=list[Any])
+    """Type aliases that were met."""
 
 
 def facts_of(annotation: object, names: Names = NO_NAMES) -> Facts:
@@ -64,27 +63,31 @@ def facts_of(annotation: object, names: Names = NO_NAMES) -> Facts:
 
 
 def _visit(annotation: Any, facts: Facts) -> None:
-    for metadata in getattr(annotation, "__metadata__", ()):
-        if isinstance(metadata, type) and is_storable(metadata):
-            _visit_class(metadata, facts)
+    if is_alias(annotation):
+        _visit_alias(annotation, annotation.__value__, facts)
+        return
     annotation = bare(annotation)
     origin = get_origin(annotation)
     if isinstance(annotation, type) and origin is None:
         _visit_type(annotation, facts)
     elif origin is Literal:
         for value in get_args(annotation):
-            _visit(type(value), facts)
+            _visit_type(type(value), facts)
     elif isinstance(origin, type) or origin in _UNIONS:
         _visit_generic(annotation, origin, facts)
-    elif isinstance(annotation, typing.TypeVar):
-        facts.unsaid = True
+    elif is_alias(origin):
+        _visit_alias(annotation, origin.__value__, facts)
+    else:
+        _visit_variable(annotation, facts)
+
+
+def _visit_variable(annotation: Any, facts: Facts) -> None:
+    """A type variable, which may say something; or what says nothing."""
+    facts.unsaid = facts.unsaid or annotation is not None
+    if isinstance(annotation, typing.TypeVar):
         for bound in (annotation.__bound__, *annotation.__constraints__):
-            if bound is not None and not isinstance(bound, str | typing.ForwardRef):
+            if bound is not None:
                 _visit(bound, facts)
-    elif origin is not None and hasattr(origin, "__value__"):  # a generic type alias
-        _visit_alias(annotation, origin, facts)
-    elif annotation is not None:
-        facts.unsaid = True
 
 
 def _visit_generic(annotation: Any, origin: Any, facts: Facts) -> None:
@@ -99,16 +102,16 @@ def _visit_generic(annotation: Any, origin: Any, facts: Facts) -> None:
     facts.unsaid = facts.unsaid or not arguments
     for argument in arguments:
         for each in argument if isinstance(argument, list) else (argument,):
-            if each is not Ellipsis and id(each) not in facts.seen:
+            if each is not Ellipsis:
                 _visit(each, facts)
 
 
-def _visit_alias(annotation: Any, origin: Any, facts: Facts) -> None:
-    if id(annotation) not in facts.seen:
-        facts.seen.add(id(annotation))
-        _visit(origin.__value__, facts)
-        for argument in get_args(annotation):
-            _visit(argument, facts)
+def _visit_alias(annotation: Any, value: Any, facts: Facts) -> None:
+    """A type alias, which may contain itself."""
+    if annotation not in facts.named:
+        facts.named.append(annotation)
+        for part in (value, *get_args(annotation)):
+            _visit(part, facts)
 
 
 def _visit_type(kind: type[Any], facts: Facts) -> None:
@@ -129,6 +132,11 @@ def _is_written_here(kind: type[Any]) -> bool:
     return has_fields(kind) or is_model(kind)
 
 
+def is_alias(annotation: object) -> bool:
+    """True for what a ``type`` statement makes, or TypeAliasType of typing_extensions."""
+    return type(annotation).__name__ == "TypeAliasType"
+
+
 def bare(annotation: Any) -> Any:
     """*annotation* without what only decorates it: Annotated, NewType, Required, a type alias."""
     while True:
@@ -136,7 +144,7 @@ def bare(annotation: Any) -> Any:
             annotation = get_args(annotation)[0]
         elif isinstance(annotation, typing.NewType):
             annotation = annotation.__supertype__
-        elif type(annotation).__name__ == "TypeAliasType":
+        elif is_alias(annotation):
             annotation = annotation.__value__
         else:
             return annotation
@@ -241,7 +249,7 @@ def substituted(annotation: Any, meanings: Mapping[Any, Any]) -> Any:
     if made == arguments or get_origin(annotation) is Literal:
         return annotation
     if get_origin(annotation) in _UNIONS:
-        return functools.reduce(operator.or_, made)
+        return typing.Union[made]  # noqa: UP007 - of as many as there are
     if get_origin(annotation) is typing.Annotated:
         return typing.Annotated[(made[0], *annotation.__metadata__)]
     copy = getattr(annotation, "copy_with", None)

@@ -85,8 +85,6 @@ class _Objects:
 
     def __init__(self, kind: type[Any], number: int) -> None:
         anatomy = anatomy_of(kind)
-        if anatomy.opaque:
-            raise TypeError(f"{kind.__qualname__} is derived from a class that is written in C")
         self._kind, self._number, self._anatomy = kind, number, anatomy
         model = _FIELDS_SET in anatomy.slots
         self._fields = field_names(kind)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
-from .annotation import Facts, bare, field_names, fields_of, has_fields, is_model, is_row, is_storable
+from .annotation import Facts, bare, field_names, fields_of, has_fields, is_alias, is_model, is_row, is_storable
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _SIMPLE = (str, int, float, complex, bytes, bool, type(None))
@@ -50,13 +50,15 @@ class _Outliner:
         wrapper = get_origin(annotation)
         if wrapper in (typing.Required, typing.NotRequired):
             return [wrapper._name, self.of(get_args(annotation)[0])]
+        if is_alias(annotation):
+            return ["alias", self._once(annotation, lambda: self.of(annotation.__value__))]
         annotation = bare(annotation)
         origin, arguments = get_origin(annotation), get_args(annotation)
         if origin is Literal:
             return ["literal", sorted((stable(value) for value in arguments), key=_text)]
         if origin is Union or origin is types.UnionType:
             return ["union", sorted((self.of(each) for each in arguments), key=_text)]
-        if origin is not None and hasattr(origin, "__value__"):  # a generic type alias
+        if is_alias(origin):
             return ["alias", self._once(origin, lambda: self.of(origin.__value__)), [self.of(a) for a in arguments]]
         if isinstance(origin, type):
             return ["of", self._class(origin), [self._argument(argument) for argument in arguments]]

@@ -158,20 +158,25 @@ def class_codecs(fn: Callable[..., Any]) -> ClassCodecs | None:
     """The codecs of *fn* by the classes that it is given, if its result depends on them."""
     fn = inspect.unwrap(fn)
     names = names_around(fn)
+    annotation = _quietly(fn, getattr(fn, "__annotations__", {}).get("return"), names)
+    wanted = set(variables_of(annotation)) - {typing.Self}
+    kinds: dict[str, Any] = {}
+    for name, written in getattr(fn, "__annotations__", {}).items() if wanted else ():
+        hint = _quietly(fn, written, names)
+        if typing.get_origin(hint) is type and typing.get_args(hint)[0] in wanted and name != "return":
+            kinds[name] = typing.get_args(hint)[0]
+    return ClassCodecs(_without_awaiting(annotation), kinds) if kinds else None
+
+
+def _quietly(fn: Callable[..., Any], written: Any, names: Names) -> Any:
     try:
-        annotation = return_annotation(fn, names)
-        wanted = set(variables_of(annotation)) - {typing.Self}
-        if not wanted:
-            return None
-        hints = {name: _annotation(fn, written, names) for name, written in fn.__annotations__.items()}
+        return _annotation(fn, written, names)
     except Exception:  # noqa: BLE001 - an annotation is any expression, and may name what is not defined yet
         return None
-    kinds = {
-        name: typing.get_args(hint)[0]
-        for name, hint in hints.items()
-        if typing.get_origin(hint) is type and typing.get_args(hint)[0] in wanted and name != "return"
-    }
-    return ClassCodecs(annotation, kinds) if kinds else None
+
+
+def _without_awaiting(annotation: Any) -> Any:
+    return typing.get_args(annotation)[-1] if typing.get_origin(annotation) in _AWAITED else annotation
 
 
 def _resolve(fn: Callable[..., Any], names: Names) -> Codec | None:
@@ -184,7 +189,7 @@ def _resolve(fn: Callable[..., Any], names: Names) -> Codec | None:
                 return None
             annotation = substituted(annotation, {typing.Self: owner})
         return build(annotation, names)
-    except NameError:
+    except (NameError, AttributeError):  # the latter for a module that is not imported yet
         return None
     except Exception:  # noqa: BLE001 - an annotation is any expression, and may be no type at all
         return TAGGED
@@ -193,7 +198,7 @@ def _resolve(fn: Callable[..., Any], names: Names) -> Codec | None:
 def return_annotation(fn: Callable[..., Any], names: Names) -> Any:
     """What *fn* returns, or what awaiting it gives; ``NameError`` if that has a name that cannot be resolved."""
     annotation = _annotation(fn, getattr(fn, "__annotations__", {}).get("return", Any), names)
-    return typing.get_args(annotation)[-1] if typing.get_origin(annotation) in _AWAITED else annotation
+    return _without_awaiting(annotation)
 
 
 def _annotation(fn: Callable[..., Any], written: Any, names: Names) -> Any:

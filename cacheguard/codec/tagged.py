@@ -354,7 +354,7 @@ class Tagged:
             return self.dump(value)
         except Refused as refused:
             raise CodecError(f"a value of type {type_name(value)} cannot be stored: {refused.said()}") from refused
-        except Exception as error:  # zones run code of the user
+        except Exception as error:  # a container that is changed meanwhile
             raise CodecError(f"a value of type {type_name(value)} cannot be stored: {error}") from error
 
     def decode(self, payload: bytes | memoryview) -> Any:
@@ -378,8 +378,7 @@ def _odd_text(value: Any, path: str = "", room: int = DEEPEST) -> str:
         steps += [(".keys()", key) for key in value]
     elif isinstance(value, list | tuple | set | frozenset | deque):
         steps = [(f"[{number}]", item) for number, item in enumerate(value)]
-    else:
-        steps = [(f".{name}", part) for name, part in getattr(value, "__dict__", {}).items()]
+    steps += [(f".{name}", part) for name, part in getattr(value, "__dict__", {}).items()]
     found = (_odd_text(item, path + step, room - 1) for step, item in steps if room)
     return next(filter(None, found), "")
 

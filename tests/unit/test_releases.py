@@ -65,12 +65,12 @@ RELEASES: dict[str, tuple[str, str]] = {
     ),
     "another base": (f"class A: pass\n{DATA.replace('Thing', 'Thing(A)')}a: int", f"class B: pass\n{DATA.replace('Thing', 'Thing(B)')}a: int"),
     "a nested class": (
-        f"@dataclass\nclass Inner:\n    a: int\n{DATA}a: dict[str, list[Inner]]",
-        f"@dataclass\nclass Inner:\n    b: int\n{DATA}a: dict[str, list[Inner]]",
+        f"@dataclass\nclass Within:\n    a: int\n{DATA}a: dict[str, list[Within]]",
+        f"@dataclass\nclass Within:\n    b: int\n{DATA}a: dict[str, list[Within]]",
     ),
     "a nested class under a plain one": (
-        f"@dataclass\nclass Inner:\n    a: int\n{DATA}a: Inner | complex",
-        f"@dataclass\nclass Inner:\n    b: int\n{DATA}a: Inner | complex",
+        f"@dataclass\nclass Within:\n    a: int\n{DATA}a: Within | complex",
+        f"@dataclass\nclass Within:\n    b: int\n{DATA}a: Within | complex",
     ),
     "an argument of a generic class": (
         "@dataclass\nclass Of(Generic[T]):\n    a: T\n" f"{DATA}a: Of[int]",
@@ -149,7 +149,7 @@ EACH: list[Callable[[str], str]] = [
     lambda name: f"{DATA}a: int",
     lambda name: "class Thing(enum.Enum):\n    A = (1, 'x')",
     lambda name: f"{MODEL}a: int",
-    lambda name: f"@dataclass\nclass Inner:\n    a: int\n{DATA}a: list[Inner | complex]",
+    lambda name: f"@dataclass\nclass Within:\n    a: int\n{DATA}a: list[Within | complex]",
 ]
 
 
