@@ -33,6 +33,8 @@ _CONTAINERS = frozenset(
 )
 _STANDARD = frozenset({"collections", "collections.abc", "typing", "contextlib", "builtins", "numbers", "os"})
 _SAYING_NOTHING = (Any, object, Path, PurePath)
+_LISTS: tuple[type[Any], ...] = (list,)
+SELF: Any = typing.Self
 _UNIONS = (Union, types.UnionType)
 _WRAPPERS = (typing.Annotated, typing.Required, typing.NotRequired, typing.Final, typing.ClassVar)
 
@@ -71,7 +73,8 @@ def _visit(annotation: Any, facts: Facts) -> None:
     if isinstance(annotation, type) and origin is None:
         _visit_type(annotation, facts)
     elif origin is Literal:
-        for value in get_args(annotation):
+        values: tuple[object, ...] = get_args(annotation)
+        for value in values:
             _visit_type(type(value), facts)
     elif isinstance(origin, type) or origin in _UNIONS:
         _visit_generic(annotation, origin, facts)
@@ -101,7 +104,8 @@ def _visit_generic(annotation: Any, origin: Any, facts: Facts) -> None:
                 facts.aliases.append(annotation)
     facts.unsaid = facts.unsaid or not arguments
     for argument in arguments:
-        for each in argument if isinstance(argument, list) else (argument,):
+        parts: list[Any] = argument if isinstance(argument, _LISTS) else [argument]
+        for each in parts:
             if each is not Ellipsis:
                 _visit(each, facts)
 
@@ -242,7 +246,7 @@ def union_arms(annotation: object) -> tuple[object, ...]:
 
 def substituted(annotation: Any, meanings: Mapping[Any, Any]) -> Any:
     """*annotation* with the type variables (and ``Self``) in *meanings* replaced."""
-    if isinstance(annotation, typing.TypeVar) or annotation is typing.Self:
+    if isinstance(annotation, typing.TypeVar) or annotation is SELF:
         return meanings.get(annotation, annotation)
     arguments = get_args(annotation)
     made = tuple(substituted(each, meanings) for each in arguments)
@@ -258,7 +262,7 @@ def substituted(annotation: Any, meanings: Mapping[Any, Any]) -> Any:
 
 def variables_of(annotation: Any) -> Iterable[Any]:
     """The type variables in *annotation*, and ``Self``."""
-    if isinstance(annotation, typing.TypeVar) or annotation is typing.Self:
+    if isinstance(annotation, typing.TypeVar) or annotation is SELF:
         yield annotation
     for each in get_args(annotation):
         yield from variables_of(each)

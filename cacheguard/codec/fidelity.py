@@ -14,11 +14,11 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum
-from math import copysign
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from math import copysign
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
-from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any
+from types import BuiltinFunctionType, FunctionType, GenericAlias, ModuleType
+from typing import Any, Generic, TypeVar, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -59,8 +59,8 @@ class Judge:
     def __init__(self) -> None:
         self._anatomies: dict[type, Anatomy] = {}
 
-    def differ(self, given: Any, back: Any) -> Path | None:
-        kind: type = type(given)
+    def differ(self, given: object, back: object) -> Path | None:
+        kind = type(given)
         if kind is not type(back):
             return []
         if given is back:
@@ -125,7 +125,8 @@ class Judge:
             return []
         kinds = set(map(type, given))
         if len(kinds) == 1 and set(map(type, back)) == kinds:  # most lists; done by C code
-            if given == back if kinds <= _EQUAL_IS_SAME else kinds == _FLOATS and _same_floats(given, back):
+            same = given == back if kinds <= _EQUAL_IS_SAME else kinds == _FLOATS and _same_floats(given, back)
+            if same:
                 return None
         for number, (one, other) in enumerate(zip(given, back, strict=True)):
             if one is not other and (path := self.differ(one, other)) is not None:
@@ -173,8 +174,8 @@ class Judge:
             return None
         if type(given) is not type(back):
             return []
-        if type(given) is ZoneInfo and type(back) is ZoneInfo:
-            return None if given.key is not None and given.key == back.key else []
+        if isinstance(given, ZoneInfo) and isinstance(back, ZoneInfo):
+            return None if given.key == back.key else []
         return self._objects(given, back, anatomy_of(type(given)))
 
 
@@ -230,6 +231,10 @@ _BY_TEXT: tuple[type[Any], ...] = (
     *(IPv4Address, IPv6Address, IPv4Network, IPv6Network, IPv4Interface, IPv6Interface),
 )
 
+# A generic class with its arguments; libraries keep caches on it. One is of builtins, the other of `typing`.
+_generic: Any = Generic
+_GENERIC: tuple[type[Any], ...] = (GenericAlias, type(_generic[TypeVar("T")]))
+
 _COMPARE: dict[type, Callable[[Judge, Any, Any], Path | None]] = {
     float: _float,
     complex: _by(lambda value: value.real, lambda value: value.imag),
@@ -250,6 +255,6 @@ _COMPARE: dict[type, Callable[[Judge, Any, Any], Path | None]] = {
     deque: _deque,
     range: _by(lambda value: value.start, lambda value: value.stop, lambda value: value.step),
     re.Pattern: _by(lambda value: value.pattern, lambda value: value.flags),
+    **dict.fromkeys(_GENERIC, lambda _judge, given, back: _same_if(given == back)),
     **dict.fromkeys(_BY_TEXT, _same_text),  # they keep caches beside their content
 }
-

@@ -29,7 +29,7 @@ class Codec(Protocol):
         ...
 
 
-class Refused(CodecError):
+class Refused(CodecError):  # noqa: N818 - it says what happened
     """Some part of a value cannot be stored.
 
     Args:

@@ -1,4 +1,4 @@
-"""Which object a name in an annotation means: also a class of the enclosing function, ``Self``, a name for type checkers."""
+"""What a name in an annotation means: also classes of the enclosing function, ``Self``, names for type checkers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typing
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from types import FrameType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 Names = Mapping[str, Any]
 
@@ -42,7 +42,7 @@ def resolved(annotations: Mapping[str, Any], outer: dict[str, Any], inner: Names
         for name, each in annotations.items()
     }
     carrier = SimpleNamespace(__annotations__=texts)
-    return typing.get_type_hints(carrier, outer, inner, include_extras=True)  # type: ignore[arg-type]  # any mapping
+    return typing.get_type_hints(carrier, outer, inner, include_extras=True)
 
 
 class Scopes(ChainMap[str, Any]):
@@ -96,7 +96,7 @@ def names_around(fn: Callable[..., Any]) -> Names:
     """What the functions and class bodies know that are being run and in which *fn* is defined."""
     path, module = getattr(fn, "__qualname__", ""), getattr(fn, "__globals__", None)
     found: list[Mapping[str, Any]] = []
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the only way to the names of a function that runs
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # no other way
     while frame is not None:
         inside = path.startswith((f"{frame.f_code.co_qualname}.<locals>.", f"{frame.f_code.co_qualname}."))
         if frame.f_globals is module and inside:
@@ -133,13 +133,14 @@ def owner_of(fn: Callable[..., Any], names: Names) -> type[Any] | None:
 def classes_in(value: Any, room: int = 200) -> dict[str, type[Any]]:
     """The classes of *value* and of some of its parts, by name: what an annotation may have meant."""
     found: dict[str, type[Any]] = {}
-    parts = [value]
-    for part in parts:
-        kind: type[Any] = type(part)
+    parts: list[Any] = [value]
+    each: object
+    for each in parts:
+        kind, part = type(each), cast("Any", each)
         if kind.__module__ != "builtins":
             found.setdefault(kind.__name__, kind)
         if len(parts) < room:
-            inner = part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple | set) else ()
+            inner = part.values() if kind is dict else part if kind in (list, tuple, set) else ()
             parts.extend(list(inner)[:room])
             parts.extend(getattr(part, "__dict__", {}).values())
     return found

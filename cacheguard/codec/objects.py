@@ -20,6 +20,7 @@ from .state import CONTENT, anatomy_of, attributes_of
 from .tagged import OBJECT, PLAIN, Lower, Tagged, pack
 
 _ALIAS = OBJECT + 1
+_FILLED: dict[Any, str] = {list: "extend", bytearray: "extend", dict: "update", set: "update"}
 _FIELDS_SET = "__pydantic_fields_set__"
 
 
@@ -59,21 +60,29 @@ class _Rows:
     def __init__(self, kind: Any, number: int) -> None:
         self._kind, self._number = kind, number
         self._names: tuple[str, ...] = kind._fields
+        self._made: Callable[[Any], Any] = partial(_new(tuple), kind)
 
     def lower(self, form: Tagged, value: Any, room: int) -> list[Any]:
-        if getattr(value, "__dict__", None):
-            raise Refused(type_name(value), f"with attributes beside its items ({', '.join(vars(value))}): use a dataclass")
-        return [self._number, *_lower_named(form, zip(self._names, tuple.__iter__(value), strict=True), room)]
+        more: dict[str, Any] = getattr(value, "__dict__", {})
+        if more:
+            raise Refused(type_name(value), f"with attributes beside its items ({', '.join(more)}): use a dataclass")
+        return [self._number, *_lower_named(form, zip(self._names, CONTENT[tuple](value), strict=True), room)]
 
     def build(self, parts: list[Any]) -> Any:
-        return tuple.__new__(self._kind, parts[1:])
+        return self._made(parts[1:])
+
+
+def _new(base: Any) -> Callable[..., Any]:
+    """What makes an instance of a class that is derived from the builtin *base*."""
+    made: Callable[..., Any] = base.__new__
+    return made
 
 
 def _lower_named(form: Tagged, named: Any, room: int) -> list[Any]:
     lowered: list[Any] = []
     name, lower, add = "", form.lower, lowered.append
     try:
-        for name, part in named:
+        for name, part in named:  # noqa: B007 - it is used below
             add(part if type(part) in PLAIN else lower(part, room))
     except Refused as refused:
         raise refused.within(f".{name}")  # noqa: B904 - the same refusal goes on
@@ -99,7 +108,7 @@ class _Objects:
         kind, base = self._kind, self._anatomy.base
         if issubclass(kind, Struct):
             return kind
-        return partial((object if base is None else base).__new__, kind)
+        return partial(_new(base or object), kind)
 
     def lower(self, form: Tagged, value: Any, room: int) -> list[Any]:
         state, base = attributes_of(value, self._anatomy), self._anatomy.base
@@ -146,15 +155,12 @@ class _Objects:
         return made
 
     def _made(self, content: Any) -> Any:
-        base = self._anatomy.base
-        if base in {None, list, dict, set, bytearray}:
+        base: Any = self._anatomy.base
+        fill = _FILLED.get(base)
+        if fill is not None or base is None:
             made = self._empty()
-            if base is dict:
-                dict.update(made, content)
-            elif base is set:
-                set.update(made, content)
-            elif base is not None:
-                base.extend(made, content)
+            if fill is not None:
+                getattr(base, fill)(made, content)
         else:
             made = self._empty(*(content.real, content.imag) if base is complex else (content,))
         for name in self._anatomy.hashes:
@@ -174,7 +180,7 @@ class _Objects:
 def _plan(kind: type[Any], number: int) -> _Plan:
     if issubclass(kind, Enum):
         return _Members(kind, number)
-    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+    if tuple in kind.__mro__ and hasattr(kind, "_fields"):
         return _Rows(kind, number)
     return _Objects(kind, number)
 
@@ -187,7 +193,7 @@ def objects_form(kinds: Sequence[type[Any]], aliases: Sequence[Any], unknown: Ca
         aliases: the generic classes with their arguments, which their instances remember.
         unknown: called with a value of a type that is not in the table; returns why it cannot be stored.
     """
-    plans = [_plan(kind, number) for number, kind in enumerate(kinds)]
+    plans: list[_Plan] = [_plan(kind, number) for number, kind in enumerate(kinds)]
 
     def lower_with(plan: _Plan) -> Lower:
         return lambda form, value, room: Ext(OBJECT, pack(plan.lower(form, value, room)))
@@ -199,8 +205,9 @@ def objects_form(kinds: Sequence[type[Any]], aliases: Sequence[Any], unknown: Ca
 
     def build(form: Tagged, data: memoryview) -> Any:
         parts = form.unpack(data)
-        number = parts[0]
-        return plans[number if number >= 0 else -1 - number].build(parts)
+        number: int = parts[0]
+        plan = plans[number if number >= 0 else -1 - number]
+        return plan.build(parts)
 
     lowers: dict[type, Lower] = {kind: lower_with(plan) for kind, plan in zip(kinds, plans, strict=True)}
     lowers |= dict.fromkeys(map(type, aliases), lower_alias)

@@ -1,4 +1,4 @@
-"""A canonical text of an annotation: all that decides what stored bytes mean. Another release of a class has another one.
+"""A canonical text of an annotation: all that decides what stored bytes mean, and so another one for another release.
 
 Modules are left out, so that a class may move; of two classes of one name they are in it.
 """
@@ -18,6 +18,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 from .annotation import Facts, bare, field_names, fields_of, has_fields, is_alias, is_model, is_row, is_storable
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_MAPPINGS: tuple[type[Any], ...] = (Mapping,)
+_ROWS: tuple[type[Any], ...] = (list, tuple)
+_SETS: tuple[type[Any], ...] = (set, frozenset)
 _SIMPLE = (str, int, float, complex, bytes, bool, type(None))
 
 # Written by hand, these take part in what an object is after it was made.
@@ -46,10 +49,10 @@ class _Outliner:
         plain = self._plain(annotation)
         return ["noted", plain, notes] if notes else plain
 
-    def _plain(self, annotation: Any) -> Any:
+    def _plain(self, annotation: Any) -> Any:  # noqa: PLR0911 - a case for each kind of annotation
         wrapper = get_origin(annotation)
         if wrapper in (typing.Required, typing.NotRequired):
-            return [wrapper._name, self.of(get_args(annotation)[0])]
+            return [str(wrapper), self.of(get_args(annotation)[0])]
         if is_alias(annotation):
             return ["alias", self._once(annotation, lambda: self.of(annotation.__value__))]
         annotation = bare(annotation)
@@ -70,7 +73,7 @@ class _Outliner:
         return _described(annotation)
 
     def _argument(self, argument: Any) -> Any:
-        return [self.of(each) for each in argument] if isinstance(argument, list) else self.of(argument)
+        return list(map(self.of, argument)) if isinstance(argument, _ROWS) else self.of(argument)
 
     def _once(self, thing: Any, outline: Any) -> Any:
         """The outline of *thing*, which may contain itself."""
@@ -116,7 +119,7 @@ def _hooks(kind: Any) -> list[Any]:
     found: list[Any] = []
     for base in kind.__mro__[:-1]:
         for name in _HOOKS:
-            method = vars(base).get(name)
+            method: Any = base.__dict__.get(name)
             code = getattr(getattr(method, "__func__", method), "__code__", None)
             if code is not None and not code.co_filename.startswith("<attrs") and _is_users(base):
                 found.append([base.__qualname__, name, *_code(code)])
@@ -127,7 +130,7 @@ def _is_users(base: Any) -> bool:
     return base.__module__.partition(".")[0] not in {"pydantic", "msgspec", "attr", "attrs", "enum", "typing"}
 
 
-def _ways(kind: Any, name: str) -> list[Any]:
+def _ways(kind: Any, name: str) -> list[Any]:  # noqa: PLR0911 - a case for each kind of class
     """What decides how the field *name* of *kind* is written and read, beside its type."""
     if is_model(kind):
         field = kind.model_fields.get(name)
@@ -176,7 +179,7 @@ def _manner(kind: Any) -> Any:
     return [stable(getattr(config, name)) for name in names]
 
 
-def stable(value: Any) -> Any:
+def stable(value: Any) -> Any:  # noqa: PLR0911 - a case for each kind of value
     """*value* as something that every process writes alike."""
     if isinstance(value, Enum):
         return ["member", type(value).__qualname__, value._name_]
@@ -184,11 +187,11 @@ def stable(value: Any) -> Any:
         return [type(value).__name__, repr(value)]
     if isinstance(value, type):
         return ["type", value.__qualname__]
-    if isinstance(value, Mapping):
+    if isinstance(value, _MAPPINGS):
         return ["mapping", sorted(([stable(key), stable(part)] for key, part in value.items()), key=_text)]
-    if isinstance(value, list | tuple):
+    if isinstance(value, _ROWS):
         return [type(value).__name__, [stable(part) for part in value]]
-    if isinstance(value, set | frozenset):
+    if isinstance(value, _SETS):
         return [type(value).__name__, sorted((stable(part) for part in value), key=_text)]
     code = getattr(getattr(value, "__func__", value), "__code__", None)
     if code is not None:

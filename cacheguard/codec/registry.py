@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import CodecError, ConfigurationError
-from .annotation import substituted, variables_of
+from .annotation import SELF, substituted, variables_of
 from .form import SHAPE_BYTES, Codec, fingerprint
 from .names import NO_NAMES, Names, Scopes, classes_in, closure_of, names_around, owner_of, resolved
 from .tagged import TAGGED
@@ -159,7 +159,7 @@ def class_codecs(fn: Callable[..., Any]) -> ClassCodecs | None:
     fn = inspect.unwrap(fn)
     names = names_around(fn)
     annotation = _quietly(fn, getattr(fn, "__annotations__", {}).get("return"), names)
-    wanted = set(variables_of(annotation)) - {typing.Self}
+    wanted = set(variables_of(annotation)) - {SELF}
     kinds: dict[str, Any] = {}
     for name, written in getattr(fn, "__annotations__", {}).items() if wanted else ():
         hint = _quietly(fn, written, names)
@@ -183,11 +183,11 @@ def _resolve(fn: Callable[..., Any], names: Names) -> Codec | None:
     """The codec of *fn*, or ``None`` if its annotation has a name that cannot be resolved."""
     try:
         annotation = return_annotation(fn, names)
-        if any(each is typing.Self for each in variables_of(annotation)):
+        if any(each is SELF for each in variables_of(annotation)):
             owner = owner_of(fn, names)
             if owner is None:
                 return None
-            annotation = substituted(annotation, {typing.Self: owner})
+            annotation = substituted(annotation, {SELF: owner})
         return build(annotation, names)
     except (NameError, AttributeError):  # the latter for a module that is not imported yet
         return None

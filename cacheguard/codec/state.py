@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from types import MemberDescriptorType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 BUILTINS: tuple[type[Any], ...] = (int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset)
 
@@ -51,7 +51,7 @@ def anatomy_of(kind: type[Any]) -> Anatomy:
 
 def _hides(kind: Any) -> bool:
     """True if the instances of *kind* are larger than its slots explain, so that they hold what only C code sees."""
-    declared = vars(kind)
+    declared: dict[str, Any] = {**kind.__dict__}
     own = sum(type(each) is MemberDescriptorType for each in declared.values())
     own += ("__dict__" in declared) + ("__weakref__" in declared)
     if kind.__flags__ & _WRITTEN_IN_PYTHON == 0:
@@ -63,7 +63,7 @@ def _hides(kind: Any) -> bool:
 def attributes_of(value: Any, anatomy: Anatomy) -> dict[str, Any]:
     """All attributes that *value* has of its own, by name."""
     held: Any = getattr(value, "__dict__", None)
-    found: dict[str, Any] = held if type(held) is dict else {}
+    found: dict[str, Any] = cast("dict[str, Any]", held) if type(held) is dict else {}
     if anatomy.hashes and not _HASHES.isdisjoint(found):
         found = {name: each for name, each in found.items() if name not in _HASHES}
     return {**dict(_filled(value, anatomy)), **found} if anatomy.slots else found
@@ -80,17 +80,18 @@ def _filled(value: Any, anatomy: Anatomy) -> Iterator[tuple[str, Any]]:
             continue
 
 
+def _through(base: type[Any], method: str = "__iter__") -> Callable[[Any], Any]:
+    """Makes a *base* of what its own *method* gives, whatever the subclass has in its place."""
+    read: Callable[[Any], Any] = vars(base)[method]
+    return lambda value: base(read(value))
+
+
 CONTENT: dict[type[Any], Callable[[Any], Any]] = {
-    int: lambda value: int.__index__(value),
+    int: int.__index__,
     float: lambda value: float.__add__(value, -0.0),
     complex: lambda value: complex(float(value.real), float(value.imag)),
-    str: lambda value: str.__str__(value) if type(value) is str else "".join(str.__iter__(value)),
-    bytes: lambda value: bytes(bytes.__iter__(value)),
-    bytearray: lambda value: bytearray(bytearray.__iter__(value)),
-    tuple: lambda value: tuple(tuple.__iter__(value)),
-    list: lambda value: list(list.__iter__(value)),
-    dict: lambda value: dict(dict.items(value)),
-    set: lambda value: set(set.__iter__(value)),
-    frozenset: lambda value: frozenset(frozenset.__iter__(value)),
+    str: lambda value: "".join(str.__iter__(value)),
+    dict: _through(dict, "items"),
+    **{kind: _through(kind) for kind in (bytes, bytearray, tuple, list, set, frozenset)},
 }
-"""The content of an instance of a subclass, as the builtin itself, without its own methods."""
+"""The content of an instance of a subclass, as the builtin itself."""

@@ -113,7 +113,9 @@ def _shown(key: object) -> str:
 def _lower_counter(tag: int) -> Lower:
     def lower(form: Tagged, value: Any, room: int) -> Ext:
         if value.__dict__:
-            raise Refused(type_name(value), f"with attributes of its own ({', '.join(value.__dict__)}): use a dataclass")
+            raise Refused(
+                type_name(value), f"with attributes of its own ({', '.join(value.__dict__)}): use a dataclass"
+            )
         return Ext(tag, pack(_lower_pairs(form, value, room)))
 
     return lower
@@ -136,19 +138,21 @@ def _lower_time(_form: Tagged, value: time, _room: int) -> Ext:
 
 
 def _lower_zone(zone: tzinfo | None) -> str | int | tuple[int, str] | tuple[int] | None:
-    """A zone's key, or its offset in microseconds (with its name, if it was given one); pydantic's are a tuple of one."""
+    """A zone's key, or its offset in microseconds, with its name if it was given one; pydantic's are a tuple of one."""
     if zone is None:
         return None
     kind: type = type(zone)
     if kind is timezone:
-        offset, *name = zone.__getinitargs__()  # type: ignore[attr-defined]  # what `pickle` asks for
+        given: Any = zone
+        offset, *name = given.__getinitargs__()  # what `pickle` asks for
         return (offset // _MICROSECOND, name[0]) if name else offset // _MICROSECOND
     if kind is ZoneInfo and zone.key is not None and _is_by_key(zone):  # type: ignore[attr-defined]  # a ZoneInfo
         return str(zone.key)  # type: ignore[attr-defined]  # as above
     if kind is _pydantic_zone():
         return (int(zone.utcoffset(None).total_seconds()),)  # type: ignore[union-attr]  # it has whole seconds
     raise Refused(
-        type_name(zone), "a time zone that cannot be named in other processes: use datetime.timezone or zoneinfo.ZoneInfo"
+        type_name(zone),
+        "a time zone that cannot be named in other processes: use datetime.timezone or zoneinfo.ZoneInfo",
     )
 
 
@@ -174,6 +178,11 @@ def _lower_pattern(_form: Tagged, value: re.Pattern[Any], _room: int) -> Ext:
     return Ext(_PATTERN, pack((value.pattern, value.flags)))
 
 
+def _named(tag: int, number: int) -> Lower:
+    """What has a text from which it can be made: the number of its class, and the text."""
+    return lambda _form, value, _room: Ext(tag, bytes((number,)) + str(value).encode("utf-8", "surrogatepass"))
+
+
 _LOWERS: dict[type, Lower] = {
     **dict.fromkeys((str, float, bool, type(None), bytes), lambda _form, value, _room: value),
     int: _lower_int,
@@ -190,14 +199,8 @@ _LOWERS: dict[type, Lower] = {
     UUID: _lower_uuid,
     bytearray: lambda _form, value, _room: Ext(_BYTEARRAY, bytes(value)),
     complex: lambda _form, value, _room: Ext(_COMPLEX, pack((value.real, value.imag))),
-    **{
-        kind: lambda _form, value, _room, n=n: Ext(_PATH, bytes([n]) + str(value).encode("utf-8", "surrogatepass"))
-        for n, kind in enumerate(_PATHS)
-    },
-    **{
-        kind: lambda _form, value, _room, n=n: Ext(_ADDRESS, bytes([n]) + str(value).encode())
-        for n, kind in enumerate(_ADDRESSES)
-    },
+    **{kind: _named(_PATH, number) for number, kind in enumerate(_PATHS)},
+    **{kind: _named(_ADDRESS, number) for number, kind in enumerate(_ADDRESSES)},
     timezone: lambda _form, value, _room: Ext(_ZONE, pack(_lower_zone(value))),
     ZoneInfo: lambda _form, value, _room: Ext(_ZONE, pack(_lower_zone(value))),
     deque: lambda form, value, room: Ext(_DEQUE, pack([value.maxlen, *_lower_items(form, value, room)])),
@@ -222,7 +225,7 @@ def _raise_dict(form: Tagged, data: memoryview) -> dict[Any, Any]:
 
 def _raise_counter(form: Tagged, data: memoryview) -> Counter[Any]:
     counter: Counter[Any] = Counter()
-    dict.update(counter, _raise_dict(form, data))
+    counter |= _raise_dict(form, data)
     return counter
 
 
@@ -331,7 +334,7 @@ class Tagged:
     def __repr__(self) -> str:
         return "TAGGED"
 
-    def lower(self, value: Any, room: int) -> Any:
+    def lower(self, value: object, room: int) -> Any:
         """*value* as what MessagePack knows; `Refused` if it has a part of an unknown type."""
         lower = self._lowers.get(type(value))
         if lower is None:
@@ -364,6 +367,10 @@ class Tagged:
             raise CodecError(f"these bytes hold no tagged value: {error}") from error
 
 
+_DICTS: tuple[type[Any], ...] = (dict,)
+_ITEMS: tuple[type[Any], ...] = (list, tuple, set, frozenset, deque)
+
+
 def _odd_text(value: Any, path: str = "", room: int = DEEPEST) -> str:
     """The path to a text in *value* that has half a surrogate pair."""
     if isinstance(value, str):
@@ -373,10 +380,10 @@ def _odd_text(value: Any, path: str = "", room: int = DEEPEST) -> str:
             return path
         return ""
     steps: list[tuple[str, Any]] = []
-    if isinstance(value, Mapping):
+    if isinstance(value, _DICTS):
         steps = [(f"[{key!r}]", item) for key, item in value.items()]
         steps += [(".keys()", key) for key in value]
-    elif isinstance(value, list | tuple | set | frozenset | deque):
+    elif isinstance(value, _ITEMS):
         steps = [(f"[{number}]", item) for number, item in enumerate(value)]
     steps += [(f".{name}", part) for name, part in getattr(value, "__dict__", {}).items()]
     found = (_odd_text(item, path + step, room - 1) for step, item in steps if room)

@@ -70,7 +70,8 @@ class TypedCodec:
     def encode(self, value: Any) -> bytes:
         if self._root is not None and not isinstance(value, self._root):
             raise CodecError(f"a value of type {type_name(value)} is returned where {self._name} is annotated")
-        reason, cause = "", None
+        reason = ""
+        cause: Exception | None = None
         for form in self._forms:
             try:
                 payload = form.dump(value)
@@ -189,7 +190,7 @@ def _roots(annotation: object, facts: Facts) -> tuple[type, ...] | None:
     for arm in map(bare, union_arms(annotation)):
         if arm is None:
             roots.append(type(None))
-        elif not isinstance(arm, type) or arm not in facts.classes and arm not in SCALARS:
+        elif not isinstance(arm, type) or (arm not in facts.classes and arm not in SCALARS):
             return None
         else:
             roots += [float, int] if arm is float else [dict] if is_row(arm) else [arm, *origin_of(arm)]
@@ -231,10 +232,13 @@ def _no_plain_form(_payload: bytes | memoryview) -> Any:
 
 
 def _objects_form(objects: Tagged) -> Form:
-    return Form(
-        lambda value: bytes((_MARK,)) + objects.dump(value),
-        lambda payload: objects.unpack(payload[1:]),
-    )
+    def dump(value: Any) -> bytes:
+        return bytes((_MARK,)) + objects.dump(value)
+
+    def load(payload: bytes | memoryview) -> Any:
+        return objects.unpack(payload[1:])
+
+    return Form(dump, load)
 
 
 def _name(annotation: object) -> str:

@@ -98,8 +98,8 @@ class Function:
             absent(kind, "")
         except Exception as error:
             raise ConfigurationError(
-                f"not_found: {kind.__qualname__} is what validate= and bloom= raise for an absent key, and it cannot be "
-                f"made of one text or of nothing ({error}); put a class first that can"
+                f"not_found: {kind.__qualname__} is what validate= and bloom= raise for an absent key, and it cannot "
+                f"be made of one text or of nothing ({error}); put a class first that can"
             ) from error
 
     def _can_index(self, names: Sequence[str]) -> bool:

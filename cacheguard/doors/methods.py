@@ -112,7 +112,13 @@ class Operations:
         version = "" if of_value is None or value is None else version_text(of_value(value))
         key, tags = function.redis_key(values), function.tags(values)
         await self._hub.by_hand.set(
-            engine_of, {key: value}, self._rules, function.scope, tags=tags, version=version, codec=function.codec_of(values)
+            engine_of,
+            {key: value},
+            self._rules,
+            function.scope,
+            tags=tags,
+            version=version,
+            codec=function.codec_of(values),
         )
 
     async def many(self, engine_of: EngineOf, calls: list[Values], most: int) -> list[Any]:

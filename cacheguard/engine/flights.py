@@ -104,9 +104,9 @@ class Flight:
 
     def given(self, answer: Stored | None, *, own: bool) -> Stored | None:
         """*answer*; if it stands for an exception that the loader raised here, its leader gets that one, unchanged."""
-        if self.absence is not None and answer is not None and answer.kind is Kind.ERROR:
-            if own or not answer.value.whole:
-                raise self.absence.with_traceback(self.traceback)
+        error = self.absence if answer is not None and answer.kind is Kind.ERROR else None
+        if error is not None and answer is not None and (own or not answer.value.whole):
+            raise error.with_traceback(self.traceback)
         return answer
 
     def waits_for_me(self, here: int | None) -> bool:

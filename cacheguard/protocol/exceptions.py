@@ -7,7 +7,7 @@ every caller, without running a constructor. What would not come back whole is n
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from inspect import Parameter, signature
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, NamedTuple
@@ -46,7 +46,7 @@ def describe(error: Exception) -> Described:
     return _described(error, _MOST_CAUSES)
 
 
-def _described(error: Any, room: int) -> Described:
+def _described(error: Exception, room: int) -> Described:
     kind = type(error)
     name, whole, cause = f"{kind.__module__}:{kind.__qualname__}", True, None
     if error.__cause__ is not None:
@@ -55,9 +55,7 @@ def _described(error: Any, room: int) -> Described:
         whole = cause is not None and cause.whole
     arguments = tuple(map(_fresh, error.args))
     attributes = {name: _fresh(held) for name, held in attributes_of(error, anatomy_of(kind)).items()}
-    what = Described(
-        name, arguments, attributes, _members_of(error), cause, error.__suppress_context__, whole, kind
-    )
+    what = Described(name, arguments, attributes, _members_of(error), cause, error.__suppress_context__, whole, kind)
     return what._replace(whole=whole and _is_same(error, what))
 
 
@@ -117,14 +115,19 @@ def _held(descriptor: Any, error: Exception) -> Any:
         return None
 
 
-def _fresh(value: Any) -> Any:
+def _fresh(value: object) -> Any:
     """*value*, with builtin containers of its own."""
-    kind = type(value)
-    if kind is list or kind is tuple:
-        return kind(map(_fresh, value))
-    if kind is dict:
-        return {key: _fresh(part) for key, part in value.items()}
-    return kind(value) if kind in {set, bytearray} else value
+    copy = _COPIES.get(type(value))
+    return value if copy is None else copy(value)
+
+
+_COPIES: dict[type, Callable[[Any], Any]] = {
+    list: lambda value: list(map(_fresh, value)),
+    tuple: lambda value: tuple(map(_fresh, value)),
+    dict: lambda value: {key: _fresh(part) for key, part in value.items()},
+    set: set,
+    bytearray: bytearray,
+}
 
 
 # To other processes and back
@@ -151,7 +154,7 @@ def unpacked(raw: Any, known: Iterable[type[Exception]] = ()) -> Described:
         raise CodecError("not the description of an exception") from error
     if kind is None or not (isinstance(arguments, tuple) and type(attributes) is dict and type(members) is dict):
         raise CodecError(f"there is no exception {name} in this process")
-    what = Described(name, arguments, attributes, members, described, bool(suppresses), True, kind)
+    what = Described(name, arguments, attributes, members, described, bool(suppresses), whole=True, kind=kind)
     try:
         made_of(what)
     except Exception as error:  # another version of the class, or nothing that we have written

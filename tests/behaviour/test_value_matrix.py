@@ -26,7 +26,11 @@ def guard(redis_url: str) -> Iterator[CacheGuard]:
 
 def found_elsewhere(url: str) -> list[str | None]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.value_reader", url], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "tests.support.value_reader", url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     found: list[str | None] = json.loads(done.stdout.splitlines()[-1])
@@ -67,11 +71,15 @@ def test_a_refusal_names_the_path_and_what_to_change(guard: CacheGuard, case: Ca
     said = str(caught.value)
     assert case.path is not None
     assert case.path in said
-    assert any(word in said for word in ("return a", "use ", "annotate", "serializer=", "contains itself", "no Unicode")), said
+    assert any(
+        word in said for word in ("return a", "use ", "annotate", "serializer=", "contains itself", "no Unicode")
+    ), said
     assert case.reason.endswith(".")
 
 
-def test_a_refusal_is_one_warning(guard: CacheGuard, redis_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refusal_is_one_warning(
+    guard: CacheGuard, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
     case = next(case for case in REFUSED if case.path == "['a'][0]")
     load = case.decorated(guard.cached("k"))
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""A text of a value that is equal for two values only if they are the same: types, content, order, and all attributes."""
+"""A text that two values share only if they are the same: types, content, order, and all attributes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ from types import FunctionType, MemberDescriptorType
 from typing import Any
 from uuid import UUID
 
+_BY_REPR = {
+    "pathlib",
+    "ipaddress",
+    "fractions",
+    "re",
+    "zoneinfo",
+    "datetime",
+    "builtins",
+    "typing",
+    "pydantic_core._pydantic_core",
+}
 _BUILTINS = (int, float, str, bytes, bytearray, complex, list, tuple, dict, set, frozenset)
 
 
@@ -25,7 +36,17 @@ def portrait(value: Any) -> str:
     show = _SHOWN.get(kind)
     if show is not None:
         return f"{kind.__name__}({show(value)})"
-    if kind.__module__ in {"pathlib", "ipaddress", "fractions", "re", "zoneinfo", "datetime", "builtins", "pydantic_core._pydantic_core"}:
+    if kind.__module__ in {
+        "pathlib",
+        "ipaddress",
+        "fractions",
+        "re",
+        "zoneinfo",
+        "datetime",
+        "builtins",
+        "typing",
+        "pydantic_core._pydantic_core",
+    }:
         return f"{kind.__name__}: {value!r}"
     parts = [f".{name}={portrait(held)}" for name, held in sorted(_attributes(value).items())]
     base = next((each for each in kind.__mro__ if each in _BUILTINS), None)
@@ -92,7 +113,7 @@ _SHOWN_AS: dict[type, Callable[[Any], Any]] = {
     complex: lambda value: complex(value.real, value.imag),
     str: lambda value: str.__getitem__(value, slice(None)),
     bytes: lambda value: bytes.__getitem__(value, slice(None)),
-    bytearray: lambda value: bytes(value),
+    bytearray: bytes,
     list: lambda value: list(list.__iter__(value)),
     tuple: lambda value: tuple(tuple.__iter__(value)),
     dict: lambda value: dict(dict.items(value)),

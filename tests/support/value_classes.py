@@ -1,4 +1,4 @@
-"""Classes of every kind that functions return, for the matrix of values; the parent and the child process import them."""
+"""Classes of every kind that functions return, for the matrix of values; both processes import them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, NotRequired, Self, TypedDict, TypeVar
-from uuid import UUID
 
 import attrs
 import msgspec
@@ -72,7 +71,7 @@ class Bits(enum.IntFlag):
 
 class Named(enum.Enum):
     ONE = "same"
-    ALIAS = "same"
+    ALIAS = "same"  # noqa: PIE796 - an alias
 
 
 @dataclass
@@ -195,7 +194,7 @@ class Both(Generic[T, U]):
     two: U
 
 
-class Label(str):  # noqa: FURB189, SLOT000 - what people have
+class Label(str):  # noqa: SLOT000 - what people have
     pass
 
 
@@ -203,11 +202,11 @@ class Number(int):
     pass
 
 
-class Ids(list[int]):  # noqa: FURB189 - what people have
+class Ids(list[int]):
     owner: str = ""
 
 
-class Settings(dict[str, int]):  # noqa: FURB189 - what people have
+class Settings(dict[str, int]):
     pass
 
 
@@ -277,7 +276,7 @@ class HashedOpen:
 
 @attrs.define
 class Upper:
-    name: str = attrs.field(converter=str.upper, eq=str.lower)
+    name: str = attrs.field(converter=str.upper, eq=str.lower)  # type: ignore[misc]  # mypy wants a plain function
 
 
 @attrs.define
@@ -453,8 +452,8 @@ class Failure(Exception):  # noqa: N818 - what people have
 
 
 Points = TypeAliasType("Points", list[Point])
-Rows = TypeAliasType("Rows", list[T], type_params=(T,))  # type: ignore[misc,valid-type]  # mypy knows no such alias at run time
-Json = TypeAliasType("Json", "dict[str, Json] | list[Json] | str | int | None")  # type: ignore[misc]  # as above
+Rows = TypeAliasType("Rows", list[T], type_params=(T,))
+Json = TypeAliasType("Json", "dict[str, Json] | list[Json] | str | int | None")
 UserId = typing.NewType("UserId", int)
 MaybePoint = typing.Optional[Point]  # noqa: UP045 - the old spelling
 
@@ -503,9 +502,6 @@ def local_class(decorate: Callable[[Callable[[], Any]], Any]) -> Any:
         lines: list[Line]
 
     def find() -> Bill:
-        return make()
-
-    def make() -> Any:
         return Bill([Line(1)])
 
     return decorate(find)

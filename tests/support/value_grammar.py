@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 import attrs, msgspec, pydantic
 from typing_extensions import TypedDict
 T = TypeVar("T")
+ANY = pydantic.ConfigDict(arbitrary_types_allowed=True)
 def with_more(value, **more):
     for name, each in more.items():
         object.__setattr__(value, name, each)
@@ -67,8 +68,8 @@ class Kind:
             "attrs": f"@attrs.define\nclass {self.name}:",
             "struct": f"class {self.name}(msgspec.Struct):",
             "array": f"class {self.name}(msgspec.Struct, array_like=True):",
-            "model": f"class {self.name}(pydantic.BaseModel):\n    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)",
-            "extra": f"class {self.name}(pydantic.BaseModel):\n    model_config = pydantic.ConfigDict(extra='allow', arbitrary_types_allowed=True)",
+            "model": f"class {self.name}(pydantic.BaseModel):\n    model_config = ANY",
+            "extra": f"class {self.name}(pydantic.BaseModel):\n    model_config = ANY | {{'extra': 'allow'}}",
             "row": f"class {self.name}(TypedDict):",
             "part": f"class {self.name}(TypedDict, total=False):",
             "tuple": f"class {self.name}(NamedTuple):",
@@ -99,7 +100,8 @@ class Program:
         """The module: the classes, and a function that returns the value of a number."""
         kinds = "\n".join(kind.source() for kind in self.kinds)
         values = ",\n    ".join(f"lambda: {value}" for value in self.values)
-        return f"{HEADER}\n{kinds}\nVALUES = [\n    {values}\n]\ndef load(number) -> {self.annotation}:\n    return VALUES[number]()\n"
+        load = f"def load(number) -> {self.annotation}:\n    return VALUES[number]()\n"
+        return f"{HEADER}\n{kinds}\nVALUES = [\n    {values}\n]\n{load}"
 
 
 class Grammar:
@@ -122,8 +124,11 @@ class Grammar:
         if draw.random() < 0.25:
             style = draw.choice(ENUMS)
             values = {
-                "enum": ["1", "'a'", "(1, 'x')", "None"], "intenum": ["1", "2", "3"], "strenum": ["'a'", "'b'"], "flag": ["1", "2", "4"],
-            }[style]  # fmt: skip
+                "enum": ["1", "'a'", "(1, 'x')", "None"],
+                "intenum": ["1", "2", "3"],
+                "strenum": ["'a'", "'b'"],
+                "flag": ["1", "2", "4"],
+            }[style]
             return Kind(name, style, (), tuple((f"M{n}", value) for n, value in enumerate(values)))
         style = draw.choice(STYLES)
         names = [f"f{n}" for n in range(draw.randint(1, 4))]
@@ -155,7 +160,7 @@ class Grammar:
         kind = self._draw.choice(self._kinds)
         return f"{kind.name}[int]" if kind.style == "generic" else kind.name
 
-    def value(self, annotation: str, room: int) -> str:
+    def value(self, annotation: str, room: int) -> str:  # noqa: PLR0911 - a case for each kind of annotation
         """An expression for a value of *annotation*; sometimes one of another type."""
         draw = self._draw
         if draw.random() < 0.03:
@@ -177,7 +182,9 @@ class Grammar:
             return f"({''.join(f'{self.value(each, room - 1)}, ' for each in arguments)})"
         many = range(draw.randint(0, 3) if room > 0 else 0)
         if head == "dict":
-            return f"{{{', '.join(f'{self.value_of(arguments[0])}: {self.value(arguments[1], room - 1)}' for _ in many)}}}"
+            return (
+                f"{{{', '.join(f'{self.value_of(arguments[0])}: {self.value(arguments[1], room - 1)}' for _ in many)}}}"
+            )
         if head == "set":
             return f"set([{', '.join(self.value_of(arguments[0]) for _ in many)}])"
         items = ", ".join(self.value(arguments[0], room - 1) for _ in many)

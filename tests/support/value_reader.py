@@ -6,8 +6,8 @@ import json
 import sys
 
 from cacheguard import MISSING, CacheGuard, Policy
-from tests.support.portrait import portrait
 from tests.support import value_late  # noqa: F401 - what a function names under TYPE_CHECKING is imported by somebody
+from tests.support.portrait import portrait
 from tests.support.value_cases import CASES
 
 

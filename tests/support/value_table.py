@@ -15,8 +15,11 @@ def table() -> str:
     families = list(dict.fromkeys(case.family for case in CASES))
     kept = [case for case in CASES if case.path is None]
     lines = [
-        f"{len(CASES)} pairs of a value and an annotation are sent through two processes by "
-        f"`tests/behaviour/test_value_matrix.py`: {len(kept)} come back as themselves, {len(CASES) - len(kept)} are refused.",
+        (
+            f"{len(CASES)} pairs of a value and an annotation are sent through two processes by "
+            f"`tests/behaviour/test_value_matrix.py`: {len(kept)} come back as themselves, {len(CASES) - len(kept)} "
+            "are refused."
+        ),
         "",
         "| family | pairs | come back | refused |",
         "| --- | ---: | ---: | ---: |",

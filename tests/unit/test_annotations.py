@@ -159,7 +159,7 @@ def test_self_is_the_class_of_the_method() -> None:
     with pytest.raises(CodecError):
         return_codec(Node.itself).encode(Deeper(1))
 
-    def strange() -> Self: ...  # type: ignore[misc,empty-body]
+    def strange() -> Self: ...  # type: ignore[misc]
 
     assert return_codec(strange).schema == TAGGED.schema
 
@@ -214,7 +214,7 @@ def test_the_class_of_the_result_may_be_an_argument() -> None:
 def test_without_such_an_argument_the_annotation_alone_counts() -> None:
     def unsaid(kind: type[Point]) -> T: ...  # type: ignore[empty-body,type-var]
 
-    def said(kind: type[T]) -> Point: ...  # type: ignore[empty-body,type-var]
+    def said(kind: type[T]) -> Point: ...  # type: ignore[empty-body]
 
     def broken(kind: type[T]) -> Nowhere: ...  # type: ignore[name-defined]  # noqa: F821
 
@@ -244,8 +244,8 @@ class Page(Generic[T]):
     items: list[T]
 
 
-Rows = TypeAliasType("Rows", list[T], type_params=(T,))  # type: ignore[misc,valid-type]
-Twice = TypeAliasType("Twice", Rows[Page[T]], type_params=(T,))  # type: ignore[misc,valid-type]
+Rows = TypeAliasType("Rows", list[T], type_params=(T,))
+Twice = TypeAliasType("Twice", Rows[Page[T]], type_params=(T,))
 Ids = TypeAliasType("Ids", list[Point])
 
 

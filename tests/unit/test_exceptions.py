@@ -78,7 +78,7 @@ class Moody(Exception):  # noqa: N818 - as users name them
 def caused() -> Exception:
     try:
         try:
-            {}[1]  # type: ignore[var-annotated]
+            dict[int, int]()[1]
         except KeyError as error:
             raise Demanding(1, "t") from error
     except Demanding as error:
@@ -109,7 +109,7 @@ EXCEPTIONS: list[Callable[[], Exception]] = [
     lambda: Missing(2, "No such file", "x.txt"),
     lambda: FileNotFoundError(2, "No such file", "x.txt", None, "y.txt"),
     lambda: KeyError((1, "a")),
-    lambda: ValueError(),
+    ValueError,
     lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
     lambda: ImportError("no", name="n", path="p"),
     lambda: StopIteration(5),
@@ -117,7 +117,7 @@ EXCEPTIONS: list[Callable[[], Exception]] = [
     lambda: raised(lambda: compile("1 +", "x", "exec")),
     lambda: raised(lambda: None.missing),  # type: ignore[attr-defined]
     lambda: sqlite3.IntegrityError("unique"),
-    lambda: asyncio.QueueEmpty(),
+    asyncio.QueueEmpty,
     lambda: TimeoutError("late"),
     lambda: LoadTimeout("late"),
     lambda: HTTPException(404, "gone", {"x": "y"}),
@@ -129,7 +129,10 @@ EXCEPTIONS: list[Callable[[], Exception]] = [
 
 def shown(error: BaseException) -> Any:
     facts = type(error), error.args, str(error), vars(error), error.__suppress_context__
-    more = [getattr(error, name, None) for name in ("filename", "filename2", "errno", "name", "path", "value", "lineno", "pk")]
+    more = [
+        getattr(error, name, None)
+        for name in ("filename", "filename2", "errno", "name", "path", "value", "lineno", "pk")
+    ]
     return (*facts, more, None if error.__cause__ is None else shown(error.__cause__))
 
 
@@ -222,7 +225,7 @@ def test_what_is_no_exception_of_this_process_is_a_miss(raw: Any) -> None:
 
 
 def test_a_local_class_is_found_among_those_that_are_known() -> None:
-    class Local(LookupError):
+    class Local(LookupError):  # noqa: N818 - as users name them
         pass
 
     class Deeper(Local):
