@@ -18,7 +18,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from math import copysign
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from types import BuiltinFunctionType, FunctionType, GenericAlias, ModuleType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -232,8 +232,8 @@ _BY_TEXT: tuple[type[Any], ...] = (
 )
 
 # A generic class with its arguments; libraries keep caches on it. One is of builtins, the other of `typing`.
-_generic: Any = Generic
-_GENERIC: tuple[type[Any], ...] = (GenericAlias, type(_generic[TypeVar("T")]))
+_subscripted: Any = Generic
+_GENERIC: tuple[Any, ...] = (GenericAlias, type(_subscripted[TypeVar("T")]))
 
 _COMPARE: dict[type, Callable[[Judge, Any, Any], Path | None]] = {
     float: _float,

@@ -36,17 +36,7 @@ def portrait(value: Any) -> str:
     show = _SHOWN.get(kind)
     if show is not None:
         return f"{kind.__name__}({show(value)})"
-    if kind.__module__ in {
-        "pathlib",
-        "ipaddress",
-        "fractions",
-        "re",
-        "zoneinfo",
-        "datetime",
-        "builtins",
-        "typing",
-        "pydantic_core._pydantic_core",
-    }:
+    if kind.__module__ in _BY_REPR:
         return f"{kind.__name__}: {value!r}"
     parts = [f".{name}={portrait(held)}" for name, held in sorted(_attributes(value).items())]
     base = next((each for each in kind.__mro__ if each in _BUILTINS), None)
