@@ -231,9 +231,12 @@ _BY_TEXT: tuple[type[Any], ...] = (
     *(IPv4Address, IPv6Address, IPv4Network, IPv6Network, IPv4Interface, IPv6Interface),
 )
 
-# A generic class with its arguments; libraries keep caches on it. One is of builtins, the other of `typing`.
 _subscripted: Any = Generic
-_GENERIC: tuple[Any, ...] = (GenericAlias, type(_subscripted[TypeVar("T")]))
+
+
+def _equal(_judge: Judge, given: object, back: object) -> Path | None:
+    return _same_if(given == back)
+
 
 _COMPARE: dict[type, Callable[[Judge, Any, Any], Path | None]] = {
     float: _float,
@@ -255,6 +258,8 @@ _COMPARE: dict[type, Callable[[Judge, Any, Any], Path | None]] = {
     deque: _deque,
     range: _by(lambda value: value.start, lambda value: value.stop, lambda value: value.step),
     re.Pattern: _by(lambda value: value.pattern, lambda value: value.flags),
-    **dict.fromkeys(_GENERIC, lambda _judge, given, back: _same_if(given == back)),
+    # Generic classes with their arguments; libraries keep caches on them.
+    GenericAlias: _equal,
+    type(_subscripted[TypeVar("T")]): _equal,
     **dict.fromkeys(_BY_TEXT, _same_text),  # they keep caches beside their content
 }
