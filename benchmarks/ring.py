@@ -12,7 +12,7 @@ from common import calls_of, claim, headline, once, options, pretty, race, round
 
 from cacheguard.servers.hashing import HashRing
 
-KEYS = [f"cg:shop:1:user:{number}" for number in range(100_000)]
+KEYS = [f"cg:shop:e:user:{number}" for number in range(100_000)]
 ASKED = KEYS[:2000]
 NODES = 5
 SETS = 4  # of names: one may be lucky

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from inspect import iscoroutinefunction
+from functools import partial
+from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction
 from os import PathLike, fspath
 from typing import Any, cast
 
@@ -89,6 +90,34 @@ def exception_classes(name: str, value: Any) -> tuple[type[Exception], ...]:
     return classes
 
 
+def is_coroutine_function(value: object) -> bool:
+    """Return True if a call of *value* returns a coroutine.
+
+    That is an ``async def``, a `functools.partial` of one, an object whose class has an ``async def __call__``, or a
+    function with the mark of asyncio, as `asgiref.sync.markcoroutinefunction` sets it.
+    """
+    called = _called(value)
+    return iscoroutinefunction(called) or type(getattr(called, "_is_coroutine", None)) is object
+
+
+def is_generator_function(value: object) -> bool:
+    """Return True if a call of *value* returns a generator, plain or async."""
+    called = _called(value)
+    return isgeneratorfunction(called) or isasyncgenfunction(called)
+
+
+def _called(value: Any) -> Any:
+    """Return the function that runs if *value* is called."""
+    while issubclass(type(value), partial):
+        value = value.func
+    own = getattr(_class_of(value), "__call__", None)  # noqa: B004 - the function itself is wanted
+    return own if isfunction(own) else value
+
+
+def _class_of(value: object) -> type[Any]:
+    return type(value)
+
+
 def plain_function(
     name: str, value: object, of: str, *, error: type[Exception] = ConfigurationError
 ) -> Callable[..., Any]:
@@ -98,7 +127,7 @@ def plain_function(
         of: the parameters of the function, in words.
         error: the class of the error that is raised otherwise.
     """
-    if not callable(value) or iscoroutinefunction(value):
+    if not callable(value) or is_coroutine_function(value):
         raise error(f"{name} must be a plain function {of}, got {value!r}")
     function: Callable[..., Any] = value
     return function
@@ -159,7 +188,7 @@ def check_loader(loader: object) -> None:
 
 def check_usable(usable: object) -> None:
     """Raise `TypeError` if *usable* is neither None nor a plain function of a value."""
-    if usable is not None and (not callable(usable) or iscoroutinefunction(usable)):
+    if usable is not None and (not callable(usable) or is_coroutine_function(usable)):
         raise TypeError(f"usable must be a plain function of the cached value, got {usable!r}")
 
 

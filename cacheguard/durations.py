@@ -26,11 +26,23 @@ _WHOLE = re.compile(rf"(?:{_PART.pattern})+")
 
 
 def seconds(value: object, name: str) -> float:
-    """Return *value* in seconds; `ConfigurationError` with *name* unless it is a finite duration above zero."""
+    """Return *value* in seconds; `ConfigurationError` with *name* unless it is a duration above zero, at most a year.
+
+    A duration below a millisecond counts as one.
+    """
+    number = any_seconds(value, name)
+    if number > FOREVER:
+        msg = f"{name} must be at most 365 days (where None is allowed, it means no limit), got {value!r}"
+        raise ConfigurationError(msg)
+    return number
+
+
+def any_seconds(value: object, name: str) -> float:
+    """`seconds` without the upper limit."""
     if isinstance(value, bool):
         number = math.nan
     elif isinstance(value, int | float):
-        number = float(value)
+        number = _float(value)
     elif isinstance(value, timedelta):
         number = value.total_seconds()
     elif isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
@@ -42,4 +54,11 @@ def seconds(value: object, name: str) -> float:
             f"{name} must be a duration > 0 (seconds, a timedelta, or text like '250ms', '30s', '1h30m'), got {value!r}"
         )
         raise ConfigurationError(msg)
-    return min(max(number, 0.001), FOREVER)
+    return max(number, 0.001)
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an int that no float can hold
+        return math.inf

@@ -36,7 +36,11 @@ class Overloaded(CacheGuardError):
 
 
 class ReentrantLoad(CacheGuardError):
-    """A loader reads the key that it is loading; it would wait for itself forever."""
+    """A loader reads the key that it is loading, so it would wait for itself forever.
+
+    Also, loads are nested so deep, each in the loader of the one before, that Python's recursion limit leaves no room
+    for another one. Only the blocking door nests on the stack.
+    """
 
 
 class LockLost(CacheGuardError):

@@ -18,6 +18,10 @@ AGES = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0, math.inf)
 """Upper bounds, in seconds, of the buckets in `Stats.age_at_serve`."""
 
 
+MOST_THINGS = 1000  # that are said once
+MOST_KEYS = 100  # about which one of them is said
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChange:
     """A change of state; ``on_state_change`` is called with it."""
@@ -95,7 +99,7 @@ class Stats:
     bloom_rejects: int
     """Calls answered "absent" by a Bloom filter."""
     bloom_losses: int
-    """Times a Bloom filter was found lost or damaged."""
+    """Times a Bloom filter was found lost, damaged, or without the signature that it should have."""
     validate_rejects: int
     """Calls answered "absent" by ``validate``."""
     undecodable: int
@@ -173,7 +177,7 @@ class Events:
         self.failed_at: float = -math.inf  # monotonic: the last of them
         self._now = NOW.get()
         self._ages = [0] * len(AGES)
-        self._warned: set[str] = set()
+        self._warned: dict[int, set[int]] = {}  # hashes, and of each the hashes of keys: no text is kept
 
     if TYPE_CHECKING:
         # The counters are named once, as the fields of `Stats`; a test checks that every counter is one of them.
@@ -234,16 +238,24 @@ class Events:
             if self.first("on_state_change"):
                 log.exception("on_state_change failed")
 
-    def first(self, about: str) -> bool:
-        """Return True the first time it is called with *about*."""
-        if about in self._warned or len(self._warned) >= 1000:  # noqa: PLR2004 - a bound on memory, not a meaning
+    def first(self, about: str, key: str = "") -> bool:
+        """Return True the first time it is called with *about* and *key*.
+
+        After `MOST_KEYS` keys, which may be any number, nothing more is said about this; about other things it is.
+        """
+        keys = self._warned.get(hash(about))
+        if keys is None:
+            if len(self._warned) >= MOST_THINGS:
+                return False
+            keys = self._warned.setdefault(hash(about), set())
+        if hash(key) in keys or len(keys) >= MOST_KEYS:
             return False
-        self._warned.add(about)
+        keys.add(hash(key))
         return True
 
-    def once(self, about: str, message: str, *args: object) -> None:
-        """Log *message* as a warning, but only once for each *about*."""
-        if self.first(about):
+    def once(self, about: str, message: str, *args: object, key: str = "") -> None:
+        """Log *message* as a warning, but only once for each *about* and *key*."""
+        if self.first(about, key):
             log.warning(message, *args)
 
     def served(self, age: float, count: int = 1) -> None:

@@ -19,6 +19,7 @@ Durations
 
 - `Duration`: the type of a duration as users write it: seconds, a `timedelta`, or text like ``"5m"``.
 - `seconds`: checks a duration and returns it in seconds.
+- `seconds_up_to_forever`: the same for a framework's timeout: one that is too long is cut, which is logged once.
 - `settle_seconds`: the same for the option ``settle``: 0 for None, at most a day.
 - `FOREVER`: the TTL, in seconds, of an entry without expiry: a key in Redis always has a TTL.
 
@@ -77,7 +78,8 @@ from .doors.writing import (
     decorate_writes,
     settle_seconds,
 )
-from .durations import FOREVER, Duration, seconds
+from .durations import FOREVER, Duration, any_seconds, seconds
+from .events import log
 from .guard import CacheGuard
 from .keys import CallText, TextTemplate
 from .policy import DEFAULTS, Policy
@@ -114,6 +116,7 @@ __all__ = [
     "roots_of",
     "row_template",
     "seconds",
+    "seconds_up_to_forever",
     "settle_seconds",
 ]
 
@@ -130,6 +133,21 @@ def keeps_in_redis(url: object = None, client: object = None, aclient: object = 
         return True
     address = url or os.environ.get("CACHEGUARD_URL") or "memory://"
     return str(address).partition(":")[0].lower() != "memory"
+
+
+_cut: set[str] = set()
+
+
+def seconds_up_to_forever(value: object, name: str) -> float:
+    """Return *value* in seconds, at most `FOREVER`. The first time that a longer one is cut, this is logged.
+
+    For timeouts that come with a call: a framework allows any, and a caller should not fail because of it.
+    """
+    number = any_seconds(value, name)
+    if number > FOREVER and name not in _cut:
+        _cut.add(name)
+        log.warning("%s=%r is too long: an entry is cached for 365 days at most", name, value)
+    return min(number, FOREVER)
 
 
 def load_here() -> Load | None:

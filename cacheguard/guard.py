@@ -11,8 +11,8 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overloa
 from .checks import check_change, check_loader, check_usable, question, tags_of, texts
 from .defenses.consistency import Version, version_text
 from .delivery.outbox import Invalidation
-from .doors.bloom import BloomFilter
-from .doors.feed import Change, invalidations
+from .doors.bloom import BloomFilter, queues_of
+from .doors.feed import Change, Latest
 from .doors.methods import decorator
 from .doors.shapes import CachedCoroutineFunction, CachedFunction, Decorator
 from .doors.warming import Progress, Warmed, warm
@@ -55,7 +55,7 @@ class CacheGuard:
         namespace: the prefix of this guard's keys in Redis.
         policy: the defaults of everything cached here.
         l1_size: maximum number of entries in L1.
-        l1_max_bytes: maximum size of L1 in bytes, estimated. None: only `l1_size` limits it.
+        l1_max_bytes: maximum size of L1 in bytes. Each put walks the whole value. None: only `l1_size` limits it.
         l1_eviction: which entry is evicted when L1 is full: ``"lru"`` (with second chance), ``"lfu"``, ``"fifo"``,
             ``"random"``.
         l1_copy: give every caller its own copy. Costs a deep copy for each hit on a mutable value.
@@ -71,8 +71,9 @@ class CacheGuard:
         max_loads: maximum number of concurrent loads in this process; further loads wait in a queue.
         load_wait: how long a load waits in the queue before its caller gets `Overloaded`.
         load_queue: maximum number of waiting loads; further callers get `Overloaded` immediately.
-        max_absences: maximum number of absences that this process may have in Redis at a time. Further absences are
-            returned but not stored, so random ids cannot fill Redis.
+        max_absences: maximum number of keys that this process may have in Redis at a time for ids that do not exist:
+            absences, and the markers of their tags. Further absences are returned but not stored, so random ids cannot
+            fill Redis.
         on_unreachable: what happens if Redis does not acknowledge an invalidation. ``"queue"``: it is pending, and is
             delivered before anything else is read. ``"raise"``: the same, and `Unreachable` is raised.
         read_from: ``"replica"``: entries that L1 may hold (``l1=True``) are read from the replicas of a Sentinel group
@@ -240,8 +241,12 @@ class CacheGuard:
         capacity: int,
         error_rate: float = 0.001,
         mirror_lease: Duration | None = "50ms",
+        on_unreachable: Literal["raise", "queue"] = "raise",
+        on_lost: Callable[[BloomFilter], object] | None = None,
     ) -> BloomFilter:
         """Return a Bloom filter in front of the loader, shared by all processes that use the same *name*.
+
+        Where the guard has a `secret`, the filter is signed with it.
 
         Args:
             name: the name of the filter.
@@ -249,11 +254,18 @@ class CacheGuard:
             error_rate: share of absent items that get the answer "maybe", in (0, 1).
             mirror_lease: how long this process may answer "absent" without a request to Redis, and the longest wait of
                 an `add`. None: every "absent" costs one round trip and an `add` never waits.
+            on_unreachable: what `add` does if Redis is unreachable. ``"raise"``: it raises `Unreachable`, and the row
+                must not be committed. ``"queue"``: it returns, and the item is added as soon as Redis answers; until
+                then a process that does reach Redis may answer "absent" for the row.
+            on_lost: is called with the filter when this process finds it lost or damaged, in the background; it may
+                call `ensure`. For filters that are used in an event loop, it may be a coroutine function.
 
         No round trip here; Redis is read and written at the first use.
         """
         lease = None if mirror_lease is None else seconds(mirror_lease, "mirror_lease")
-        return BloomFilter(self._hub, self._hub.filter(self._names, name, capacity, error_rate, lease))
+        queues = queues_of(on_unreachable)
+        tier = self._hub.filter(self._names, name, capacity, error_rate, lease, queues=queues)
+        return BloomFilter(self._hub, tier, on_lost)
 
     # Reading
 
@@ -519,8 +531,9 @@ class CacheGuard:
 
         Args:
             key: key text.
-            change: a plain function of the value that returns the new one, like ``lambda count: count + 1``. If another
-                writer was faster, it is called again with the current value (one more round trip each time).
+            change: a plain function of the value that returns the new one, like ``lambda count: count + 1``. It may
+                change the value that it gets in place: nobody else has it, and if it raises, nothing is changed. If
+                another writer was faster, it is called again with the current value (one more round trip each time).
 
         Returns:
             The new value; `MISSING` if there is no fresh value, or if Redis is unreachable.
@@ -544,13 +557,13 @@ class CacheGuard:
         Of several callers that remove a key at the same time, one counts it. If Redis does not acknowledge, the result
         is 0 and the invalidation is pending, or `Unreachable` is raised, as in `invalidate`.
         """
-        names = [self._scope.key(key) for key in texts(keys)]
+        names = map(self._scope.key, texts(keys))
         engine_of, l2 = self._hub.blocking, self._rules.l2
         return run_now(self._hub.writes.remove(engine_of, names, self._scope, l2=l2))
 
     async def aremove(self, *keys: str) -> int:
         """`remove` for coroutines; if cancelled, it still runs to its end."""
-        names = [self._scope.key(key) for key in texts(keys)]
+        names = map(self._scope.key, texts(keys))
         engine_of, l2 = self._hub.running, self._rules.l2
         return await self._hub.writes.remove(engine_of, names, self._scope, l2=l2)
 
@@ -579,7 +592,7 @@ class CacheGuard:
         return await scan(self._hub.running(l2=self._rules.l2), self._scope, match, cursor, count)
 
     def touch(self, key: str, **policy: Unpack[PolicyOptions]) -> bool:
-        """Give a fresh entry a new TTL. Return True if there was a fresh entry. Two round trips.
+        """Give a fresh entry a new TTL. Return True if there was a fresh entry. Three round trips.
 
         If Redis is unreachable, it returns False, or raises `Unreachable` if the guard has ``on_unreachable="raise"``.
         """
@@ -592,7 +605,9 @@ class CacheGuard:
         return await self._hub.by_hand.touch(self._hub.running, name, rules, self._scope)
 
     def invalidate(self, *keys: str, version: Version | None = None, settle: Duration | None = None) -> None:
-        """Remove *keys* everywhere. A load that began before this call returns fills no tier. One round trip.
+        """Remove *keys* everywhere. A load that began before this call returns fills no tier.
+
+        One round trip per thousand keys; `ainvalidate`, which leaves the event loop its turn, needs one per 250.
 
         Args:
             keys: key texts.
@@ -648,15 +663,15 @@ class CacheGuard:
         Returns:
             The number of distinct keys and tags in *changes*.
         """
-        items = invalidations(self._scope, changes, round(settle_seconds(settle) * 1000))
-        return run_now(self._hub.writes.apply(self._hub.blocking(), items))
+        latest = Latest(self._scope, round(settle_seconds(settle) * 1000))
+        return run_now(self._hub.writes.apply(self._hub.blocking(), latest, changes))
 
     async def aapply(
         self, changes: Iterable[Change | tuple[str, Version | None]], *, settle: Duration | None = None
     ) -> int:
         """`apply` for coroutines."""
-        items = invalidations(self._scope, changes, round(settle_seconds(settle) * 1000))
-        return await self._hub.writes.apply(self._hub.running(), items)
+        latest = Latest(self._scope, round(settle_seconds(settle) * 1000))
+        return await self._hub.writes.apply(self._hub.running(), latest, changes)
 
     def writing(
         self,
@@ -703,6 +718,9 @@ class CacheGuard:
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Decorate a function that writes, ``def`` or ``async def``: each call is a `writing` block.
 
+        If a ``def`` returns a coroutine or another awaitable, the caller gets a coroutine that awaits it inside of a
+        block. A task, a future or a generator is refused with `TypeError`: its work would go on after the block.
+
         Args:
             keys: templates over the parameters, like ``"user:{user_id}"``, or over the returned ``result``, like
                 ``"user:{result.id}"``; or functions of the result that return key texts. Keys that depend on the result
@@ -726,13 +744,16 @@ class CacheGuard:
         return decorate_writes(open_write, keys, tags, version, called="guard.invalidates")
 
     def expire(self, *keys: str) -> None:
-        """Make *keys* stale: the old value stays available if the next load is slow or fails. One round trip."""
-        names = [self._scope.key(key) for key in texts(keys)]
+        """Make *keys* stale: the old value stays available if the next load is slow or fails.
+
+        One round trip per thousand keys.
+        """
+        names = map(self._scope.key, texts(keys))
         run_now(self._hub.writes.expire(self._hub.blocking(), names))
 
     async def aexpire(self, *keys: str) -> None:
         """`expire` for coroutines."""
-        names = [self._scope.key(key) for key in texts(keys)]
+        names = map(self._scope.key, texts(keys))
         await self._hub.writes.expire(self._hub.running(), names)
 
     # Running

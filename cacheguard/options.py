@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from os import PathLike
-from typing import Any, Self
+from types import MethodType
+from typing import Any, Self, cast
 
 from .checks import count, flag, listener, path_of, question, share
 from .codec import Codec, CustomCodec, runs_code
@@ -29,6 +31,7 @@ class Options:
     l1_copy: bool
     codec: Codec | None
     sealer: Sealer
+    secrets: tuple[bytes, ...] = field(repr=False)  # checked by the sealer
     operation_timeout: float
     max_loads: int
     load_wait: float
@@ -86,6 +89,7 @@ class Options:
                 compress_above=compress_above,
                 max_value_bytes=max_value_bytes,
             ),
+            secrets=() if secret is None else (secret,) if isinstance(secret, bytes) else tuple(secret),
             operation_timeout=seconds(operation_timeout, "operation_timeout"),
             max_loads=count("max_loads", max_loads),
             load_wait=seconds(load_wait, "load_wait"),
@@ -111,19 +115,38 @@ class Policies:
             raise ConfigurationError(f"policy must be a Policy, got {policy!r}")
         self.policy: Policy = policy if over is None else policy.over(over)
         self.rules: Rules = resolve(self.policy)
-        self._known: dict[tuple[tuple[str, Any], ...], Rules] = {}
+        # Beside the rules, the options themselves: as long as they are kept, no other object has the identity of one.
+        self._known: dict[tuple[Any, ...], tuple[Rules, tuple[Any, ...]]] = {}
 
     def of(self, options: Mapping[str, Any]) -> Rules:
         """Return the rules of a call with *options*, which are fields of `Policy`."""
         if not options:
             return self.rules
-        try:
-            name = tuple(options.items())
-            known = self._known.get(name)
-        except TypeError:  # an option is not hashable
-            return resolve(Policy.of(options).over(self.policy))
-        if known is None:
-            known = resolve(Policy.of(options).over(self.policy))
-            if len(self._known) < MOST_CALL_POLICIES:
-                self._known[name] = known
-        return known
+        name = tuple([(field, _told_apart(value)) for field, value in options.items()])
+        known = self._known.get(name)
+        if known is not None:
+            return known[0]
+        rules = resolve(Policy.of(options).over(self.policy))
+        if len(self._known) < MOST_CALL_POLICIES:
+            self._known[name] = rules, tuple(options.values())
+        return rules
+
+
+_PLAIN = frozenset({int, str, bool, type(None), timedelta})
+
+
+def _told_apart(value: object) -> Any:
+    """Return what stands for *value* in a dictionary, where ``0``, ``0.0`` and ``False`` are otherwise one key.
+
+    Plain values are known by type and value, all others by identity.
+    """
+    kind = type(value)
+    if kind in _PLAIN:
+        return kind, value
+    if kind is float:
+        return kind, repr(value)  # 0.0 == -0.0
+    if isinstance(value, tuple):
+        return kind, *map(_told_apart, cast("tuple[object, ...]", value))
+    if isinstance(value, MethodType):  # a new object each time that it is looked up
+        return kind, id(value.__self__), id(value.__func__)
+    return id(value)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Literal, Protocol, TypeAlias, TypedDict, get_args
 
-from .checks import exception_classes, flag, number_of, one_of
-from .durations import DAY, FOREVER, Duration, seconds
+from .checks import exception_classes, flag, number_of, one_of, plain_function
+from .durations import DAY, FOREVER, Duration, any_seconds, seconds
 from .errors import ConfigurationError
 
 Rebuild: TypeAlias = Literal["mutex", "logical", "early"]
@@ -68,7 +68,9 @@ def _seconds_or(off: float | None) -> Callable[[str, Any], float | None]:
 def _ttl(name: str, value: Any) -> Any:
     if value is None:
         return FOREVER
-    return value if callable(value) else seconds(value, name)
+    if callable(value):
+        return plain_function(name, value, "of the value, a duration or None")
+    return seconds(value, name)
 
 
 def _ratio(name: str, value: Any) -> float:
@@ -112,14 +114,15 @@ class Policy:
     """How one kind of entry is cached. A field left unset inherits: call > decorator > namespace > guard > default.
 
     Durations are seconds (int or float), a `timedelta`, or text such as ``"250ms"``, ``"30s"``, ``"1h30m"``; ``None``
-    means off. A value that cannot work raises `ConfigurationError` here, not at the first miss.
+    means off. The longest is 365 days, the shortest a millisecond. A value that cannot work raises `ConfigurationError`
+    here, not at the first miss.
     """
 
     ttl: Duration | Callable[[Any], Duration | None] | Unset | None = field(
         default=UNSET, metadata=_knob(_ttl, default="5m")
     )
     """How long an entry is fresh, or a function of the value that returns it. Default 5 minutes; None: until it is
-    invalidated."""
+    invalidated, at most 365 days. If a function asks for more than that, this is logged once."""
     jitter: float | Unset | None = field(default=UNSET, metadata=_knob(_ratio, default=0.1))
     """Ratio in [0, 1): each stored TTL is drawn from [ttl * (1 - jitter), ttl]. Default 0.1, so that keys stored
     together do not expire together."""
@@ -241,12 +244,12 @@ class Rules:
         return max(self.revalidate, self.if_error)
 
     def ttl_of(self, value: object) -> float:
-        """Return the TTL of *value* in seconds, before jitter."""
+        """Return the TTL of *value* in seconds, before jitter; a function may ask for more than `FOREVER`."""
         ttl = self.ttl
         if not callable(ttl):
             return ttl
         asked = ttl(value)
-        return FOREVER if asked is None else seconds(asked, "ttl(value)")
+        return FOREVER if asked is None else any_seconds(asked, "ttl(value)")
 
 
 def resolve(policy: Policy) -> Rules:

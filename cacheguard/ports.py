@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from .errors import Unreachable
@@ -20,6 +20,7 @@ Arg = str | bytes | int
 Reply = Any  # the answer of a Redis server: bytes, int, None, or a list of these
 Command = tuple[Arg, ...]
 
+STANDS_STILL = 1.0  # seconds without a turn, after which nobody waits for an event loop any more
 CHANGES = 3  # changes of the server in a row, before a call gives up
 
 
@@ -28,7 +29,7 @@ class Script:
     """A Lua script: the name of its file, its text, and its SHA-1 in Redis."""
 
     name: str
-    source: str
+    source: str = field(repr=False)
     sha: str
 
     def __call__(self, *keys: str) -> Callable[..., ScriptCall]:
@@ -92,6 +93,9 @@ class Commands(Protocol):
     async def send_each(self, *calls: Call) -> list[Reply]:
         """Run *calls* in order and return their replies; an error reply is returned as a `Refused`.
 
+        ``MGET`` may name keys of several servers. ``TIME``, behind calls that read, is asked of each of their servers;
+        where there are several, its reply is a dictionary by key.
+
         Raises `Unreachable` if the server is unreachable, `PartlyUnreachable` if some of several servers are. Calls are
         safe to repeat, so an implementation may send them again after a lost connection or an unknown script.
         """
@@ -109,8 +113,10 @@ class Commands(Protocol):
 class Replicas(Protocol):
     """Access to the replicas of the masters."""
 
-    async def ask(self, *calls: Call) -> tuple[list[Reply], float] | None:
-        """Return the replies of replicas and a time (monotonic seconds); they contain all that masters did before it.
+    async def ask(self, *calls: Call) -> tuple[list[Reply], Reply, float] | None:
+        """Return the replies of replicas, by key what each of them says to TIME, and a time (monotonic seconds).
+
+        The replies contain all that masters did before that time.
 
         None if the replicas are unreachable, or if there is no such time. Commands only, no scripts.
         """
@@ -152,6 +158,33 @@ class Watch(Protocol):
     def stop(self) -> None: ...
 
 
+class Home(Protocol):
+    """Where a piece of work goes on: a thread, or an event loop in a thread."""
+
+    @property
+    def thread(self) -> int:
+        """The id of the thread."""
+        ...
+
+    @property
+    def loop(self) -> object | None:
+        """The event loop of which the work is a task; None if it blocks its thread."""
+        ...
+
+    @property
+    def inside(self) -> bool:
+        """True if it blocks a thread in which an event loop runs, which does not turn meanwhile."""
+        ...
+
+    def held_up_by(self, waiter: Home) -> bool:
+        """True if work here cannot go on while *waiter* waits."""
+        ...
+
+    def stands_still(self) -> bool:
+        """True if work here does not go on: its event loop has not turned for a second since it was first asked."""
+        ...
+
+
 class Runtime(Protocol):
     """The way to wait: threads, or the tasks of one event loop."""
 
@@ -169,13 +202,19 @@ class Runtime(Protocol):
         """Return 128 random bits as text."""
         ...
 
-    def here(self) -> int | None:
-        """Return the id of the current thread if it runs one piece of work at a time; None in an event loop."""
+    def here(self) -> Home | None:
+        """Return where the current piece of work goes on; None if nothing here can hold up other work."""
         ...
 
-    async def sleep(self, seconds: float) -> None: ...
+    async def sleep(self, seconds: float, until: Signal | None = None) -> None:
+        """Sleep; *until* ends it early."""
+        ...
 
     def signal(self) -> Signal: ...
+
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        """Call *what* in about *seconds*, unless the guard is closed or the event loop has ended by then."""
+        ...
 
     async def start(self, work: Coroutine[Any, Any, None], *, detached: bool) -> bool:
         """Run *work* independently of its caller: if the caller is cancelled, the work continues.

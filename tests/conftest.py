@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, settings
+from redis.utils import get_lib_version
 
 from cacheguard.testing import FaultProxy, RedisServer, find_binaries
 from tests.support.clusters import RedisCluster
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
 # No deadlines: a slow machine is no bug.
-settings.register_profile("dev", deadline=None, max_examples=50)
+settings.register_profile("dev", deadline=None, max_examples=30)
 settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True, suppress_health_check=SLOW)
 settings.register_profile("night", deadline=None, max_examples=20_000, print_blob=True, suppress_health_check=SLOW)
 settings.load_profile(os.environ.get("CACHEGUARD_HYPOTHESIS_PROFILE", "dev"))
@@ -81,11 +83,17 @@ def pytest_report_header() -> str:
     return "servers: " + (", ".join(f"{name_of_server(v)} ({path})" for v, path in find_binaries().items()) or "none")
 
 
-def pytest_collection_finish() -> None:
-    # What was imported and collected stays: it need not be looked through at every collection to come. Some tests
-    # make as many objects in a second as all modules together, and others collect after every step.
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    # What is imported and collected stays, so nobody looks for garbage in it: neither now nor at every collection to
+    # come. Some tests make as many objects in a second as all modules together, and others collect after every step.
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,6 +101,14 @@ def nothing_old_to_collect() -> None:
     """What earlier modules have left stays as well: some tests collect hundreds of times, and wait for each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def version_read_once() -> Iterator[None]:
+    """redis-py reads its own version from disk for each client that it makes: some ms, thousands of times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("redis.utils.get_lib_version", cache(get_lib_version))
+        yield
 
 
 @pytest.fixture(scope="session")

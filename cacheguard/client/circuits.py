@@ -12,10 +12,10 @@ from ..defenses.outage import BreakerTerms, Outcome, State, Switch
 from ..errors import Unreachable
 from ..events import Events, log
 from ..faults import TREATMENTS, Fault, Remedy
+from ..protocol.frameless import frameless
 from ..runtime.bell import Bell
 
 DENIED_FOR = 1.0  # seconds; what a wrong password or certificate was refused for will not change sooner
-PATIENCE_AT_CLOSE = 2.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.5  # seconds; a thread of ours probes, so what it costs no caller pays
 SHORTEST_WAIT = 0.005
 MOMENT = 0.001
@@ -49,6 +49,7 @@ class Circuit(Switch):
         )
         self._decided = Bell()
         self._circuits: weakref.ref[Circuits] = weakref.ref(circuits)
+        self.over = False  # the guard is being closed: our own threads ask nothing more
         self._events = circuits.events
 
     def ask(self) -> int:
@@ -56,8 +57,10 @@ class Circuit(Switch):
 
         Nothing that a thread of ours does while it is open says anything, but for the probe: -1.
         """
-        if self.closed:
+        if self.closed and not self.over:
             return self._turn
+        if self.over and _is_ours():
+            raise Unreachable("the guard is closed", Fault.LEFT_ALONE)
         if self.undecided and not _is_ours():
             self._decided.pause(ALARM)
         return self.ask_now()
@@ -150,6 +153,7 @@ class Circuits:
             circuit = self._circuits.get(name)
             if circuit is None:
                 circuit = self._circuits[name] = Circuit(self, name, self._terms)
+                circuit.over = self._closed
             return circuit
 
     def drop(self, name: str) -> None:
@@ -182,7 +186,7 @@ class Circuits:
         if error is None:
             self._denied = None
         elif TREATMENTS[error.fault].first is Remedy.GIVE_UP:
-            self._denied = time.monotonic(), error
+            self._denied = time.monotonic(), frameless(error) or Unreachable(str(error), error.fault)
 
     # Changes
 
@@ -244,14 +248,20 @@ class Circuits:
             # Where this process gets no time itself, the server is not to blame.
             circuit.leave(turn, Outcome.OK, max(0.0, took - WAKES * max(late, _lateness())))
 
-    def close(self) -> None:
-        """End the thread."""
+    def stop(self) -> None:
+        """Let the thread end; it asks no server any more."""
         with self._lock:
             self._closed = True
-            thread = self._thread
+            for circuit in self._circuits.values():
+                circuit.over = True
         self._wake.set()
+
+    def close(self, until: float = float("inf")) -> None:
+        """End the thread; *until* (monotonic seconds) is how long to wait for that."""
+        self.stop()
+        thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(PATIENCE_AT_CLOSE)
+            thread.join(min(threading.TIMEOUT_MAX, max(0.0, until - time.monotonic())))
 
     def after_fork(self) -> None:
         """Forget the parent's thread; this process finds out for itself."""

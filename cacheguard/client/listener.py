@@ -7,7 +7,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import redis.exceptions
@@ -17,14 +17,14 @@ from ..delivery.gate import Gate
 from ..errors import Refused, Unreachable
 from ..events import Events, log
 from ..faults import Fault, fault_of
-from ..ports import AnotherServer, Commands
+from ..ports import AnotherServer, Commands, Reply
 from ..runtime import run_now
 from ..runtime.bell import Bell
 from . import redispy
 from .circuits import wait_freely
+from .identity import LOOK
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # between attempts to subscribe
-PATIENCE_AT_CLOSE = 2.0
 
 
 class Post(Protocol):
@@ -49,6 +49,8 @@ class Listener:
         post: a way to the servers, for heartbeats and for subscribing.
         gate: the same way, for pending invalidations. They are delivered as soon as Redis is back, without any request.
         on_beat: called with those servers, once a second.
+        on_look: called after each round of heartbeats: when it was sent, what each server said of itself with it, and
+            whether all of them did.
     """
 
     def __init__(
@@ -60,9 +62,10 @@ class Listener:
         has_pending: Callable[[], bool],
         *,
         on_beat: Callable[[list[tuple[str, Commands]]], None] | None = None,
+        on_look: Callable[[float, dict[str, Sequence[Reply]], bool], None] | None = None,
     ) -> None:
         self._bus, self._post, self._gate, self._events, self._has_pending = bus, post, gate, events, has_pending
-        self._on_beat = on_beat
+        self._on_beat, self._on_look = on_beat, on_look
         self._reset()
 
     def _reset(self) -> None:
@@ -74,6 +77,7 @@ class Listener:
         self._pause = 0.0
         self._posts: list[tuple[str, Commands]] = []
         self._changes = 0  # of the server, when the subscription was begun
+        self._heard_on: Any = None  # the connection with the subscription
 
     def start(self) -> None:
         """Begin to listen, unless that has begun."""
@@ -94,23 +98,20 @@ class Listener:
         return self._thread is not None and not (self._bus.joined_in and self._events.l2_up)
 
     def stop(self) -> None:
-        """Let the thread end when it looks up next, within a second or so."""
+        """Let the thread end: it waits for no message any more."""
         with self._lock:
             self._closed = True
+            connection = self._heard_on
         self._wake.set()
+        if connection is not None:
+            redispy.cut(connection)
 
-    def close(self) -> None:
-        """End the thread."""
+    def close(self, until: float = float("inf")) -> None:
+        """End the thread; *until* (monotonic seconds) is how long to wait for that."""
         self.stop()
         thread = self._thread
-        if thread is None or thread is threading.current_thread() or not thread.is_alive():
-            return
-        if self._bus.joined_in:
-            # A message to ourselves wakes it at once; where none gets through, it looks up by itself soon.
-            with contextlib.suppress(Unreachable, AnotherServer):
-                for _, commands in self._post.every_master()[:1]:
-                    run_now(commands.send_each(("PUBLISH", self._bus.own_channel, "wake")))
-        thread.join(PATIENCE_AT_CLOSE)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(min(threading.TIMEOUT_MAX, max(0.0, until - time.monotonic())))
 
     def after_fork(self) -> None:
         """Forget the parent's thread and its connection, without touching the socket."""
@@ -143,6 +144,8 @@ class Listener:
             self._next_beat = now + BEAT_EVERY
             self._beat(self._bus.now())
             self._pay()
+        if self._closed or self._gate.changes != self._changes:  # which this heartbeat may have shown
+            return connection, 0.0
         return connection, max(0.0, self._next_beat - time.monotonic())
 
     def _subscribed(self) -> Any:
@@ -161,7 +164,12 @@ class Listener:
             self._look_around()
             return None
         bus.joined(bus.now())
-        return connection
+        with self._lock:
+            self._heard_on = connection
+            if not self._closed:
+                return connection
+        drop(connection)  # nobody will cut it any more
+        return None
 
     def _look_around(self) -> None:
         """Whether Redis can be reached at all: where not, nobody can have told us anything."""
@@ -169,29 +177,48 @@ class Listener:
             self._pay()
 
     def _beat(self, now: float) -> None:
-        """Send a heartbeat through every server that takes writes."""
+        """Send a heartbeat through every server that takes writes, and look whether its data are still the same."""
 
         def beats(posts: list[str]) -> list[tuple[str, str]]:
             return [(post, f"beat {text}") for post, text in self._bus.beat(now, posts)]
 
-        self._publish_to_all(now, beats)
+        looks: dict[str, Sequence[Reply]] = {}
+        self._publish_to_all(now, beats, looks)
+        if self._on_look is not None:
+            self._on_look(now, looks, len(looks) == len(self._posts))
         if self._on_beat is not None and self._posts:
             self._on_beat(self._posts)
 
-    def _publish_to_all(self, now: float, texts: Callable[[list[str]], list[tuple[str, str]]]) -> bool:
+    def _publish_to_all(
+        self,
+        now: float,
+        texts: Callable[[list[str]], list[tuple[str, str]]],
+        looks: dict[str, Sequence[Reply]] | None = None,
+    ) -> bool:
         """Say something to ourselves through every server that takes writes; whether one of them could be reached.
 
         Alone is who reaches none: through one that is left, others may invalidate.
+
+        Args:
+            looks: takes in what each of them says of itself.
         """
+        asked = () if looks is None else LOOK
         errors: list[Unreachable] = []
         reached = False
         try:
             self._posts = self._post.every_master()
             posts = dict(self._posts)
             for post, text in texts(list(posts)):
+                if self._closed:
+                    break
                 try:
-                    run_now(posts[post].send(("PUBLISH", self._bus.own_channel, text)))
-                    reached = True
+                    said, *look = run_now(posts[post].send_each(("PUBLISH", self._bus.own_channel, text), *asked))
+                    if looks is not None:
+                        looks[post] = look
+                    if isinstance(said, Refused):
+                        errors.append(said)
+                    else:
+                        reached = True
                 except Unreachable as error:
                     errors.append(error)
         except AnotherServer:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from socket import SHUT_RDWR
 from typing import Any, NamedTuple
 
 from ..ports import Reply
@@ -52,7 +54,7 @@ PRIVATE = (
     Private("redis.connection.Connection", "_connect", "returns the socket, around which a deadline is put"),
     Private("redis.connection.SSLConnection", "_connect", "likewise"),
     Private("redis.connection.UnixDomainSocketConnection", "_connect", "likewise"),
-    Private("redis.connection.Connection", "_sock", "the socket with its deadline, which begins with each question"),
+    Private("redis.connection.Connection", "_sock", "the socket with its deadline; shut down, it wakes who waits"),
     Private("redis.connection.Connection", "socket_timeout", "how long the answer to one question may take"),
     Private("redis.connection.Connection", "host", "resolved beforehand; says which server was reached"),
     Private("redis.connection.Connection", "port", "says which server was reached"),
@@ -194,6 +196,14 @@ def _with_deadline(kind: Any) -> Any:
         return Deadline(kind._connect(self), self.socket_timeout)  # noqa: SLF001 - the client has no other place for it
 
     return type(kind.__name__, (kind,), {"_connect": connect})
+
+
+def cut(connection: Any) -> None:
+    """Wake the thread that waits on *connection*, from another one: it finds the connection at its end."""
+    sock = getattr(connection, "_sock", None)
+    if sock is not None:
+        with suppress(OSError, ValueError):
+            sock.shutdown(SHUT_RDWR)
 
 
 def expect_answer(connection: Any) -> None:

@@ -19,6 +19,10 @@ penetration: requests for what does not exist
         defenses/penetration/filter.py: BloomTier | tests/behaviour/test_bloom.py | docs/guarantees.md
     no row is hidden by a lost filter
         defenses/penetration/stored.py: News | tests/properties/test_bloom_properties.py | docs/guarantees.md
+    no row is hidden by a forged one
+        defenses/penetration/signed.py: Signed | tests/behaviour/test_bloom_signed.py | docs/guarantees.md
+    of a fleet one process builds it
+        defenses/penetration/filter.py: BloomTier | tests/behaviour/test_bloom_ensure.py | docs/guarantees.md
     absences are cached, so many at most
         defenses/penetration/absences.py: AbsenceBudget | tests/behaviour/test_absences.py | docs/guarantees.md
 breakdown: a hot key expires under load

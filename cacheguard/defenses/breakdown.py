@@ -8,6 +8,8 @@ from enum import Enum, auto
 FIRST_POLL, LONGEST_POLL, POLL_GROWTH = 0.010, 0.200, 0.2
 XFETCH_BETA = 1.0
 
+MOST_DOUBLINGS = 62
+
 
 class Verdict(Enum):
     """What a reader may do with the entry that it found."""
@@ -48,3 +50,9 @@ def next_pause(previous: float | None, backoff: tuple[float, float]) -> float:
     """The pause after another failed load: the first one, doubling up to the longest."""
     first, longest = backoff
     return first if previous is None else min(longest, previous * 2)
+
+
+def pause_after(failures: int, backoff: tuple[float, float]) -> float:
+    """The pause after so many failed loads in a row, in whatever processes they ran."""
+    first, longest = backoff
+    return min(longest, first * 2.0 ** min(failures - 1, MOST_DOUBLINGS))

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..events import Events
-from ..protocol.messages import DIRTY, DROP, heard
+from ..protocol.messages import Dirty, Drop, UnknownFormat, Woken, heard
 
 if TYPE_CHECKING:
     from ..ports import Runtime, Signal
@@ -26,6 +26,7 @@ PATIENCE = 0.2  # seconds that a first read waits; without the bus, L1 stays emp
 MOST_ECHOES = 4096
 MOST_DIRTY = 100_000
 MOST_NOTED = 100_000  # names received within one horizon
+SLACK = 1.0  # seconds that another thread may look at the clock later; further away is a deadline of another clock
 DIRTY_FOR = 60.0  # seconds after its last message; the process that has it pending repeats it every second
 
 
@@ -45,7 +46,8 @@ class Bus:
     Args:
         channel: the Pub/Sub channel of all processes of the guard.
         me: the name of this process; a forked child gets a new one.
-        forget: drops one name from everything that this process keeps.
+        forget: drops a name from everything that this process keeps, and notes what else is said of it; it also gets to
+            know whose load has ended.
         local: the in-process tier, which answers only while it is trusted.
         now: monotonic seconds.
     """
@@ -60,7 +62,7 @@ class Bus:
         self,
         channel: str,
         me: str,
-        forget: Callable[[str], None],
+        forget: Callable[[Drop | Woken], None],
         local: Kept,
         events: Events,
         *,
@@ -113,7 +115,8 @@ class Bus:
     @property
     def hears(self) -> bool:
         """True while a heartbeat proves that invalidations from other processes arrive."""
-        return self.joined_in and self.now() < self._trusted_until
+        now = self.now()
+        return self.joined_in and now < self._trusted_until <= now + HORIZON + SLACK
 
     def vouches(self, since: float, names: Iterable[str]) -> bool:
         """True if data that was current at *since* includes every change of *names* that this process knows of."""
@@ -145,18 +148,32 @@ class Bus:
 
     def hear(self, message: str) -> None:
         """Handle a message from the channel of all processes."""
-        what, echo, key = heard(message)
-        if what == DROP:
-            self._dirty.pop(key, None)
-            self.note(key)
-            if echo not in self._echoes:
-                self._events.bus_messages += 1
-                self._forget(key)
-        elif what == DIRTY:
+        try:
+            news = heard(message)
+        except UnknownFormat:
+            self._not_understood(message)
+            return
+        if isinstance(news, Woken):
+            self._forget(news)
+            return
+        if isinstance(news, Dirty):
+            self._mark_dirty(news.key)
+            news = Drop(news.key, "")
+        else:
+            self._dirty.pop(news.key, None)
+        self.note(news.key)
+        if news.echo not in self._echoes:
             self._events.bus_messages += 1
-            self._mark_dirty(key)
-            self.note(key)
-            self._forget(key)
+            self._forget(news)
+
+    def _not_understood(self, message: str) -> None:
+        """Handle a message of another release: it may be an invalidation of anything."""
+        self._events.bus_gaps += 1
+        self._events.once(
+            "bus format", "a message of another release is on the bus; L1 is emptied at each of them: %.40r", message
+        )
+        self._floor = self.now()
+        self._local.drop_shared()
 
     def _mark_dirty(self, key: str) -> None:
         self._dirty.pop(key, None)
@@ -169,7 +186,7 @@ class Bus:
         if not self._dirty:
             return False
         now = self.now()
-        return any(self._dirty.get(name, 0.0) > now for name in (key, *markers))
+        return any(now < self._dirty.get(name, 0.0) <= now + DIRTY_FOR + SLACK for name in (key, *markers))
 
     def joined(self, now: float) -> None:
         """Handle a confirmed subscription: L1 may have missed messages until now, so it is dropped."""

@@ -6,17 +6,19 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 from ..errors import Refused, Unreachable
 from ..events import Events
 from ..faults import Fault
-from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Replicas, Reply, ScriptCall, until_steady
+from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Replicas, Reply, until_steady
 from ..protocol import calls as protocol
 from .bus import Bus
 from .outbox import Invalidation, Outbox
 
-PART = 1000  # pending invalidations in one round trip
+PART = 250  # pending invalidations in one round trip; an event loop stands still while they are packed
 MOST_ANNOUNCED = 10_000  # dirty keys, every second
+_ANSWERS = frozenset({list, tuple, dict})  # to MGET, and to TIME: of one server, of the model, of several servers
 
 
 class Gate:
@@ -56,8 +58,20 @@ class Gate:
             events.redis_answered()
         return replies
 
-    async def ask_replicas(self, *calls: Call) -> list[Reply] | None:
-        """The answers of replicas; None if they may lack an invalidation that this process knows of or has pending.
+    async def ask(self, *calls: Call) -> list[Reply]:
+        """`send`, for plain questions; `Refused`, which is counted, if one of them has no answer that makes sense."""
+        replies = await self.send(*calls)
+        for reply in replies:
+            if type(reply) not in _ANSWERS:
+                refused = reply if isinstance(reply, Refused) else Refused(f"unexpected reply {type(reply).__name__}")
+                self._events.redis_refused(refused)
+                raise refused
+        return replies
+
+    async def ask_replicas(self, *calls: Call) -> tuple[list[Reply], Reply] | None:
+        """The answers of replicas, and their times by key.
+
+        None if they may lack an invalidation that this process knows of or has pending.
 
         An answer is as good as a copy in L1: it is used only while this process provably receives invalidations, and
         only if it includes all that have arrived. One round trip.
@@ -69,8 +83,8 @@ class Gate:
         answer = await replicas.ask(*calls)
         if answer is None or changes != outbox.changes:
             return None
-        replies, since = answer
-        return replies if bus.vouches(since, map(_key, calls)) else None
+        replies, times, since = answer
+        return (replies, times) if bus.vouches(since, protocol.keys_of(calls)) else None
 
     @property
     def changes(self) -> int:
@@ -119,7 +133,7 @@ class Gate:
         changes = outbox.changes
         # While the breaker is open, finding that out must not cost building a thousand calls.
         if outbox.has_pending and not self._commands.away:
-            await self._empty(set(map(_key, calls)) if reading else frozenset())
+            await self._empty(set(protocol.keys_of(calls)) if reading else frozenset())
         replies = await self._commands.send_each(*calls)
         # Another thread may notice a change that this one does not see:
         #
@@ -217,6 +231,11 @@ class Gate:
             *(protocol.dirty(self.bus.channel, item.key) for item in items if not item.begins)
         )
 
+    async def tell(self, key: str) -> None:
+        """Tell all other processes to drop their copies of *key*, which has a new value in Redis."""
+        with suppress(Unreachable):  # it is counted; their copies end with their L1 TTL
+            await self.send(protocol.news(self.bus.channel, self.bus.begin(), key), reading=False)
+
     async def deliver(
         self,
         items: Sequence[Invalidation],
@@ -244,6 +263,7 @@ class Gate:
             raise
         if not outcome.missed and not outcome.away:
             outbox.acknowledged(items)
+            bus.listen()  # who listens notices that the server has lost them
             return True, outcome.replies
         # Some of it may have arrived, and its message may be on its way with this echo. This process then drops its
         # copies once more, for a reader here may have cached the old value meanwhile.
@@ -269,7 +289,7 @@ class Gate:
 
     async def _keep(self, items: Sequence[Invalidation], outcome: Outcome) -> None:
         """Queue the *items* that were not acknowledged; if Redis still publishes, announce them as dirty."""
-        outbox, left = self._outbox, [*outcome.missed, *outcome.away]
+        outbox, left = self._outbox, dict.fromkeys((*outcome.missed, *outcome.away))
         outbox.acknowledged([item for item in items if item not in left])
         outbox.queue(outcome.missed)
         outbox.queue(outcome.away, aside=True)
@@ -278,7 +298,7 @@ class Gate:
         elif not outcome.away:  # no server was reached, so nobody could be told
             return
         try:
-            await self.announce_dirty(left)
+            await self.announce_dirty(list(left))
         except AnotherServer as error:
             self._events.redis_failed(error)
         except Unreachable as error:
@@ -297,13 +317,12 @@ class Gate:
         self._outbox.orphaned(tokens)
 
 
-def _key(call: Call) -> str:
-    return call.keys[0] if isinstance(call, ScriptCall) else str(call[1])
-
-
 def _is_away(reply: Reply) -> bool:
     """True if the server of this call could not be reached."""
-    return isinstance(reply, Unreachable) and not isinstance(reply, Refused)
+    if isinstance(reply, list):
+        parts = cast("list[Reply]", reply)
+        return bool(parts) and all(map(_is_away, parts))
+    return reply == {} or (isinstance(reply, Unreachable) and not isinstance(reply, Refused))
 
 
 @dataclass(slots=True)

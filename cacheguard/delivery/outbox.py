@@ -1,9 +1,9 @@
-"""The outbox (invalidations that Redis has not acknowledged) and the journal (those that it may still lose)."""
+"""The outbox: invalidations that Redis has not acknowledged."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -13,13 +13,11 @@ from ..events import Events, log
 from ..ports import Call
 from ..protocol import calls
 from ..protocol.names import epoch_of
+from .journal import Journal
 
 MOST_PENDING = 100_000
 MOST_ORPHANS = 10_000
-MOST_JOURNALED = 100_000
 PARKED_FOR = 3.0  # seconds; who listens tries once a second, others only where nobody does
-JOURNALED_FOR = 60.0  # seconds; longer than a failover takes
-FLOOR_MS = 300_000  # a version floor outlives what a replica usually lags behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +28,7 @@ class Invalidation:
         key: the Redis key of an entry, or of the marker of a tag or a namespace.
         lag_ms: length of the quarantine; what is cached under the key within it dies when it ends.
         version: as `version_text` writes it; older fills are refused from then on.
+        under: the nonces of the namespaces under which the version counts, as hexadecimal digits; "": under all.
         begins: the id of a write that begins now; until it ends, nothing is cached under the key.
         intent_ms: after this time the fence of the write ends in any case.
         ends: the id of a write that has ended.
@@ -38,6 +37,7 @@ class Invalidation:
     key: str
     lag_ms: int = 0
     version: str = ""
+    under: str = ""
     begins: str = ""
     intent_ms: int = 0
     ends: str = ""
@@ -47,15 +47,28 @@ class Invalidation:
         """True if something is noted under the key for later: a quarantine, a version floor, a write in progress."""
         return bool(self.lag_ms or self.version or self.begins or self.ends)
 
+    def after(self, before: Invalidation | None) -> Invalidation:
+        """This one as it is repeated later: without the write that begins, and with what *before* asked for the key."""
+        lag_ms, version, under = self.lag_ms, self.version, self.under
+        if before is not None:
+            lag_ms = max(lag_ms, before.lag_ms)
+            if not (under and before.under) or under == before.under:  # else the namespace is another one by now
+                version, under = max(version, before.version), under if before.under else ""
+        if (lag_ms, version, under, "") == (self.lag_ms, self.version, self.under, self.begins):
+            return self
+        # A write that has begun by then has ended when this is repeated, or its end will come by itself.
+        return replace(self, lag_ms=lag_ms, version=version, under=under, begins="", intent_ms=0)
+
     def calls(self, channel: str, echo: str) -> list[Call]:
         """The calls to send; the script itself publishes the message for the other processes."""
-        floor_ms = max(FLOOR_MS, self.lag_ms) if self.version else 0
+        floor_ms = max(calls.FLOOR_MS, self.lag_ms) if self.version else 0
         call = calls.invalidate(
             self.key,
             channel=channel,
             echo=echo,
             quarantine_ms=self.lag_ms,
             floor=self.version,
+            under=bytes.fromhex(self.under),
             floor_ms=floor_ms,
             begins=self.begins,
             intent_ms=self.intent_ms,
@@ -63,7 +76,7 @@ class Invalidation:
         )
         epoch = epoch_of(self.key)
         # Noted at the namespace first: a load that claims the tag at its end compares that with its beginning.
-        return [call] if epoch is None else [calls.tagged(epoch), call]
+        return [call] if epoch is None else [calls.tagged(epoch, self.lag_ms), call]
 
 
 class Ledger(Protocol):
@@ -74,6 +87,16 @@ class Ledger(Protocol):
     def add(self, items: Iterable[Invalidation]) -> None: ...
 
     def strike(self, items: Iterable[Invalidation]) -> None: ...
+
+    def recall(self) -> tuple[list[tuple[float, Invalidation]], float | None]: ...
+
+    def note(
+        self, entries: Iterable[tuple[float, Invalidation]], kept_for: float, dropped_ago: float | None
+    ) -> None: ...
+
+    def met(self) -> dict[str, list[str]]: ...
+
+    def meet(self, servers: Mapping[str, Sequence[str]]) -> None: ...
 
 
 class Outbox:
@@ -102,11 +125,11 @@ class Outbox:
         self.parked_at: float = 0.0  # when they were tried last
         self._aside = 0  # how many of them there are
         self._root, self._events, self._now, self._ledger = root, events, now, ledger
-        self._journal: deque[tuple[float, Invalidation]] = deque()
+        self._journal: Journal[Invalidation] = Journal(now)
         self.changes: int = 0  # of the server, so far
-        self._spilled_until = 0.0  # the journal has let go of something younger than it should
         if ledger is not None:
             self.pending.update({item: object() for item in ledger.load()})
+            self._journal.restore(*ledger.recall())
             self._count()
 
     @property
@@ -171,16 +194,16 @@ class Outbox:
         self._count()
 
     def _put_aside(self, item: Invalidation, mark: object) -> None:
-        aside = self.parked.get(item.key, {})
+        aside = self.parked.setdefault(item.key, {})
         self._aside += item not in aside
-        self.parked[item.key] = {**aside, item: mark}
+        aside[item] = mark
 
     def parked_part(self, keys: Iterable[str]) -> dict[Invalidation, object]:
         """The parked invalidations of *keys*; all of them if none was tried for a while."""
         now = self._now()
         with self.lock:
             names = keys
-            if now >= self.parked_at + PARKED_FOR:
+            if not self.parked_at <= now < self.parked_at + PARKED_FOR:
                 names, self.parked_at = list(self.parked), now  # one thread that tries is enough
             return {item: mark for key in names for item, mark in self.parked.get(key, {}).items()}
 
@@ -237,39 +260,64 @@ class Outbox:
         if aside.get(item) is not mark:
             return False
         self._aside -= 1
-        left = {other: its for other, its in aside.items() if other != item}
-        if left:
-            self.parked[item.key] = left
-        else:
+        del aside[item]
+        if not aside:
             self.parked.pop(item.key, None)
         return item not in self.pending
 
     def acknowledged(self, items: Iterable[Invalidation]) -> None:
-        """Keep *items* in the journal for a while: a failover may lose them."""
-        now, journal = self._now(), self._journal
+        """Keep *items* in the journal: a failover or a restart may lose them."""
         with self.lock:
-            for item in items:
-                journal.append((now, item))
-            while journal and journal[0][0] < now - JOURNALED_FOR:
-                journal.popleft()
-            while len(journal) > MOST_JOURNALED:
-                self._spilled_until = journal.popleft()[0] + JOURNALED_FOR
+            self._journal.add(items)
 
-    def replay(self) -> None:
-        """Queue the whole journal: another server answers now, or the same one may have lost data."""
-        self.changes += 1  # first: who has begun to ask before sees that what is pending now was not delivered
-        now, journal = self._now(), self._journal
+    @property
+    def has_journal(self) -> bool:
+        """True if anything would have to be repeated to another server."""
+        return len(self._journal) > 0
+
+    def keep_journal(self, servers: Mapping[str, Sequence[str]]) -> None:
+        """Write to the file, if there is one, what was acknowledged since the last time, and by which *servers*.
+
+        They are noted only while nothing is pending: a process that finds another server then repeats the journal.
+        """
+        if self._ledger is None:
+            return
         with self.lock:
-            lately = [item for at, item in journal if at >= now - JOURNALED_FOR]
-            journal.clear()
-        # A write that had begun then has ended, or its end will come by itself.
-        items = [replace(item, begins="", intent_ms=0) for item in lately]
-        if now < self._spilled_until:
-            items = [Invalidation(self._root)]
+            entries, kept_for, dropped_ago = self._journal.unwritten()
+        if entries:
+            self._ledger.note(entries, kept_for, dropped_ago)
+        if servers and not self.count:
+            self._ledger.meet(servers)
+
+    def saved(self, at: float) -> None:
+        """What was acknowledged before *at* is on the server's disk."""
+        with self.lock:
+            self._journal.saved(at)
+
+    def untold(self) -> None:
+        """The server does not say who it is, so a change of its data goes unnoticed."""
+        self._events.once(
+            "INFO refused",
+            "the server refuses INFO, so this process cannot notice that it came back with old data: allow INFO",
+        )
+
+    def replay(self, *, of_unknown_age: bool = False) -> None:
+        """Queue the whole journal: another server answers now, or the same one may have lost data.
+
+        If the journal may not reach back as far as the data, the whole namespace is invalidated.
+        """
+        with self.lock:
+            items = self._journal.all(of_unknown_age=of_unknown_age)
+            lasting = [] if items is not None else self._journal.lasting()
+        if items is None:
+            log.warning("Redis may have older data than the journal reaches back: the whole namespace is invalidated")
+            items = [Invalidation(self._root), *lasting]
+        elif items:
+            log.warning("another Redis answers, or other data: %d acknowledged invalidations are repeated", len(items))
         if items:
+            self.queue(items)
             self._events.replayed += len(items)
-            log.warning("another Redis answers: %d invalidations of the last minute are repeated", len(items))
-            self.queue(list(dict.fromkeys(items)))
+        self.changes += 1  # last: who has begun to ask before it was pending does not use the answer
 
     def _count(self) -> None:
         self._events.invalidations_queued = self.count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,18 +44,28 @@ class Change:
             raise ConfigurationError(str(error)) from error
 
 
-def invalidations(scope: Scope, changes: Iterable[Any], lag_ms: int) -> list[Invalidation]:
-    """Return the invalidations for *changes*: each key once, with the largest of its versions.
+class Latest:
+    """The invalidations for some changes: each key once, with the largest of its versions."""
 
-    A change is a `Change`, or a pair of key and version.
-    """
-    latest: dict[str, str] = {}
-    for each in changes:
-        change = each if isinstance(each, Change) else _of_pair(each)
-        name = scope.key(change.key) if change.key is not None else scope.tag(change.tag or "")
-        version = "" if change.key is None else version_text(change.version)
-        latest[name] = max(latest.get(name, ""), version)
-    return [Invalidation(name, lag_ms=lag_ms, version=version) for name, version in latest.items()]
+    def __init__(self, scope: Scope, lag_ms: int) -> None:
+        self._scope, self._lag_ms = scope, lag_ms
+        self._versions: dict[str, str] = {}
+
+    def add(self, changes: Iterable[Any]) -> None:
+        """Take in *changes*; each is a `Change`, or a pair of key and version."""
+        scope, versions = self._scope, self._versions
+        for each in changes:
+            change = each if isinstance(each, Change) else _of_pair(each)
+            name = scope.key(change.key) if change.key is not None else scope.tag(change.tag or "")
+            version = "" if change.key is None else version_text(change.version)
+            versions[name] = max(versions.get(name, ""), version)
+
+    def items(self) -> Iterator[Invalidation]:
+        """The invalidations, each made when it is asked for."""
+        return (Invalidation(name, self._lag_ms, version) for name, version in self._versions.items())
+
+    def __len__(self) -> int:
+        return len(self._versions)
 
 
 def _of_pair(pair: Any) -> Change:

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from inspect import (
-    Parameter,
-    Signature,
-    isasyncgenfunction,
-    iscoroutinefunction,
-    isgeneratorfunction,
-    signature,
-)
-from typing import TYPE_CHECKING, Any
+from inspect import Parameter, Signature, signature
+from typing import Any
 
-from ..checks import plain_function
+from ..checks import is_coroutine_function, is_generator_function, plain_function
 from ..codec import ClassCodecs, Codec, class_codecs, return_codec
 from ..engine.ask import Ask, opened, stored_of
 from ..engine.reading import Engine
@@ -28,10 +21,8 @@ from ..protocol.names import Scope
 from ..runtime import run_now
 from ..tiers.local import Index
 from ..tiers.packing import copied
+from .bloom import BloomFilter, item_of
 from .wrapper import IndexKey, caller, wrapper
-
-if TYPE_CHECKING:
-    from .bloom import BloomFilter
 
 
 class Function:
@@ -58,9 +49,9 @@ class Function:
         bloom_item: str | None,
         validate: Callable[..., object] | None,
     ) -> None:
-        if isasyncgenfunction(fn) or isgeneratorfunction(fn):
+        if is_generator_function(fn):
             raise ConfigurationError(f"{_name(fn)} is a generator: its items cannot be cached, return a list")
-        self.fn, self.rules, self.is_async = fn, rules, iscoroutinefunction(fn)
+        self.fn, self.rules, self.is_async = fn, rules, is_coroutine_function(fn)
         self.signature: Signature = signature(fn)
         self._names = tuple(self.signature.parameters)
         self._positions = {name: position for position, name in enumerate(self._names)}
@@ -128,7 +119,7 @@ class Function:
                 raise ConfigurationError(f"bloom_item={item!r} names no parameter of {_name(self.fn)}")
             self._item_names = text.fields
             positions = [self._positions[name] for name in text.fields]
-            return lambda values: text.text_of(*[values[position] for position in positions])
+            return lambda values: item_of(text, [values[position] for position in positions])
         own = [name for name in self._names if not (self._positions[name] == 0 and name in {"self", "cls"})]
         variadic = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
         if len(own) != 1 or self.signature.parameters[own[0]].kind in variadic:

@@ -100,7 +100,10 @@ class Operations:
         engine = engine_of(l2=self._rules.l2)
         if self._shared.off:
             return await engine.runtime.call(partial(self._function.call, values))
-        return self._function.own(await engine.refresh(self._function.ask(values)))
+        ask = self._function.ask(values)
+        value = await engine.refresh(ask)  # the answer of a load that began now, so older copies are old
+        await self._hub.writes.refreshed(engine_of(), ask.key, l2=self._rules.l2)
+        return self._function.own(value)
 
     async def peek(self, engine_of: EngineOf, values: Values) -> Any:
         engine, function = engine_of(l2=self._rules.l2), self._function
@@ -185,7 +188,7 @@ class Methods:
         run_now(self._do.expire(self._engine_of, self._function.values(args, kwargs)))
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
-        """Reload this call, fill both tiers, and return the new value. Two round trips."""
+        """Reload this call and return the new value; other processes drop their copies. Three round trips."""
         return run_now(self._do.refresh(self._engine_of, self._function.runnable_values(args, kwargs)))
 
     def peek(self, *args: Any, **kwargs: Any) -> Any:
@@ -223,7 +226,7 @@ class AsyncMethods:
         await self._do.expire(self._engine_of, self._function.values(args, kwargs))
 
     async def refresh(self, *args: Any, **kwargs: Any) -> Any:
-        """Reload this call, fill both tiers, and return the new value. Two round trips."""
+        """Reload this call and return the new value; other processes drop their copies. Three round trips."""
         return await self._do.refresh(self._engine_of, self._function.runnable_values(args, kwargs))
 
     async def peek(self, *args: Any, **kwargs: Any) -> Any:

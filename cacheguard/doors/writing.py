@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial, wraps
+from inspect import isasyncgen, isawaitable, isgenerator, signature
+from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args
 
-from ..checks import check_key, check_tag
+from ..checks import check_tag, is_coroutine_function, is_generator_function, texts
 from ..defenses.consistency import Version, version_text
 from ..delivery.outbox import Invalidation
 from ..durations import Duration, seconds
@@ -78,7 +79,7 @@ class Write:
         self._scope = scope
         self._names: dict[str, None] = {}
         self._token = ""
-        self._fenced: tuple[str, ...] = ()
+        self._fenced: frozenset[str] = frozenset()
         self._watch: Watch | None = None
         self._over = False
         self._renewing: Signal | None = None
@@ -111,7 +112,7 @@ class Write:
             return
         if terms.mode == "fence":
             self._token = engine.runtime.token()
-            self._fenced = tuple(self._names)
+            self._fenced = frozenset(self._names)
         await writes.write(engine, self._begun(terms), quietly=True)
         if self._fenced:
             self._watch = engine.runtime.watch(
@@ -161,26 +162,31 @@ async def _never() -> None:
 
 def names_of(scope: Scope, keys: Iterable[str], tags: Iterable[str]) -> list[str]:
     """Return the Redis keys of entries and of the markers of tags; `TypeError` for what is not text."""
+    return list(dict.fromkeys(_names(scope, *_checked(keys, tags))))
+
+
+def _checked(keys: Iterable[str], tags: Iterable[str]) -> tuple[Iterable[str], Iterable[str]]:
+    """Return *keys* and *tags* without duplicates; `TypeError` for what is not text."""
     if isinstance(keys, str) or isinstance(tags, str):
         raise TypeError(
             f"keys and tags must be several texts, got the text {keys if isinstance(keys, str) else tags!r}"
         )
-    names: list[str] = []
-    for key in keys:
-        check_key(key)
-        names.append(scope.key(key))
+    tags = list(tags)
     for tag in tags:
         check_tag(tag)
-        names.append(scope.tag(tag))
-    return list(dict.fromkeys(names))
+    return texts(keys), dict.fromkeys(tags)
+
+
+def _names(scope: Scope, keys: Iterable[str], tags: Iterable[str]) -> Iterator[str]:
+    return chain(map(scope.key, keys), map(scope.tag, tags))
 
 
 def named(
     scope: Scope, keys: Iterable[str], tags: Iterable[str], version: Version | None, settle: Duration | None
-) -> list[Invalidation]:
-    """Return the invalidations for *keys* and *tags*."""
+) -> Iterator[Invalidation]:
+    """Return the invalidations for *keys* and *tags*, which are checked now; each is made when it is asked for."""
     of_source, lag_ms = version_text(version), round(settle_seconds(settle) * 1000)
-    return [Invalidation(name, lag_ms, of_source) for name in names_of(scope, keys, tags)]
+    return (Invalidation(name, lag_ms, of_source) for name in _names(scope, *_checked(keys, tags)))
 
 
 class Writing:
@@ -264,8 +270,8 @@ class WriterTemplates:
         tags: Sequence[str | OfResult],
         version: Callable[[Any], Version | None] | None,
     ) -> None:
-        if isasyncgenfunction(fn) or isgeneratorfunction(fn):
-            raise ConfigurationError(f"{fn.__qualname__} is a generator: use `with guard.writing(…)` inside it")
+        if is_generator_function(fn):
+            raise ConfigurationError(f"{_name(fn)} is a generator: use `with guard.writing(…)` inside it")
         if version is not None and not callable(version):
             raise ConfigurationError(f"version must be a function of the result, got {version!r}")
         self._signature = signature(fn)
@@ -351,15 +357,19 @@ def decorate_writes(
 
 def _guarded(fn: Callable[..., Any], templates: WriterTemplates, open_write: Callable[..., Any]) -> Any:
     """Return *fn* wrapped in a guarded write."""
-    if iscoroutinefunction(fn):
+
+    async def finished(work: Callable[[], Any], values: dict[str, Any], keys: list[str], tags: list[str]) -> Any:
+        async with open_write(keys, tags) as write:
+            result = await work()
+            templates.after(write, values, result)
+        return result
+
+    if is_coroutine_function(fn):
 
         @wraps(fn)
         async def waiting(*args: Any, **kwargs: Any) -> Any:
             values, keys, tags = templates.before(args, kwargs)
-            async with open_write(keys, tags) as write:
-                result = await fn(*args, **kwargs)
-                templates.after(write, values, result)
-            return result
+            return await finished(partial(fn, *args, **kwargs), values, keys, tags)
 
         return waiting
 
@@ -368,7 +378,31 @@ def _guarded(fn: Callable[..., Any], templates: WriterTemplates, open_write: Cal
         values, keys, tags = templates.before(args, kwargs)
         with open_write(keys, tags) as write:
             result = fn(*args, **kwargs)
-            templates.after(write, values, result)
-        return result
+            if not _is_awaited(fn, result):
+                templates.after(write, values, result)
+                return result
+        # A plain function that returns a coroutine: it has not begun, and runs in a block of its own.
+        return finished(lambda: result, values, keys, tags)
 
     return blocking
+
+
+def _is_awaited(fn: Callable[..., Any], result: Any) -> bool:
+    """Return True if *result*, which *fn* has returned, must be awaited; `TypeError` if its work would go on."""
+    if isawaitable(result):
+        if not hasattr(result, "add_done_callback"):
+            return True
+        # A task or a future: its work may have begun, and it may end when nobody waits for it.
+        cancel = getattr(result, "cancel", None)
+        if cancel is not None:
+            cancel()
+    elif not (isasyncgen(result) or isgenerator(result)):
+        return False
+    raise TypeError(
+        f"{_name(fn)} returned a {type(result).__name__}, whose work would go on after the invalidation: "
+        "decorate an `async def` that awaits it, or return a list instead of a generator"
+    )
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    return getattr(fn, "__qualname__", repr(fn))

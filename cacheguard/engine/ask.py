@@ -64,7 +64,13 @@ class Job:
     ticket: int = field(init=False)  # of L1, taken before Redis is asked
     asked_at: float = field(init=False)  # when Redis is asked
     leases: dict[str, Granted] = field(default_factory=dict[str, Granted])
+    asked: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])  # tags asked for with leases
     turn: int | None = None  # to be given back to the load breaker
+
+    @property
+    def failures(self) -> int:
+        """How many loads of its keys have failed in a row, in whatever processes."""
+        return max((lease.failures for lease in self.leases.values()), default=0)
 
     @property
     def landed(self) -> bool:
@@ -74,7 +80,7 @@ class Job:
     def granted(self, key: str, lease: Granted) -> bool:
         """Take the lease of *key* if a value loaded under it can be stored; False if it must be given back."""
         ask = self.asks[key]
-        if not lease.covers(ask.scope.markers(ask.tags)):
+        if not lease.covers(ask.scope.markers(self.asked.get(key, ask.tags))):
             return False
         self.leases[key] = lease
         return True

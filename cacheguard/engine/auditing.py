@@ -59,7 +59,8 @@ class Auditor:
             truth = await self._loaded(engine, ask)
             if truth is not None and not self._same(engine, ask, served, truth[0]):
                 events.audits_different += 1
-                events.once(f"audit {ask.key}", "an audit found %s stale: the loader says something else", ask.key)
+                message = "an audit found %s stale: the loader says something else"
+                events.once("audit", message, ask.key, key=ask.key)
         finally:
             self._running -= 1
 

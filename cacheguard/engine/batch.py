@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ..errors import CacheGuardError, LoadTimeout, Overloaded, ReentrantLoad, Unreachable
-from ..protocol.entry import CutOff, Found, Granted, Stored
+from ..errors import CacheGuardError, LoadTimeout, Overloaded, Unreachable
+from ..protocol.entry import CutOff, Failed, Found, Granted, LeaseOutcome, Stored
 from .ask import Ask, Job, Loaded, opened, servable
 from .flights import Flight
 from .lifetimes import marker_ms
-from .permits import CHAIN
+from .permits import check_nesting
 from .reading import Engine
 from .rebuilding import Seat
 
@@ -54,19 +54,30 @@ class Batch:
             return answers
         self._look(survey.missing)
         seats = self._board(survey.missing)
-        mine = {key: seat.flight for key, seat in seats.items() if seat.leading and not seat.flight.landed}
-        if mine:
-            try:
-                await self._engine.runtime.start(self._fly(mine), detached=False)
-            except BaseException:
-                self._ground(mine)
-                raise
-        for key, seat in seats.items():
-            answers[key] = await self._arrival(key, seat)
+        try:
+            await self._lead_mine(seats)
+            began = self._engine.runtime.now()
+            for key, seat in seats.items():
+                answers[key] = await self._arrival(key, seat, began)
+        finally:
+            for seat in seats.values():
+                self._engine.flights.leave(seat.flight)
         return answers
+
+    async def _lead_mine(self, seats: Mapping[str, Seat]) -> None:
+        """Lead the flights that this batch has opened."""
+        mine = {key: seat.flight for key, seat in seats.items() if seat.leading and not seat.flight.landed}
+        if not mine:
+            return
+        try:
+            await self._engine.runtime.start(self._fly(mine), detached=False)
+        except BaseException:
+            self._ground(mine)
+            raise
 
     def _look(self, missing: Mapping[str, Found | CutOff | None]) -> None:
         """Record what was found. Raises, before a flight is opened, if one of the keys must not be loaded."""
+        check_nesting(missing)
         for key, found in missing.items():
             if isinstance(found, CutOff):
                 self._cut_off.add(key)
@@ -74,12 +85,13 @@ class Batch:
                 self._unusable[key] = found.unusable
             elif found is not None and found.stored is not None and servable(found, self._rules):
                 self._stale[key] = found.stored
-            if CHAIN.get().waits_for(key):
-                raise ReentrantLoad(f"the loader of {key} reads the key that it is loading")
             failure = self._engine.shared.paused(key, self._rules, self._engine.runtime)
             if failure is not None and key not in self._stale:
                 self._events.backoffs += 1
-                raise failure
+                try:
+                    raise failure
+                finally:
+                    del failure  # its traceback keeps this frame
 
     def _board(self, keys: Mapping[str, object]) -> dict[str, Seat]:
         """For each of *keys*, join its flight or open one."""
@@ -88,25 +100,40 @@ class Batch:
             self._events.misses += 1
             ask = self._asks[key]
             seat = None if self._alone else self._rebuilding.board(ask)
-            if seat is None or (not seat.leading and seat.flight.waits_for_me(runtime.here())):
-                # A private flight: none joins it. This call may have interrupted the leader of the existing flight.
-                seat = Seat(Flight(runtime.signal(), marks=ask.marks, here=runtime.here()), 0, leading=True)
+            if seat is not None and not seat.leading and self._rebuilding.waiting.interrupts(seat.flight, key):
+                self._engine.flights.leave(seat.flight)
+                seat = None
+            if seat is None:  # a private flight, which none joins
+                seat = Seat(Flight(runtime.signal(), marks=ask.marks, home=runtime.here(), seats=1), 0, leading=True)
             if seat.leading:
                 self._rebuilding.refused(seat.flight, ask)
             seats[key] = seat
         return seats
 
-    async def _arrival(self, key: str, seat: Seat) -> Any:
-        """The outcome of one flight. If it is not proven for this caller, the key is read alone."""
-        flight = seat.flight
-        await flight.signal.wait(None if seat.leading else self._rules.wait_timeout)
-        if flight.landed and (seat.leading or flight.serves(seat.joined_at, anew=False)):
-            try:
-                stored = self._rebuilding.outcome(seat, self._stale.get(key))
-            except (Overloaded, LoadTimeout) as error:
-                return await self._engine.instead(self._rules, error)
-            if stored is not None:
-                return opened(stored, self._rules)
+    async def _arrival(self, key: str, seat: Seat, began: float) -> Any:
+        """The outcome of one flight. If it is not proven for this caller, the key is read alone.
+
+        Args:
+            key: that it loads.
+            seat: of this caller.
+            began: when this caller began to wait for all its keys.
+        """
+        flight, waiting = seat.flight, self._rebuilding.waiting
+        try:
+            if seat.leading:
+                await flight.signal.wait(None)
+            elif not await waiting.landed(flight, key, self._rules.wait_timeout, since=began):
+                stale = None if waiting.interrupts(flight, key) else self._stale.get(key)
+                self._events.stale_hits += stale is not None
+                return opened(stale or await self._rebuilding.loaded_alone(self._asks[key]), self._rules)
+            if seat.leading or flight.serves(seat.joined_at, anew=False):
+                answer = self._rebuilding.outcome(seat, self._stale.get(key))
+                if answer is not None:
+                    return opened(answer, self._rules)
+        except (Overloaded, LoadTimeout) as error:
+            if self._rules.fallback is None:
+                raise
+            return await self._engine.instead(self._rules, error)
         return await self._engine.read(self._asks[key])
 
     # Leading the flights
@@ -164,30 +191,36 @@ class Batch:
         wanted = {} if self._alone else {key: token for key, token in tokens.items() if key not in cut_off}
         if not wanted:
             return
+        job.asked = {key: engine.shared.tags_before(ask, job.asked_at) for key, ask in job.asks.items()}
         try:
             leases = await engine.remote.lease_many(
                 wanted,
                 self._first.codec,
                 self._first.scope,
-                {key: ask.tags for key, ask in job.asks.items()},
+                job.asked,
                 unusable=self._unusable,
                 keep_ms=marker_ms(self._rules),
             )
         except Unreachable:
             return
-        useless: dict[str, str] = {}
-        for key, lease in leases.items():
-            if isinstance(lease, CutOff):
-                continue
-            if isinstance(lease, Granted):
-                if job.granted(key, lease):
-                    job.tokens[key] = wanted[key]
-                    continue
-                useless[key] = wanted[key]
-            elif isinstance(lease, Found) and lease.stored is not None:
-                engine.filling.land_found(job, key, lease.stored, lease.fresh_left)
-            # Without a landing, it is loaded elsewhere, being written, or not readable here: it is read alone.
-            engine.flights.ground(key, job.leave(key))
+        useless = {key: wanted[key] for key, lease in leases.items() if self._is_useless(job, key, lease, wanted[key])}
         if useless:
             with suppress(Unreachable):
                 await engine.remote.release(useless)
+
+    def _is_useless(self, job: Job, key: str, lease: LeaseOutcome | CutOff, token: str) -> bool:
+        """Act on the reply to one lease request; True if the lease was granted and must be given back."""
+        engine = self._engine
+        if isinstance(lease, CutOff):
+            return False
+        if isinstance(lease, Granted) and job.granted(key, lease):
+            job.tokens[key] = token
+            return False
+        if isinstance(lease, Found) and lease.stored is not None:
+            engine.filling.land_found(job, key, lease)
+        elif isinstance(lease, Failed):
+            stale = key in self._stale
+            self._rebuilding.fail_as_elsewhere(job.flights[key], job.asks[key], lease, stale=stale, waited=False)
+        # Without a landing, it is loaded elsewhere, being written, or not readable here: it is read alone.
+        engine.flights.ground(key, job.leave(key))
+        return isinstance(lease, Granted)

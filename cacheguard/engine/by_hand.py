@@ -106,7 +106,8 @@ class ByHand:
                 await engine.changes.store(some, rules, codecs, tags, scope, version)
             except Unreachable as error:
                 failures.append(error)
-                await self._writes.write(engine_of(), [Invalidation(key) for key in keys], quietly=True)
+                items = [Invalidation(key, version=version) for key in keys]
+                await self._writes.write(engine_of(), items, quietly=True)
 
         async def store_all(engine: Engine) -> None:
             works = [partial(store, engine, keys) for keys in engine.remote.groups(values)]
@@ -115,7 +116,7 @@ class ByHand:
                 raise failures[0]
 
         if values:
-            await self._do(SET, engine_of, list(values), store_all, l2=rules.l2)
+            await self._do(SET, engine_of, list(values), store_all, l2=rules.l2, version=version)
 
     async def add(
         self, engine_of: EngineOf, key: str, value: Any, rules: Rules, scope: Scope, *, tags: tuple[str, ...]
@@ -139,7 +140,7 @@ class ByHand:
         return await self._do(UPDATE, engine_of, [key], update, l2=rules.l2)
 
     async def touch(self, engine_of: EngineOf, key: str, rules: Rules, scope: Scope) -> bool:
-        """Restart the TTL of a fresh entry; True if there was one. Two round trips."""
+        """Restart the TTL of a fresh entry; True if there was one. Three round trips."""
 
         async def touch(engine: Engine) -> bool:
             return await engine.changes.touch(key, rules, scope)
@@ -154,6 +155,7 @@ class ByHand:
         work: Callable[[Engine], Awaitable[Any]],
         *,
         l2: bool,
+        version: str = "",
     ) -> Any:
         """The rule of all verbs that change what is stored under *keys*.
 
@@ -165,11 +167,11 @@ class ByHand:
         """
         if self._shared.off:
             if verb.replaces:
-                await self._writes.write(engine_of(), [Invalidation(key) for key in keys])
+                await self._writes.write(engine_of(), [Invalidation(key, version=version) for key in keys])
             return verb.off
         engine = engine_of(l2=l2)
         try:
-            return await engine.runtime.through(self._done(verb, engine, engine_of, keys, work, l2=l2))
+            return await engine.runtime.through(self._done(verb, engine, engine_of, keys, work, l2=l2, version=version))
         except _Away as away:
             if self._raises:
                 raise Unreachable(f"Redis cannot be reached: {verb.lost}") from away.__cause__
@@ -184,13 +186,16 @@ class ByHand:
         work: Callable[[Engine], Awaitable[Any]],
         *,
         l2: bool,
+        version: str,
     ) -> Any:
         if l2 and verb.is_news is not None:
             self._here.forget([Invalidation(key) for key in keys])
+            if version:
+                self._here.forget([Invalidation(key, version=version) for key in keys])
         try:
             answer = await work(engine)
         except Unreachable as error:
             raise _Away from error
         if not l2 and verb.is_news is not None and verb.is_news(answer):
-            await self._writes.elsewhere(engine_of(), keys)
+            await self._writes.elsewhere(engine_of(), keys, version)
         return answer

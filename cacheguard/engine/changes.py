@@ -7,18 +7,20 @@ engines (Redis, and the store of this process that replaces it); these steps kno
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from ..defenses.avalanche import jittered
 from ..delivery.outbox import Invalidation
-from ..errors import Overloaded
+from ..errors import CodecError, Overloaded
 from ..missing import MISSING
 from ..protocol.entry import Stored, ms
 from ..protocol.envelope import Kind
 from ..protocol.names import Scope
-from .lifetimes import marker_ms, stale_window
+from ..tiers.packing import copied
+from .lifetimes import marker_ms, stale_window, ttl_of
 
 if TYPE_CHECKING:
     from ..codec import Codec
@@ -35,12 +37,15 @@ LONGEST_PAUSE = 0.02  # seconds between two later ones
 class Changes:
     """Invalidates and stores under one runtime.
 
+    Args:
+        in_process: values are stored as the objects that they are, not as bytes.
+
     Raises `Unreachable` if Redis has to answer and does not. An invalidation does not raise: it becomes pending, and
     False is returned.
     """
 
-    def __init__(self, runtime: Runtime, remote: Entries, shared: Shared) -> None:
-        self._runtime, self._remote, self._shared = runtime, remote, shared
+    def __init__(self, runtime: Runtime, remote: Entries, shared: Shared, *, in_process: bool) -> None:
+        self._runtime, self._remote, self._shared, self._in_process = runtime, remote, shared, in_process
 
     async def _dropping(self, names: Sequence[str], saying: Awaitable[Any]) -> Any:
         """Drop *names* here before and after they are published, even if that fails."""
@@ -84,14 +89,16 @@ class Changes:
         One round trip; one more if this process does not know the nonces of the namespace and the tags.
         """
         drawn = {key: self._drawn(value, rules, tags) for key, value in values.items()}
-        work = self._stored(drawn, rules, codecs, scope.markers(tags), version)
+        work = self._stored(drawn, rules, codecs, scope, tags, version)
         return bool(await self._dropping(list(values), work))
 
     def _drawn(self, value: Any, rules: Rules, tags: tuple[str, ...]) -> tuple[Stored, float]:
         """The entry of *value*, and the seconds for which it is fresh."""
-        kind = Kind.ABSENT if value is None and rules.null_ttl is not None else Kind.VALUE
-        ttl = rules.ttl_of(value) if kind is Kind.VALUE else rules.null_ttl
-        fresh = jittered(ttl or rules.ttl_of(None), rules.jitter, self._runtime.random())
+        if value is None and rules.null_ttl is not None:
+            kind, ttl = Kind.ABSENT, rules.null_ttl
+        else:
+            kind, ttl = Kind.VALUE, ttl_of(rules, value, self._shared.events)
+        fresh = jittered(ttl, rules.jitter, self._runtime.random())
         return Stored(kind, value, fresh, 0.0, tags), fresh
 
     async def _stored(
@@ -99,21 +106,25 @@ class Changes:
         drawn: dict[str, tuple[Stored, float]],
         rules: Rules,
         codecs: dict[str, Codec],
-        markers: tuple[str, ...],
+        scope: Scope,
+        tags: tuple[str, ...],
         version: str,
     ) -> bool:
+        markers = scope.markers(tags)
         keep_ms = max(marker_ms(rules), *(ms(fresh + rules.stale) for _, fresh in drawn.values()))
         remote = self._remote.of(next(iter(drawn)))
         nonces = remote.markers.last_seen(markers) or await remote.markers.ask(markers, keep_ms)
         limit = math.inf
         while True:
+            under = b"".join(nonces[: len(scope.epochs)])
             items: dict[str, tuple[Any, float, float]] = {}
             for key, (stored, fresh) in drawn.items():
                 stored.nonces = nonces
                 stale = 0.0 if fresh > limit else stale_window(stored, rules)
                 items[key] = remote.pack(key, stored, codecs[key]), min(fresh, limit), stale
-            put = await remote.by_hand.store(items, version, markers, keep_ms)
+            put = await remote.by_hand.store(items, version, under, markers, keep_ms)
             if put.nonces == nonces and (not put.quarantine or limit < math.inf):
+                self._count_absences(drawn.values(), scope, keep_ms)
                 await self._remote.elsewhere([Invalidation(key, version=version) for key in items], remote)
                 return put.done
             # The stored value is void already, or would outlive a quarantine: store again, under the current markers.
@@ -154,10 +165,17 @@ class Changes:
                 unusable = remote.by_hand.stamp(envelope)
             elif put.done or put.useless is None:
                 if put.done:
+                    self._count_absences([drawn], scope, keep_ms)
                     await self._remote.elsewhere([Invalidation(key)], remote)
                 return put.done
             else:
                 unusable = put.useless
+
+    def _count_absences(self, drawn: Iterable[tuple[Stored, float]], scope: Scope, keep_ms: int) -> None:
+        for stored, fresh in drawn:
+            if stored.kind is Kind.ABSENT:
+                markers = map(scope.tag, stored.tags)
+                self._shared.put_by_hand(fresh, markers, self._runtime.now(), keep_ms / 1000)
 
     async def update(self, key: str, change: Callable[[Any], Any], codec: Codec | None, scope: Scope) -> Any:
         """Change the value of *key* atomically, for the rest of its lifetime; returns the new one, or `MISSING`.
@@ -174,8 +192,8 @@ class Changes:
             if found is None or found.stored is None or found.fresh_left <= 0 or found.stored.kind is Kind.ERROR:
                 return MISSING
             stored = found.stored
-            value = change(stored.value)
-            changed = replace(stored, kind=Kind.VALUE, value=value)
+            value = self._changed(key, change, stored.value)
+            changed = replace(stored, kind=Kind.VALUE, value=value, weight=0)
             # Packed by its own codec: the entry of a function stays readable for the function.
             envelope = remote.pack(key, changed, codec)
             replaced = await remote.by_hand.replace(
@@ -189,17 +207,38 @@ class Changes:
                 await self._runtime.sleep(self._runtime.random() * min(0.001 * attempt, LONGEST_PAUSE))
         raise Overloaded(f"{key} was changed by others {MOST_ATTEMPTS} times while it was to be updated")
 
+    def _changed(self, key: str, change: Callable[[Any], Any], value: Any) -> Any:
+        """The new value. *change* may change the one that it gets in place: it gets one of its own.
+
+        one change:  gets 1 ... makes it 2 in place .......... stores it
+        another:                       reads 2, stores 3: its stamp is that of the same object
+        """
+        if self._in_process:
+            try:
+                value = copied(value)
+            except Exception as error:
+                raise CodecError(f"{key} cannot be updated: its value cannot be copied ({error!r})") from error
+        made = change(value)
+        if isawaitable(made):
+            close = getattr(made, "close", None) or getattr(made, "cancel", None)
+            if close is not None:
+                close()
+            raise TypeError(f"change must be a plain function of the value, got {change!r}, which returns an awaitable")
+        return made
+
     async def touch(self, key: str, rules: Rules, scope: Scope) -> bool:
-        """Restart the TTL of a fresh entry; True if there was one. Two round trips."""
+        """Restart the TTL of a fresh entry; True if there was one. Three round trips."""
         return bool(await self._dropping([key], self._touched(key, rules, scope)))
 
     async def _touched(self, key: str, rules: Rules, scope: Scope) -> bool:
         remote = self._remote.of(key)
-        found = await remote.read(key, None, scope, ())
-        if found is None or found.stored is None:
+        # Only a function of the value needs the value, which may be of a type that this process cannot read.
+        of_value = callable(rules.ttl)
+        found = await (remote.read(key, None, scope, ()) if of_value else remote.look(key, scope))
+        if found is None or found.stored is None or found.fresh_left <= 0:
             return False
         stored = found.stored
-        ttl = rules.ttl_of(stored.value) if stored.kind is Kind.VALUE else rules.null_ttl
+        ttl = ttl_of(rules, stored.value, self._shared.events) if stored.kind is Kind.VALUE else rules.null_ttl
         if ttl is None:
             return False
         fresh = jittered(ttl, rules.jitter, self._runtime.random())

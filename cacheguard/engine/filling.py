@@ -12,6 +12,7 @@ if the fill was accepted: only this proves that nothing was invalidated between 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,14 +22,14 @@ from ..defenses.avalanche import jittered
 from ..defenses.breakdown import early_by
 from ..defenses.consistency import version_text
 from ..errors import CodecError, Refused, Unreachable
-from ..protocol.entry import Fill, Filled, Granted, Stored
+from ..protocol.entry import Fill, Filled, Found, Granted, Stored
 from ..protocol.envelope import Kind, Oversize
 from ..protocol.exceptions import describe
 from ..tiers.entries import Entries
 from ..tiers.local import Entry
 from .ask import Ask, Job, Loaded
 from .flights import Flights
-from .lifetimes import marker_ms, stale_window
+from .lifetimes import marker_ms, stale_window, ttl_of
 from .shared import Shared
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Filling:
             flight.absence = loaded.absence
             self._flights.retire(key, flight)  # none may join once a fill is on its way
         if job.tokens:
-            await self._store(job, drafts, began)
+            await self._store(job, drafts)
             if drafts[0].filled is Filled.OLD and values is None and loaded.load.asked_for and not job.primary:
                 return True
         for draft in drafts:
@@ -118,7 +119,7 @@ class Filling:
             return None
         if stored.kind is Kind.VALUE:
             try:
-                ttl = rules.ttl_of(stored.value)
+                ttl = ttl_of(rules, stored.value, self._events)
             except Exception as error:  # noqa: BLE001 - the user's function; a bad answer must not cost the value
                 self._events.unencodable += 1
                 self._events.once("ttl", "ttl(value) failed, %s is not cached: %r", ask.key, error)
@@ -136,7 +137,7 @@ class Filling:
 
     # Storing in Redis
 
-    async def _store(self, job: Job, drafts: Sequence[Draft], began: float) -> None:
+    async def _store(self, job: Job, drafts: Sequence[Draft]) -> None:
         """Fill the drafts that may be cached, give the other leases back, and record the outcome in each draft."""
         fills: list[Fill] = []
         filled: list[Draft] = []
@@ -151,7 +152,7 @@ class Filling:
             except Unreachable as error:
                 await self._not_filled(job, [key], error)
                 continue
-            fill = None if draft.marks is None else self._fill(job, draft, lease, draft.marks, began)
+            fill = None if draft.marks is None else self._fill(job, draft, lease, draft.marks)
             if fill is None:
                 held[key] = draft
             else:
@@ -160,17 +161,29 @@ class Filling:
         try:
             if fills:
                 for draft, outcome in zip(filled, await self._remote.fill_many(fills), strict=True):
-                    draft.filled = outcome
-                    if outcome in STORED:
-                        self._events.fills += 1
-                    else:
-                        self._events.fills_refused += outcome is Filled.REFUSED
-                        self._events.fills_old += outcome is Filled.OLD
-                        self._events.fills_failed += outcome is Filled.FAILED
+                    self._count(draft, outcome)
             if held:
                 await self._give_back(job, held)
         except Unreachable as error:
             await self._not_filled(job, [*held, *(draft.ask.key for draft in filled)], error)
+        values = {draft.ask.key for draft in filled if draft.filled in STORED and draft.stored.kind is Kind.VALUE}
+        self._count_markers(job, [draft for draft in drafts if draft.ask.key not in values], self._runtime.now())
+
+    def _count(self, draft: Draft, outcome: Filled) -> None:
+        draft.filled = outcome
+        self._events.fills += outcome in STORED
+        self._events.fills_refused += outcome is Filled.REFUSED
+        self._events.fills_old += outcome is Filled.OLD
+        self._events.fills_failed += outcome is Filled.FAILED
+
+    def _count_markers(self, job: Job, drafts: Sequence[Draft], now: float) -> None:
+        """Count the markers of *drafts*, of which none has stored a value."""
+        for draft in drafts:
+            lease = job.leases.get(draft.ask.key)
+            if lease is not None:
+                # The markers of late tags end at once, unless they were claimed to store something.
+                made = lease.marks if draft.ttl is None or draft.marks is None else draft.marks
+                self._shared.left_behind(draft.ask, made, now)
 
     async def _marks_of(self, draft: Draft, lease: Granted) -> dict[str, bytes] | None:
         """The nonces of the entry's markers when its load began; None if they are no longer known.
@@ -187,13 +200,15 @@ class Filling:
         marks: dict[str, Any] = dict(zip(markers, map(lease.marks.get, markers), strict=True))
         if None in marks.values():
             late = [tag for tag in tags if marks[ask.scope.tag(tag)] is None]
-            claimed = await self._remote.of(ask.key).markers.claim(ask.scope, late, lease.at_ms, marker_ms(ask.rules))
+            # Under a marker that only proves something, nothing is stored: it ends at once.
+            keep_ms = 1 if draft.ttl is None else marker_ms(ask.rules)
+            claimed = await self._remote.of(ask.key).markers.claim(ask.scope, late, lease.last, keep_ms)
             if claimed is None:
                 return None
             marks |= dict(zip(map(ask.scope.tag, late), claimed, strict=True))
         return marks
 
-    def _fill(self, job: Job, draft: Draft, lease: Granted, marks: dict[str, bytes], now: float) -> Fill | None:
+    def _fill(self, job: Job, draft: Draft, lease: Granted, marks: dict[str, bytes]) -> Fill | None:
         """The fill of *draft*; None if it must not, or cannot, be stored."""
         ask, stored, ttl = draft.ask, draft.stored, draft.ttl
         stored.nonces = tuple(marks.values())
@@ -206,12 +221,23 @@ class Filling:
         if stored.tags != ask.tags:
             self._remote.learn(ask.key, stored.tags)
         window = stale_window(stored, ask.rules)
-        quarantined = lease.quarantined_for(marks, now - job.asked_at)
-        if quarantined is not None:
+        until_ms = lease.quarantined_until(marks)
+        if until_ms:
             # A namespace or a tag is quarantined: the database may still answer with what was before the write. The
             # entry dies with the quarantine, and L1 does not take it. (Where the key itself is, the script sees to it.)
-            ttl, window, draft.ttl = min(ttl, quarantined), 0.0, None
-        return Fill(ask.key, job.tokens[ask.key], envelope, ttl, window, draft.version, tuple(marks), stored.nonces)
+            draft.ttl = None
+        return Fill(
+            ask.key,
+            job.tokens[ask.key],
+            envelope,
+            ttl,
+            window,
+            draft.version,
+            tuple(marks),
+            stored.nonces,
+            b"".join(stored.nonces[: len(ask.scope.epochs)]),
+            until_ms,
+        )
 
     def _packed(self, ask: Ask, stored: Stored) -> Any:
         """The bytes to store; None if the value cannot be stored, which is counted and logged once."""
@@ -233,7 +259,8 @@ class Filling:
         for group in self._remote.groups(held):
             marks: dict[str, bytes] = {}
             for key in group:
-                marks |= held[key].marks or {}
+                known = job.leases[key].marks  # what was claimed since has proven all that it could
+                marks |= {name: nonce for name, nonce in (held[key].marks or {}).items() if name in known}
             still = await self._remote.release({key: job.tokens[key] for key in group}, None, marks)
             for key in group:
                 if held[key].marks is None:
@@ -262,7 +289,7 @@ class Filling:
                     ticket = self._local.renewed_ticket(ask.key, ticket)
                 self.keep(ask, stored, ttl, ticket, began)
         elif ttl is not None:  # Redis is unreachable: only the ticket can tell
-            proven = self.keep(ask, stored, ttl, ticket, began)
+            proven = self._keep_alone(ask, draft, ttl, ticket, began)
         else:
             proven = job.keep and self._heard_nothing(ask, stored, ticket)
         if loaded.load.private:
@@ -272,16 +299,48 @@ class Filling:
             flight.loaded = stored
         flight.land(stored, proven=proven)
 
-    def land_found(self, job: Job, key: str, stored: Stored, fresh_left: float) -> None:
+    def _keep_alone(self, ask: Ask, draft: Draft, ttl: float, ticket: int, began: float) -> bool:
+        """`keep`, without Redis: what this process knows of writes, quarantines and floors is heeded, too."""
+        limit = self._shared.limit((ask.key, *ask.scope.markers(draft.stored.tags)), draft.version)
+        if not limit:
+            return False
+        if limit < math.inf:
+            return self.keep(ask, draft.stored, min(ttl, limit), ticket, began, dead_left=min(ttl, limit))
+        return self.keep(ask, draft.stored, ttl, ticket, began)
+
+    def land_found(self, job: Job, key: str, found: Found) -> None:
         """Land on an entry that another process has stored since this one looked.
 
         It is not proven for followers that joined after the lease request: an invalidation may have come in between.
         """
-        self.keep(job.asks[key], stored, fresh_left, job.ticket, job.asked_at)
-        job.flights[key].land(stored, proven=False)
+        if found.stored is not None:
+            self.keep_found(job.asks[key], found, job.ticket, job.asked_at)
+            job.flights[key].land(found.stored, proven=False)
 
-    def keep(self, ask: Ask, stored: Stored, fresh_left: float, ticket: int, asked_at: float) -> bool:
-        """Keep *stored* in L1; false if something about it was invalidated since the ticket was taken."""
+    def keep_found(self, ask: Ask, found: Found, ticket: int, asked_at: float) -> None:
+        """Keep in L1 what Redis has answered to a question of *asked_at*."""
+        if found.stored is not None:
+            terms = {"age": found.age, "dead_left": found.dead_left}
+            self.keep(ask, found.stored, found.fresh_left, ticket, asked_at, **terms)
+
+    def keep(
+        self,
+        ask: Ask,
+        stored: Stored,
+        fresh_left: float,
+        ticket: int,
+        asked_at: float,
+        *,
+        age: float = 0.0,
+        dead_left: float = math.inf,
+    ) -> bool:
+        """Keep *stored* in L1; false if something about it was invalidated since the ticket was taken.
+
+        Args:
+            fresh_left: for how many seconds it was fresh at *asked_at*.
+            age: for how many seconds it had been stored by then.
+            dead_left: for how many seconds it may be served as stale, if need be.
+        """
         rules = ask.rules
         if not rules.l1:
             return self._heard_nothing(ask, stored, ticket)
@@ -296,10 +355,11 @@ class Filling:
             kind=stored.kind,
             until=until,
             fresh_until=fresh_until,
-            born=fresh_until - (stored.ttl or fresh_left),
+            born=asked_at - age,
+            dead_from=asked_at + dead_left,
             tags=stored.tags,
             marks=tuple(map(ask.scope.tag, stored.tags)) if stored.tags else (),
-            shared=rules.l2,
+            weight=stored.weight,
         )
         return self._local.put(entry, ticket, absence=stored.kind is not Kind.VALUE)
 

@@ -10,7 +10,7 @@ from ..protocol.envelope import Kind
 from ..protocol.exceptions import again
 
 if TYPE_CHECKING:
-    from ..ports import Signal
+    from ..ports import Home, Signal
     from ..protocol.entry import Stored
     from ..tiers.local import Local
 
@@ -22,15 +22,17 @@ class Flight:
         signal: is set when the flight has landed.
         anew: its load begins after the flight was opened, even if a value is cached.
         marks: the markers of the tags that its entry is known to have.
-        here: the thread that leads it and does nothing else meanwhile; None in an event loop.
+        home: where its leader works on it; None if that holds nobody up.
+        seats: of callers that nobody else can join.
     """
 
     __slots__ = (
         "absence",
+        "after",
         "anew",
         "answer",
         "error",
-        "here",
+        "home",
         "landed",
         "leases",
         "loaded",
@@ -38,16 +40,24 @@ class Flight:
         "others",
         "private",
         "proven",
+        "seats",
         "signal",
         "told",
         "traceback",
     )
 
     def __init__(
-        self, signal: Signal, *, anew: bool = False, marks: tuple[str, ...] = (), here: int | None = None
+        self,
+        signal: Signal,
+        *,
+        anew: bool = False,
+        marks: tuple[str, ...] = (),
+        home: Home | None = None,
+        seats: int = 0,
     ) -> None:
         self.signal: Signal = signal
-        self.here: int | None = here
+        self.home: Home | None = home
+        self.after: Home | None = None  # where the work goes on that its leader waits for
         self.anew: bool = anew
         self.marks: tuple[str, ...] = marks
         self.leases: int = 0  # leases requested; who joined before the last one joined before the load
@@ -61,6 +71,7 @@ class Flight:
         self.loaded: Stored | None = None  # what the loader returned after all callers had stopped waiting
         self.others: list[Signal] = []  # of those who wait under another runtime
         self.private: bool = False  # `loaded` is for the leader only
+        self.seats: int = seats  # callers that may still ask for the outcome
 
     def land(self, answer: Stored, *, proven: bool) -> None:
         """Give *answer* to the leader and all followers."""
@@ -109,12 +120,10 @@ class Flight:
             raise error.with_traceback(self.traceback)
         return answer
 
-    def waits_for_me(self, here: int | None) -> bool:
-        """True if the caller has interrupted the leader in its own thread, like a signal handler or a finalizer.
-
-        If it waited for the flight, it would wait for itself.
-        """
-        return here is not None and here == self.here and not self.landed
+    def let_go(self) -> None:
+        """Forget the exception if nobody will ask for it."""
+        if self.landed and self.seats <= 0:
+            self.error = self.told = self.absence = self.traceback = None
 
     def serves(self, joined_at: int, *, anew: bool) -> bool:
         """True if a follower that joined after *joined_at* leases may use the outcome."""
@@ -125,7 +134,8 @@ class Flight:
 class Flights(dict[str, Flight]):
     """The flights that a caller may join, by key: at most one of each.
 
-    A caller joins or begins to lead in one step, with ``setdefault``.
+    A caller joins or begins to lead in one step, with `join`, and says with `leave` that it has what it came for.
+    Until then a flight keeps the exception that it ended with. Not longer: its traceback keeps the loader's variables.
 
     Args:
         local: its lock guards removals, because an invalidation removes flights, too.
@@ -134,6 +144,19 @@ class Flights(dict[str, Flight]):
     def __init__(self, local: Local) -> None:
         super().__init__()
         self._local = local
+
+    def join(self, key: str, flight: Flight) -> Flight:
+        """The flight of *key* that there is, or else *flight*; with a seat more."""
+        with self._local.lock:
+            current = self.setdefault(key, flight)
+            current.seats += 1
+        return current
+
+    def leave(self, flight: Flight) -> None:
+        """Give a seat up; the last one takes the exception along."""
+        with self._local.lock:
+            flight.seats -= 1
+        flight.let_go()
 
     def retire(self, key: str, flight: Flight) -> None:
         """Take no more followers.
@@ -154,3 +177,4 @@ class Flights(dict[str, Flight]):
             self.retire(key, flight)
         if not flight.landed:
             flight.abandon()
+        flight.let_go()

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from os import urandom
 from typing import TYPE_CHECKING
 
 from ..delivery.outbox import Invalidation
 from ..protocol import calls
+from ..protocol.layout import NONCE_BYTES
+from ..protocol.names import epochs_of
 from ..runtime import run_now
 
 if TYPE_CHECKING:
     from ..ports import Call
+    from ..protocol.messages import Drop
     from ..protocol.model import MemoryCommands
 
 PAGE = 1000  # keys of one look
+ELSEWHERE = "elsewhere"  # the writes under way in other processes, as one
 NOBODY = "-"  # in the place of the mark of a round trip: nobody is told of what happens here
 
 
@@ -37,7 +44,45 @@ class Here:
             return
         # Most processes keep nothing here. Then only what outlives the invalidation has to be noted.
         empty = self._store.empty
-        self._send([call for item in items if not empty or item.leaves_something for call in item.calls("", NOBODY)])
+        self._send(
+            [
+                call
+                for item in items
+                if not empty or item.leaves_something
+                for call in (replace(item, under=self._under(item.key)) if item.version else item).calls("", NOBODY)
+            ]
+        )
+
+    def heard(self, news: Drop) -> None:
+        """Another process has changed something: forget it, and heed what goes on with it from now on."""
+        if not self.beside_redis or not (news.quarantine_ms or news.floor or news.write_ms or not self._store.empty):
+            return
+        # In two steps: the floor may be older than this news, so a value with a newer version goes, too; and nobody
+        # knows here if the quarantine began with a version, which alone would let a value leave it.
+        items = [
+            Invalidation(
+                news.key,
+                lag_ms=news.quarantine_ms,
+                begins=ELSEWHERE if news.write_ms else "",
+                intent_ms=news.write_ms,
+                ends="" if news.write_ms else ELSEWHERE,
+            )
+        ]
+        if news.floor:
+            items.append(Invalidation(news.key, version=news.floor))
+        self.forget(items)
+
+    def limit(self, names: Iterable[str], version: str) -> float:
+        """For how many seconds a value that is loaded now may be kept, by what is known of its key and markers.
+
+        0 if a write of one of them is under way, or if *version* is too old.
+        """
+        return min((self._store.limit(name, version) for name in names), default=math.inf)
+
+    def _under(self, key: str) -> str:
+        """The nonces of the namespaces of *key*, as this store has them."""
+        marks = [calls.mark(epoch, nonce=urandom(NONCE_BYTES), keep_ms=calls.FLOOR_MS) for epoch in epochs_of(key)]
+        return b"".join(calls.marked(reply).nonce for reply in run_now(self._store.send(*marks))).hex()
 
     def forget_all(self) -> list[str]:
         """Invalidate every entry here; returns their keys."""

@@ -13,8 +13,9 @@ from ..protocol.exceptions import told
 from ..tiers.entries import Entries
 from .ask import Job, Loaded
 from .flights import Flights
-from .permits import CHAIN, Chain, Permit, free_permit, next_permit
+from .permits import CHAIN, Chain, Permit, free_permit, next_permit, no_permit, waits_for_itself
 from .shared import Shared
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,6 +40,7 @@ class Loading:
     def __init__(self, runtime: Runtime, remote: Entries, shared: Shared, flights: Flights) -> None:
         self._runtime, self._remote, self._shared, self._flights = runtime, remote, shared, flights
         self._events = shared.events
+        self._waiting = Waiting(runtime, shared)
 
     async def run(self, job: Job) -> Loaded | None:
         """Run the loader of *job*; None if it failed and its flights have ended already."""
@@ -56,7 +58,8 @@ class Loading:
             self._leave_breaker(job, error, 0.0)
             await self.release(job, None)
             raise
-        chain, load = Chain(job.flights, permit, CHAIN.get()), Load(primary=job.primary)
+        # The keys alone: a task or a timer that the loader leaves behind keeps this chain, and must not keep flights.
+        chain, load = Chain(frozenset(job.flights), permit, CHAIN.get()), Load(primary=job.primary)
         reset, reset_load = CHAIN.set(chain), CURRENT.set(load)
         watch: Watch = NO_WATCH
         began = self._runtime.now()
@@ -88,7 +91,7 @@ class Loading:
         if job.turn is not None:
             self._leave_breaker(job, None, loaded.seconds)
         if self._shared.failures:
-            self._shared.succeeded(job.flights, self._runtime.now())
+            self._shared.succeeded(job.flights)
         return loaded
 
     def _enter_breaker(self, job: Job, breaker: LoadBreaker) -> None:
@@ -107,13 +110,16 @@ class Loading:
 
     async def _permit(self, job: Job) -> Permit:
         """A permit of the bulkhead, or `Overloaded`. The leases are renewed while the load waits for it."""
-        bulkhead, lock = self._shared.bulkhead, self._shared.local.lock
-        permit = free_permit(bulkhead, lock)
+        shared, here = self._shared, self._runtime.here()
+        permit = free_permit(shared, here)
+        if permit is None and waits_for_itself(shared, here):
+            self._waiting.advise(_names(job.flights))
+            permit = no_permit(shared)
         if permit is not None:
             return permit
         watch = self._watch(job, None)
         try:
-            return await next_permit(bulkhead, lock, self._runtime)
+            return await next_permit(shared, self._runtime, here)
         finally:
             watch.stop()
 
@@ -134,25 +140,33 @@ class Loading:
         self._leave_breaker(job, error, job.rules.hard_timeout or 0.0)
         for key, flight in job.flights.items():
             self._flights.retire(key, flight)
-        self._shared.failed(job.flights, error, job.rules, self._runtime.now())
+        failures, pause = self._shared.failed(job.flights, error, job.rules, self._runtime, job.failures)
         self._end_badly(job, error)
-        await self.release(job, error)
+        await self.release(job, error, failures, pause)
 
     async def give_up(self, job: Job, error: Exception) -> None:
         """End *job* with *error*, for all callers here and in other processes. The back-off of its keys begins."""
         self._events.load_failures += 1
+        failures, pause = 0, 0.0
         if not job.landed:
-            self._shared.failed(job.flights, error, job.rules, self._runtime.now())
-        await self.release(job, error)
+            failures, pause = self._shared.failed(job.flights, error, job.rules, self._runtime, job.failures)
+        await self.release(job, error, failures, pause)
         self._end_badly(job, error)
 
-    async def release(self, job: Job, error: Exception | None) -> None:
-        """Give the leases of *job* back, with *error* for the processes that wait for them. One round trip."""
+    async def release(self, job: Job, error: Exception | None, failures: int = 0, pause: float = 0.0) -> None:
+        """Give the leases of *job* back. One round trip.
+
+        Processes that wait for them are told *error*; so are those that come within *pause* seconds, and that it was
+        so many *failures* in a row.
+        """
         if not job.tokens:
             return
+        for key, lease in job.leases.items():
+            if key in job.asks:
+                self._shared.left_behind(job.asks[key], lease.marks, self._runtime.now())
         failure = None if error is None else Stored(Kind.ERROR, told(error), 0.0, 0.0, ())
         try:
-            await self._remote.release(job.tokens, failure)
+            await self._remote.release(job.tokens, failure, failures=failures, kept_ms=round(pause * 1000))
         except Unreachable:
             return  # counted there; the lease ends by itself
 

@@ -119,7 +119,7 @@ class Looking:
             return Inspection("missing", None, None, None, ())
         stored, left = found.stored, found.fresh_left
         fresh: Literal["fresh", "null"] = "null" if stored.kind is not Kind.VALUE else "fresh"
-        return Inspection(fresh if left > 0 else "stale", "l2", max(0.0, stored.ttl - left), left, stored.tags)
+        return Inspection(fresh if left > 0 else "stale", "l2", found.age, left, stored.tags)
 
 
 async def peek(
@@ -144,9 +144,9 @@ async def peek(
         if verdict is Verdict.FRESH:
             shared.events.l2_hits += 1
             shared.events.null_hits += each.stored.kind is not Kind.VALUE
-            shared.events.served(each.stored.ttl - each.fresh_left)
+            shared.events.served(each.age)
             ask = Ask(key, rules, codec, _nothing, scope=scope)
-            engine.filling.keep(ask, each.stored, each.fresh_left, ticket, asked_at)
+            engine.filling.keep_found(ask, each, ticket, asked_at)
             answers[key] = each.stored
         elif verdict is Verdict.REVALIDATE:
             shared.events.stale_hits += 1

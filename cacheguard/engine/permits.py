@@ -3,20 +3,27 @@
 A loader may read another key, whose loader reads a third one. If each of them needed a permit of the bulkhead, a few
 such loaders could take all permits and wait for each other for ever. So a nested load borrows the permit of the load
 around it, which only waits meanwhile.
+
+A blocking call in an event loop stops all loads of that loop. If it waited for one of their permits, it would wait for
+itself. So it goes without one: those loads only wait meanwhile.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Overloaded
+from ..errors import Overloaded, ReentrantLoad
 
 if TYPE_CHECKING:
-    from ..ports import Bulkhead, Runtime, Signal
+    from ..ports import Home, Runtime, Signal
+    from .shared import Shared
+
+ROOM = 100  # frames of the stack for one more load, its loader and the client of Redis
 
 
 class Permit:
@@ -27,11 +34,12 @@ class Permit:
         lock: guards its use.
     """
 
-    __slots__ = ("_leave", "_lock", "_over", "_queue", "_spare")
+    __slots__ = ("_leave", "_lock", "_over", "_queue", "_spare", "nested")
 
     def __init__(self, leave: Callable[[], None], lock: AbstractContextManager[Any]) -> None:
         self._leave, self._lock = leave, lock
         self._spare, self._over = True, False
+        self.nested: list[Home] = []  # where the nested loads go on that use it or wait for it
         self._queue: deque[Signal] = deque()
 
     def borrow(self) -> bool:
@@ -103,6 +111,14 @@ class Chain:
         self.around: Chain | None = around
         self.over: bool = False  # code that the loader left running is no longer inside it
 
+    @property
+    def depth(self) -> int:
+        """How many loads are nested here."""
+        links, link = 0, self.around
+        while link is not None:
+            links, link = links + 1, link.around
+        return links
+
     def waits_for(self, key: str) -> bool:
         """True if one of the outer loads is loading *key*."""
         link: Chain | None = self
@@ -117,29 +133,126 @@ NO_CHAIN = Chain((), None, None)
 CHAIN: ContextVar[Chain] = ContextVar("cacheguard_loading", default=NO_CHAIN)
 
 
-def free_permit(bulkhead: Bulkhead, lock: AbstractContextManager[Any]) -> Permit | None:
-    """A permit that is free now, of the outer load or of the bulkhead; None if there is none."""
-    around = CHAIN.get()
-    held = None if around.over else around.permit
+def check_nesting(keys: Iterable[str]) -> None:
+    """Raise `ReentrantLoad` if a load around this code is loading one of *keys*, or if loads are nested too deep.
+
+    Under the blocking door a nested load takes about 17 frames of the stack. If they ran out in the middle of a step,
+    flights would not land and leases would stay. So a load does not begin unless there is room for it.
+    """
+    chain = CHAIN.get()
+    if chain is NO_CHAIN:
+        return
+    for key in keys:
+        if chain.waits_for(key):
+            raise ReentrantLoad(f"the loader of {key} reads the key that it is loading")
+    if _stack_is_full():
+        raise ReentrantLoad(
+            f"{chain.depth} loads are nested, each in the loader of the one before, and Python's recursion limit "
+            f"({sys.getrecursionlimit()}) leaves no room for another one. Nest less, load the values of one level with "
+            "get_or_set_many, use the async door, or raise the limit (sys.setrecursionlimit)"
+        )
+
+
+def _stack_is_full() -> bool:
+    """True if Python's recursion limit may not leave room for a load and its loader."""
+    limit = sys.getrecursionlimit()
+    # CPython 3.11 counts some calls that have no frame: one for each load.
+    room = (limit - min(ROOM, limit // 2)) * 15 // 16
+    try:
+        sys._getframe(room)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - there is no other way but to walk it
+    except ValueError:
+        return False
+    return True
+
+
+class Use:
+    """One use of a permit, or a place in the queue for it, by the load that goes on at *here*.
+
+    Args:
+        among: the uses of the same permits.
+        here: None if that load holds nobody up.
+        leave: gives the permit back.
+    """
+
+    __slots__ = ("_among", "_here", "_leave")
+
+    def __init__(self, among: list[Home], here: Home | None, leave: Callable[[], None]) -> None:
+        self._among, self._here, self._leave = among, here, leave
+        if here is not None:
+            among.append(here)
+
+    def forget(self) -> None:
+        """It has not come to a permit."""
+        if self._here is not None:
+            with suppress(ValueError):  # forgotten by a fork
+                self._among.remove(self._here)
+
+    def end(self) -> None:
+        """Give the permit back."""
+        self.forget()
+        self._leave()
+
+
+def free_permit(shared: Shared, here: Home | None) -> Permit | None:
+    """A permit that is free now, of the outer load or of the bulkhead; None if there is none.
+
+    Args:
+        shared: has the bulkhead.
+        here: where the load goes on.
+    """
+    held, lock = _outer_permit(), shared.local.lock
     if held is not None and held.borrow():
-        return Permit(held.give_back, lock)
-    return Permit(bulkhead.leave, lock) if bulkhead.try_enter() else None
+        return Permit(Use(held.nested, here, held.give_back).end, lock)
+    if shared.bulkhead.try_enter():
+        return Permit(Use(shared.loading, here, shared.bulkhead.leave).end, lock)
+    return None
 
 
-async def next_permit(bulkhead: Bulkhead, lock: AbstractContextManager[Any], runtime: Runtime) -> Permit:
+def waits_for_itself(shared: Shared, here: Home | None) -> bool:
+    """True if the permit that this load would wait for cannot come free before this load has ended.
+
+    The loads that hold it, or get it before this one, go on in the event loop that this load has stopped.
+    """
+    held = _outer_permit()
+    others = shared.loading if held is None else held.nested
+    return here is not None and any(each.held_up_by(here) for each in list(others))
+
+
+def no_permit(shared: Shared) -> Permit:
+    """What a load has that goes without a permit: its nested loads take turns with it."""
+    return Permit(_nothing, shared.local.lock)
+
+
+async def next_permit(shared: Shared, runtime: Runtime, here: Home | None) -> Permit:
     """The next permit that comes free; `Overloaded` if none does in time.
 
     A nested load waits only for the permit of the outer load: those of the bulkhead may all be held by loads that wait
     for nested ones.
     """
+    held = _outer_permit()
+    others, leave = (shared.loading, shared.bulkhead.leave) if held is None else (held.nested, held.give_back)
+    use, came = Use(others, here, leave), False
+    try:
+        if held is None:
+            await shared.bulkhead.enter(runtime)
+            came = True
+        else:
+            came = await held.wait(runtime.signal(), shared.bulkhead.patience)
+    finally:
+        if not came:
+            use.forget()
+    if came:
+        return Permit(use.end, shared.local.lock)
+    raise Overloaded(f"all permits are taken and none came free within {shared.bulkhead.patience:g} s")
+
+
+def _outer_permit() -> Permit | None:
     around = CHAIN.get()
-    held = None if around.over else around.permit
-    if held is None:
-        await bulkhead.enter(runtime)
-        return Permit(bulkhead.leave, lock)
-    if await held.wait(runtime.signal(), bulkhead.patience):
-        return Permit(held.give_back, lock)
-    raise Overloaded(f"all permits are taken and none came free within {bulkhead.patience:g} s")
+    return None if around.over else around.permit
+
+
+def _nothing() -> None:
+    """Give nothing back."""
 
 
 def after_fork() -> None:
@@ -148,8 +261,13 @@ def after_fork() -> None:
 
 
 def _without_permits(chain: Chain) -> Chain:
-    if chain is NO_CHAIN:
-        return chain
-    copy = Chain(chain.keys, None, None if chain.around is None else _without_permits(chain.around))
-    copy.over = chain.over
+    links: list[Chain] = []
+    link: Chain | None = chain
+    while link is not None and link is not NO_CHAIN:
+        links.append(link)
+        link = link.around
+    copy = NO_CHAIN
+    for each in reversed(links):
+        over, copy = each.over, Chain(each.keys, None, copy)
+        copy.over = over
     return copy

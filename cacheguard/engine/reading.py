@@ -41,6 +41,7 @@ class Engine:
 
     Args:
         audit: called with each fresh hit; None: no audit.
+        in_process: values are stored as the objects that they are, not as bytes.
     """
 
     remote: Entries
@@ -53,13 +54,15 @@ class Engine:
         remote: Entries,
         shared: Shared,
         audit: Callable[[Engine, Ask, Any], Awaitable[None]] | None = None,
+        *,
+        in_process: bool = False,
     ) -> None:
         self.runtime, self.remote, self.shared = runtime, remote, shared
         self.flights: Flights = shared.open_flights()
         self.loading: Loading = Loading(runtime, remote, shared, self.flights)
         self.filling: Filling = Filling(runtime, remote, shared, self.flights)
         self.rebuilding: Rebuilding = Rebuilding(runtime, remote, shared, self.flights, self.loading, self.filling)
-        self.changes: Changes = Changes(runtime, remote, shared)
+        self.changes: Changes = Changes(runtime, remote, shared, in_process=in_process)
         self._local, self._events, self._bus = shared.local, shared.events, shared.bus
         self.audit = audit
 
@@ -68,6 +71,8 @@ class Engine:
         try:
             return await self._read(ask)
         except (Overloaded, LoadTimeout) as error:
+            if ask.rules.fallback is None:
+                raise
             return await self.instead(ask.rules, error)
 
     async def instead(self, rules: Rules, error: Exception) -> Any:
@@ -107,11 +112,11 @@ class Engine:
         if verdict is Verdict.FRESH:
             self._events.l2_hits += 1
             self._events.null_hits += stored.kind is not Kind.VALUE
-            self._events.served(stored.ttl - fresh_left)
+            self._events.served(found.age)
             if ask.rules.rebuild == "early" and fresh_left <= early_by(stored.load_time, self.runtime.random()):
                 floor = ms(fresh_left)
             else:
-                self.filling.keep(ask, stored, fresh_left, ticket, asked_at)
+                self.filling.keep_found(ask, found, ticket, asked_at)
         elif verdict is Verdict.REVALIDATE:
             self._events.stale_hits += 1
             floor = 0
@@ -160,7 +165,9 @@ class Engine:
             return None
         beyond = self.runtime.now() - entry.fresh_until
         longer = rules.if_error if longer is None else longer
-        if beyond >= (longer if entry.kind == Kind.VALUE else 0.0):
+        if beyond >= (longer if entry.kind == Kind.VALUE else 0.0) or (
+            beyond >= 0 and self.runtime.now() >= entry.dead_from
+        ):
             return None
         self._events.stale_hits += beyond >= 0
         return stored_of(entry)
@@ -170,4 +177,6 @@ class Engine:
         try:
             return opened(await self.rebuilding.rebuild(ask, None, anew=True), ask.rules)
         except (Overloaded, LoadTimeout) as error:
+            if ask.rules.fallback is None:
+                raise
             return await self.instead(ask.rules, error)

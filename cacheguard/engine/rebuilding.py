@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from ..defenses.breakdown import poll_delay
-from ..errors import LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Unreachable
+from ..errors import LoadFailed, LoadTimeout, Overloaded, Unreachable
 from ..protocol.calls import ALWAYS
 from ..protocol.entry import Bypass, CutOff, Failed, Found, Granted, Stored, Wait
 from ..protocol.exceptions import again, rebuilt
@@ -19,10 +20,12 @@ from .filling import Filling
 from .flights import Flight, Flights
 from .lifetimes import marker_ms
 from .loading import Loading
-from .permits import CHAIN, NO_CHAIN
+from .permits import CHAIN, NO_CHAIN, check_nesting
 from .shared import Shared
+from .waiting import Waiting
 
 if TYPE_CHECKING:
+    from ..policy import Rules
     from ..ports import Runtime
 
 RETRIES = 3  # flights that are not proven for a follower, before it loads for itself
@@ -45,6 +48,7 @@ class Plan:
         floor: in ms; an entry that appears and stays fresh for longer is used instead of a load.
         unusable: the stamp of an entry that was found and cannot be used: it is replaced.
         behind: True if no caller waits for it.
+        waited: True if it has waited for the load of another process.
     """
 
     way: Way
@@ -52,6 +56,7 @@ class Plan:
     floor: int = 0
     unusable: Any = ""
     behind: bool = False
+    waited: bool = False
 
 
 @dataclass(slots=True)
@@ -81,7 +86,7 @@ class Rebuilding:
         self._loading, self._filling = loading, filling
         self._local, self._events, self._alone = shared.local, shared.events, shared.alone
         self._failures = shared.failures
-        self._asked_for: dict[str, int] = {}  # leases, and the threads that are about to use them
+        self.waiting: Waiting = Waiting(runtime, shared)
 
     # The caller's side
 
@@ -92,11 +97,9 @@ class Rebuilding:
         the answer comes from a load that begins after this call.
         """
         self._events.misses += 1
-        chain = CHAIN.get()
-        if chain is not NO_CHAIN and chain.waits_for(ask.key):
-            raise ReentrantLoad(f"the loader of {ask.key} reads the key that it is loading")
+        check_nesting((ask.key,))
         if self._alone():
-            return await self._loaded_alone(ask)
+            return await self.loaded_alone(ask)
         plan = Plan(Way.LEASE, floor=ALWAYS if anew else 0)
         if isinstance(found, CutOff):
             plan.way = Way.CUT_OFF
@@ -106,14 +109,17 @@ class Rebuilding:
         if failure is not None:
             if plan.stale is None:
                 self._events.backoffs += 1
-                raise failure
+                try:
+                    raise failure
+                finally:
+                    del failure  # its traceback keeps this frame
             self._events.stale_hits += 1
             return plan.stale
         for _ in range(RETRIES):
             outcome = await self._one_flight(ask, plan, anew=anew)
             if outcome is not None:
                 return outcome
-        return await self._loaded_alone(ask)
+        return await self.loaded_alone(ask)
 
     async def behind(self, ask: Ask, *, floor: int) -> None:
         """Start a rebuild in the background, unless one is in progress."""
@@ -121,7 +127,7 @@ class Rebuilding:
             return
         if self._shared.paused(ask.key, ask.rules, self._runtime) is not None:
             return
-        flight = Flight(self._runtime.signal(), marks=ask.marks, here=self._runtime.here())
+        flight = Flight(self._runtime.signal(), marks=ask.marks)  # at home where it will run, not here
         if self.flights.setdefault(ask.key, flight) is not flight:
             return
         plan = Plan(Way.LEASE, floor=floor, behind=True)
@@ -130,16 +136,14 @@ class Rebuilding:
         except BaseException:
             self.flights.ground(ask.key, flight)
             raise
-        if flight.here == self._runtime.here():  # it has left this thread
-            flight.here = None
         self._events.refreshes += begun
         if not begun:
             self.flights.ground(ask.key, flight)
 
     def board(self, ask: Ask, *, anew: bool = False) -> Seat:
         """Join the flight of this key, or open one and lead it."""
-        flight = Flight(self._runtime.signal(), anew=anew, marks=ask.marks, here=self._runtime.here())
-        current = self.flights.setdefault(ask.key, flight)
+        flight = Flight(self._runtime.signal(), anew=anew, marks=ask.marks, home=self._runtime.here())
+        current = self.flights.join(ask.key, flight)
         self._events.shared += current is not flight
         return Seat(current, current.leases, current is flight)
 
@@ -166,16 +170,22 @@ class Rebuilding:
         Otherwise it asks Redis again. A refresh, or a caller that cannot ask, joins or leads another flight.
         """
         seat = self.board(ask, anew=anew)
+        try:
+            return await self._outcome_of(seat, ask, plan, anew=anew)
+        finally:
+            self.flights.leave(seat.flight)
+
+    async def _outcome_of(self, seat: Seat, ask: Ask, plan: Plan, *, anew: bool) -> Stored | None:
         flight = seat.flight
         if seat.leading:
             await self._launch(flight, ask, plan)
         if not await self._arrived(seat, ask, plan):
-            if plan.stale is None:
-                return await self._loaded_alone(ask)
+            if plan.stale is None or self.waiting.interrupts(flight, ask.key):
+                return await self.loaded_alone(ask)
             self._events.stale_hits += 1
             return plan.stale
         if flight.private and not seat.leading:
-            return await self._loaded_alone(ask)
+            return await self.loaded_alone(ask)
         if seat.leading or flight.serves(seat.joined_at, anew=anew):
             return self.outcome(seat, plan.stale)
         if anew or plan.way is Way.CUT_OFF:
@@ -197,13 +207,13 @@ class Rebuilding:
             raise
 
     async def _arrived(self, seat: Seat, ask: Ask, plan: Plan) -> bool:
-        """Wait for the flight; False if the caller's wait timeout ended first."""
+        """Wait for the flight; False if the caller's timeout ended first, or if it would wait for itself."""
         patience = None if seat.leading else ask.rules.wait_timeout
-        if not seat.leading and seat.flight.waits_for_me(self._runtime.here()):
-            return False
         if plan.stale is not None and ask.rules.soft_timeout is not None:
             patience = ask.rules.soft_timeout if patience is None else min(patience, ask.rules.soft_timeout)
-        return await seat.flight.signal.wait(patience)
+        if seat.leading:
+            return await seat.flight.signal.wait(patience)
+        return await self.waiting.landed(seat.flight, ask.key, patience)
 
     def outcome(self, seat: Seat, stale: Stored | None) -> Stored | None:
         """The outcome of the flight; *stale*, if the caller has it, instead of an error."""
@@ -226,32 +236,35 @@ class Rebuilding:
             return None
         if found is None or found.stored is None or found.fresh_left <= 0:
             return None
-        self._filling.keep(ask, found.stored, found.fresh_left, ticket, asked_at)
+        self._filling.keep_found(ask, found, ticket, asked_at)
         return found.stored
 
-    async def _loaded_alone(self, ask: Ask) -> Stored:
+    async def loaded_alone(self, ask: Ask) -> Stored:
         """Load for this caller only; nothing is filled."""
-        flight = Flight(self._runtime.signal())
-        await self._runtime.start(self._fly(flight, ask, Plan(Way.ALONE)), detached=False)
-        await flight.signal.wait(None)
-        answer = flight.loaded or flight.answer
-        if answer is not None:
-            return answer
-        raise flight.error or LoadFailed(f"the load of {ask.key} was cancelled")
+        flight = Flight(self._runtime.signal(), seats=1)
+        try:
+            await self._runtime.start(self._fly(flight, ask, Plan(Way.ALONE)), detached=False)
+            await flight.signal.wait(None)
+            answer = flight.loaded or flight.answer
+            if answer is not None:
+                return answer
+            raise flight.error or LoadFailed(f"the load of {ask.key} was cancelled")
+        finally:
+            self.flights.leave(flight)
 
     # The leader's side
 
     async def _fly(self, flight: Flight, ask: Ask, plan: Plan) -> None:
         """Lead *flight*, and end it whatever happens."""
         reset = CHAIN.set(NO_CHAIN) if plan.behind else None
-        flight.here = self._runtime.here()
+        flight.home = self._runtime.here()
         try:
             if plan.way is Way.LEASE:
                 await self._lead(flight, ask, plan)
             else:
                 job = Job({ask.key: ask}, {ask.key: flight}, ask.rules, ask.load, {}, ask.bounded)
                 job.ticket = self._local.tickets.take()
-                if plan.way is Way.ALONE or await self._cut_off(flight, job):
+                if plan.way is Way.ALONE or await self._cut_off(flight, job, plan):
                     await self._load(job)
         except Exception as error:  # noqa: BLE001 - it is handed to everybody who waits
             flight.fail(error)
@@ -284,18 +297,18 @@ class Rebuilding:
 
     @contextmanager
     def holding(self, tokens: Iterable[str]) -> Generator[None]:
-        """Record that this thread may hold the leases with these tokens, while the block runs."""
-        here = self._runtime.here()
-        if here is None:  # tasks wait for each other without harm
+        """Record that the work that goes on here may hold the leases with these tokens, while the block runs."""
+        here, leases = self._runtime.here(), self._shared.leases
+        if here is None:
             yield
             return
         for token in tokens:
-            self._asked_for[token] = here
+            leases[token] = here
         try:
             yield
         finally:
             for token in tokens:
-                self._asked_for.pop(token, None)
+                leases.pop(token, None)
 
     async def _lease(self, flight: Flight, ask: Ask, plan: Plan, job: Job, token: str) -> bool:
         """Ask Redis for the lease until it is granted or another process has answered; True if *job* must run.
@@ -304,6 +317,7 @@ class Rebuilding:
         """
         floor, unusable, awaited = plan.floor, plan.unusable, ""
         waiting_since: float | None = None
+        tags = job.asked[ask.key] = self._shared.tags_before(ask, self._runtime.now())
         while True:
             flight.leases += 1
             job.ticket, job.asked_at = self._local.tickets.take(), self._runtime.now()
@@ -312,7 +326,7 @@ class Rebuilding:
                     ask.key,
                     ask.codec,
                     ask.scope,
-                    ask.tags,
+                    tags,
                     usable=ask.usable,
                     token=token,
                     floor_ms=floor,
@@ -321,7 +335,7 @@ class Rebuilding:
                     keep_ms=marker_ms(ask.rules),
                 )
             except Unreachable:
-                return await self._cut_off(flight, job)
+                return await self._cut_off(flight, job, plan)
             if isinstance(lease, Wait):
                 if waiting_since is None:
                     waiting_since = job.asked_at
@@ -329,29 +343,41 @@ class Rebuilding:
                 waited = self._runtime.now() - waiting_since
                 if self._stops_waiting(flight, ask, lease, waited):
                     job.unleased()
-                    return not flight.landed
+                    flight.after = None
+                    return not (flight.landed or plan.behind)
                 # The value of the other process is used, however short its TTL, except for a refresh: that load may
                 # have begun before the call.
+                plan.waited = True
                 awaited, floor = lease.holder, floor if flight.anew else 0
-                await self._runtime.sleep(poll_delay(waited, self._runtime.random()))
+                await self._nap(ask.key, poll_delay(waited, self._runtime.random()))
             elif isinstance(lease, Found) and lease.stored is None:
                 unusable = lease.unusable  # unusable here, or invalidated by a tag: the next question replaces it
             else:
                 return await self._follow(flight, ask, plan, lease, job)
 
+    async def _nap(self, key: str, seconds: float) -> None:
+        """Sleep until Redis is to be asked again, or until another process says that it has stored the value."""
+        woken = self._runtime.signal()
+        self._shared.sleeper(key, woken)
+        try:
+            await self._runtime.sleep(seconds, woken)
+        finally:
+            self._shared.no_sleeper(key, woken)
+
     async def _follow(
         self, flight: Flight, ask: Ask, plan: Plan, lease: Granted | Found | Bypass | Failed, job: Job
     ) -> bool:
-        """Act on the reply to a lease request; True if *job* must run."""
+        """Act on the reply to a lease request, True if *job* must run."""
+        flight.after = None
         match lease:
             case Failed():
-                self._fail_as_elsewhere(flight, ask, plan, lease)
+                self.fail_as_elsewhere(flight, ask, lease, stale=plan.stale is not None, waited=plan.waited)
             case Granted():
                 if job.granted(ask.key, lease):
                     return True
                 await self._loading.release(job, None)
-            case Found(stored=Stored() as stored):
-                self._filling.land_found(job, ask.key, stored, lease.fresh_left)
+            case Found(stored=Stored()):
+                self._filling.land_found(job, ask.key, lease)
             case _:
                 pass  # a write is under way: nothing may be filled until it has ended
         job.unleased()
@@ -365,7 +391,10 @@ class Rebuilding:
             self._events.stale_hits += 1
             flight.land(old, proven=False)
             return True
-        if (rules.wait_timeout is not None and waited >= rules.wait_timeout) or self._interrupts(lease):
+        home = flight.after = self._shared.leases.get(lease.holder)
+        if self.waiting.is_mine(home, ask.key) or self.waiting.too_long(home, waited, ask.key):
+            return True
+        if rules.wait_timeout is not None and waited >= rules.wait_timeout:
             return True
         if rules.hard_timeout is not None and waited >= rules.hard_timeout:
             self._events.load_timeouts += 1
@@ -373,39 +402,74 @@ class Rebuilding:
             return True
         return False
 
-    def _interrupts(self, lease: Wait) -> bool:
-        """True if this thread holds the lease itself: a signal handler or a finalizer has interrupted its load."""
-        here = self._runtime.here()
-        return here is not None and self._asked_for.get(lease.holder) == here
+    def fail_as_elsewhere(self, flight: Flight, ask: Ask, lease: Failed, *, stale: bool, waited: bool) -> None:
+        """Fail with the exception of the remote load, if it can be rebuilt here; otherwise this process loads, once.
 
-    def _fail_as_elsewhere(self, flight: Flight, ask: Ask, plan: Plan, lease: Failed) -> None:
-        """Fail with the exception of the remote load, if it can be rebuilt here; otherwise this process loads."""
+        Args:
+            flight: of this caller.
+            ask: its request.
+            lease: says what the remote load died of.
+            stale: True if the caller has a stale value, which it serves.
+            waited: True if it has waited for that load; otherwise its back-off runs, which holds for no refresh.
+        """
+        if not waited and (flight.anew or ask.rules.error_backoff is None):
+            return
         error = None if lease.stored is None else rebuilt(lease.stored.value)
-        if error is None and plan.stale is not None:  # callers with a stale value serve it
+        if error is not None:
+            self._shared.told(ask.key, error, lease, ask.rules, self._runtime)
+        elif stale:
             error = LoadFailed(f"the load of {ask.key} failed in another process")
         if error is not None:
+            self._events.backoffs += not waited
             flight.fail(error)
 
-    async def _cut_off(self, flight: Flight, job: Job) -> bool:
+    async def _cut_off(self, flight: Flight, job: Job, plan: Plan) -> bool:
         """Join the load of this key in this process, because Redis gives no lease; True if *job* must run.
 
         Threads and event loops have flights of their own, so this is where they meet: without it, each engine would
         load the key once.
         """
-        (key,) = job.asks
+        ((key, ask),) = job.asks.items()
+        began, cut_off = self._runtime.now(), self._shared.cut_off
         for _ in range(RETRIES):
-            current = self._shared.cut_off.setdefault(key, flight)
-            if current is flight or current.waits_for_me(self._runtime.here()):
-                break
-            landed = self._runtime.signal()
-            current.also(landed)
-            await landed.wait(None)
-            if current.proven and current.error is None:  # nothing about the key was invalidated meanwhile
-                if current.answer is not None:
-                    flight.land(current.answer, proven=True)
+            current = cut_off.join(key, flight)
+            try:
+                if current is flight:
+                    break
+                landed = self._runtime.signal()
+                current.also(landed)
+                flight.after = current.home
+                patience = _left(ask.rules, self._runtime.now() - began)
+                arrived = await self.waiting.landed(current, key, None if patience == math.inf else patience, landed)
+                flight.after = None
+                if not arrived:
+                    return not plan.behind and self._unjoined(flight, current, job, self._runtime.now() - began)
+                if current.proven and current.error is None:  # nothing about the key was invalidated meanwhile
+                    if current.answer is not None:
+                        flight.land(current.answer, proven=True)
+                        return False
+                elif current.error is not None:
+                    flight.fail(again(current.error))
                     return False
-            elif current.error is not None:
-                flight.fail(again(current.error))
-                return False
+            finally:
+                cut_off.leave(current)
         job.unleased(keep=True)
         return True
+
+    def _unjoined(self, flight: Flight, current: Flight, job: Job, waited: float) -> bool:
+        """Wait no longer for *current*, the load of this key in this process; True if *job* must run, for itself."""
+        ((key, ask),) = job.asks.items()
+        rules = ask.rules
+        job.unleased()
+        if current.home is not None and current.home.stands_still():
+            self._shared.cut_off.retire(key, current)  # who comes next need not find that out again
+        elif rules.hard_timeout is not None and rules.hard_timeout <= min(waited, rules.wait_timeout or math.inf):
+            self._events.load_timeouts += 1
+            flight.fail(LoadTimeout(f"waited {waited:.1f} s for another load of {key}"))
+        return not flight.landed
+
+
+def _left(rules: Rules, waited: float) -> float:
+    """How long a caller waits for a load of this process after it has waited for *waited* seconds."""
+    patience = min(rules.hard_timeout or math.inf, rules.wait_timeout or math.inf)
+    return max(0.0, patience - waited)

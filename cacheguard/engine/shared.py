@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ..defenses.breakdown import next_pause
+from ..defenses.breakdown import pause_after
+from ..errors import LoadFailed
+from ..protocol.exceptions import again, told
+from ..protocol.frameless import frameless
 from ..protocol.names import beneath, is_marker
 from .flights import Flight, Flights
+from .lifetimes import marker_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,22 +23,31 @@ if TYPE_CHECKING:
     from ..delivery.bus import Bus
     from ..events import Events
     from ..policy import Rules
-    from ..ports import Bulkhead, Runtime
+    from ..ports import Bulkhead, Home, Runtime, Signal
+    from ..protocol.entry import Failed
     from ..servers.buses import Buses
     from ..tiers.local import Local
+    from .ask import Ask
 
 MOST_FAILURES = 10_000
-FORGOTTEN_AFTER = 60.0
+FORGETS_EVERY = 0.1  # seconds: so often, at most, a look for failures whose time is over
 
 
 @dataclass(slots=True)
 class Failure:
-    """A load that failed recently."""
+    """A load that failed recently.
 
-    error: Exception  # holds the loader's frames, so it is not kept for long
-    traceback: TracebackType | None
-    pause: float
+    Args:
+        error: what it raised, without frames; None when the pause is over.
+        failures: in a row.
+        until: the end of the pause.
+        over: from then on another failure is not one in a row.
+    """
+
+    error: Exception | None
+    failures: int
     until: float
+    over: float
 
 
 class Shared:
@@ -55,6 +67,8 @@ class Shared:
 
     Args:
         alone: returns True if the current caller must not share its loads.
+        leases: by token, where the loads under the leases of this process go on. Those of all its guards, if they may
+            wait for each other.
     """
 
     budget: AbsenceBudget
@@ -71,11 +85,18 @@ class Shared:
         budget: AbsenceBudget,
         bus: Bus | Buses,
         alone: Callable[[], object] = bool,
+        *,
+        leases: dict[str, Home] | None = None,
     ) -> None:
         self.local, self.events, self.bulkhead, self.budget, self.bus = local, events, bulkhead, budget, bus
+        self.leases: dict[str, Home] = {} if leases is None else leases
+        self.loading: list[Home] = []  # where the loads go on that hold a permit or wait for one
+        self.limit: Callable[[Iterable[str], str], float] = _no_limit  # as `Here` has it
         self.off: int = 0  # how many `disabled()` blocks are open
         self.questions: tuple[Callable[[], object], ...] = (alone,)
         self.failures: dict[str, Failure] = {}
+        self._sleepers: dict[str, list[Signal]] = {}  # by key
+        self._forgets_at = math.inf  # when failures are looked through
         # The loads of this process while Redis gives no leases, whatever the engine.
         self.cut_off: Flights = Flights(local)
         self.flights: list[Flights] = []
@@ -127,50 +148,137 @@ class Shared:
         for key in [key for key in self.failures if concerned(key, None)]:
             self.failures.pop(key, None)
 
+    # What absent ids leave
+
+    def tags_before(self, ask: Ask, now: float) -> tuple[str, ...]:
+        """The tags of *ask* whose markers are made before its load.
+
+        The id may not exist. If `max_absences` is reached, no marker is made for it that is not there already; the
+        markers of a value are then made after its load, which costs one more round trip.
+        """
+        if not ask.tags:
+            return ask.tags
+        with self.local.lock:
+            if self.budget.has_room(now):
+                return ask.tags
+            return tuple(tag for tag in ask.tags if self.budget.knows(ask.scope.tag(tag)))
+
+    def left_behind(self, ask: Ask, markers: Iterable[str], now: float) -> None:
+        """Count the *markers* of tags that were made for *ask*, and under which no value has been stored."""
+        own = [marker for marker in markers if marker not in ask.scope.epochs]
+        if own:
+            with self.local.lock:
+                self.budget.add_markers(now, own, marker_ms(ask.rules) / 1000)
+
+    def put_by_hand(self, fresh: float, tags: Iterable[str], now: float, keep: float) -> None:
+        """Count an absence that a caller has stored by hand, beyond the limit as well, and the markers of its tags."""
+        with self.local.lock:
+            self.budget.add(now, fresh)
+            self.budget.add_markers(now, tags, keep)
+
     # Failures: a loader that failed is not run again at once
 
     def paused(self, key: str, rules: Rules, runtime: Runtime) -> Exception | None:
-        """The exception of a recent load of *key* if its back-off still runs, else None."""
+        """The exception of a recent load of *key* if its back-off still runs, else None. A new object each time."""
         failure = self.failures.get(key)
-        if failure is None or rules.error_backoff is None:
+        if failure is None or rules.error_backoff is None or runtime.now() >= failure.until:
             return None
-        return None if runtime.now() >= failure.until else failure.error.with_traceback(failure.traceback)
+        return None if failure.error is None else again(failure.error)
 
-    def failed(self, keys: Iterable[str], error: Exception, rules: Rules, now: float) -> None:
-        """Begin or extend the back-off of *keys*, whose load failed: it doubles with each failure in a row."""
-        backoff = rules.error_backoff
+    def failed(
+        self, keys: Iterable[str], error: Exception, rules: Rules, runtime: Runtime, before: int = 0
+    ) -> tuple[int, float]:
+        """Begin or extend the back-off of *keys*, whose load failed: it doubles with each failure in a row.
+
+        *before*: how many there were, in whatever processes.
+
+        Returns how many there were in a row, and the seconds of the back-off.
+        """
+        backoff, now, most = rules.error_backoff, runtime.now(), 0
         if backoff is None:
-            return
+            return 1, 0.0
+        kept = frameless(error)
+        if kept is None:
+            kept = LoadFailed(f"the load failed a moment ago, with {type(error).__qualname__}: {told(error).arguments}")
         for key in keys:
-            self.forget_failures(now)
             previous = self.failures.get(key)
-            lately = previous is not None and now < previous.until + backoff[1]
-            pause = next_pause(previous.pause if previous is not None and lately else None, backoff)
-            with self.local.lock:
-                self.failures.pop(key, None)
-                if len(self.failures) >= MOST_FAILURES:
-                    self.failures.pop(next(iter(self.failures)))
-                self.failures[key] = Failure(error, error.__traceback__, pause, now + pause)
+            mine = previous.failures if previous is not None and now < previous.over else 0
+            failures = max(mine, before) + 1
+            until = now + pause_after(failures, backoff)
+            self._remember(key, Failure(kept, failures, until, until + backoff[1]), runtime)
+            most = max(most, failures)
+        return most, pause_after(most, backoff)
 
-    def succeeded(self, keys: Iterable[str], now: float) -> None:
+    def told(self, key: str, error: Exception, lease: Failed, rules: Rules, runtime: Runtime) -> None:
+        """Take over the back-off of *key*, whose load failed with *error* in another process."""
+        backoff = rules.error_backoff
+        if backoff is not None and lease.left > 0:
+            until = runtime.now() + min(lease.left, backoff[1])
+            self._remember(key, Failure(frameless(error), lease.failures, until, until + backoff[1]), runtime)
+
+    def _remember(self, key: str, failure: Failure, runtime: Runtime) -> None:
+        with self.local.lock:
+            self.failures.pop(key, None)
+            if len(self.failures) >= MOST_FAILURES:
+                self.failures.pop(next(iter(self.failures)))
+            self.failures[key] = failure
+        self._forget_at(failure.until, runtime)
+
+    def succeeded(self, keys: Iterable[str]) -> None:
         """Forget the failures of *keys*: their load has succeeded."""
         for key in keys:
             self.failures.pop(key, None)
-        self.forget_failures(now)
 
-    def forget_failures(self, now: float) -> None:
-        """Remove old failures, at most two. Each load calls this while there are any, so none stays for long."""
-        if not self.failures:
+    def _forget_at(self, when: float, runtime: Runtime) -> None:
+        """Have failures forgotten without another load, soon after *when*."""
+        now = runtime.now()
+        if now < self._forgets_at <= when + FORGETS_EVERY:  # one in the past was lost, with its event loop
             return
+        self._forgets_at = due = when + FORGETS_EVERY
+        runtime.later(due - now, partial(self._forget_failures, runtime, due))
+
+    def _forget_failures(self, runtime: Runtime, due: float) -> None:
+        """Let go of the exceptions whose pause is over, and of failures of old."""
+        if due != self._forgets_at:  # another look comes earlier, or has come
+            return
+        self._forgets_at = math.inf
+        now, soonest = runtime.now(), math.inf
+        for key, failure in list(self.failures.items()):
+            if now >= failure.until:
+                failure.error = None
+            if now < failure.over:
+                soonest = min(soonest, failure.over if failure.error is None else failure.until)
+            elif self.failures.get(key) is failure:
+                self.failures.pop(key, None)
+        if soonest < math.inf:
+            self._forget_at(soonest, runtime)
+
+    # Waiting for a load in another process
+
+    def sleeper(self, key: str, signal: Signal) -> None:
+        """Let *signal* be set when another process has stored the value of *key*."""
         with self.local.lock:
-            for key, failure in list(islice(self.failures.items(), 2)):
-                if failure.until + FORGOTTEN_AFTER < now:
-                    self.failures.pop(key, None)
+            self._sleepers.setdefault(key, []).append(signal)
+
+    def wake(self, key: str) -> None:
+        """Set the signals of those who wait for *key*."""
+        for signal in self._sleepers.pop(key, ()):
+            signal.set()
+
+    def no_sleeper(self, key: str, signal: Signal) -> None:
+        """Forget *signal*, which waits no more."""
+        with self.local.lock:
+            left = [each for each in self._sleepers.pop(key, ()) if each is not signal]
+            if left:
+                self._sleepers[key] = left
 
     def after_fork(self) -> None:
         """Leave the parent's flights to the parent."""
         for flights in (self.cut_off, *self.flights):
             flights.clear()
+        self.loading.clear()
+        self.failures.clear()
+        self._forgets_at = math.inf
         self.local.drop_all()
 
 
@@ -180,3 +288,7 @@ def _lies_beneath(prefixes: tuple[str, str], key: str, _: Flight | None) -> bool
 
 def _is_marked(marker: str, _: str, flight: Flight | None) -> bool:
     return flight is not None and marker in flight.marks
+
+
+def _no_limit(_names: Iterable[str], _version: str) -> float:
+    return math.inf

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..delivery.outbox import Invalidation
 from ..errors import Unreachable
 
 if TYPE_CHECKING:
+    from ..ports import Runtime
+    from ..protocol.messages import Drop
     from ..protocol.names import Scope
     from .here import Here
     from .reading import Engine
     from .shared import Shared
 
-MOST_AT_ONCE = 1000  # keys or changes in one round trip, where each is answered for itself
+MOST_AT_ONCE = 1000  # keys or changes in one round trip
+MOST_IN_A_LOOP = 250  # the same in an event loop, which stands still while they are packed
 
 T = TypeVar("T")
+
+
+class Latest(Protocol):
+    """The changes of a feed, each key once with its newest version."""
+
+    def add(self, changes: Iterable[Any]) -> None: ...
+
+    def items(self) -> Iterable[Invalidation]: ...
+
+    def __len__(self) -> int: ...
 
 
 class Writes:
@@ -37,32 +51,43 @@ class Writes:
     def __init__(self, shared: Shared, here: Here, *, raises: bool) -> None:
         self._shared, self._here, self._raises = shared, here, raises
 
-    def heard(self, name: str) -> None:
-        """Drop *name*, which another process has changed, from everything that this process keeps."""
-        self._here.forget([Invalidation(name)])
-        self._shared.drop([name])
+    def heard(self, news: Drop) -> None:
+        """Drop what another process has changed from everything that this process keeps."""
+        self._here.heard(news)
+        self._shared.drop([news.key])
 
     def missed(self) -> None:
         """Drop the values of functions with ``l2=False``: this process may have missed an invalidation."""
         self._shared.drop(self._here.forget_all())
 
-    async def write(self, engine: Engine, items: Sequence[Invalidation], *, quietly: bool = False) -> None:
-        """Invalidate *items*. One round trip."""
-        self._here.forget(items)
-        await self._deliver(engine, engine.changes.invalidate, items, quietly=quietly)
+    async def write(self, engine: Engine, items: Iterable[Invalidation], *, quietly: bool = False) -> None:
+        """Invalidate *items*. One round trip for each thousand, in a loop for each 250."""
 
-    async def apply(self, engine: Engine, items: Sequence[Invalidation]) -> int:
-        """Invalidate *items*, which may be many; returns their number. One round trip for each thousand."""
-        self._here.forget(items)
-        await self._deliver(engine, engine.changes.invalidate, items, at_once=MOST_AT_ONCE)
-        return len(items)
+        async def say(part: Sequence[Invalidation]) -> bool:
+            self._here.forget(part)
+            return await engine.changes.invalidate(part)
 
-    async def expire(self, engine: Engine, keys: Sequence[str]) -> None:
-        """Make *keys* stale. One round trip."""
-        self._here.expire(keys)
-        await self._deliver(engine, engine.changes.expire, keys)
+        await self._deliver(engine, say, items, quietly=quietly)
 
-    async def remove(self, engine_of: Callable[..., Engine], keys: Sequence[str], scope: Scope, *, l2: bool) -> int:
+    async def apply(self, engine: Engine, latest: Latest, changes: Iterable[Any]) -> int:
+        """Invalidate what *changes* say, which may be many; returns their number, each key counted once."""
+        for number, part in enumerate(_parts(changes, MOST_IN_A_LOOP)):
+            if number:
+                await engine.runtime.sleep(0)
+            latest.add(part)
+        await self.write(engine, latest.items())
+        return len(latest)
+
+    async def expire(self, engine: Engine, keys: Iterable[str]) -> None:
+        """Make *keys* stale. One round trip for each thousand."""
+
+        async def say(part: Sequence[str]) -> bool:
+            self._here.expire(part)
+            return await engine.changes.expire(part)
+
+        await self._deliver(engine, say, keys)
+
+    async def remove(self, engine_of: Callable[..., Engine], keys: Iterable[str], scope: Scope, *, l2: bool) -> int:
         """Invalidate *keys*; returns how many of them were cached. One round trip for each thousand.
 
         Args:
@@ -70,33 +95,42 @@ class Writes:
             l2: True if the values are in Redis; otherwise those in this process are counted.
         """
         engine, count = engine_of(), 0
+        here = engine_of(l2=False) if not l2 and self._here.beside_redis else None
 
-        async def removed(keys: Sequence[str]) -> bool:
+        async def removed(part: Sequence[str]) -> bool:
             nonlocal count
-            done, there = await engine.changes.remove(keys, scope)
+            if here is not None:
+                count += (await here.changes.remove(part, scope))[1]
+            items = [Invalidation(key) for key in part]
+            self._here.forget(items)
+            if here is not None:
+                return await engine.changes.invalidate(items)
+            done, there = await engine.changes.remove(part, scope)
             count += there
             return done
 
-        if not l2 and self._here.beside_redis:
-            _, here = await engine_of(l2=False).changes.remove(keys, scope)
-            await self.write(engine, [Invalidation(key) for key in keys])
-            return here
-        self._here.forget([Invalidation(key) for key in keys])
-        await self._deliver(engine, removed, keys, at_once=MOST_AT_ONCE)
+        await self._deliver(engine, removed, keys)
         return count
 
-    async def elsewhere(self, engine: Engine, keys: Sequence[str]) -> None:
-        """Invalidate *keys* everywhere except here, where their values were just changed. One round trip."""
+    async def elsewhere(self, engine: Engine, keys: Iterable[str], version: str = "") -> None:
+        """Invalidate *keys* everywhere except here, where their values were just changed."""
         if self._here.beside_redis:
-            await self._deliver(engine, engine.changes.invalidate, [Invalidation(key) for key in keys])
+            items = (Invalidation(key, version=version) for key in keys)
+            await self._deliver(engine, engine.changes.invalidate, items)
+
+    async def refreshed(self, engine: Engine, key: str, *, l2: bool) -> None:
+        """Tell the other processes that *key* was loaded anew: they drop their copies. One round trip."""
+        if not l2:
+            await self.elsewhere(engine, [key])
+        elif self._here.beside_redis:
+            await engine.runtime.through(engine.remote.of(key).gate.tell(key))
 
     async def _deliver(
         self,
         engine: Engine,
         say: Callable[[Sequence[T]], Awaitable[bool]],
-        what: Sequence[T],
+        what: Iterable[T],
         *,
-        at_once: int = 0,
         quietly: bool = False,
     ) -> None:
         """The rule of all invalidations.
@@ -108,20 +142,36 @@ class Writes:
         Args:
             engine: the one that uses Redis.
             say: sends some of *what*; returns False if they are pending.
-            at_once: how many in one round trip; 0: all.
+            what: may be many: an event loop has its turn after each part.
             quietly: never raise.
         """
-        if not what or await engine.runtime.through(self._say_all(say, what, at_once or len(what))):
+        here = engine.runtime.here()
+        in_a_loop = here is None or here.loop is not None
+        parts = _parts(what, MOST_IN_A_LOOP if in_a_loop else MOST_AT_ONCE)
+        first = next(parts, None)
+        if first is None or await engine.runtime.through(self._say_all(engine.runtime, say, first, parts)):
             return
         if self._raises and not quietly:
             raise Unreachable("Redis cannot be reached: the invalidation is queued and delivered when it is back")
 
     async def _say_all(
-        self, say: Callable[[Sequence[Any]], Awaitable[bool]], what: Sequence[Any], at_once: int
+        self,
+        runtime: Runtime,
+        say: Callable[[Sequence[T]], Awaitable[bool]],
+        first: Sequence[T],
+        rest: Iterable[Sequence[T]],
     ) -> bool:
-        done = True
-        for at in range(0, len(what), at_once):
-            done &= await say(what[at : at + at_once])
+        done = await say(first)
+        for part in rest:
+            await runtime.sleep(0)
+            done &= await say(part)
         if not done:
             self._shared.bus.listen()  # the listener delivers it, even if this process reads nothing any more
         return done
+
+
+def _parts(what: Iterable[T], most: int) -> Iterator[list[T]]:
+    """*what* in lists of *most*, each made when it is asked for."""
+    left = iter(what)
+    while part := list(islice(left, most)):
+        yield part

@@ -33,7 +33,7 @@ class TextTemplate:
     but never become part of a key. *more* are names that count as parameters, too.
     """
 
-    __slots__ = ("_pattern", "_steps", "fields")
+    __slots__ = ("_pattern", "_steps", "_values", "fields")
 
     def __init__(
         self, template: str, fn: Callable[..., Any], *, escaped: bool = True, more: Iterable[str] = ()
@@ -43,6 +43,7 @@ class TextTemplate:
         pattern: list[str] = []
         places: dict[str, int] = {}
         steps: list[tuple[int, _Render]] = []
+        reads: list[_Render] = []
         for literal, name, spec, conversion in _parsed(template, complain):
             pattern.append(literal.replace("%", "%%"))
             if name is not None:
@@ -52,9 +53,11 @@ class TextTemplate:
                 _check_annotation(field, parameters[field.root], complain)
                 pattern.append("%s")
                 steps.append((places.setdefault(field.root, len(places)), _renderer(field, complain, escaped=escaped)))
+                reads.append(partial(_careful, partial(_value, field), field, complain, False))  # noqa: FBT003
         self.fields: tuple[str, ...] = tuple(places)
         self._pattern = "".join(pattern)
         self._steps = tuple(steps)
+        self._values = tuple(reads)
 
     def __repr__(self) -> str:
         return f"<TextTemplate {self._pattern!r} of {self.fields}>"
@@ -64,6 +67,19 @@ class TextTemplate:
 
     def text_of(self, *values: Any) -> str:
         return self._pattern % tuple([render(values[place]) for place, render in self._steps])
+
+    def values_of(self, *values: Any) -> list[Any]:
+        """What the fields stand for, before it is made text; text, where a field has a conversion or a format."""
+        return [read(values[place]) for (place, _), read in zip(self._steps, self._values, strict=True)]
+
+    def text_with(self, texts: Iterable[str]) -> str:
+        """The text with *texts* in the place of the fields."""
+        return self._pattern % tuple(texts)
+
+    @property
+    def is_one_field(self) -> bool:
+        """True if there is nothing but one field."""
+        return self._pattern == "%s"
 
 
 class _Field(NamedTuple):
@@ -147,6 +163,14 @@ def _careful(write: _Render, field: _Field, complain: _Complain, escaped: bool, 
         kind = type(value).__qualname__
         raise complain(f"{{{field.name}}} cannot be made of a {kind} ({type(error).__name__}: {error})") from error
     return escape(text) if escaped else text
+
+
+def _value(field: _Field, value: Any) -> Any:
+    if field.conversion or field.spec:
+        return _formatted(field, value)
+    for step in field.path:
+        value = step(value)
+    return value
 
 
 def _formatted(field: _Field, value: Any) -> str:

@@ -10,12 +10,12 @@ from ..defenses.penetration.stored import filter_prefix
 from ..protocol.names import bus_channel, namespace_scope
 
 # What is sent beside the scripts; what the scripts do is read from them.
-ENTRIES = frozenset({"evalsha", "eval", "hmget", "hget", "pttl", "info", "ping", "scan", "publish", "subscribe"})
-BLOOM = frozenset({"get", "set", "setbit", "persist", "unlink", "hdel"})
-CLUSTER = frozenset({"asking", "cluster|slots"})
+ENTRIES = frozenset({"evalsha", "eval", "mget", "getrange", "time", "info", "ping", "scan", "publish", "subscribe"})
+BLOOM = frozenset({"get", "set", "setbit", "persist", "unlink", "hdel", "lrange"})
+CLUSTER = frozenset({"asking", "cluster|slots", "get"})  # each key of an MGET is asked for by itself
 SENTINEL = frozenset({"sentinel|get-master-addr-by-name", "sentinel|master"})
 # Beside these, where replicas are read from.
-REPLICAS = frozenset({"get", "hgetall", "set"})
+REPLICAS = frozenset({"get", "set"})
 REPLICAS_OF_A_CLUSTER = frozenset({"readonly"})
 REPLICAS_BEHIND_SENTINELS = frozenset({"sentinel|replicas"})
 
@@ -44,7 +44,7 @@ def commands_of(
     if bloom:
         found |= BLOOM | _scripted("defenses/penetration")
     if cluster:
-        found |= CLUSTER
+        found = found - {"mget"} | CLUSTER
     if database:
         found |= {"select"}
     if client_name:

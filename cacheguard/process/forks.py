@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..engine import permits
+from ..ports import Home
 
 
 class Forked(Protocol):
@@ -24,6 +25,8 @@ class Forked(Protocol):
 
 
 _alive: weakref.WeakSet[Forked] = weakref.WeakSet()
+leases: dict[str, Home] = {}
+"""By token, where the loads under the leases of this process go on, whichever guard holds them."""
 _held = threading.local()  # what this thread, which forks, has to give back
 
 
@@ -49,6 +52,7 @@ def _after_in_parent() -> None:
 
 def _after_in_child() -> None:
     _held.releases = []
+    leases.clear()
     permits.after_fork()
     for each in list(_alive):
         each.after_fork()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -27,9 +29,10 @@ from ..engine.writes import Writes
 from ..errors import CacheGuardError, ConfigurationError
 from ..events import Events, Stats, log
 from ..options import Options
+from ..protocol.messages import Drop, Woken
 from ..protocol.model import MemoryCommands
 from ..protocol.names import bus_channel, namespace_scope
-from ..runtime.aio import AsyncRuntime
+from ..runtime.aio import PATIENCE_AT_CLOSE, AsyncRuntime
 from ..runtime.blocking import BlockingRuntime
 from ..runtime.bulkhead import FairBulkhead
 from ..runtime.clocks import CLOCK
@@ -37,10 +40,11 @@ from ..servers.buses import Buses
 from ..servers.lending import client_of, pools
 from ..tiers.entries import Entries
 from ..tiers.local import ABSENCE_SHARE, DEAD, Local
-from ..tiers.packing import ObjectPacking, SealedPacking, weigh_stored
+from ..tiers.packing import ObjectPacking, Packing, SealedPacking, weigh_stored
 from ..tiers.remote import Remote
 from . import forks
 from .nodes import Bundle, Node, Nodes
+from .unheard import OwnStore
 
 
 class Hub:
@@ -57,13 +61,15 @@ class Hub:
         self._clock = CLOCK.get()
         self.now: Callable[[], float] = self._clock.now
         self.closed: bool = False
+        of_l1, of_store = _bytes_of(options, memory=memory)
         self.local: Local = Local(
             options.l1_size,
-            options.l1_max_bytes,
+            of_l1,
             options.l1_eviction,
             threading.RLock(),
             self.events,
             self.now,
+            beside_redis=not memory,
         )
         self.memory = memory
         self.filters: dict[tuple[object, ...], BloomTier] = {}
@@ -72,7 +78,11 @@ class Hub:
         self.auditor: Auditor | None = Auditor(options.audit) if options.audit else None
         self._pool, self._apool = pool, apool
         self._store = MemoryCommands(
-            options.l1_size, threading.RLock(), self.now, max_bytes=options.l1_max_bytes, weigh=weigh_stored
+            options.l1_size,
+            threading.RLock(),
+            self.now,
+            max_bytes=of_store,
+            weigh=partial(weigh_stored, most=math.inf if of_store is None else of_store),
         )
         root = namespace_scope(namespace).epochs[0]
         # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be pending.
@@ -95,9 +105,10 @@ class Hub:
             self._nodes = Nodes(pool, apool, self.local, self.events, make, self.now)
         self.bus: Bus | Buses = self._unheard[0] if self._nodes is None else self._nodes.bus
         self.shared: Shared = Shared(
-            self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone
+            self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone, leases=forks.leases
         )
         here = Here(self._store, beside_redis=not memory)
+        self.shared.limit = here.limit
         raises, copies = options.raise_unreachable, options.l1_copy
         self.writes: Writes = Writes(self.shared, here, raises=raises)
         self.by_hand: ByHand = ByHand(self.shared, here, self.writes, self.registry, options.codec, raises=raises)
@@ -155,12 +166,20 @@ class Hub:
         if self._nodes is None or ways is None:
             bus, outbox = self._unheard
             gate = Gate(self._store, self.events, outbox, bus)
-            packing = ObjectPacking(copies=self.options.l1_copy)
-            remote: Entries = Remote(gate, packing, self.events, runtime.token)
+            packing: Packing = ObjectPacking(copies=self.options.l1_copy)
+            remote: Entries
+            if self.memory:
+                remote = Remote(gate, packing, self.events, runtime.token)
+            else:
+                remote = OwnStore(gate, packing, self.events, runtime.token, hears=self._hears)
         else:
-            sealed = SealedPacking(self.options.sealer, self.registry)
-            remote = self._nodes.remote(ways, runtime, sealed, abreast=isinstance(runtime, AsyncRuntime))
-        return Engine(runtime, remote, self.shared, None if self.auditor is None else self.auditor.consider)
+            packing = SealedPacking(self.options.sealer, self.registry)
+            remote = self._nodes.remote(ways, runtime, packing, abreast=isinstance(runtime, AsyncRuntime))
+        audit = None if self.auditor is None else self.auditor.consider
+        return Engine(runtime, remote, self.shared, audit, in_process=isinstance(packing, ObjectPacking))
+
+    def _hears(self) -> bool:
+        return self.now() < self.local.trusted_until
 
     def _leave_closed_loops(self, current: asyncio.AbstractEventLoop) -> None:
         """Let go of engines whose event loop has ended, and of one whose place in memory this loop has taken."""
@@ -178,17 +197,27 @@ class Hub:
         if self.closed:
             raise CacheGuardError("this guard is closed")
 
-    def _heard(self, name: str) -> None:
-        self.writes.heard(name)
+    def _heard(self, news: Drop | Woken) -> None:
+        if isinstance(news, Woken):
+            self.shared.wake(news.key)
+        else:
+            self.writes.heard(news)
 
     def _missed(self) -> None:
         self.writes.missed()
 
     def filter(
-        self, names: tuple[str, ...], name: str, capacity: int, error_rate: float, lease: float | None
+        self,
+        names: tuple[str, ...],
+        name: str,
+        capacity: int,
+        error_rate: float,
+        lease: float | None,
+        *,
+        queues: bool,
     ) -> BloomTier:
         """The Bloom filter *name* of the namespace *names*, one for all who ask for the same."""
-        known = (names, name, capacity, error_rate, lease)
+        known = (names, name, capacity, error_rate, lease, queues)
         tier = self.filters.get(known) or BloomTier(
             name,
             capacity=capacity,
@@ -198,6 +227,8 @@ class Hub:
             namespace="/".join(names),
             shared=not self.memory,
             mirror_lease=lease,
+            secrets=self.options.secrets,
+            queues=queues,
         )
         self.filters[known] = tier
         return tier
@@ -231,16 +262,21 @@ class Hub:
         """The counters as they stand."""
         return self.events.snapshot(*self.local.census(), [] if self._nodes is None else self._nodes.events)
 
-    def close(self) -> None:
-        """End the threads and the connections that threads use; the event loops' engines go with `aclose`."""
+    def close(self, until: float | None = None) -> None:
+        """End the threads and the connections that threads use; the event loops' engines go with `aclose`.
+
+        Args:
+            until: monotonic seconds, how long to wait for threads that are in the middle of something.
+        """
+        until = time.monotonic() + PATIENCE_AT_CLOSE if until is None else until
         self.closed = self.events.over = True
         self.local.drop_all()
         if self._nodes is not None:
-            self._nodes.close()
+            self._nodes.close(until)
         for name, engine in list(self._engines.items()):
             runtime = engine.runtime
             if isinstance(runtime, BlockingRuntime):
-                runtime.close()
+                runtime.close(until)
                 self._remove(name, engine)
             elif isinstance(runtime, AsyncRuntime):
                 self._remove(name, engine)
@@ -258,17 +294,18 @@ class Hub:
 
     async def aclose(self) -> None:
         """End everything, waiting for what belongs to this event loop."""
+        until = time.monotonic() + PATIENCE_AT_CLOSE
         self.closed = self.events.over = True
         loop = asyncio.get_running_loop()
         for name, engine in list(self._engines.items()):
             if isinstance(engine.runtime, AsyncRuntime) and engine.runtime.loop is loop:
                 self._remove(name, engine)
-                await engine.runtime.aclose()
+                await engine.runtime.aclose(until)
         blocking = [engine.runtime for engine in self._engines.values() if isinstance(engine.runtime, BlockingRuntime)]
         if any(runtime.busy for runtime in blocking) or (self._nodes is not None and self._nodes.busy):
-            await asyncio.to_thread(self.close)
+            await asyncio.to_thread(self.close, until)
         else:
-            self.close()
+            self.close(until)
 
     def before_fork(self) -> list[Callable[[], None]]:
         """Get ready for a fork, in the thread that forks; what to call in the parent afterwards."""
@@ -297,6 +334,18 @@ class Hub:
                 _left_behind.append(engine)
 
 
+def _bytes_of(options: Options, *, memory: bool) -> tuple[int | None, int | None]:
+    """The most bytes of L1, and of the store that this process has in the place of Redis.
+
+    Both have the same objects. With copies no object is in both, so each gets half.
+    """
+    most = options.l1_max_bytes
+    if most is None or not options.l1_copy:
+        return most, most
+    half = max(1, most // 2)
+    return (half if memory else most), half
+
+
 def _check(options: Options, endpoint: Endpoint | None) -> None:
     """Refuse, or warn of, what cannot work, or not safely, where the guard is."""
     if options.from_replicas and not (endpoint is not None and endpoint.has_replicas):
@@ -312,7 +361,7 @@ def _check(options: Options, endpoint: Endpoint | None) -> None:
         )
 
 
-def _ignore(_name: str) -> None:
+def _ignore(_news: object) -> None:
     """Hear nothing."""
 
 

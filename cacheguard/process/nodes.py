@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ..client.endpoints import Endpoint
-from ..client.identity import Identity, Steady
+from ..client.identity import Identity, Steady, look_of
 from ..delivery.bus import Bus, Kept
 from ..delivery.counted import Counted
 from ..delivery.gate import Gate
@@ -19,7 +19,8 @@ from ..delivery.outbox import Outbox
 from ..errors import Unreachable
 from ..events import Events
 from ..options import Options
-from ..ports import Commands, Replicas
+from ..ports import Commands, Replicas, Reply
+from ..protocol.messages import Drop, Woken
 from ..runtime import run_now
 from ..servers.buses import Buses, Trust
 from ..servers.hashing import HashRing
@@ -57,7 +58,7 @@ class Node:
         channel: of the guard's bus.
         root: the marker of the guard's namespace.
         local: the in-process tier, as this node's bus may treat it.
-        forget: drops one name from everything that this process keeps.
+        forget: as `Bus` has it.
         missed: drops what this process keeps beside the in-process tier, when something may have gone unheard.
         events: where it is counted.
         now: monotonic seconds.
@@ -77,7 +78,7 @@ class Node:
         channel: str,
         root: str,
         local: Kept,
-        forget: Callable[[str], None],
+        forget: Callable[[Drop | Woken], None],
         missed: Callable[[], None],
         events: Events,
         now: Callable[[], float],
@@ -97,7 +98,9 @@ class Node:
         self.outbox: Outbox = Outbox(root, events, now, self._ledger, threading.RLock())
         self.bus: Bus = Bus(channel, os.urandom(8).hex(), forget, _Heard(local, missed), events, now=now)
         self.circuits: Circuits = Circuits(options.operation_timeout, events)
-        identity = Identity(self.outbox.replay)
+        self._identity = identity = Identity(partial(_replay, self.outbox))
+        if self._ledger is not None:
+            identity.remember(self._ledger.met())
         self.wires: Wires = Wires(
             endpoint, aendpoint, MOST_CONNECTIONS, options.operation_timeout, identity, self.circuits
         )
@@ -108,19 +111,29 @@ class Node:
             self.bus.keep_notes(threading.RLock())
             on_beat = self.wires.follow(f"{channel}:beat:", MOST_CONNECTIONS).beat
         self.listener: Listener = Listener(
-            self.bus, self.wires.blocking, gate, events, lambda: outbox.has_pending, on_beat=on_beat
+            self.bus,
+            self.wires.blocking,
+            gate,
+            events,
+            lambda: outbox.has_pending,
+            on_beat=on_beat,
+            on_look=partial(_look, identity, outbox),
         )
         self.bus.start = _starting(weakref.ref(self.listener))
 
     def gate(self, commands: Commands, replicas: Replicas | None = None) -> Gate:
         """The way to it through *commands*, on which nothing is asked before pending invalidations are delivered."""
-        if self.outbox.pending:  # an earlier process has left it
+        if self.outbox.pending or self.outbox.has_journal:  # an earlier process has left it
             self.bus.listen()
         return Gate(commands, self.events, self.outbox, self.bus, replicas)
 
     def replicas(self, way: Any) -> Replicas | None:
         """Its replicas, for who goes this *way* to the masters; None if they are not to be read from."""
         return self.wires.replicas if way is self.wires.blocking else self.wires.replicas_beside(way)
+
+    def keep_journal(self) -> None:
+        """Write to the outbox file, if there is one, what an heir may have to repeat."""
+        self.outbox.keep_journal(self._identity.known)
 
     def before_fork(self) -> Callable[[], None] | None:
         """Let no other thread be at the outbox file, whose library has locks that a child could not open.
@@ -161,6 +174,33 @@ class _Heard:
 
     def trust(self, until: float) -> None:
         self._local.trust(until)
+
+
+def _replay(outbox: Outbox, of_unknown_age: bool) -> None:  # noqa: FBT001 - a callback's only argument
+    outbox.replay(of_unknown_age=of_unknown_age)
+
+
+def _look(
+    identity: Identity,
+    outbox: Outbox,
+    at: float,
+    said: Mapping[str, Sequence[Reply]],
+    whole: bool,  # noqa: FBT001 - a callback's arguments
+) -> None:
+    """Take in what the servers have said with a heartbeat that was sent *at*; *whole*: all of them."""
+    saved: list[float] = []
+    for name, replies in said.items():
+        look = look_of(replies)
+        if look is None:
+            whole = False
+            outbox.untold()
+            continue
+        saved_at = identity.look(name, look, at)
+        if saved_at is not None:
+            saved.append(saved_at)
+    if whole and saved and len(saved) == len(said):
+        outbox.saved(min(saved))
+    outbox.keep_journal(identity.known)
 
 
 def _found_out(wires: Wires, gate: Gate, name: str) -> float:
@@ -269,13 +309,15 @@ class Nodes:
             return remotes[""]
         return Ring(runtime, remotes, self._members, len(remotes) if abreast else 1)
 
-    def close(self) -> None:
-        """End the threads."""
-        for node in self._nodes.values():  # all at once: where nobody answers, each looks up by itself
+    def close(self, until: float) -> None:
+        """End the threads; *until* (monotonic seconds) is how long to wait for them."""
+        for node in self._nodes.values():  # all at once
+            node.circuits.stop()
             node.listener.stop()
         for node in self._nodes.values():
-            node.listener.close()
-            node.circuits.close()
+            node.listener.close(until)
+            node.circuits.close(until)
+            node.keep_journal()
 
     def disconnect(self) -> None:
         """Close the connections that threads use."""

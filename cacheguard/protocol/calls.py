@@ -7,98 +7,100 @@ without Redis, in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from ..errors import Refused
 from ..ports import Call, Reply, ScriptCall
 from . import messages
 from .entry import Fill, Filled, ms
+from .layout import HEADER_BYTES, NONCE_BYTES, NOT_OURS, Held, clock, held, is_guarded, last_tagged, nonce
 from .lua import load
 
 MARK, LEASE, FILL, RENEW, RELEASE = load("mark"), load("lease"), load("fill"), load("renew"), load("release")
 INVALIDATE, TAGGED, EXPIRE, TOUCH = load("invalidate"), load("tagged"), load("expire"), load("touch")
-STORE, ADD, REPLACE, HEAD = load("store"), load("add"), load("replace"), load("head")
+STORE, ADD, REPLACE = load("store"), load("add"), load("replace")
 
 LEASE_MS = 5_000  # longer than any pause a healthy process makes, short enough to wait out a dead one
 GRACE_MS = 60_000  # a stale value is kept for so long beyond its lease, to be served if the load fails
 ALWAYS = 2**53 - 1  # a floor that no remaining lifetime reaches: lease whatever is there
 FAILURE_KEPT_MS = 2_000  # several of a waiter's longest polls
-HEAD_BYTES = 1024  # of an entry: its header, the nonces of deep namespaces and some dozen tags
+FLOOR_MS = 300_000  # a version floor outlives what a replica usually lags behind
+HEAD_BYTES = 1024  # of an envelope: its header, the nonces of deep namespaces and some dozen tags
+
+TIME: Call = ("TIME",)
 
 
-Held: TypeAlias = tuple[Any, float | None]
-"""An entry as a key holds it: its envelope (or the first bytes of it), and for how many seconds it is fresh.
-
-Negative: stale since. None: what lies there is nothing of ours.
-"""
-
-
-def held(envelope: Any, stale: Any, pttl: Any) -> Held | None:
-    """What the fields ``v`` and ``g`` and the TTL of a key say, as Redis answers them; None if there is no entry.
-
-    The key lives until the stale window (``g``, in ms) is over, so the entry is fresh while more than that is left.
-    """
-    if envelope is None:
-        return None
-    if isinstance(pttl, Refused):
-        raise pttl
-    try:
-        return envelope, (int(pttl) - int(stale)) / 1000 if pttl >= 0 else -1.0
-    except (TypeError, ValueError, OverflowError):
-        return envelope, None
+def keys_of(calls: Iterable[Call]) -> Iterator[str]:
+    """The keys that *calls* are about."""
+    for call in calls:
+        if isinstance(call, ScriptCall):
+            yield call.keys[0]
+        elif call[0] == "MGET":
+            yield from map(str, call[1:])
+        elif len(call) > 1:
+            yield str(call[1])
 
 
 # READ
 
 
 def nonces(markers: Sequence[str]) -> list[Call]:
-    """The nonces of *markers*; None for one that is not there."""
-    return [("HGET", marker, "v") for marker in markers]
+    """The nonces of *markers*; None for one that is not there. No call if there are none."""
+    return [("MGET", *markers)] if markers else []
+
+
+def were_nonces(markers: Sequence[str], replies: Sequence[Reply]) -> dict[str, Any]:
+    """What `nonces` answers, by marker: the last of *replies*. A server that refuses to say names none."""
+    if not markers or isinstance(replies[-1], Refused):
+        return dict.fromkeys(markers)
+    return dict(zip(markers, map(nonce, replies[-1]), strict=True))
+
+
+def were_last_tagged(markers: Sequence[str], replies: Sequence[Reply]) -> dict[str, Any]:
+    """As `were_nonces`, of namespaces: the nonces of the last invalidation of a tag beneath each."""
+    if not markers or isinstance(replies[-1], Refused):
+        return dict.fromkeys(markers, b"?")
+    return dict(zip(markers, map(last_tagged, replies[-1]), strict=True))
 
 
 def read(key: str, markers: Sequence[str]) -> list[Call]:
-    """The entry of *key* and, behind it, the nonces of *markers*. No script: it works when memory is full.
+    """The entry of *key*, the nonces of *markers*, and behind them the server's time; `clock` reads that.
 
-    Reply: ``[envelope, stale]``, pttl, a nonce for each marker.
+    No script: it works when memory is full. Reply: ``[what lies under key, a marker each]``, time.
     """
-    return [("HMGET", key, "v", "g"), ("PTTL", key), *[("HGET", marker, "v") for marker in markers]]
+    return [("MGET", key, *markers), TIME]
 
 
 def read_many(keys: Sequence[str], markers: Sequence[str]) -> list[Call]:
     """`read` for several keys, each marker once."""
-    calls: list[Call] = []
-    for key in keys:
-        calls += [("HMGET", key, "v", "g"), ("PTTL", key)]
-    return calls + nonces(markers)
-
-
-def read_near(keys: Sequence[str], markers: Sequence[str]) -> list[Call]:
-    """`read_many` for replicas, with all fields: a write under way or a quarantine is seen, too."""
-    calls: list[Call] = []
-    for key in keys:
-        calls += [("HGETALL", key), ("PTTL", key)]
-    return calls + nonces(markers)
+    return [("MGET", *keys, *markers), TIME]
 
 
 def were_read(
     keys: Sequence[str], markers: Sequence[str], replies: Sequence[Reply]
-) -> tuple[list[tuple[Reply, Reply]], dict[str, Any]]:
-    """The replies to `read_many` or `read_near`: the two of each key, and by marker its nonce."""
-    pairs = [(replies[2 * at], replies[2 * at + 1]) for at in range(len(keys))]
-    return pairs, dict(zip(markers, replies[2 * len(keys) :], strict=True))
+) -> tuple[list[Held | Refused | None], dict[str, Any]]:
+    """What `read_many` answers: what is under each key, and by marker its nonce."""
+    raws, time = replies
+    there = [
+        raw if isinstance(raw, Refused) else held(raw, clock(time, key)) for key, raw in zip(keys, raws, strict=False)
+    ]
+    return there, dict(zip(markers, map(nonce, raws[len(keys) :]), strict=True))
 
 
-def was_read_near(fields: Reply, pttl: Reply) -> Held | None:
+def read_near(keys: Sequence[str], markers: Sequence[str]) -> list[Call]:
+    """`read_many` for replicas; each of them adds its time."""
+    return [("GET", name) for name in (*keys, *markers)]
+
+
+def was_read_near(raw: Reply, now: int) -> Held | None:
     """What a replica has; None if there is no value, or if only the master can say whether it may be used.
 
     That is so behind a fence, and while a replica of the database may lag.
     """
-    by_name = dict(zip(map(bytes, fields[::2]), fields[1::2], strict=True))
-    if b"v" not in by_name or b"q" in by_name or any(name.startswith(b"w:") for name in by_name):
-        return None
-    return held(by_name[b"v"], by_name.get(b"g"), pttl)
+    return None if raw is None or is_guarded(raw) else held(raw, now)
 
 
 def scan(cursor: str, pattern: str, count: int) -> Call:
@@ -113,8 +115,8 @@ def scanned(reply: Reply) -> tuple[str, list[str]]:
 
 
 def head(key: str, most: int = HEAD_BYTES) -> Call:
-    """The first *most* bytes of an entry. Reply: three words for `held`."""
-    return ScriptCall(HEAD, (key,), (most,))
+    """What lies under *key*, with the first *most* bytes of its envelope; `held` reads that."""
+    return ("GETRANGE", key, 0, HEADER_BYTES + most - 1)
 
 
 # Markers
@@ -125,20 +127,29 @@ def mark(marker: str, *, nonce: bytes, keep_ms: int) -> Call:
     return ScriptCall(MARK, (marker,), (nonce, keep_ms))
 
 
-def marked(reply: Reply) -> tuple[bytes, int, int]:
-    """What `mark` answers: the nonce, the server's ms since which it is this one, the ms that a quarantine goes on."""
-    nonce, since_ms, quarantine_ms = reply
-    return nonce, int(since_ms), int(quarantine_ms)
+class Marked(NamedTuple):
+    """What `mark` answers.
+
+    Args:
+        last: the nonce of the last invalidation of a tag beneath it.
+        quarantine_ms: for how long a quarantine goes on.
+        beneath_ms: for how long one goes on of some tag beneath it.
+    """
+
+    nonce: bytes
+    last: bytes
+    quarantine_ms: int
+    beneath_ms: int
 
 
-def tagged(epoch: str) -> Call:
-    """Note at the marker *epoch* of a namespace that one of its tags is invalidated now."""
-    return ScriptCall(TAGGED, (epoch,), ())
+def marked(reply: Reply) -> Marked:
+    """What `mark` answers."""
+    return Marked(reply[0], reply[1], int(reply[2]), int(reply[3]))
 
 
-def tagged_at(epoch: str) -> Call:
-    """When a tag of the namespace with the marker *epoch* was invalidated last, in the server's ms; None: never."""
-    return ("HGET", epoch, "l")
+def tagged(epoch: str, lag_ms: int = 0) -> Call:
+    """Note at the marker *epoch* of a namespace that a tag of it is invalidated now, and quarantined for *lag_ms*."""
+    return ScriptCall(TAGGED, (epoch,), (os.urandom(NONCE_BYTES), lag_ms))
 
 
 # LEASE and what ends it
@@ -157,7 +168,8 @@ def lease(
     """The fresh value, or the right to fill *key*.
 
     Args:
-        floor_ms: a value that is fresh for no longer than this does not count.
+        floor_ms: a value that is fresh for no longer than this does not count; `ALWAYS`: none does, and the failures of
+            others do not count either.
         awaited: the token of a lease that this caller has waited for.
         unusable: the stamp of a value that this caller cannot use.
     """
@@ -170,36 +182,42 @@ class Leased:
 
     Args:
         word: ``HIT``, ``GRANTED``, ``WAIT``, ``BYPASS`` or ``FAILED``.
-        held: of a hit the fresh value; of a granted or an awaited lease what is stale, if anything is.
-        at_ms: of a granted lease, the server's time.
+        at_ms: the server's time.
+        held: of a hit the fresh value; else what is stale, if anything is.
         holder: the token of an awaited lease.
-        died_of: what the awaited load raised, packed.
+        died_of: what another's load raised, packed.
+        failures: how many loads have failed in a row.
+        pause_ms: for how long nobody loads after the last failure: of FAILED what is left of it, else all of it.
     """
 
     word: bytes
+    at_ms: int
     held: Held | None = None
-    at_ms: int = 0
     holder: str = ""
     died_of: Any = None
+    failures: int = 0
+    pause_ms: int = 0
 
 
 def leased(reply: Reply) -> Leased:
     """What `lease` answers."""
-    word = bytes(reply[0])
-    if word == b"BYPASS":
-        return Leased(word)
-    if word == b"FAILED":
-        return Leased(word, died_of=reply[1])
-    there = held(*reply[-3:])
-    if word == b"WAIT":
-        return Leased(word, there, holder=_text(reply[2]))
-    return Leased(word, there, at_ms=0 if word == b"HIT" else int(reply[1]))
+    word, at_ms, raw, *rest = reply
+    said = Leased(bytes(word), int(at_ms))
+    said.held = held(raw or None, said.at_ms)
+    if said.word == b"WAIT":
+        said.holder = _text(rest[1])
+    elif said.word == b"GRANTED":
+        said.failures, said.pause_ms = map(int, rest)
+    elif said.word == b"FAILED":
+        said.died_of, said.failures, said.pause_ms = rest[0], int(rest[1]), int(rest[2])
+    return said
 
 
-def fill(fill: Fill) -> Call:
+def fill(fill: Fill, *, channel: str) -> Call:
     """Store what was loaded, if the lease still stands."""
-    fresh, stale = ms(fill.fresh), round(fill.stale * 1000)
-    return ScriptCall(FILL, (fill.key,), (fill.token, fill.envelope, fresh, stale, fill.version))
+    lives = ms(fill.fresh), round(fill.stale * 1000)
+    bounds = fill.version, fill.under, fill.until_ms
+    return ScriptCall(FILL, (fill.key,), (fill.token, fill.envelope, *lives, *bounds, channel))
 
 
 _FILLED = {1: Filled.STORED, 2: Filled.BRIEFLY, 0: Filled.REFUSED, -1: Filled.OLD}
@@ -215,9 +233,18 @@ def renew(key: str, *, token: str) -> Call:
     return ScriptCall(RENEW, (key,), (token, LEASE_MS, GRACE_MS))
 
 
-def release(key: str, *, token: str, died_of: Any = b"") -> Call:
-    """Give a lease back, with a word on what the load died of. Reply: 1, or 0 if it was gone."""
-    return ScriptCall(RELEASE, (key,), (token, died_of, FAILURE_KEPT_MS))
+def release(
+    key: str, *, token: str, died_of: Any = b"", failures: int = 0, pause_ms: int = 0, kept_ms: int = FAILURE_KEPT_MS
+) -> Call:
+    """Give a lease back, with a word on what the load died of. Reply: 1, or 0 if it was gone.
+
+    Args:
+        died_of: for those who wait for this lease.
+        failures: in a row, with this one.
+        pause_ms: for so long, nobody else loads either.
+        kept_ms: for so long, the word is kept.
+    """
+    return ScriptCall(RELEASE, (key,), (token, died_of, failures, pause_ms, kept_ms))
 
 
 # INVALIDATE
@@ -230,6 +257,7 @@ def invalidate(
     echo: str,
     quarantine_ms: int = 0,
     floor: str = "",
+    under: bytes = b"",
     floor_ms: int = 0,
     begins: str = "",
     intent_ms: int = 0,
@@ -241,18 +269,24 @@ def invalidate(
     Args:
         quarantine_ms: for so long, what is stored under *key* dies when that time is over.
         floor: the version that was written; older fills are refused for *floor_ms*.
+        under: the nonces of the namespaces under which that counts; empty: under all.
         begins: the id of a write that begins, and ends by itself after *intent_ms*.
         ends: the id of a write that is over.
-        head: how many bytes of what was there are wanted. Reply: with it three words for `held`, else a number.
+        head: how many bytes of what was there are wanted. Reply: with it what `was_removed` reads, else a number.
     """
-    asked = () if head is None else (head,)
-    news = channel, messages.drop(echo, key)
-    return ScriptCall(INVALIDATE, (key,), (*news, quarantine_ms, floor, floor_ms, begins, intent_ms, ends, *asked))
+    news = channel, echo, quarantine_ms, floor, under, floor_ms, begins, intent_ms, ends
+    return ScriptCall(INVALIDATE, (key,), (*news, "" if head is None else head))
+
+
+def was_removed(reply: Reply) -> Held | None:
+    """What was there, as `invalidate` answers it if it is asked for that."""
+    raw, now = reply
+    return held(raw or None, int(now))
 
 
 def expire(key: str, *, channel: str, echo: str) -> Call:
     """Make an entry stale. Reply: 1, or 0 if there is none."""
-    return ScriptCall(EXPIRE, (key,), (channel, messages.drop(echo, key)))
+    return ScriptCall(EXPIRE, (key,), (channel, echo))
 
 
 def dirty(channel: str, key: str) -> Call:
@@ -260,18 +294,33 @@ def dirty(channel: str, key: str) -> Call:
     return ("PUBLISH", channel, messages.dirty(key))
 
 
+def news(channel: str, echo: str, key: str) -> Call:
+    """Tell all processes that *key* has a new value, which is stored already."""
+    return ("PUBLISH", channel, messages.Drop(key, echo).text())
+
+
 # By hand
 
 
 def touch(key: str, *, fresh: float, stale: float, channel: str, echo: str) -> Call:
     """Give a fresh entry a new TTL, in seconds. Reply: 1, or 0 if there is none."""
-    return ScriptCall(TOUCH, (key,), (ms(fresh), round(stale * 1000), channel, messages.drop(echo, key)))
+    return ScriptCall(TOUCH, (key,), (ms(fresh), round(stale * 1000), channel, echo))
 
 
-def store(key: str, envelope: Any, *, fresh: float, stale: float, version: str = "", channel: str, echo: str) -> Call:
+def store(
+    key: str,
+    envelope: Any,
+    *,
+    fresh: float,
+    stale: float,
+    version: str = "",
+    under: bytes = b"",
+    channel: str,
+    echo: str,
+) -> Call:
     """Put a value there. Reply: 1; 0 if a write is under way; -1 if it is older than the version floor."""
     lives = ms(fresh), round(stale * 1000)
-    return ScriptCall(STORE, (key,), (envelope, *lives, version, channel, messages.drop(echo, key)))
+    return ScriptCall(STORE, (key,), (envelope, *lives, version, under, channel, echo))
 
 
 def add(
@@ -279,12 +328,12 @@ def add(
 ) -> Call:
     """Put a value there unless a fresh one is there, other than the one with the stamp *unusable*."""
     lives = ms(fresh), round(stale * 1000)
-    return ScriptCall(ADD, (key,), (token, envelope, *lives, unusable, channel, messages.drop(echo, key)))
+    return ScriptCall(ADD, (key,), (token, envelope, *lives, unusable, channel, echo))
 
 
 def replace(key: str, envelope: Any, *, token: str, stamp: Any, channel: str, echo: str) -> Call:
     """Put a value in the place of the one with this *stamp*, for the rest of its lifetime."""
-    return ScriptCall(REPLACE, (key,), (token, stamp, envelope, channel, messages.drop(echo, key)))
+    return ScriptCall(REPLACE, (key,), (token, stamp, envelope, channel, echo))
 
 
 class Changed(NamedTuple):
@@ -297,8 +346,11 @@ class Changed(NamedTuple):
 def changed(reply: Reply) -> Changed:
     """What `add` and `replace` answer."""
     word, *there = reply
-    return Changed(word == 1, held(*there) if there else None)
+    return Changed(word == 1, held(there[1], int(there[0])) if there else None)
 
 
 def _text(raw: bytes | str) -> str:
     return raw.decode() if isinstance(raw, bytes) else raw
+
+
+__all__ = ["NOT_OURS", "Held", "clock", "held", "last_tagged", "nonce"]  # read, beside what is made here

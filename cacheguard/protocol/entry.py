@@ -22,6 +22,7 @@ class Stored:
     load_time: float  # seconds its load took
     tags: tuple[str, ...]
     nonces: tuple[bytes, ...] = ()  # what the markers of its namespaces and its tags said when its load began
+    weight: int = 0  # bytes of the value in this process; 0: nobody has weighed it
 
 
 @dataclass(slots=True)
@@ -31,8 +32,11 @@ class Found:
     stored: Stored | None  # None: nothing that may be used
     fresh_left: float  # seconds; negative: stale since
     unusable: Any = ""  # why nothing may be used: LEASE knows the useless value by this
+    age: float = 0.0  # seconds since it was stored
+    dead_left: float = 0.0  # seconds for which it may be served as stale, if need be
 
 
+@dataclass(slots=True)
 class Granted:
     """The right to fill, until it is released, voided or runs out.
 
@@ -40,25 +44,23 @@ class Granted:
         found: what is stored, and stale.
         marks: what the markers that were asked for say now; None where one has no answer.
         at_ms: the server's time.
-        quarantines: by marker, for how many seconds longer what is cached under it is quarantined.
+        last: the nonce of the last invalidation of a tag of the namespace, by the marker of the namespace.
+        quarantines: by marker, until when (the server's ms) what is cached under it is quarantined.
+        failures: how many loads have failed in a row.
+        pause_ms: for how long nobody loaded after the last of them.
     """
 
-    __slots__ = ("at_ms", "found", "marks", "quarantines")
-
-    at_ms: int
     found: Found | None
     marks: Mapping[str, Any]
-    quarantines: Mapping[str, float]
+    at_ms: int
+    quarantines: Mapping[str, int]
+    last: Mapping[str, bytes]
+    failures: int = 0
+    pause_ms: int = 0
 
-    def __init__(
-        self, found: Found | None, marks: Mapping[str, Any], at_ms: int, quarantines: Mapping[str, float]
-    ) -> None:
-        self.found, self.marks, self.at_ms, self.quarantines = found, marks, at_ms, quarantines
-
-    def quarantined_for(self, markers: Iterable[str], passed: float) -> float | None:
-        """The seconds until the quarantine of one of *markers* ends, *passed* after the lease; None without one."""
-        left = [self.quarantines[marker] - passed for marker in markers if marker in self.quarantines]
-        return max(0.001, min(left)) if left else None
+    def quarantined_until(self, markers: Iterable[str]) -> int:
+        """When the first quarantine of one of *markers* ends, in the server's ms; 0 without one."""
+        return min((self.quarantines[marker] for marker in markers if marker in self.quarantines), default=0)
 
     def covers(self, markers: Sequence[str]) -> bool:
         """Whether all of *markers* have said something: without that, what is loaded cannot be stored."""
@@ -74,6 +76,8 @@ class Fill:
         fresh: seconds.
         stale: seconds after that.
         version: as `version_text` writes it.
+        under: the nonces of the namespaces when the load began.
+        until_ms: the server's time at which it ends at the latest; 0: none.
     """
 
     key: str
@@ -84,6 +88,8 @@ class Fill:
     version: str = ""
     markers: tuple[str, ...] = ()
     nonces: tuple[bytes, ...] = ()
+    under: bytes = b""
+    until_ms: int = 0
 
 
 class Filled(Enum):
@@ -120,9 +126,12 @@ CUT_OFF = CutOff()
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The load that was waited for raised."""
+    """A load of another process raised: the one that was waited for, or the last one, and its back-off still runs."""
 
     stored: Stored | None  # Kind.ERROR; None if its description cannot be read
+    failures: int = 1  # in a row
+    left: float = 0.0  # seconds until the back-off ends
+    found: Found | None = None  # what is stale, if anything is
 
 
 LeaseOutcome: TypeAlias = Found | Granted | Wait | Bypass | Failed

@@ -16,6 +16,7 @@ from ..codec import TAGGED
 from ..codec.fidelity import difference
 from ..codec.state import anatomy_of, attributes_of
 from ..errors import CodecError
+from .frameless import frameless
 
 MOST_BYTES = 4096  # of a failure that is told to others
 _MOST_TEXT, _MOST_CAUSES = 500, 8
@@ -116,9 +117,11 @@ def _held(descriptor: Any, error: Exception) -> Any:
 
 
 def _fresh(value: object) -> Any:
-    """*value*, with builtin containers of its own."""
+    """*value*, with builtin containers of its own, and no frames of exceptions in it."""
     copy = _COPIES.get(type(value))
-    return value if copy is None else copy(value)
+    if copy is not None:
+        return copy(value)
+    return (frameless(value) or value) if isinstance(value, BaseException) else value
 
 
 _COPIES: dict[type, Callable[[Any], Any]] = {
@@ -190,7 +193,7 @@ def told(error: Exception) -> Described:
     except CodecError:
         pass
     try:
-        text = str(error)[:_MOST_TEXT].encode("utf-8", "replace").decode()
+        text = (str(error) or ", ".join(map(str, error.args)))[:_MOST_TEXT].encode("utf-8", "replace").decode()
     except Exception:  # noqa: BLE001 - a description must not fail over what it describes
         text = ""
     lost: type[Exception] = NotTold
@@ -234,4 +237,10 @@ def rebuilt(what: Described) -> Exception | None:
 def again(error: Exception) -> Exception:
     """*error* as a new object, without its traceback and context; itself if it cannot be made anew."""
     what = describe(error)
-    return made_of(what) if what.whole else error
+    if what.whole:
+        return made_of(what)
+    twin = frameless(error)
+    if twin is None:
+        return error
+    twin.__context__ = None
+    return twin

@@ -7,7 +7,6 @@ of working, and a schedule that is safe here is safe there.
 from __future__ import annotations
 
 import math
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -15,15 +14,19 @@ from typing import Any
 
 from ..errors import Refused
 from ..ports import Call, Command, Commands, Reply, ScriptCall
+from . import messages
+from .calls import ALWAYS
+from .glob import glob
+from .layout import NONCE_BYTES, Record
 from .names import is_marker
-
-Hash = dict[str, Any]
+from .state import State, proves, same_names
 
 LEAST_MARKERS = 10_000
+_GRANTED = 4  # parts of a lease; behind them the version and the names of the quarantine that it was granted in
 
 
 class MemoryCommands:
-    """Entries as hashes with a deadline; the least recently used goes when there are more than *size*.
+    """Entries under their keys; the least recently used goes when there are more than *size*.
 
     Args:
         size: most entries.
@@ -47,18 +50,16 @@ class MemoryCommands:
         self._max_bytes, self._weigh = max_bytes, weigh
         self._weights: dict[str, int] = {}
         self._bytes = 0
-        self._hashes: OrderedDict[str, Hash] = OrderedDict()
-        self._ends: dict[str, float] = {}
+        self._states: OrderedDict[str, State] = OrderedDict()
         self._markers: MemoryCommands | None = None  # of namespaces and tags; they take no room from the entries
 
     def after_fork(self, lock: AbstractContextManager[Any]) -> None:
         """Go on with another *lock*, and without leases: in a forked child, who held them does not exist."""
         self._lock = lock
-        for key, fields in list(self._hashes.items()):
-            if fields.pop("t", None) is not None:
-                fields.pop("u", None)
-                if not fields:
-                    self._delete(key)
+        for key, state in list(self._states.items()):
+            state.lease = None
+            if not state.end():
+                self._delete(key)
 
     away = False
 
@@ -77,43 +78,68 @@ class MemoryCommands:
         """The servers whose entries are all there are: this one."""
         return [self]
 
+    def now_ms(self) -> int:
+        return math.floor(self._now() * 1000)
+
     def run(self, call: Call) -> Reply:
         """Answer one call; the lock is held."""
-        now = math.floor(self._now() * 1000)
-        key = call.keys[0] if isinstance(call, ScriptCall) else str(call[1])
+        if not isinstance(call, ScriptCall):
+            return self._plain(call)
+        now, key = self.now_ms(), call.keys[0]
         if self.sorts and is_marker(key):
             return self._of_markers().run(call)
-        if isinstance(call, ScriptCall):
-            reply = getattr(self, f"_{call.script.name}")(self._hash(key, now), now, key, *call.args)
-            if not self._hashes.get(key):
-                self._delete(key)
-            else:
-                self._make_room(key)
-            return reply
-        name, fields = str(call[0]), self._hash(key, now)
-        return self._plain(name, key, call, fields, now)
-
-    def _plain(self, name: str, key: str, call: Command, fields: Hash, now: int) -> Reply:
-        """Answer a command that is no script."""
-        reply: Reply = Refused(f"ERR unknown command {name!r}")
-        if name in {"HMGET", "HGET"}:
-            if fields:
-                self._hashes.move_to_end(key)
-            found = [fields.get(str(field)) for field in call[2:]]
-            reply = found if name == "HMGET" else found[0]
-        elif name == "PTTL":
-            reply = self._pttl(key, now)
-        elif name == "SCAN":
-            reply = self._scan(str(call[3]), now)
-        elif name == "PUBLISH":
-            self.publish(key, str(call[2]))
-            reply = 0
+        state = self._opened(key, now) or State()
+        reply = getattr(self, f"_{call.script.name}")(state, now, key, *call.args)
+        if state.end() <= now:
+            self._delete(key)
+        else:
+            self._states[key] = state
+            self._make_room(key)
         return reply
+
+    def _plain(self, call: Command) -> Reply:
+        """Answer a command that is no script."""
+        name, now = str(call[0]), self.now_ms()
+        if name == "MGET":
+            return [self._read(str(key), now) for key in call[1:]]
+        if name in {"GET", "GETRANGE"}:  # an object has no beginning
+            return self._read(str(call[1]), now)
+        if name == "TIME":
+            return now // 1000, now % 1000 * 1000
+        if name == "SCAN":
+            return self._scan(str(call[3]), now)
+        if name == "PUBLISH":
+            self.publish(str(call[1]), str(call[2]))
+            return 0
+        return Refused(f"ERR unknown command {name!r}")
+
+    def _read(self, key: str, now: int) -> Record | None:
+        if self.sorts and is_marker(key):
+            return self._of_markers()._read(key, now)  # noqa: SLF001 - another of this class
+        state = self._opened(key, now)
+        if state is None:
+            return None
+        self._states.move_to_end(key)
+        return state.raw()
 
     @property
     def empty(self) -> bool:
         """True if nothing is kept: no value, no lease, nothing noted for later."""
-        return not self._hashes and (self._markers is None or self._markers.empty)
+        return not self._states and (self._markers is None or self._markers.empty)
+
+    def limit(self, key: str, version: str) -> float:
+        """For how many seconds a value that is loaded now may be kept; 0: not at all."""
+        if self.sorts and is_marker(key):
+            return math.inf if self._markers is None else self._markers.limit(key, version)
+        with self._lock:
+            now = self.now_ms()
+            state = self._opened(key, now)
+            if state is None:
+                return math.inf
+            if state.writes or state.is_old(version, b""):
+                return 0.0
+            end = state.quarantined(version, b"")
+            return math.inf if end is None else (end - now) / 1000
 
     def _of_markers(self) -> MemoryCommands:
         if self._markers is None:
@@ -122,97 +148,84 @@ class MemoryCommands:
 
     def _make_room(self, key: str) -> None:
         if self._max_bytes is not None:
-            weight = self._weigh(self._hashes[key].get("v"))
+            weight = self._weigh(self._states[key].value)
             self._bytes += weight - self._weights.get(key, 0)
             self._weights[key] = weight
             if weight > self._max_bytes:
                 self._delete(key)
                 return
-            self._hashes.move_to_end(key)
-        while len(self._hashes) > self._size or (self._max_bytes is not None and self._bytes > self._max_bytes):
-            self._delete(next(iter(self._hashes)))
+            self._states.move_to_end(key)
+        while len(self._states) > self._size or (self._max_bytes is not None and self._bytes > self._max_bytes):
+            self._delete(next(iter(self._states)))
 
-    def _hash(self, key: str, now: int) -> Hash:
-        if self._ends.get(key, math.inf) <= now:
-            self._delete(key)
-        return self._hashes.get(key) or {}
-
-    def _write(self, key: str, fields: Hash, **changes: Any) -> None:
-        fields.update(changes)
-        self._hashes[key] = fields
+    def _opened(self, key: str, now: int) -> State | None:
+        """What is under *key* and not over."""
+        state = self._states.get(key)
+        if state is None:
+            return None
+        state.open(now)
+        if state.end() > now:
+            return state
+        self._delete(key)
+        return None
 
     def _delete(self, key: str) -> None:
-        self._hashes.pop(key, None)
-        self._ends.pop(key, None)
+        self._states.pop(key, None)
         self._bytes -= self._weights.pop(key, 0)
-
-    def _pttl(self, key: str, now: int) -> int:
-        if key not in self._hashes:
-            return -2
-        return int(self._ends[key] - now) if key in self._ends else -1
-
-    def _pexpire(self, key: str, ms: float, now: int) -> None:
-        if key in self._hashes:
-            self._ends[key] = now + ms
-
-    def _drop(self, key: str, fields: Hash, *names: str) -> None:
-        for name in names:
-            fields.pop(name, None)
-        if not fields:
-            self._delete(key)
-
-    def _write_until(self, key: str, fields: Hash, now: int) -> int:
-        """The latest deadline of a live write intent, 0 without one; dead intents go."""
-        last = 0
-        for name in [name for name in fields if name.startswith("w:")]:
-            if fields[name] > now:
-                last = max(last, fields[name])
-            else:
-                self._drop(key, fields, name)
-        return last
-
-    def _quarantined(self, fields: Hash, now: int, fresh: int, stale: int, *, proven: bool) -> tuple[int, int]:
-        left = fields.get("q", 0) - now
-        return (min(fresh, left), 0) if left > 0 and not proven else (fresh, stale)
 
     def is_stamp(self, stamp: Any, value: Any) -> bool:
         """Whether *stamp* is what the packing knows *value* by: here, the object itself."""
         return stamp is value
 
+    def _is_usable(self, state: State, unusable: Any) -> bool:
+        return state.value is not None and not self.is_stamp(unusable, state.value)
+
     def publish(self, channel: str, message: str) -> None:
         """Tell those who listen: nobody does, in a process of its own."""
+
+    def _tell(self, state: State, now: int, key: str, channel: str, echo: str) -> None:
+        """Publish what has changed, and what else has to be known of it."""
+        quarantine, write = state.quarantine, state.written_until()
+        news = messages.Drop(
+            key,
+            echo,
+            quarantine[0] - now if quarantine is not None else 0,
+            write - now if write else 0,
+            state.floor[2] if state.floor is not None else "",
+        )
+        self.publish(channel, news.text())
 
     # The calls, in the order of `calls`
 
     def _scan(self, pattern: str, now: int) -> Reply:
         """All names that match *pattern*, at once."""
         matches = glob(pattern)
-        names = [name for name in list(self._hashes) if matches(name) and self._hash(name, now)]
+        names = [name for name in list(self._states) if matches(name) and self._opened(name, now)]
         return [b"0", [name.encode("utf-8", "surrogatepass") for name in names]]
 
-    def _head(self, fields: Hash, now: int, key: str, most: int) -> Reply:  # noqa: ARG002 - an object has no beginning
-        return [fields.get("v"), fields.get("g", 0), self._pttl(key, now)]
+    def _mark(self, state: State, now: int, key: str, nonce: bytes, keep: int) -> Reply:  # noqa: ARG002 - as all are called
+        if state.value is None:
+            state.value, state.fresh, state.span, state.born = nonce + bytes(NONCE_BYTES), 0, 0, now
+            state.dead = now + 2 * keep
+        elif state.dead - now < keep:
+            state.dead = now + 2 * keep
+        quarantine = state.quarantine
+        left = quarantine[0] - now if quarantine is not None else 0
+        beneath = state.beneath[0] - now if state.beneath is not None else 0
+        return [state.value[:NONCE_BYTES], state.value[NONCE_BYTES:], left, beneath]
 
-    def _mark(self, fields: Hash, now: int, key: str, nonce: bytes, keep: int) -> Reply:
-        quarantine = fields.get("q", 0) - now
-        if "v" not in fields:
-            self._write(key, fields, v=nonce, c=now)
-        if quarantine > 0:
-            self._pexpire(key, quarantine, now)
-        elif self._pttl(key, now) < keep:
-            self._pexpire(key, 2 * keep, now)
-        return [fields["v"], fields["c"], max(0, quarantine)]
-
-    def _tagged(self, fields: Hash, now: int, key: str) -> int:
-        if fields:
-            self._write(key, fields, l=now)
+    def _tagged(self, state: State, now: int, _key: str, nonce: bytes, lag: int) -> int:
+        if state.value is not None:
+            state.value = state.value[:NONCE_BYTES] + nonce
+        if lag and (state.beneath is None or state.beneath[0] <= now + lag):
+            state.beneath = [now + lag, lag]
         return 1
 
     def _lease(
         self,
-        fields: Hash,
+        state: State,
         now: int,
-        key: str,
+        _key: str,
         token: str,
         lease: int,
         grace: int,
@@ -220,158 +233,167 @@ class MemoryCommands:
         awaited: str,
         unusable: Any,
     ) -> Reply:
-        value, stale, pttl = fields.get("v"), fields.get("g", 0), self._pttl(key, now)
-        usable = None if value is unusable else value
-        if usable is not None and pttl - stale > floor:
-            return [b"HIT", usable, stale, pttl]
-        if fields.get("t") == token:
-            return [b"GRANTED", now, usable, stale, pttl]
-        write = self._write_until(key, fields, now)
-        pttl = self._pttl(key, now)
+        usable = self._is_usable(state, unusable)
+        raw = state.raw() if usable else None
+        if usable and state.is_fresh(now) and state.fresh - now > floor:
+            return [b"HIT", now, raw]
+        failure = state.failure
+        failed = (failure[3], failure[5]) if failure is not None else (0, 0)
+        if state.lease is not None and state.lease[2] == token:
+            return [b"GRANTED", now, raw, *failed]
+        write = state.written_until()
         if write:
-            return [b"BYPASS", write - now]
-        if "t" in fields and fields["u"] > now:
-            return [b"WAIT", fields["u"] - now, fields["t"], usable, stale, pttl]
-        if "x" in fields:
-            holder, what = fields["x"]
-            if awaited and holder == awaited:
-                return [b"FAILED", what]
-        self._write(key, fields, t=token, u=now + lease)
-        fields.pop("x", None)
-        want = lease + grace
-        if pttl < want:
-            if value is not None:
-                stale += want - pttl
-                fields["g"] = stale
-            self._pexpire(key, want, now)
-            pttl = want
-        return [b"GRANTED", now, usable, stale, pttl]
+            return [b"BYPASS", now, None, write - now]
+        if state.lease is not None:
+            state.lease[3] = 1
+            return [b"WAIT", now, raw, state.lease[0] - now, state.lease[2]]
+        if failure is not None:
+            paused = failure[0] - failure[1] + failure[5] - now
+            if floor >= ALWAYS:
+                state.failure, failed = None, (0, 0)
+            elif paused > 0 or (awaited and failure[2] == awaited):
+                return [b"FAILED", now, raw, failure[4], failure[3], max(0, paused)]
+        state.lease = [now + lease, lease, token, 0]
+        if state.quarantine is not None:  # loaded in a quarantine, even if that is over by the time of the fill
+            state.lease += state.quarantine[2:]
+        state.outlives(now, lease + grace)
+        return [b"GRANTED", now, state.raw() if usable else None, *failed]
 
     def _fill(
-        self, fields: Hash, now: int, key: str, token: str, envelope: Any, fresh: int, stale: int, version: str
+        self,
+        state: State,
+        now: int,
+        key: str,
+        token: str,
+        envelope: Any,
+        fresh: int,
+        stale: int,
+        version: str,
+        under: bytes,
+        latest: int,
+        channel: str,
     ) -> int:
-        if fields.get("t") != token:
+        held = state.lease
+        if held is None or held[2] != token:
             return 0
-        floor = fields.get("f")
-        if version and floor is not None and version < floor:
-            self._drop(key, fields, "t", "u")
+        state.lease = None
+        if state.is_old(version, under):
             return -1
-        proven = bool(version) and floor is not None
-        reply = 2 if fields.get("q", 0) > now and not proven else 1
-        fresh, stale = self._quarantined(fields, now, fresh, stale, proven=proven)
-        self._write(key, fields, v=envelope, g=stale)
-        self._drop(key, fields, "t", "u", "n")
-        if version:
-            fields |= {"f": version, "n": 1}
-        self._pexpire(key, fresh + stale, now)
-        return reply
-
-    def _renew(self, fields: Hash, now: int, key: str, token: str, lease: int, grace: int) -> int:
-        if fields.get("t") != token:
+        state.failure = None
+        if len(held) > _GRANTED and state.quarantine is None and not proves(version, under, *held[_GRANTED:]):
             return 0
-        fields["u"] = now + lease
-        want, pttl = lease + grace, self._pttl(key, now)
-        if pttl < want:
-            if "v" in fields:
-                fields["g"] += want - pttl
-            self._pexpire(key, want, now)
+        if latest and latest <= now:
+            return 0
+        brief = state.replace(now, envelope, fresh, stale, version, under, latest=latest)
+        if held[3]:
+            self.publish(channel, messages.filled(key))
+        return 2 if brief else 1
+
+    def _renew(self, state: State, now: int, _key: str, token: str, lease: int, grace: int) -> int:
+        held = state.lease
+        if held is None or held[2] != token:
+            return 0
+        held[0], held[1] = now + lease, lease
+        state.outlives(now, lease + grace)
         return 1
 
-    def _release(self, fields: Hash, now: int, key: str, token: str, failure: Any, kept: int) -> int:
-        if fields.get("t") != token:
+    def _release(
+        self, state: State, now: int, _key: str, token: str, failure: Any, failures: int, pause: int, kept: int
+    ) -> int:
+        if state.lease is None or state.lease[2] != token:
             return 0
-        self._drop(key, fields, "t", "u")
+        state.lease = None
         if failure:
-            self._write(key, fields, x=(token, failure))
-            if len(fields) == 1:
-                self._pexpire(key, kept, now)
+            state.failure = [now + kept, kept, token, failures, failure, min(pause, kept)]
         return 1
 
     def _invalidate(
         self,
-        fields: Hash,
+        state: State,
         now: int,
         key: str,
         channel: str,
-        message: str,
+        echo: str,
         quarantine: int,
         floor: str,
+        under: bytes,
         floor_ms: int,
         begin: str,
         intent: int,
         end: str,
-        most: int = 0,
+        most: Any,
     ) -> Reply:
-        known = bool(floor) and not begin and "n" in fields and floor <= fields["f"]
-        head = [fields.get("v"), fields.get("g", 0), self._pttl(key, now)] if most else None
-        self._drop(key, fields, "t", "u", "x", *(() if known else ("v", "g", "n", "c")))
-        self.publish(channel, message)
-        if end:
-            self._drop(key, fields, f"w:{end}")
+        raw, known = state.raw(), state.version
+        stays = bool(floor) and not begin and known is not None and same_names(known[1], under) and floor <= known[0]
+        if not stays:
+            state.let_go(now)
+        state.void()
+        state.writes.pop(end, None)
         if begin:
-            self._write(key, fields, **{f"w:{begin}": now + intent})
+            state.writes[begin] = [now + intent, intent]
         if quarantine:
-            self._write(key, fields, q=max(fields.get("q", 0), now + quarantine))
+            self._quarantine(state, now, quarantine, floor, under)
         if floor:
-            self._write(key, fields, f=max(fields.get("f", ""), floor))
-        last, pttl = max(self._write_until(key, fields, now), fields.get("q", 0)), self._pttl(key, now)
-        if "f" in fields:
-            last = max(last, now + floor_ms, now + pttl)
-        if last <= now:
-            self._delete(key)
-        else:
-            if known and last - now > pttl:
-                fields["g"] += last - now - pttl
-            self._pexpire(key, last - now, now)
-        return head or (2 if known else 1)
+            state.raise_floor(now, floor, under, floor_ms)
+        self._tell(state, now, key, channel, echo)
+        if most != "":
+            return [raw, now]
+        return 2 if stays else 1
 
-    def _expire(self, fields: Hash, now: int, key: str, channel: str, message: str) -> int:
-        self._drop(key, fields, "t", "u", "x")
-        self.publish(channel, message)
-        if "v" not in fields:
-            return 0
-        fields["g"] = max(fields["g"], self._pttl(key, now))
-        return 1
+    def _quarantine(self, state: State, now: int, ms: int, version: str, under: bytes) -> None:
+        """Begin a quarantine, or let the one that goes on last as long."""
+        last, life, old = now + ms, ms, state.quarantine
+        if old is not None:
+            if old[0] > last:
+                last, life = old[0], old[1]
+            if not version or not old[2] or not same_names(old[3], under):
+                version, under = "", b""
+            else:
+                version = max(version, old[2])
+        state.quarantine = [last, life, version, under]
 
-    def _touch(self, fields: Hash, now: int, key: str, fresh: int, stale: int, channel: str, message: str) -> int:
-        if "v" not in fields or self._pttl(key, now) <= fields["g"]:
+    def _expire(self, state: State, now: int, key: str, channel: str, echo: str) -> int:
+        state.void()
+        state.fresh = min(state.fresh, now)
+        self._tell(state, now, key, channel, echo)
+        return 0 if state.value is None else 1
+
+    def _touch(self, state: State, now: int, key: str, fresh: int, stale: int, channel: str, echo: str) -> int:
+        if not state.is_fresh(now):
             return 0
-        fields["g"] = stale
-        self._pexpire(key, fresh + stale, now)
-        self.publish(channel, message)
+        if state.latest is not None:
+            fresh, stale = min(fresh, state.latest - now), 0
+        state.fresh, state.span, state.dead = now + fresh, fresh, now + fresh + stale
+        self._tell(state, now, key, channel, echo)
         return 1
 
     def _store(
         self,
-        fields: Hash,
+        state: State,
         now: int,
         key: str,
         envelope: Any,
         fresh: int,
         stale: int,
         version: str,
+        under: bytes,
         channel: str,
-        message: str,
+        echo: str,
     ) -> int:
-        floor = fields.get("f")
-        if version and floor is not None and version < floor:
+        if state.is_old(version, under):
             return -1
-        self._drop(key, fields, "t", "u", "x")
-        write = self._write_until(key, fields, now)
-        self.publish(channel, message)
-        if write:
-            return 0
-        fresh, stale = self._quarantined(fields, now, fresh, stale, proven=bool(version) and floor is not None)
-        self._write(key, fields, v=envelope, g=stale)
-        fields.pop("n", None)
-        if version:
-            fields |= {"f": version, "n": 1}
-        self._pexpire(key, fresh + stale, now)
-        return 1
+        state.void()
+        free = not state.writes
+        if free:
+            state.replace(now, envelope, fresh, stale, version, under)
+        else:
+            state.let_go(now)
+        self._tell(state, now, key, channel, echo)
+        return int(free)
 
     def _add(
         self,
-        fields: Hash,
+        state: State,
         now: int,
         key: str,
         token: str,
@@ -380,45 +402,45 @@ class MemoryCommands:
         stale: int,
         unusable: Any,
         channel: str,
-        message: str,
+        echo: str,
     ) -> Reply:
-        value, g, past, pttl = fields.get("v"), fields.get("g", 0), fields.get("r", ""), self._pttl(key, now)
-        if token in past:
+        if token in state.repeated:
             return [1]
-        if value is not None and pttl > g and not self.is_stamp(unusable, value):
-            return [2, value, g, pttl]
-        self._drop(key, fields, "t", "u", "x")
-        write = self._write_until(key, fields, now)
-        self.publish(channel, message)
-        if write:
-            return [0]
-        fresh, stale = self._quarantined(fields, now, fresh, stale, proven=False)
-        self._write(key, fields, v=envelope, g=stale, r=token + past[: 7 * len(token)])
-        fields.pop("n", None)
-        self._pexpire(key, fresh + stale, now)
-        return [1]
+        if state.is_fresh(now) and self._is_usable(state, unusable):
+            return [2, now, state.raw()]
+        state.void()
+        free = not state.writes
+        if free:
+            state.remember(now, token)
+            state.replace(now, envelope, fresh, stale, "", b"")
+        self._tell(state, now, key, channel, echo)
+        return [int(free)]
 
     def _replace(
         self,
-        fields: Hash,
+        state: State,
         now: int,
         key: str,
         token: str,
         stamp: Any,
         envelope: Any,
         channel: str,
-        message: str,
+        echo: str,
     ) -> Reply:
-        value, g, past, pttl = fields.get("v"), fields.get("g", 0), fields.get("r", ""), self._pttl(key, now)
-        if token in past:
+        if token in state.repeated:
             return [1]
-        if value is None or pttl <= g:
+        if not state.is_fresh(now):
             return [0]
-        if not self.is_stamp(stamp, value):
-            return [2, value, g, pttl]
-        self._write(key, fields, v=envelope, r=token + past[: 7 * len(token)])
-        self._drop(key, fields, "t", "u", "x", "n")
-        self.publish(channel, message)
+        if not self.is_stamp(stamp, state.value):
+            return [2, now, state.raw()]
+        state.void()
+        latest, end = state.latest, state.quarantined("", b"")
+        state.let_go(now)
+        state.latest, state.born, state.value = latest, now, envelope
+        if end is not None:  # the value before may have been proven, this one is not
+            state.end_by(end)
+        state.remember(now, token)
+        self._tell(state, now, key, channel, echo)
         return [1]
 
 
@@ -432,44 +454,3 @@ class _Markers(MemoryCommands):
     ) -> None:
         super().__init__(size, lock, now)
         self.publish = entries.publish  # type: ignore[method-assign]  # theirs
-
-
-_WILD = {"*": ".*", "?": "."}
-
-
-def glob(pattern: str) -> Callable[[str], object]:
-    r"""A test for names that match *pattern* as Redis understands it: ``*``, ``?``, ``[a-c]``, ``[^a]``, ``\*``."""
-    parts: list[str] = []
-    at = 0
-    while at < len(pattern):
-        char = pattern[at]
-        if char == "[":
-            part, at = _set(pattern, at + 1)
-            parts.append(part)
-            continue
-        if char == "\\" and at + 1 < len(pattern):
-            at += 1
-            parts.append(re.escape(pattern[at]))
-        else:
-            parts.append(_WILD.get(char) or re.escape(char))
-        at += 1
-    return re.compile("".join(parts), re.DOTALL).fullmatch
-
-
-def _set(pattern: str, at: int) -> tuple[str, int]:
-    """The regular expression for a set of characters that begins at *at*, and where the pattern goes on."""
-    negated = pattern.startswith("^", at)
-    at += negated
-    ranges: list[str] = []
-    while at < len(pattern) and pattern[at] != "]":
-        first = last = pattern[at]
-        if first == "\\" and at + 1 < len(pattern):
-            at += 1
-            first = last = pattern[at]
-        elif pattern.startswith("-", at + 1) and at + 2 < len(pattern):
-            at += 2
-            first, last = sorted((first, pattern[at]))
-        ranges.append(f"{re.escape(first)}-{re.escape(last)}")
-        at += 1
-    among = "|".join(f"[{each}]" for each in ranges) or "(?!)"
-    return (f"(?!{among})." if negated else f"(?:{among})"), at + 1

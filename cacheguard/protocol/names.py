@@ -21,8 +21,8 @@ _PLAIN_KEY = re.compile(r"(?!#)[!-z|~]{0,250}")
 _GLOBBED = re.compile(r"[*?\[\]\\]")  # what means something in a pattern
 
 _LONGEST_NAME = 100
-_LAYOUT = 1  # of what is stored under a key; another layout lives under another key
-_MARKER = "m"  # stands in the place of the layout in the keys of markers
+_ENTRY = "e"  # in the keys of entries
+_MARKER = "m"  # in those of markers
 _EPOCH_PARTS = 3  # cg, path, m; a tag's marker has its text as the fourth
 
 
@@ -92,7 +92,7 @@ def namespace_scope(namespace: str | Sequence[str]) -> Scope:
         raise ConfigurationError("namespace must have at least one name, got none")
     escaped = [_escaped_name(name) for name in names]
     paths = ["/".join(escaped[:depth]) for depth in range(1, len(escaped) + 1)]
-    return Scope(f"cg:{paths[-1]}:{_LAYOUT}:", tuple(f"cg:{path}:{_MARKER}" for path in paths))
+    return Scope(f"cg:{paths[-1]}:{_ENTRY}:", tuple(f"cg:{path}:{_MARKER}" for path in paths))
 
 
 def bus_channel(namespace: str) -> str:
@@ -109,6 +109,12 @@ def epoch_of(key: str) -> str | None:
     """The marker of its namespace, if *key* is the marker of a tag."""
     parts = key.split(":", 3)
     return ":".join(parts[:3]) if len(parts) > _EPOCH_PARTS and parts[2] == _MARKER else None
+
+
+def epochs_of(key: str) -> tuple[str, ...]:
+    """The markers of the namespaces around the entry or the tag with this Redis key, from the root down."""
+    path = key.split(":", 2)[1].split("/")
+    return tuple(f"cg:{'/'.join(path[:depth])}:{_MARKER}" for depth in range(1, len(path) + 1))
 
 
 def beneath(key: str) -> tuple[str, str] | None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import random
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from inspect import isawaitable
 from typing import Any, Protocol
 
 from ..errors import CacheGuardError
-from ..ports import Commands
+from ..ports import Commands, Signal
+from .homes import LoopHome, Pulse
 from .together import together
 
-PATIENCE_AT_CLOSE = 2.0
+PATIENCE_AT_CLOSE = 1.5  # seconds for all of it
+A_MOMENT = 0.2  # seconds in which a task that was cancelled ends
 
 
 class Wire(Protocol):
@@ -74,6 +78,8 @@ class TaskSignal:
             await waiter
         finally:
             timer.cancel()
+            if not self._up:
+                self._waiters.remove(waiter)
         return self._up
 
 
@@ -88,8 +94,8 @@ class TaskWatch:
     def __init__(self, runtime: AsyncRuntime, beat: Any, every: float, late: Any, deadline: float | None) -> None:
         self._runtime, self._beat, self._every, self._late = runtime, beat, every, late
         self._load = asyncio.current_task()
-        self._next = runtime.call_later(every, self._on_beat)
-        self._end = None if deadline is None else runtime.call_later(deadline, self._on_end)
+        self._next = runtime.timer(every, self._on_beat)
+        self._end = None if deadline is None else runtime.timer(deadline, self._on_end)
 
     def stop(self) -> None:
         self._next.cancel()
@@ -118,6 +124,7 @@ class AsyncRuntime:
         self._wire = wire  # ours to close
         self._closed = False
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self._home = LoopHome(Pulse(self.loop))
         self.now: Callable[[], float] = time.monotonic
         self.call_later: Callable[..., Timer] = self.loop.call_later
         self.random: Callable[[], float] = random.Random(os.urandom(16)).random
@@ -131,11 +138,21 @@ class AsyncRuntime:
     def token(self) -> str:
         return os.urandom(16).hex()
 
-    def here(self) -> None:
-        return None
+    def here(self) -> LoopHome:
+        home = self._home
+        if home.thread != threading.get_ident():  # the loop goes on in another thread
+            home = self._home = LoopHome(home.pulse)
+        return home
 
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        self.timer(seconds, what)
+
+    def timer(self, seconds: float, what: Callable[[], None]) -> Timer:
+        """Call *what* later, outside of the caller's context: an event loop keeps a timer after it was cancelled."""
+        return contextvars.Context().run(self.call_later, seconds, what)
+
+    async def sleep(self, seconds: float, until: Signal | None = None) -> None:
+        await (asyncio.sleep(seconds) if until is None else until.wait(seconds))
 
     def signal(self) -> TaskSignal:
         return TaskSignal(self.call_later)
@@ -196,18 +213,23 @@ class AsyncRuntime:
         finally:
             await self.aclose()
 
-    async def aclose(self) -> None:
-        """Cancel the tasks and see them end; who waited for them hears that the guard is closed."""
+    async def aclose(self, until: float | None = None) -> None:
+        """Cancel the tasks and see them end; who waited for them hears that the guard is closed.
+
+        Args:
+            until: monotonic seconds, how long to wait for what must be done whatever happens.
+        """
         self._closed = True
+        until = time.monotonic() + PATIENCE_AT_CLOSE if until is None else until
         # A task that is cancelled before its first step never gets to tell those who wait for it.
         await asyncio.sleep(0)
         if self._duties:
-            await asyncio.wait(list(self._duties), timeout=PATIENCE_AT_CLOSE)
+            await asyncio.wait(list(self._duties), timeout=max(0.0, until - time.monotonic()))
         tasks = [task for task in self._tasks | self._duties if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=PATIENCE_AT_CLOSE)
+            await asyncio.wait(tasks, timeout=max(A_MOMENT, until - time.monotonic()))
         if self._wire is not None:
             await self._wire.aclose()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import math
 import os
 import random
 import threading
@@ -17,9 +18,9 @@ from ..events import log
 from ..ports import Commands, Signal, Watch
 from . import run_now
 from .bell import Bell
+from .homes import ThreadHome
 
 MOST_DETACHED = 32
-PATIENCE_AT_CLOSE = 2.0
 
 
 class ThreadSignal(Bell):
@@ -106,13 +107,13 @@ class _Keeper:
             job.due = now + job.every
             run_now(job.beat())
 
-    def close(self) -> None:
+    def close(self, until: float) -> None:
         with self._lock:
             self._closed = True
             thread = self._thread
         self._wake.set()
         if thread is not None and thread is not threading.current_thread():
-            thread.join(PATIENCE_AT_CLOSE)
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 def _run_now(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -138,11 +139,20 @@ class BlockingRuntime:
     def token(self) -> str:
         return os.urandom(16).hex()
 
-    def here(self) -> int:
-        return threading.get_ident()
+    def here(self) -> ThreadHome:
+        return ThreadHome()
 
-    async def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        async def late() -> None:
+            what()
+
+        self._keeper.add(_Job(self._keeper.jobs, late, math.inf, late, seconds))
+
+    async def sleep(self, seconds: float, until: Signal | None = None) -> None:
+        if until is None:
+            time.sleep(seconds)
+        else:
+            await until.wait(seconds)
 
     def signal(self) -> Signal:
         return ThreadSignal()
@@ -207,14 +217,13 @@ class BlockingRuntime:
         """Whether `close` would have to wait."""
         return bool(self._detached)
 
-    def close(self) -> None:
-        """End the keeper; wait a moment for detached loads, which nothing can interrupt."""
+    def close(self, until: float) -> None:
+        """End the keeper; wait *until* (monotonic seconds) for detached loads, which nothing can interrupt."""
         self.closed = True
-        self._keeper.close()
-        deadline = time.monotonic() + PATIENCE_AT_CLOSE
+        self._keeper.close(until)
         for thread in list(self._detached):
             if thread is not threading.current_thread():
-                thread.join(max(0.0, deadline - time.monotonic()))
+                thread.join(max(0.0, until - time.monotonic()))
 
     def after_fork(self) -> None:
         """Forget the parent's threads, none of which exist here, and draw other lots than it."""

@@ -225,8 +225,8 @@ class Cluster(Generic[N]):
             return
         for address, index in routing.detours():
             try:
-                _, reply = await self._nodes.of(address).send_each(*routing.asking(index))
-                routing.answered(address, [index], [reply])
+                _, *replies = await self._nodes.of(address).send_each(*routing.asking(index))
+                routing.answered(address, [index], replies)
             except Unreachable as error:
                 routing.failed(address, [index], error)
         routing.no_more_detours()

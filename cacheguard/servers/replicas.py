@@ -198,17 +198,21 @@ class BlockingReplicas:
     def _node(self, address: Address) -> Commands:
         return self._following.node(address)
 
-    async def ask(self, *calls: Call) -> tuple[list[Reply], float] | None:
-        """What replicas answer, and since when (monotonic seconds) it may be old; None if they cannot be asked."""
+    async def ask(self, *calls: Call) -> tuple[list[Reply], Reply, float] | None:
+        """What replicas answer, their times by key, and since when (monotonic seconds) it may be old.
+
+        None if they cannot be asked.
+        """
         following = self._following
         routes = following.routes(calls)
         if routes is None:
             return None
         replies: list[Reply] = [None] * len(calls)
+        times: dict[str, Reply] = {}
         since = float("inf")
         for master, address, mine in routes:
             # The beat comes first: what is asked behind it is at least as new as it.
-            asked = (*following.first, ("GET", following.key_of(master)), *(calls[index] for index in mine))
+            asked = (*following.first, ("GET", following.key_of(master)), *(calls[index] for index in mine), ("TIME",))
             try:
                 answers = (await self._node(address).send_each(*asked))[len(following.first) :]
             except (Unreachable, AnotherServer):
@@ -218,9 +222,9 @@ class BlockingReplicas:
             if sent_at is None or any(isinstance(answer, Refused) for answer in answers):
                 return None
             since = min(since, sent_at)
-            for index, answer in zip(mine, answers[1:], strict=True):
-                replies[index] = answer
-        return replies, since
+            for index, answer in zip(mine, answers[1:-1], strict=True):
+                replies[index], times[str(calls[index][1])] = answer, answers[-1]  # type: ignore[index]  # no script
+        return replies, times, since
 
 
 class AsyncReplicas(BlockingReplicas):
@@ -303,5 +307,5 @@ def following_of(
     return Following(prefix, Group(finder), endpoint.of_replicas(), most, timeout, circuits)
 
 
-def _nothing() -> None:
+def _nothing(_of_unknown_age: bool) -> None:  # noqa: FBT001 - a callback's only argument
     """Another server answers at the address of a replica: its beat tells all there is to know."""

@@ -254,12 +254,20 @@ class Ring:
         return [outcomes[fill.key] for fill in fills]
 
     async def release(
-        self, tokens: dict[str, str], failure: Stored | None = None, marks: Mapping[str, bytes] | None = None
+        self,
+        tokens: dict[str, str],
+        failure: Stored | None = None,
+        marks: Mapping[str, bytes] | None = None,
+        *,
+        failures: int = 0,
+        kept_ms: int = 0,
     ) -> bool:
         """Give leases back, as `Remote.release`; *marks* are those of one node."""
 
         def ask(remote: Remote, mine: list[str]) -> Awaitable[bool]:
-            return remote.release({key: tokens[key] for key in mine}, failure, marks)
+            return remote.release(
+                {key: tokens[key] for key in mine}, failure, marks, failures=failures, kept_ms=kept_ms
+            )
 
         return all(_answers(await self._each(self._split(tokens), ask)))
 

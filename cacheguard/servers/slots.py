@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from binascii import crc_hqx
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ AGAIN_AFTER = 0.1  # seconds, before the nodes are asked once more who is in the
 NOT_HERE = "non local key"
 FIRST = "tagged"  # the script that makes a note of what follows
 WORDS_OF_A_NODE = 2  # host and port; its id and more may follow
+_ASKING: Call = ("ASKING",)
+_TIME: Call = ("TIME",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,43 @@ def _may_have_lost(owners: list[Address | None], ids: dict[Address, bytes], told
     return any(old != new and not (old in stay and new in stay) for old, new in moves)
 
 
+class Spread:
+    """Calls about keys of several nodes, taken apart into calls that each go to one node.
+
+    Each key of an ``MGET`` is asked for by itself. ``TIME`` is asked of every node, behind all that it is asked.
+    """
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self._whole = calls
+        self._is_apart = self.timed = False
+        self.calls: list[Call] = []
+        for call in calls:
+            if isinstance(call, ScriptCall):
+                self.calls.append(call)
+            elif call[0] == "MGET":
+                self._is_apart = True
+                self.calls += [("GET", key) for key in call[1:]]
+            elif call[0] == "TIME":
+                self._is_apart = self.timed = True
+            else:
+                self.calls.append(call)
+
+    def joined(self, replies: Sequence[Reply], times: Mapping[str, Reply]) -> list[Reply]:
+        """The replies to the calls as they were."""
+        if not self._is_apart:
+            return list(replies)
+        left = iter(replies)
+        whole: list[Reply] = []
+        for call in self._whole:
+            if isinstance(call, ScriptCall) or call[0] not in {"MGET", "TIME"}:
+                whole.append(next(left))
+            elif call[0] == "MGET":
+                whole.append([next(left) for _ in call[1:]])
+            else:
+                whole.append(times)
+        return whole
+
+
 class Routing:
     """Calls on their way, and what became of them.
 
@@ -143,8 +182,10 @@ class Routing:
     calls: Sequence[Call]
 
     def __init__(self, calls: Sequence[Call], owners: Map) -> None:
-        self.calls, self._map = calls, owners
-        self.replies: list[Reply] = [None] * len(calls)
+        self._spread = Spread(calls)
+        self.calls, self._map = self._spread.calls, owners
+        self.replies: list[Reply] = [None] * len(self.calls)
+        self._times: dict[str, Reply] = {}
         self._anywhere: Address | None = None
         self.again: list[int] = []  # calls that have to be repeated
         self.silent: dict[Address, Unreachable] = {}  # nodes that did not answer
@@ -183,19 +224,17 @@ class Routing:
         return routes
 
     def _owner(self, call: Call) -> Address | None:
-        if isinstance(call, ScriptCall):
-            key: Any = call.keys[0]
-        elif call[0] == "PUBLISH":
+        if not isinstance(call, ScriptCall) and call[0] == "PUBLISH":
             if self._anywhere is None:
                 able = [address for address in self._map.masters if address not in self.silent]
                 self._anywhere = random.choice(able or self._map.masters)
             return self._anywhere
-        else:
-            key = call[1]
-        return self._map.owners[slot_of(key.encode() if isinstance(key, str) else bytes(key))]
+        return self._map.owners[slot_of(_key_of(call).encode("utf-8", "surrogateescape"))]
 
     def of(self, indices: Sequence[int]) -> list[Call]:
-        return [self.calls[index] for index in indices]
+        """The calls for one node."""
+        calls = [self.calls[index] for index in indices]
+        return [*calls, _TIME] if self._spread.timed else calls
 
     def next_routes(self) -> dict[Address, list[int]]:
         """Which node gets which of the calls that are to be made now; a node that was silent once gets no more."""
@@ -221,11 +260,14 @@ class Routing:
         """The answers; `PartlyUnreachable` if there is not one for each call."""
         if self._lost:
             replies = [self._lost.get(index, reply) for index, reply in enumerate(self.replies)]
-            raise PartlyUnreachable(replies, next(iter(self._lost.values())))
-        return self.replies
+            raise PartlyUnreachable(self._spread.joined(replies, self._times), next(iter(self._lost.values())))
+        return self._spread.joined(self.replies, self._times)
 
     def answered(self, node: Address, indices: Sequence[int], replies: Sequence[Reply]) -> None:
-        """A node has answered, perhaps with the name of another."""
+        """A node has answered what `of` gave for it, perhaps with the name of another."""
+        if self._spread.timed:
+            *replies, time = replies
+            self._times |= {_key_of(self.calls[index]): time for index in indices}
         for index, reply in zip(indices, replies, strict=True):
             self.replies[index] = reply
             if not isinstance(reply, Refused):
@@ -263,7 +305,12 @@ class Routing:
         call = self.calls[index]
         if isinstance(call, ScriptCall):  # with its text: a second try would have to ask once more
             call = ("EVAL", call.script.source, len(call.keys), *call.keys, *call.args)
-        return [("ASKING",), call]
+        return [_ASKING, call, _TIME] if self._spread.timed else [_ASKING, call]
+
+
+def _key_of(call: Call) -> str:
+    key: Any = call.keys[0] if isinstance(call, ScriptCall) else call[1]
+    return key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else str(key)
 
 
 def slot_of(key: bytes) -> int:

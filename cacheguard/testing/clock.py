@@ -57,7 +57,8 @@ class VirtualClock:
 
     A guard on ``memory://`` uses it for everything: TTLs, stale windows, the ages of L1 entries, leases, write intents
     and quarantines, the back-off after a failed load, and every timeout. On Redis, it only moves times that the process
-    measures. TTLs and leases in Redis follow Redis's own clock; the checks of Redis's health follow real time.
+    measures. TTLs, leases and what a failed load leaves for other processes follow Redis's own clock; the checks of
+    Redis's health follow real time.
 
     Timeouts (``hard_timeout``, ``soft_timeout``, ``wait_timeout``, ``load_wait``) and lease renewals only follow this
     clock. Pauses between two polls (while waiting for another caller's load) end when the clock has been moved that
@@ -245,7 +246,7 @@ class _Threads(BlockingRuntime):
         super().__init__(commands)
         self._clock, self.now = clock, clock.now
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, until: Signal | None = None) -> None:  # noqa: ARG002 - who polls may look late
         over = threading.Event()
         timer = self._clock.call_later(seconds, over.set)
         over.wait(seconds)
@@ -253,6 +254,9 @@ class _Threads(BlockingRuntime):
 
     def signal(self) -> Signal:
         return _ThreadSignal(self._clock)
+
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        self._clock.call_later(seconds, what)
 
     def watch(self, beat: Step, every: float, late: Step, deadline: float | None) -> Watch:
         return _ThreadWatch(self._clock, beat, every, late, deadline)
@@ -299,7 +303,7 @@ class _Tasks(AsyncRuntime):
     def signal(self) -> TaskSignal:
         return _TaskSignal(self._clock, self._call_later)
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, until: Signal | None = None) -> None:  # noqa: ARG002 - who polls may look late
         over = asyncio.Event()
         timers = self._call_later(seconds, over.set), self.loop.call_later(seconds, over.set)
         try:

@@ -200,11 +200,11 @@ class RedisServer:
         """The keys of a guard's entries, without the markers of namespaces and tags."""
         return sorted(key for key in self.command("KEYS", "*") if key.split(":")[2:3] != ["m"])
 
-    def command(self, *words: str | int) -> Any:
+    def command(self, *words: str | bytes | int) -> Any:
         """Run one command over a new connection, without a proxy; strings are returned as text."""
         return self.commands(words)[0]
 
-    def commands(self, *calls: tuple[str | int, ...]) -> list[Any]:
+    def commands(self, *calls: tuple[str | bytes | int, ...]) -> list[Any]:
         """Run several commands over one connection."""
         never = Retry(NoBackoff(), 0)
         make: Any = redis.Redis  # its types stop at keyword arguments

@@ -16,7 +16,7 @@ from ..ports import Call, Reply
 from ..protocol import calls
 from ..protocol.entry import Found
 from ..protocol.names import Scope
-from .markers import Markers
+from .markers import Markers, Marks
 from .opening import Opening
 from .packing import Packing
 
@@ -74,35 +74,40 @@ class ByHand:
     async def read_exactly(self, key: str, codec: Codec | None, scope: Scope) -> Exact:
         """The entry of *key*, to be replaced."""
         markers = self._markers.of(key, scope, ())
-        fields, pttl, *nonces = await self._gate.send(*calls.read(key, markers))
-        found = self._opening.found(key, fields, pttl, codec)
-        if found is None or found.stored is None:
+        (held,), seen = calls.were_read([key], markers, await self._gate.ask(*calls.read(key, markers)))
+        found = self._opening.found(key, held, codec)
+        if found is None or found.stored is None or not isinstance(held, calls.Held):
             return Exact()
-        seen = dict(zip(markers, nonces, strict=True))
-        found = await self._opening.standing(key, found, scope, seen, fields[0])
-        return Exact(found, self._packing.stamp(fields[0]))
+        found = await self._opening.standing(key, found, scope, seen, held.envelope)
+        return Exact(found, self._packing.stamp(held.envelope))
 
     async def store(
-        self, items: Mapping[str, tuple[Any, float, float]], version: str, markers: tuple[str, ...], keep_ms: int
+        self,
+        items: Mapping[str, tuple[Any, float, float]],
+        version: str,
+        under: bytes,
+        markers: tuple[str, ...],
+        keep_ms: int,
     ) -> Put:
         """Put values there.
 
         Args:
             items: by key: the envelope, and for how many seconds it is fresh and after that stale.
             version: as `version_text` writes it.
+            under: the nonces of the namespaces, as the envelopes have them.
             markers: those that the envelopes depend on.
             keep_ms: for so long, the markers must be kept.
         """
         stores = [
-            partial(calls.store, key, envelope, fresh=fresh, stale=stale, version=version)
+            partial(calls.store, key, envelope, fresh=fresh, stale=stale, version=version, under=under)
             for key, (envelope, fresh, stale) in items.items()
         ]
         replies, _ = await self._sent(self._markers.marks(markers, keep_ms), stores)
-        seen, quarantined = self._markers.seen(markers, replies[: len(markers)])
+        marks = self._markers.seen(markers, replies[: len(markers)])
         # If a failover loses this, what comes back may be older.
         self._gate.acknowledged([Invalidation(key) for key in items])
         done = all(reply == 1 for reply in replies[len(markers) :])
-        return Put(done, tuple(seen[marker] for marker in markers), min(quarantined.values(), default=0.0))
+        return Put(done, tuple(marks.nonces[marker] for marker in markers), _shortest(marks))
 
     async def add(
         self,
@@ -125,12 +130,12 @@ class ByHand:
         """
         call = partial(calls.add, key, envelope, token=token, fresh=fresh, stale=stale, unusable=unusable)
         replies = await self._changed(key, call, self._markers.marks(markers, keep_ms))
-        seen, quarantined = self._markers.seen(markers, replies[: len(markers)])
+        marks = self._markers.seen(markers, replies[: len(markers)])
         done, there = calls.changed(replies[-1])
-        put = Put(done, tuple(seen[marker] for marker in markers), min(quarantined.values(), default=0.0))
+        put = Put(done, tuple(marks.nonces[marker] for marker in markers), _shortest(marks))
         if there is not None:
             found = self._opening.entry(key, there, None, outline=True)
-            found = await self._opening.standing(key, found, scope, seen, there[0])
+            found = await self._opening.standing(key, found, scope, marks.nonces, there.envelope)
             put.useless = found.unusable if found.stored is None else None
         return put
 
@@ -145,16 +150,25 @@ class ByHand:
         if there is None:
             return Replaced(done, Exact())
         found = self._opening.entry(key, there, codec)
-        found = await self._opening.standing(key, found, scope, dict(zip(markers, replies, strict=False)), there[0])
-        return Replaced(done=False, there=Exact(found, self._packing.stamp(there[0])))
+        seen = calls.were_nonces(markers, replies[:-1])
+        found = await self._opening.standing(key, found, scope, seen, there.envelope)
+        return Replaced(done=False, there=Exact(found, self._packing.stamp(there.envelope)))
 
     async def touch(self, key: str, fresh: float, stale: float, markers: tuple[str, ...], keep_ms: int) -> bool:
-        """Give a fresh entry a new TTL; whether there was one."""
+        """Give a fresh entry a new TTL; whether there was one. Two round trips.
+
+        If a marker is quarantined, the entry ends with that. This is asked first: a process that died in between would
+        leave it more than that.
+        """
+        replies = await self._gate.send(*self._markers.marks(markers, keep_ms))
+        limit = _shortest(self._markers.seen(markers, replies))
+        if limit:
+            fresh, stale = min(fresh, limit), 0.0
         bus = self._gate.bus
         echo = bus.begin()
         call = calls.touch(key, fresh=fresh, stale=stale, channel=bus.channel, echo=echo)
         try:
-            *_, reply = await self._gate.send(*self._markers.marks(markers, keep_ms), call)
+            (reply,) = await self._gate.send(call)
         except BaseException:
             bus.disown(echo)
             raise
@@ -191,3 +205,8 @@ class ByHand:
                 self._events.redis_refused(reply)
                 raise reply
         return replies, echo
+
+
+def _shortest(marks: Marks) -> float:
+    """For how many seconds longer one of the markers is quarantined; 0 if none is."""
+    return min(marks.quarantined.values(), default=0) / 1000

@@ -151,9 +151,18 @@ class Entries(Protocol):
         ...
 
     async def release(
-        self, tokens: dict[str, str], failure: Stored | None = None, marks: Mapping[str, bytes] | None = None
+        self,
+        tokens: dict[str, str],
+        failure: Stored | None = None,
+        marks: Mapping[str, bytes] | None = None,
+        *,
+        failures: int = 0,
+        kept_ms: int = 0,
     ) -> bool:
         """Give leases back, by key, with a word on what the load died of.
+
+        Those who wait are told in any case; with *kept_ms*, so is everybody who asks for a lease in that time, and that
+        it was so many *failures* in a row.
 
         True if all of them were still held, and *marks* still say what they said: nothing was invalidated meanwhile.
         With *marks*, all keys must live in the same place.

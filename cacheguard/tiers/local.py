@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from sys import getsizeof
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from cachetools import Cache, FIFOCache, LFUCache, LRUCache, RRCache
 
@@ -14,16 +13,19 @@ from ..checks import count, one_of
 from ..defenses.consistency import Tickets
 from ..events import Events
 from ..protocol.names import beneath
+from .weighing import weigh
 
 Eviction: TypeAlias = Literal["lru", "lfu", "fifo", "random"]
 Index: TypeAlias = dict[Any, "Entry"]
 
 DEAD = float("-inf")
-OVERHEAD = 400  # bytes an entry costs beside its value: object, key text, slots in the indexes
+# Bytes of an entry beside its value and its key: objects, slots in the indexes.
+OVERHEAD = 600
+OVERHEAD_HERE = 1000  # if this process has it in the place of Redis, too
+OVERHEAD_OF_TAG = 300
 ABSENCE_SHARE = 8  # absences get an eighth of the room and never push out a value
 MOST_BINDINGS = 4
 MOST_SECOND_CHANCES = 32
-MOST_PARTS = 1000
 
 
 class Entry:
@@ -37,6 +39,7 @@ class Entry:
         "bindings",
         "born",
         "counted",
+        "dead_from",
         "fresh_until",
         "hits",
         "kept_until",
@@ -49,6 +52,7 @@ class Entry:
         "type",
         "until",
         "value",
+        "weight",
     )
 
     def __init__(
@@ -60,10 +64,11 @@ class Entry:
         until: float,
         fresh_until: float,
         born: float,
+        dead_from: float = math.inf,
         tags: tuple[str, ...] = (),
         marks: tuple[str, ...] = (),
         shared: bool = True,
-        size: int = 0,
+        weight: int = 0,
     ) -> None:
         self.key: str = key
         self.value: Any = value
@@ -71,11 +76,13 @@ class Entry:
         self.until: float = until  # monotonic: a hit before this needs no question
         self.kept_until: float = until  # what `until` may be renewed to, as long as the bus is proven
         self.fresh_until: float = fresh_until  # monotonic: the end of its TTL, may lie beyond `until`
+        self.dead_from: float = dead_from  # monotonic: from here on it is not even served as stale
         self.born: float = born
         self.tags: tuple[str, ...] = tags
         self.marks: tuple[str, ...] = marks  # the markers of its tags
         self.shared: bool = shared  # in Redis, too: other processes may change it
-        self.size: int = size
+        self.weight: int = weight  # bytes of the value; 0: nobody has weighed it
+        self.size: int = 0  # bytes of all that it takes
         self.hits: float = 0.0
         self.counted: float = 0.0  # of the hits, those that have been handed in
         self.type: type | None = None  # of the single argument that leads here: 1, 1.0 and True are one dict key
@@ -108,10 +115,11 @@ class Local:
 
     Args:
         size: most entries; absences have room for an eighth of it beside that.
-        max_bytes: most bytes, or None for no bound.
+        max_bytes: most bytes, as `weigh` finds them when an entry is put; None for no bound.
         eviction: which entry goes when the room is full.
         lock: guards every change; a hit takes none.
         now: monotonic seconds.
+        beside_redis: False if this process has all entries in the place of Redis, too.
 
     It answers only while it is trusted: see `trust` and `pause`. Without a bus, there is nobody to hear from, and it
     is trusted for ever.
@@ -125,8 +133,11 @@ class Local:
         lock: AbstractContextManager[Any],
         events: Events,
         now: Callable[[], float],
+        *,
+        beside_redis: bool = True,
     ) -> None:
         self.lock = lock
+        self._beside_redis = beside_redis
         self.tickets: Tickets = Tickets()
         self.trusted_until: float = math.inf
         self._now = now
@@ -204,7 +215,9 @@ class Local:
         """Keep *entry* unless something about it was heard of since the ticket was taken; false only then."""
         room = self._absences if absence else self._entries
         if self._max_bytes is not None:
-            entry.size = OVERHEAD + len(entry.key) + weigh(entry.value)
+            beside = OVERHEAD if self._beside_redis and entry.shared else OVERHEAD_HERE
+            beside += len(entry.key) + OVERHEAD_OF_TAG * len(entry.marks)
+            entry.size = beside + (entry.weight or weigh(entry.value, room.maxsize))
         key = entry.key
         with self.lock:
             if self._off or not self.tickets.holds(ticket, key, entry.marks):
@@ -298,7 +311,7 @@ class Local:
                 self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:
-        entry.until = entry.kept_until = entry.fresh_until = DEAD
+        entry.until = entry.kept_until = entry.fresh_until = entry.dead_from = DEAD
         if self._index.get(entry.key) is entry:
             self._index.pop(entry.key, None)
         for index, arguments in entry.bindings:
@@ -330,31 +343,6 @@ class Local:
             for entry in entries:
                 self._bank(entry)
             return len(entries), sum(entry.size for entry in entries)
-
-
-def weigh(value: Any) -> int:
-    """About how many bytes *value* takes, with what it holds; it looks at a thousand parts at most."""
-    total, seen = 0, 0
-    parts: list[Any] = [value]
-    while parts and seen < MOST_PARTS:
-        part = parts.pop()
-        seen += 1
-        total += getsizeof(part, 64)
-        parts += _parts_of(part)
-    return total + 64 * len(parts)
-
-
-def _parts_of(value: Any) -> list[Any]:
-    if isinstance(value, Mapping):
-        pairs = cast("Any", value)
-        return [*pairs.keys(), *pairs.values()]
-    if isinstance(value, list | tuple | set | frozenset):
-        return list(cast("Iterable[Any]", value))
-    names: list[str] = [*cast("Iterable[str]", getattr(cast("object", value), "__struct_fields__", ()))]
-    for kind in type(value).__mro__:
-        slots: Any = vars(kind).get("__slots__", ())
-        names += [slots] if isinstance(slots, str) else slots
-    return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in names)]
 
 
 def _size(entry: Entry) -> int:

@@ -7,10 +7,10 @@ before its load, so it stands as long as they still say the same.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from operator import eq
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from ..delivery.gate import Gate
 from ..errors import Refused
@@ -21,6 +21,20 @@ from ..protocol.entry import Stored
 from ..protocol.names import Scope
 
 MOST_HINTS = 10_000
+
+
+class Marks(NamedTuple):
+    """What markers have said, by marker.
+
+    Args:
+        nonces: None where Redis refused to tell.
+        last: the nonce of the last invalidation of a tag beneath it.
+        quarantined: for how many ms longer what is cached under it is quarantined, if it is.
+    """
+
+    nonces: dict[str, Any]
+    last: dict[str, bytes]
+    quarantined: dict[str, int]
 
 
 class Markers:
@@ -54,58 +68,54 @@ class Markers:
         """The calls that ask for the nonces of *markers*, and make those that are not there."""
         return [calls.mark(marker, nonce=self._nonce()[:16].encode(), keep_ms=keep_ms) for marker in markers]
 
-    def seen(self, markers: Sequence[str], replies: Sequence[Reply]) -> tuple[dict[str, Any], dict[str, float]]:
-        """What `marks` was answered.
-
-        By marker its nonce, None where Redis refused to tell; and of those that are quarantined, for how many seconds
-        longer.
-        """
-        seen: dict[str, Any] = {}
-        quarantined: dict[str, float] = {}
+    def seen(self, markers: Sequence[str], replies: Sequence[Reply]) -> Marks:
+        """What `marks` was answered."""
+        marks = Marks({}, {}, {})
         for marker, reply in zip(markers, replies, strict=True):
             if isinstance(reply, Refused):
                 self._events.redis_refused(reply)
-                seen[marker] = None
+                marks.nonces[marker] = None
                 continue
-            nonce, _, quarantine_ms = calls.marked(reply)
-            seen[marker] = self._known[marker] = nonce
-            if quarantine_ms:
-                quarantined[marker] = quarantine_ms / 1000
+            said = calls.marked(reply)
+            marks.nonces[marker] = self._known[marker] = said.nonce
+            # A load under a quarantine of some tag may read what was before it: such a tag cannot be claimed later.
+            marks.last[marker] = b"" if said.beneath_ms else said.last
+            if said.quarantine_ms:
+                marks.quarantined[marker] = said.quarantine_ms
         while len(self._known) > MOST_HINTS:
             _drop_oldest(self._known)
-        return seen, quarantined
+        return marks
 
     async def ask(self, markers: tuple[str, ...], keep_ms: int) -> tuple[bytes, ...]:
         """The nonces of *markers*, made where there are none; `Unreachable` if Redis refuses. One round trip."""
-        seen, _ = self.seen(markers, await self._gate.send(*self.marks(markers, keep_ms)))
-        if None in seen.values():
+        nonces = self.seen(markers, await self._gate.send(*self.marks(markers, keep_ms))).nonces
+        if None in nonces.values():
             raise Refused("a marker of a namespace or a tag cannot be made")
-        return tuple(seen[marker] for marker in markers)
+        return tuple(nonces[marker] for marker in markers)
 
     def last_seen(self, markers: tuple[str, ...]) -> tuple[bytes, ...] | None:
         """The nonces of *markers* when they were asked for last; None if one of them is not known."""
         known = [self._known.get(marker) for marker in markers]
         return None if None in known else cast("tuple[bytes, ...]", tuple(known))
 
-    async def claim(self, scope: Scope, tags: Sequence[str], at_ms: int, keep_ms: int) -> tuple[bytes, ...] | None:
+    async def claim(
+        self, scope: Scope, tags: Sequence[str], last: Mapping[str, bytes], keep_ms: int
+    ) -> tuple[bytes, ...] | None:
         """The nonces of *tags* that a load has given its entry at its end; None if one may be younger than the load.
 
-        A tag's nonce counts if it is older than the load, or if no tag of the namespace was invalidated since the load
-        began at *at_ms* (the server's time).
+        They count if no tag of the namespace was invalidated since the load began. Its marker tells by a nonce, which
+        was *last* then. Times would not do: the tags may lie on several masters, and clocks step back.
         """
         markers = [scope.tag(tag) for tag in tags]
-        asked = [calls.tagged_at(scope.epochs[-1])] if scope.epochs else []
-        replies = await self._gate.send(*self.marks(markers, keep_ms), *asked)
-        marks, last = replies[: len(markers)], replies[-1] if asked else None
-        seen, quarantined = self.seen(markers, marks)
-        if None in seen.values() or isinstance(last, Refused) or quarantined:
+        epoch = scope.epochs[-1:]
+        # The namespace is asked behind the tags, on several masters, too: its note is made before a tag is invalidated.
+        replies = await self._gate.send(*self.marks(markers, keep_ms), *calls.nonces(epoch))
+        now = self.seen(markers, replies[: len(markers)])
+        if None in now.nonces.values() or now.quarantined:
             return None
-        if not asked or int(last or 0) >= at_ms:
-            for reply in marks:
-                _, since_ms, _ = calls.marked(reply)
-                if since_ms >= at_ms:
-                    return None
-        return tuple(seen[marker] for marker in markers)
+        if calls.were_last_tagged(epoch, replies) != {marker: last.get(marker) for marker in epoch}:
+            return None
+        return tuple(now.nonces[marker] for marker in markers)
 
     # What that means for an entry
 
@@ -131,7 +141,7 @@ class Markers:
             )
         )
         if more:
-            seen.update(zip(more, await self._gate.send(*calls.nonces(more)), strict=True))
+            seen.update(calls.were_nonces(more, await self._gate.ask(*calls.nonces(more))))
 
 
 def _drop_oldest(kept: OrderedDict[str, Any]) -> None:

@@ -36,14 +36,15 @@ class Near:
             markers: of all of them.
             usable: whether the caller has a use for a value.
         """
-        replies = await self._gate.ask_replicas(*calls.read_near(keys, markers))
-        if replies is None:
+        answer = await self._gate.ask_replicas(*calls.read_near(keys, markers))
+        if answer is None:
             return [None] * len(keys)
-        pairs, seen = calls.were_read(keys, markers, replies)
+        replies, time = answer
+        seen = dict(zip(markers, map(calls.nonce, replies[len(keys) :]), strict=True))
         answers: list[Found | None] = []
-        for key, pair, its_tags in zip(keys, pairs, tags, strict=True):
+        for key, raw, its_tags in zip(keys, replies, tags, strict=False):
             names = scope.markers(its_tags)
-            held = calls.was_read_near(*pair)
+            held = calls.was_read_near(raw, calls.clock(time, key))
             found = None if held is None else self._entry(key, held, codec, its_tags, tuple(map(seen.get, names)))
             if found is not None and (
                 self._gate.bus.is_dirty(key, names) or self._opening.wanted(found, usable, b"").stored is None

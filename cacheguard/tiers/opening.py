@@ -10,7 +10,6 @@ from ..codec import Codec
 from ..delivery.gate import Gate, is_foreign
 from ..errors import CodecError, Refused
 from ..events import Events
-from ..ports import Reply
 from ..protocol import calls
 from ..protocol.entry import Found, Stored, Usable
 from ..protocol.envelope import Kind
@@ -26,36 +25,35 @@ class Opening:
         self._packing, self._markers, self._gate, self._events = packing, markers, gate, events
 
     def found(
-        self, key: str, fields: Reply, pttl: Reply, codec: Codec | None, *, outline: bool = False
+        self, key: str, held: calls.Held | Refused | None, codec: Codec | None, *, outline: bool = False
     ) -> Found | None:
         """What READ has found, whether it stands or not."""
-        if type(fields) is not list:
-            return self.strange(key, fields)
-        held = calls.held(fields[0], fields[1], pttl)
-        return None if held is None else self.entry(key, held, codec, outline=outline)
+        if held is None:
+            return None
+        if isinstance(held, Refused):
+            return self.strange(key, held)
+        return self.entry(key, held, codec, outline=outline)
 
     def entry(self, key: str, held: calls.Held, codec: Codec | None, *, outline: bool = False) -> Found:
         """The entry; its *outline* is all but its value."""
-        envelope, left = held
+        envelope, left, *rest = held
         try:
             if left is not None:
                 if outline:
-                    return Found(self._packing.outline(key, envelope), left)
-                return Found(self._packing.unpack(key, envelope, codec), left)
+                    return Found(self._packing.outline(key, envelope), left, "", *rest)
+                return Found(self._packing.unpack(key, envelope, codec), left, "", *rest)
         except (CodecError, TypeError, ValueError, OverflowError):
             pass
         self._events.undecodable += 1
         return self.unusable(envelope)
 
-    def strange(self, key: str, reply: Reply) -> Found:
+    def strange(self, key: str, reply: Refused) -> Found:
         """Something of another type lives under our key: a miss that nobody can fill."""
-        if not isinstance(reply, Refused):
-            reply = Refused(f"unexpected reply {type(reply).__name__}")
         if not is_foreign(reply):
             self._events.redis_refused(reply)
             raise reply
         self._events.undecodable += 1
-        self._events.once(f"foreign {key}", "%s holds something that is no entry of ours; it is left alone", key)
+        self._events.once("foreign", "%s holds something that is no entry of ours; it is left alone", key, key=key)
         return Found(None, -1.0)
 
     async def standing(self, key: str, found: Found, scope: Scope, seen: dict[str, Any], envelope: Any) -> Found:
@@ -76,11 +74,13 @@ class Opening:
         """What is found in the place of an entry that nobody may use: LEASE knows it by its stamp."""
         return Found(None, -1.0, self._packing.stamp(envelope))
 
-    async def fresh(self, scope: Scope, heads: Mapping[str, Reply], seen: dict[str, Any]) -> list[str]:
+    async def fresh(
+        self, scope: Scope, heads: Mapping[str, calls.Held | Refused | None], seen: dict[str, Any]
+    ) -> list[str]:
         """Which entries are fresh and stand, by the first bytes of each."""
         stored: dict[str, Stored] = {}
         for key, head in heads.items():
-            held = None if isinstance(head, Refused) else calls.held(*head)
+            held = None if isinstance(head, Refused) else head
             if held is not None and (held[1] or 0) > 0:
                 with suppress(CodecError):
                     stored[key] = self._packing.glance(key, held[0])

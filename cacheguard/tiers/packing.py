@@ -11,7 +11,8 @@ from ..errors import CodecError
 from ..protocol.entry import Stored
 from ..protocol.envelope import Envelope, Kind, Sealer
 from ..protocol.exceptions import packed, unpacked
-from .local import OVERHEAD, weigh
+from .local import OVERHEAD, OVERHEAD_OF_TAG
+from .weighing import weigh
 
 
 class Packing(Protocol):
@@ -93,9 +94,13 @@ def copied(value: Any) -> Any:
     return value if type(value) in _SCALARS else deepcopy(value)
 
 
-def weigh_stored(stored: Any) -> int:
-    """About how many bytes what `ObjectPacking` stores takes."""
-    return OVERHEAD + weigh(stored.value) if isinstance(stored, Stored) else OVERHEAD
+def weigh_stored(stored: Any, most: float) -> int:
+    """How many bytes what `ObjectPacking` stores takes; no closer look if there are more than *most*."""
+    if not isinstance(stored, Stored):
+        return OVERHEAD
+    if not stored.weight:
+        stored.weight = weigh(stored.value, most)
+    return OVERHEAD + OVERHEAD_OF_TAG * len(stored.tags) + stored.weight
 
 
 class ObjectPacking:

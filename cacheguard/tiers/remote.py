@@ -1,8 +1,10 @@
-"""L2: entries and leases in Redis, one hash per key."""
+"""L2: entries and leases in Redis, one string per key."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -14,12 +16,15 @@ from ..events import Events
 from ..ports import Call, Reply
 from ..protocol import calls
 from ..protocol.entry import Bypass, CutOff, Failed, Fill, Filled, Found, Granted, LeaseOutcome, Stored, Usable, Wait
-from ..protocol.names import Scope
+from ..protocol.names import Scope, epochs_of
 from .by_hand import ByHand
-from .markers import Markers
+from .markers import Markers, Marks
 from .near import Near
 from .opening import Opening
 from .packing import Packing
+
+FAILURES_COUNTED_MS = 10_000  # after their back-off; a later one is the first in a row again
+RETRIES = 3  # while a namespace is invalidated again and again
 
 
 class Remote:
@@ -79,11 +84,14 @@ class Remote:
             (found,) = await self._near.read([key], codec, scope, [tags], markers, usable)
             if found is not None:
                 return found
-        fields, pttl, *nonces = await self.gate.send(*calls.read(key, markers))
-        # As `Opening.found` does, but here a hit passes.
-        if type(fields) is not list:
-            return self._opening.strange(key, fields)
-        held = calls.held(fields[0], fields[1], pttl)
+        raws, time = await self.gate.ask(*calls.read(key, markers))
+        # As `calls.were_read` and `Opening.found` do, but here a hit passes.
+        raw = raws[0]
+        if raw is None:
+            return None
+        if isinstance(raw, Refused):
+            return self._opening.strange(key, raw)
+        held = calls.held(raw, calls.clock(time, key))
         if held is None:
             return None
         found = self._opening.entry(key, held, codec)
@@ -91,18 +99,20 @@ class Remote:
         if stored is None:
             return found
         # What `Opening.standing` says, at once, where everything that matters was asked for.
-        if stored.tags != tags or stored.nonces != tuple(nonces) or self.gate.bus.is_dirty(key, markers):
-            found = await self._opening.standing(key, found, scope, dict(zip(markers, nonces, strict=True)), fields[0])
-        return found if usable is None else self._opening.wanted(found, usable, fields[0])
+        nonces = tuple(map(calls.nonce, raws[1:]))
+        if stored.tags != tags or stored.nonces != nonces or self.gate.bus.is_dirty(key, markers):
+            seen = dict(zip(markers, nonces, strict=True))
+            found = await self._opening.standing(key, found, scope, seen, held.envelope)
+        return found if usable is None else self._opening.wanted(found, usable, held.envelope)
 
     async def look(self, key: str, scope: Scope) -> Found | None:
         """What is stored under *key*, without its value."""
         markers = self.markers.of(key, scope, ())
-        fields, pttl, *nonces = await self.gate.send(*calls.read(key, markers))
-        found = self._opening.found(key, fields, pttl, None, outline=True)
-        if found is None or found.stored is None:
+        (held,), seen = calls.were_read([key], markers, await self.gate.ask(*calls.read(key, markers)))
+        found = self._opening.found(key, held, None, outline=True)
+        if found is None or found.stored is None or not isinstance(held, calls.Held):
             return found
-        return await self._opening.standing(key, found, scope, dict(zip(markers, nonces, strict=True)), fields[0])
+        return await self._opening.standing(key, found, scope, seen, held.envelope)
 
     async def scan(
         self, scope: Scope, at: int, cursor: str, pattern: str, count: int
@@ -113,9 +123,13 @@ class Remote:
         if not names:
             return names, following
         markers = scope.markers(())
-        replies = await self.gate.send(*map(calls.head, names), *calls.nonces(markers))
-        seen = dict(zip(markers, replies[len(names) :], strict=True))
-        return await self._opening.fresh(scope, dict(zip(names, replies, strict=False)), seen), following
+        replies = await self.gate.send(*map(calls.head, names), *calls.nonces(markers), calls.TIME)
+        seen = calls.were_nonces(markers, replies[:-1])
+        heads = {
+            name: raw if isinstance(raw, Refused) else calls.held(raw or None, calls.clock(replies[-1], name))
+            for name, raw in zip(names, replies, strict=False)
+        }
+        return await self._opening.fresh(scope, heads, seen), following
 
     async def read_many(
         self,
@@ -147,15 +161,20 @@ class Remote:
     ) -> list[Found | None]:
         """`read_many`, from the master."""
         opening = self._opening
-        per_key = map(self.markers.of, keys, repeat(scope), tags)
+        per_key = list(map(self.markers.of, keys, repeat(scope), tags))
         markers = tuple(dict.fromkeys(marker for each in per_key for marker in each))
-        pairs, seen = calls.were_read(keys, markers, await self.gate.send(*calls.read_many(keys, markers)))
-        there = [opening.found(key, *pair, codec) for key, pair in zip(keys, pairs, strict=True)]
+        held, seen = calls.were_read(keys, markers, await self.gate.ask(*calls.read_many(keys, markers)))
+        there = [opening.found(key, each, codec) for key, each in zip(keys, held, strict=True)]
         # All tags that could not be known at once, so that they cost one round trip and not one each.
         await self.markers.ask_for_more(scope, [each.stored for each in there if each and each.stored], seen)
+        for key, asked, each in zip(keys, per_key, there, strict=True):
+            if each and each.stored and each.stored.tags and not set(scope.markers(each.stored.tags)).issubset(asked):
+                self.markers.learn(key, each.stored.tags)
         return [
-            each if each is None or each.stored is None else await opening.standing(key, each, scope, seen, fields[0])
-            for key, each, (fields, _) in zip(keys, there, pairs, strict=True)
+            each
+            if each is None or each.stored is None or not isinstance(its, calls.Held)
+            else await opening.standing(key, each, scope, seen, its.envelope)
+            for key, each, its in zip(keys, there, held, strict=True)
         ]
 
     # Leasing
@@ -177,9 +196,8 @@ class Remote:
         """The right to fill *key*, or the reason why not."""
         markers = self.markers.of(key, scope, tags)
         lease = calls.lease(key, token=token, floor_ms=floor_ms, awaited=awaited, unusable=unusable)
-        *nonces, reply = await self._send_leases({key: token}, *self.markers.marks(markers, keep_ms), lease)
-        seen, quarantines = self.markers.seen(markers, nonces)
-        return await self._leased(key, reply, codec, scope, seen, quarantines=quarantines, usable=usable)
+        reply, *said = await self._send_leases({key: token}, lease, *self.markers.marks(markers, keep_ms))
+        return await self._leased(key, reply, codec, scope, self.markers.seen(markers, said), usable=usable)
 
     async def _send_leases(self, tokens: dict[str, str], *asked: Call) -> list[Reply]:
         try:
@@ -201,11 +219,11 @@ class Remote:
         """Leases for several keys, in one round trip."""
         markers = tuple(dict.fromkeys(m for key in tokens for m in self.markers.of(key, scope, tags.get(key, ()))))
         leases = [calls.lease(key, token=token, unusable=unusable.get(key, "")) for key, token in tokens.items()]
-        replies = await self._send_leases(tokens, *self.markers.marks(markers, keep_ms), *leases)
-        seen, quarantines = self.markers.seen(markers, replies[: len(markers)])
+        replies = await self._send_leases(tokens, *leases, *self.markers.marks(markers, keep_ms))
+        marks = self.markers.seen(markers, replies[len(leases) :])
         return {
-            key: await self._leased(key, reply, codec, scope, seen, quarantines=quarantines)
-            for key, reply in zip(tokens, replies[len(markers) :], strict=True)
+            key: await self._leased(key, reply, codec, scope, marks)
+            for key, reply in zip(tokens, replies, strict=False)
         }
 
     async def _leased(
@@ -214,32 +232,35 @@ class Remote:
         reply: Reply,
         codec: Codec | None,
         scope: Scope,
-        seen: dict[str, Any],
+        marks: Marks,
         *,
-        quarantines: Mapping[str, float],
         usable: Usable | None = None,
     ) -> LeaseOutcome:
         if isinstance(reply, Refused):
             if is_foreign(reply):
+                self._opening.strange(key, reply)
                 return Bypass()
             self._events.redis_refused(reply)
             raise reply
         leased = calls.leased(reply)
         if leased.word == b"BYPASS":
             return Bypass()
-        if leased.word == b"FAILED":
-            return Failed(self._opening.entry(key, (leased.died_of, 0.0), None).stored)
         old: Found | None = None
         if leased.held is not None:
-            opening, envelope = self._opening, leased.held[0]
+            opening, envelope = self._opening, leased.held.envelope
             found = opening.entry(key, leased.held, codec)
-            found = opening.wanted(await opening.standing(key, found, scope, seen, envelope), usable, envelope)
+            found = opening.wanted(await opening.standing(key, found, scope, marks.nonces, envelope), usable, envelope)
             if leased.word == b"HIT":
                 return found
             old = None if found.stored is None else found
         if leased.word == b"WAIT":
             return Wait(leased.holder, old)
-        return Granted(old, seen, leased.at_ms, quarantines)
+        if leased.word == b"FAILED":
+            error = self._opening.entry(key, calls.Held(leased.died_of, 0.0), None).stored
+            return Failed(error, leased.failures, leased.pause_ms / 1000, old)
+        quarantines = {marker: leased.at_ms + left for marker, left in marks.quarantined.items()}
+        failed = leased.failures, leased.pause_ms
+        return Granted(old, marks.nonces, leased.at_ms, quarantines, marks.last, *failed)
 
     # Filling
 
@@ -258,8 +279,9 @@ class Remote:
         before an invalidation of its tags, and only this tells.
         """
         markers = tuple(dict.fromkeys(marker for fill in fills for marker in fill.markers))
-        replies = await self.gate.send(*map(calls.fill, fills), *calls.nonces(markers))
-        seen = dict(zip(markers, replies[len(fills) :], strict=True))
+        call = partial(calls.fill, channel=self.gate.bus.channel)
+        replies = await self.gate.send(*map(call, fills), *calls.nonces(markers))
+        seen = calls.were_nonces(markers, replies)
         outcomes: list[Filled] = []
         for fill, reply in zip(fills, replies, strict=False):
             if isinstance(reply, Refused):
@@ -275,17 +297,23 @@ class Remote:
         tokens: dict[str, str],
         failure: Stored | None = None,
         marks: Mapping[str, bytes] | None = None,
+        *,
+        failures: int = 0,
+        kept_ms: int = 0,
     ) -> bool:
         """Give leases back, with a word on what the load died of.
 
         True if all of them were still held, and *marks* still say what they said: nothing was invalidated meanwhile.
         With *marks*, all of them must live in the same place.
         """
-        released = [calls.release(key, token=token, died_of=self._word(key, failure)) for key, token in tokens.items()]
+        terms = {"failures": failures, "pause_ms": kept_ms, "kept_ms": kept_ms + FAILURES_COUNTED_MS}
+        released = [
+            calls.release(key, token=token, died_of=self._word(key, failure), **terms) for key, token in tokens.items()
+        ]
         marks = marks or {}
         replies = await self.gate.send(*released, *calls.nonces(tuple(marks)))
-        left, said = replies[: len(released)], replies[len(released) :]
-        return all(reply == 1 for reply in left) and said == list(marks.values())
+        left, said = replies[: len(released)], calls.were_nonces(tuple(marks), replies)
+        return all(reply == 1 for reply in left) and said == marks
 
     def _word(self, key: str, failure: Stored | None) -> Any:
         try:
@@ -304,8 +332,32 @@ class Remote:
 
         False if Redis did not acknowledge it; it is pending then, and delivered before anything else is asked.
         """
+        epochs = tuple(dict.fromkeys(epoch for item in items if item.version for epoch in epochs_of(item.key)))
+        if not epochs:
+            done, _ = await self.gate.deliver(items)
+            return done
+        # A version counts under the namespaces as they are now. What they are is known from before, as a rule; it is
+        # asked for with the invalidation, and if it was another, the invalidation is sent once more.
+        nonces = await self._nonces_of(epochs)
+        for _ in range(RETRIES):
+            marks = self.markers.marks(epochs, calls.FLOOR_MS)
+            done, replies = await self.gate.deliver([_under(item, nonces) for item in items], first=marks)
+            said = self.markers.seen(epochs, replies[: len(epochs)]).nonces if replies else nonces
+            if said == nonces:
+                return done
+            nonces = said
         done, _ = await self.gate.deliver(items)
         return done
+
+    async def _nonces_of(self, epochs: tuple[str, ...]) -> dict[str, Any]:
+        """What the namespaces are called now, as far as that is known or can be asked."""
+        known = self.markers.last_seen(epochs)
+        if known is None:
+            try:
+                known = await self.markers.ask(epochs, calls.FLOOR_MS)
+            except Unreachable:
+                return {}
+        return dict(zip(epochs, known, strict=True))
 
     async def remove(self, keys: Sequence[str], scope: Scope) -> tuple[bool, int]:
         """Invalidate entries; whether Redis acknowledged it, and how many of them it held fresh.
@@ -322,8 +374,12 @@ class Remote:
         done, replies = await self.gate.deliver(items, calls_of, calls.nonces(markers))
         if not replies:
             return done, 0
-        seen = dict(zip(markers, replies, strict=False))
-        heads = dict(zip(keys, replies[len(markers) :], strict=True))
+        first = 1 if markers else 0
+        seen = calls.were_nonces(markers, replies[:first])
+        heads = {
+            key: reply if isinstance(reply, Refused) else calls.was_removed(reply)
+            for key, reply in zip(keys, replies[first:], strict=True)
+        }
         try:
             return done, len(await self._opening.fresh(scope, heads, seen))
         except Unreachable:
@@ -338,3 +394,11 @@ class Remote:
 
         done, _ = await self.gate.deliver([Invalidation(key) for key in keys], calls_of)
         return done
+
+
+def _under(item: Invalidation, nonces: Mapping[str, Any]) -> Invalidation:
+    """*item*, whose version counts under these *nonces* of its namespaces; under all if they are not known."""
+    if not item.version:
+        return item
+    names = [nonces.get(epoch) for epoch in epochs_of(item.key)]
+    return item if None in names else replace(item, under=b"".join(map(bytes, names)).hex())  # type: ignore[arg-type]

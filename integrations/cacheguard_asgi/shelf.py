@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from cacheguard import CacheGuard
 from cacheguard.errors import CacheGuardError
+from cacheguard.extending import FOREVER
 
 from .answer import Receive, Send, covers
 from .exchange import Exchange, Keep
@@ -55,7 +56,7 @@ class Shelf:
     def _ttl(self, raw: bytes) -> float:
         """For how long what was made is kept, in seconds."""
         stored = unpacked(raw)
-        return max(0.001, kept_for(stored, self.rules, time())) if isinstance(stored, Page) else DAY
+        return min(max(0.001, kept_for(stored, self.rules, time())), FOREVER) if isinstance(stored, Page) else DAY
 
     def said(self, said: bytes) -> bytes | None:
         """Cache-Status."""

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
 from cacheguard import MISSING, CacheGuard
-from cacheguard.extending import FOREVER, Oversize, bus_channel
+from cacheguard.extending import FOREVER, Oversize, bus_channel, seconds_up_to_forever
 
 from .guards import opened
 from .listing import PAGE, apages, pages
@@ -90,7 +90,8 @@ class CacheGuardCache(BaseCache):
         seconds = self.get_backend_timeout(timeout)
         if seconds is not None and seconds <= 0:
             return None
-        return {**self._exact, "ttl": FOREVER if seconds is None else seconds, "null_ttl": None}
+        ttl = FOREVER if seconds is None else seconds_up_to_forever(seconds, "timeout")
+        return {**self._exact, "ttl": ttl, "null_ttl": None}
 
     def _lasting(self, timeout: Any) -> dict[str, Any] | None:
         """`_lifetime`, with None cached like any other value."""

@@ -100,6 +100,10 @@ def read_settings(location: object, params: Mapping[str, Any], timeout: int | No
     reverse = _imported("reverse_key_function", options.pop("reverse_key_function", None))
     if reverse is not None and not callable(reverse):
         raise InvalidCacheBackendError(f"CACHES: OPTIONS: reverse_key_function must be a function, got {reverse!r}")
+    if timeout is not None and timeout > FOREVER:
+        raise InvalidCacheBackendError(
+            f"CACHES: TIMEOUT must be at most 365 days, or None for no expiry, got {timeout!r}"
+        )
     url, made = _url(location, options), _guard_options(options)
     return Settings(url, made, policy, timeout, fill_in_atomic=fill, reverse_key_function=cast("Any", reverse))
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from flask import Flask
 
 from cacheguard import CacheGuard, Change
-from cacheguard.extending import DEFAULTS, FOREVER, seconds
+from cacheguard.extending import DEFAULTS, FOREVER, seconds_up_to_forever
 
 from .pages import pages_tag
 from .passes import Passes
@@ -59,7 +59,7 @@ class AppCache:
     def none_ttl(self, timeout: Timeout | None) -> float:
         """Seconds for which None is cached if it counts like any other answer."""
         ttl = self.ttl if timeout is None else None if is_never(timeout) else timeout
-        return seconds(DEFAULTS.ttl if callable(ttl) else FOREVER if ttl is None else ttl, "timeout")
+        return seconds_up_to_forever(DEFAULTS.ttl if callable(ttl) else FOREVER if ttl is None else ttl, "timeout")
 
     def forget(self, *keys: str) -> None:
         """Invalidate *keys* and the pages under them. One round trip."""

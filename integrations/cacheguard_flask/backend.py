@@ -19,7 +19,7 @@ from cacheguard import MISSING, CacheGuard, Policy
 from cacheguard.errors import CodecError, ConfigurationError
 from cacheguard.extending import GUARD_OPTIONS, POLICY_FIELDS, TAGGED, keeps_in_redis
 
-from .timeouts import ttl_of
+from .timeouts import ttl_of_call
 from .values import counted
 
 SHORTEST_SECRET_KEY = 16  # bytes; a shorter key can be guessed, and an attacker who knows it can forge pickles
@@ -185,7 +185,7 @@ class CacheGuardBackend(BaseCache):
             return None  # its class has moved or changed since it was stored
 
     def _ttl(self, timeout: int | timedelta | None) -> dict[str, Any]:
-        return ttl_of(self.default_timeout if timeout is None else timeout)
+        return ttl_of_call(self.default_timeout if timeout is None else timeout)
 
 
 def _url(config: Mapping[str, Any]) -> str | None:

@@ -17,7 +17,7 @@ from .commands import commands
 from .fragments import FragmentExtension, make_template_fragment_key
 from .memoized import Memoized, memoized_of
 from .settings import HashMethod, settings_of
-from .timeouts import Timeout, ttl_of
+from .timeouts import Timeout, ttl_of_call
 from .use import cookies_are_unread
 from .views import CachedView, QueryArguments
 
@@ -330,7 +330,7 @@ class CacheGuardFlask:
 
     def add(self, key: str, value: Any, timeout: Timeout | None = None) -> bool:
         """Store *value* only if *key* has none; True if stored. Of several concurrent calls, one returns True."""
-        policy: Any = {**ttl_of(timeout), "null_ttl": self._cache().none_ttl(timeout)}
+        policy: Any = {**ttl_of_call(timeout), "null_ttl": self._cache().none_ttl(timeout)}
         return self.guard.add(key, value, **policy)
 
     def delete(self, key: str) -> bool:
@@ -352,7 +352,7 @@ class CacheGuardFlask:
         """Store several values; return their keys. One round trip."""
         guard = self.guard
         values = {key: value for key, value in mapping.items() if value is not None}
-        rules = ttl_of(timeout)
+        rules = ttl_of_call(timeout)
         guard.set_many(values, **rules)
         if len(values) < len(mapping):
             nones = {key: None for key, value in mapping.items() if value is None}

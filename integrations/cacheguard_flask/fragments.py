@@ -13,7 +13,7 @@ from jinja2.parser import Parser
 
 from .app_cache import AppCache
 from .contexts import in_its_context
-from .timeouts import Timeout, ttl_of
+from .timeouts import Timeout, ttl_of_call
 
 DELETE = "del"
 
@@ -54,7 +54,7 @@ class FragmentExtension(Extension):
         if timeout == DELETE:
             cache.guard.invalidate(key)
             return caller()
-        rules: dict[str, Any] = ttl_of(timeout)
+        rules: dict[str, Any] = ttl_of_call(timeout)
         # The output of the tag is not escaped again, so plain text can replace Markup.
         load = in_its_context(cache.app, lambda: str(caller()))
         text: str = cache.guard.get_or_set(key, load, usable=_is_text, **rules)

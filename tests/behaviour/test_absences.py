@@ -209,7 +209,7 @@ async def test_what_validate_refuses_reaches_neither_loader_nor_redis(door: Door
     assert await user(-1) is None
     assert await user.many([(-1,), (1,)]) == [None, 1]
     assert await user(1, 5) == 1
-    assert redis_server.entries() == ["cg:cacheguard:1:user:1"]
+    assert redis_server.entries() == ["cg:cacheguard:e:user:1"]
     assert loads.runs == 1
     assert door.guard.stats().validate_rejects == 2
 

@@ -1,5 +1,9 @@
 """Both doors of a Bloom filter say the same."""
 
+import asyncio
+from decimal import Decimal
+from uuid import UUID
+
 import pytest
 
 from cacheguard import CacheGuard
@@ -41,6 +45,74 @@ async def test_the_async_door(redis_url: str, memory: bool) -> None:
             True,
         ]  # what was added lately stays
         assert (await users.ainfo()).state == "complete"
+
+
+KNOWN = UUID("0a1b2c3d-0000-4000-8000-00000000002a")
+ADDED = [Decimal("1.50"), KNOWN, 7, "Straße", f"{KNOWN}:7", "a:Ada"]
+FORMS = [Decimal("1.5"), 1.5, "1.500", KNOWN.hex, str(KNOWN).upper(), KNOWN.bytes, 7.0, "07", Decimal(7), "STRASSE"]
+ODD = [True, None, float("nan"), 2.0**60, object(), (), b"sixteen letters!"]
+
+
+@pytest.mark.parametrize("memory", [True, False], ids=["memory", "redis"])
+async def test_no_row_is_hidden_because_it_is_asked_for_in_another_form(redis_url: str, memory: bool) -> None:
+    async with CacheGuard("memory://" if memory else redis_url) as guard:
+        rows = guard.bloom("rows", capacity=1000)
+        await rows.arebuild(ADDED)
+
+        @guard.cached(bloom=rows)
+        def one(item: object) -> str:
+            return "row"
+
+        @guard.cached(bloom=rows, bloom_item="{item}")
+        async def same(item: object) -> str:
+            return "row"
+
+        @guard.cached(bloom=rows, bloom_item="{who}:{number}")
+        def both(who: object, number: object) -> str:
+            return "row"
+
+        for form in (*ADDED, *FORMS):
+            assert await asyncio.to_thread(one, form) == await same(form) == "row"
+            assert not await rows.aabsent(form)
+        for who, number in (
+            (KNOWN, 7),
+            (KNOWN.hex, 7.0),
+            (str(KNOWN).upper(), "07"),
+            (KNOWN, Decimal("7.0")),
+            ("A", "ADA"),
+        ):
+            assert await asyncio.to_thread(both, who, number) == "row"
+        assert await same(8) is None
+        assert await asyncio.to_thread(one, "nobody") is None
+        assert await asyncio.to_thread(both, KNOWN, 8) is None
+
+
+@pytest.mark.parametrize("memory", [True, False], ids=["memory", "redis"])
+def test_an_argument_that_cannot_be_an_item_is_answered_with_maybe(redis_url: str, memory: bool) -> None:
+    with CacheGuard("memory://" if memory else redis_url) as guard:
+        rows = guard.bloom("rows", capacity=1000)
+        rows.rebuild(["a"])
+
+        @guard.cached("one:{item!r:.20}", bloom=rows, bloom_item="{item}")
+        def one(item: object) -> str:
+            return "row"
+
+        @guard.cached("both:{item!r:.20}", bloom=rows, bloom_item="{item}:{item}")
+        def both(item: object) -> str:
+            return "row"
+
+        @guard.cached("path:{item!r:.20}", bloom=rows, bloom_item="{item.name}")
+        def path(item: object) -> str:
+            return "row"
+
+        for item in ODD:
+            assert not rows.absent(item)
+            assert not rows.known(item)
+            if type(item) is not object:  # which has no text for a key
+                assert one(item) == both(item) == path(item) == "row"
+        for item in ODD[:-1]:
+            with pytest.raises(ConfigurationError, match="must be a str, int"):
+                rows.add(item)
 
 
 def test_a_filter_needs_a_capacity_and_an_error_rate_that_can_be() -> None:

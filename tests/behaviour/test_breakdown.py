@@ -163,7 +163,7 @@ async def test_when_every_waiter_goes_away_the_load_still_fills(redis_url: str) 
     async with CacheGuard(redis_url) as guard:
         loader = Loader(seconds=0.1)
         waiters = [asyncio.ensure_future(guard.aget_or_set("k", lambda: asyncio.to_thread(loader))) for _ in range(5)]
-        await asyncio.sleep(0.03)
+        await started(loader)
         for waiter in waiters:
             waiter.cancel()
         await asyncio.gather(*waiters, return_exceptions=True)

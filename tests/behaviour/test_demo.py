@@ -56,12 +56,13 @@ class Page(HTMLParser):
             self.rows[-1].append(data)
 
 
-# What `python -m cacheguard` does, with some of the disasters only.
+# What `python -m cacheguard` does, with some of the disasters only and a shop that is soon built.
 SHORTER = """
 import sys
 from cacheguard.__main__ import main
-from cacheguard.operations.demo import show
+from cacheguard.operations.demo import shop, show
 names = sys.argv.pop(1).split()
+shop.PRODUCTS = 2_000
 show.FULL = [each for each in show.FULL if each.name in names]
 main()
 """
@@ -124,7 +125,7 @@ def number(text: str) -> int:
 def test_a_demo_that_is_interrupted_leaves_nothing(tmp_path: Path, end: signal.Signals) -> None:
     room, report = tmp_path / "tmp", tmp_path / "report.html"
     room.mkdir()
-    demo = start(room, "--report", str(report))
+    demo = start(room, "--report", str(report), names="avalanche")
     assert demo.stdout is not None
     while "avalanche, plain" not in (line := demo.stdout.readline()):
         assert line, "the demo ended before its first run"

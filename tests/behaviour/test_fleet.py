@@ -101,7 +101,7 @@ def stampede(start: Start, url: str, colour: str, size: tuple[int, int], seconds
     return [answer for answers, _ in outcomes for answer in answers]
 
 
-@pytest.mark.parametrize("processes", [3, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [2, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("colour", ["blocking", "async"])
 def test_one_load_serves_several_processes_of_25_readers(
     redis_server: RedisServer, redis_url: str, start: Start, colour: str, processes: int
@@ -112,7 +112,7 @@ def test_one_load_serves_several_processes_of_25_readers(
 
 
 def test_one_failing_load_serves_several_processes(redis_server: RedisServer, redis_url: str, start: Start) -> None:
-    answers = stampede(start, redis_url, "blocking", (3, 10), 0.5, "fails")
+    answers = stampede(start, redis_url, "blocking", (2, 15), 0.5, "fails")
     assert answers == ["error down"] * 30
     assert redis_server.command("GET", "loads") == "1"
 

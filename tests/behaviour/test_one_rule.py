@@ -226,7 +226,7 @@ async def test_while_caching_is_off_invalidations_go_on(open_door: OpenDoor, red
 async def test_a_touch_goes_on_to_its_end_if_its_caller_is_cancelled(proxy: FaultProxy) -> None:
     async with CacheGuard(proxy.url, policy=Policy(l1=False, jitter=None), operation_timeout="2s") as guard:
         await guard.aset("k", 1, ttl="1m")
-        proxy.inject(Fault.DELAY, seconds=0.1, only=b"PTTL")
+        proxy.inject(Fault.DELAY, seconds=0.1, only=b"MGET")
         task = asyncio.create_task(guard.atouch("k", ttl="1h"))
         await asyncio.sleep(0.05)  # it has asked what there is, and has changed nothing yet
         task.cancel()

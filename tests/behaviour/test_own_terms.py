@@ -224,3 +224,22 @@ async def test_nobody_is_asked_about_a_value_that_was_invalidated(door: Door) ->
     assert asked == []
     assert await door.get_or_set("k", lambda: 3, tags=["t"], usable=usable, l1=False) == 3
     assert asked == [2]
+
+
+async def test_a_ttl_function_that_asks_for_more_than_is_possible_is_heard_of_once(
+    door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forever(value: int) -> str:
+        return f"{value}000d"
+
+    await door.set("k0", 1, ttl=forever, jitter=None)
+    await door.get_or_set("k1", lambda: 1, ttl=forever, jitter=None)
+    await door.ask(door.guard, "add", "k2", 1, ttl=forever, jitter=None)
+    for number in range(3):
+        left = (await door.inspect(f"k{number}")).ttl_left
+        assert left is not None
+        assert 364 < left / 86_400 <= 365
+    await door.set("k", 1)
+    assert await door.ask(door.guard, "touch", "k", ttl=forever)
+    said = [record.message for record in caplog.records]
+    assert said == ["ttl(value) asked for 1000 days: an entry is cached for 365 days at most"]

@@ -13,6 +13,7 @@ import redis
 from cacheguard import CacheGuard, Policy
 from tests.conftest import OpenDoor
 from tests.support.doors import Cached, Door
+from tests.support.layout import claims_of
 from tests.support.loader import Loader
 
 
@@ -62,7 +63,7 @@ async def test_logical_readers_get_the_old_value_at_once_while_one_reloads(eithe
 async def test_a_logical_entry_stays_for_a_day(door: Door, redis_url: str) -> None:
     await of(door, Loader(), rebuild="logical", **SHORT)(1)
     with redis.Redis.from_url(redis_url) as client:
-        assert 86_000_000 < client.pttl("cg:cacheguard:1:row:1") <= 86_400_100
+        assert 86_000_000 < client.pttl("cg:cacheguard:e:row:1") <= 86_400_100
 
 
 async def test_two_guards_reload_a_logical_entry_once(open_door: OpenDoor, redis_url: str) -> None:
@@ -188,7 +189,7 @@ async def test_l1_ttl_bounds_the_stay_in_the_process(either: Door) -> None:
 async def test_jitter_is_in_milliseconds_and_never_longer_than_asked(door: Door, redis_url: str) -> None:
     await door.set_many({f"k{number}": 1 for number in range(300)}, ttl=10, jitter=0.5, stale_if_error=5)
     with redis.Redis.from_url(redis_url) as client:
-        keys = list(client.scan_iter("*:1:*"))
+        keys = list(client.scan_iter("*:e:*"))
         left = [client.pttl(key) for key in keys]
     assert len(left) == 300
     assert all(9_000 < each <= 15_000 for each in left)
@@ -200,7 +201,7 @@ async def test_jitter_is_in_milliseconds_and_never_longer_than_asked(door: Door,
 async def test_without_jitter_the_ttl_is_the_one_asked_for(door: Door, redis_url: str) -> None:
     await door.set("k", 1, ttl="7s", jitter=None, stale_if_error=None)
     with redis.Redis.from_url(redis_url) as client:
-        assert 6_000 < client.pttl("cg:cacheguard:1:k") <= 7_000
+        assert 6_000 < client.pttl("cg:cacheguard:e:k") <= 7_000
 
 
 async def test_the_ttl_may_depend_on_the_value(either: Door) -> None:
@@ -238,7 +239,8 @@ async def test_a_stale_entry_survives_the_lease_under_which_it_is_renewed(open_d
     loader.error = ValueError("down")
     assert await row(1) == 1
     with redis.Redis.from_url(redis_url) as client:
-        assert client.hget("cg:cacheguard:1:row:1", "t") is None
+        raw: Any = client.get("cg:cacheguard:e:row:1")
+        assert "l" not in claims_of(raw)
     await asyncio.sleep(1.1)
     with pytest.raises(ValueError, match="down"):
         await row(1)

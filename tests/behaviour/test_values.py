@@ -232,7 +232,7 @@ async def test_every_compression_is_read_by_every_guard(
     value = ["some text", 1] * 5000
     await open_door(CacheGuard(redis_url, compression=compression)).set("k", value)
     with redis.Redis.from_url(redis_url) as client:
-        size = client.memory_usage("cg:cacheguard:1:k")
+        size = client.memory_usage("cg:cacheguard:e:k")
     assert (size < 20_000) is (compression is not None)
     assert await open_door(CacheGuard(redis_url, compression=None)).get("k") == value
 

@@ -6,6 +6,8 @@ a hundred times over, so no deadline is ever met within the moments that a real 
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from hashlib import sha1
@@ -23,7 +25,6 @@ from cacheguard.protocol.calls import (
     ALWAYS,
     EXPIRE,
     FILL,
-    HEAD,
     INVALIDATE,
     LEASE,
     MARK,
@@ -34,28 +35,69 @@ from cacheguard.protocol.calls import (
     TAGGED,
     TOUCH,
 )
-from cacheguard.protocol.model import MemoryCommands, glob
+from cacheguard.protocol.glob import glob
+from cacheguard.protocol.layout import HEADER, HEADER_BYTES, Record
+from cacheguard.protocol.lua import load
+from cacheguard.protocol.model import MemoryCommands
+from cacheguard.protocol.state import Claim
 from cacheguard.runtime import run_now
 from tests.support.redis_server import RedisServer
 
 KEY = "k"
-LONG = 10**9  # ms before any moment of a program: no difference to it looks like -1, which is no time
-TIMES = {"u", "q", "c", "l"}
+LONG = 1_000  # ms before any moment of a program: no difference to it looks like -1, which is no time
 STEP = 7_000  # ms
 TOLERANCE = 3_000  # ms: what a busy machine may take for one program
-BUS = ("cg:bus", "drop k")
+BUS = ("cg:bus", "me.1")
+PRELUDE = load("renew").source.split("-- RENEW")[0]
 
 # What happens to a key when everyone stands still for a while: every deadline comes nearer.
-AGE = """
-local K, ms = KEYS[1], tonumber(ARGV[1])
-local left = redis.call('PTTL', K)
-if left < 0 then return end
-if left <= ms then return redis.call('DEL', K) end
-for _, f in ipairs(redis.call('HKEYS', K)) do
-  if string.find('uqcl', f, 1, true) or string.sub(f, 1, 2) == 'w:' then redis.call('HINCRBY', K, f, -ms) end
+AGE = (
+    PRELUDE
+    + """
+local e, ms = open(KEYS[1]), tonumber(ARGV[1])
+e.fresh, e.dead, e.born = e.fresh - ms, e.dead - ms, e.born - ms
+for _, name in ipairs({'l', 'q', 'f', 'x', 't'}) do
+  if e.c[name] then e.c[name][1] = e.c[name][1] - ms end
 end
-redis.call('PEXPIRE', K, left - ms)
+for _, name in ipairs({'w', 'r'}) do
+  for _, claim in pairs(e.c[name] or {}) do claim[1] = claim[1] - ms end
+end
+if e.vlen > 0 and e.fresh < 0 then e.fresh = 0 end
+save(e)
 """
+)
+
+# All that is there, as JSON; times as the time to go.
+STATE = (
+    PRELUDE
+    + """
+local e = open(KEYS[1])
+local function hex(text)
+  return (string.gsub(text, '.', function(c) return string.format('%02x', string.byte(c)) end))
+end
+local function told(claim)
+  if type(claim) ~= 'table' then return claim end
+  local parts = {}
+  for i, part in ipairs(claim) do parts[i] = type(part) == 'string' and hex(part) or part end
+  parts[1] = parts[1] - now
+  return parts
+end
+local said = {pttl = redis.call('PTTL', KEYS[1])}
+for _, name in ipairs({'l', 'q', 'f', 'x', 't'}) do said[name] = e.c[name] and told(e.c[name]) end
+for _, name in ipairs({'w', 'r'}) do
+  if e.c[name] then
+    said[name] = {}
+    for id, claim in pairs(e.c[name]) do said[name][id] = told(claim) end
+  end
+end
+if e.c.n then said.n = {hex(e.c.n[1]), hex(e.c.n[2])} end
+if e.vlen > 0 then
+  said.value = hex(value_of(e))
+  said.life = {e.fresh == 0 and 0 or e.fresh - now - 1000, e.span, e.dead - now, e.born - now - 1000}
+end
+return cjson.encode(said)
+"""
+)
 
 Program = list[ScriptCall | Command | int]
 
@@ -66,36 +108,34 @@ maybe = st.sampled_from([0, 0, 100_000, 400_000])
 versions = st.sampled_from(["", "", "001", "002", "003"])
 writers = st.sampled_from(["", "", "a", "b"])
 floors = st.sampled_from([0, 0, 100_000, ALWAYS])
-values = st.binary(max_size=3)
-stamps = st.one_of(st.just(""), st.builds(lambda value: sha1(value).hexdigest(), st.sampled_from([b"", b"a", b"b"])))
-short = st.sampled_from([b"", b"a", b"b"])
+values = st.binary(min_size=1, max_size=3)
+stamps = st.one_of(st.just(""), st.builds(lambda value: sha1(value).hexdigest(), st.sampled_from([b"c", b"a", b"b"])))
+short = st.sampled_from([b"c", b"a", b"b"])
+
+unders = st.sampled_from([b"", b"N", b"O"])
 
 CALLS: list[st.SearchStrategy[ScriptCall | Command]] = [
     st.builds(LEASE(KEY), tokens, some, some, floors, st.one_of(st.just(""), tokens), st.just("")),
     st.builds(LEASE(KEY), tokens, some, some, floors, st.one_of(st.just(""), tokens), st.just("")),
-    st.builds(FILL(KEY), tokens, values, some, maybe, versions),
-    st.builds(FILL(KEY), tokens, values, some, maybe, versions),
-    st.builds(RELEASE(KEY), tokens, st.sampled_from([b"", b"it broke", b"a\nb \x00"]), some),
+    st.builds(FILL(KEY), tokens, values, some, maybe, versions, unders, st.just(0), st.just(BUS[0])),
+    st.builds(FILL(KEY), tokens, values, some, maybe, versions, unders, st.just(0), st.just(BUS[0])),
+    st.builds(RELEASE(KEY), tokens, st.sampled_from([b"", b"it broke", b"a\nb \x00"]), st.integers(0, 9), maybe, some),
     st.builds(RENEW(KEY), tokens, some, some),
-    st.builds(INVALIDATE(KEY), *map(st.just, BUS), maybe, versions, maybe, writers, some, writers),
-    st.builds(INVALIDATE(KEY), *map(st.just, BUS), maybe, versions, maybe, writers, some, writers, st.just(100)),
-    st.builds(STORE(KEY), values, some, maybe, versions, *map(st.just, BUS)),
+    st.builds(INVALIDATE(KEY), *map(st.just, BUS), maybe, versions, unders, some, writers, some, writers, st.just("")),
+    st.builds(INVALIDATE(KEY), *map(st.just, BUS), maybe, versions, unders, some, writers, some, writers, st.just(100)),
+    st.builds(STORE(KEY), values, some, maybe, versions, unders, *map(st.just, BUS)),
     st.builds(ADD(KEY), tokens, short, some, maybe, stamps, *map(st.just, BUS)),
     st.builds(REPLACE(KEY), tokens, stamps, short, *map(st.just, BUS)),
-    st.just(HEAD(KEY)(100)),
     st.just(EXPIRE(KEY)(*BUS)),
     st.builds(TOUCH(KEY), some, maybe, *map(st.just, BUS)),
-    st.just(("HMGET", KEY, "v", "g")),
-    st.just(("PTTL", KEY)),
+    st.just(("MGET", KEY)),
 ]
 MARKER_CALLS: list[st.SearchStrategy[ScriptCall | Command]] = [
-    st.builds(MARK(KEY), st.sampled_from([b"red", b"blue"]), lives),
-    st.builds(MARK(KEY), st.sampled_from([b"red", b"blue"]), lives),
-    st.just(TAGGED(KEY)()),
-    st.builds(INVALIDATE(KEY), *map(st.just, BUS), maybe, *map(st.just, ("", 0, "", 0, ""))),
-    st.just(("HGET", KEY, "v")),
-    st.just(("HGET", KEY, "l")),
-    st.just(("PTTL", KEY)),
+    st.builds(MARK(KEY), st.sampled_from([b"r" * 16, b"b" * 16]), lives),
+    st.builds(MARK(KEY), st.sampled_from([b"r" * 16, b"b" * 16]), lives),
+    st.builds(TAGGED(KEY), st.sampled_from([b"1" * 16, b"2" * 16]), maybe),
+    st.builds(INVALIDATE(KEY), *map(st.just, BUS), maybe, *map(st.just, ("", b"", 0, "", 0, "", ""))),
+    st.just(("MGET", KEY)),
 ]
 
 
@@ -118,13 +158,31 @@ class Memory(MemoryCommands):
 
     def state(self) -> dict[str, Any]:
         """What is left, deadlines as the time to go."""
-        fields = self._hash(KEY, self.ms)
-        left: dict[str, Any] = {"pttl": self._pttl(KEY, self.ms)}
-        for name, value in fields.items():
-            left[name] = value - self.ms - LONG if name in TIMES or name.startswith("w:") else value
-            if name == "x":
-                left[name] = value[0].encode() + b" " + value[1]
+        state = self._opened(KEY, self.ms)
+        if state is None:
+            return {"pttl": -2}
+        left: dict[str, Any] = {"pttl": state.end() - self.ms}
+        named = {"l": state.lease, "q": state.quarantine, "f": state.floor, "x": state.failure, "t": state.beneath}
+        left |= {name: self._told(claim) for name, claim in named.items() if claim is not None}
+        for name, claims in (("w", state.writes), ("r", state.repeated)):
+            if claims:
+                left[name] = {each: self._told(claim) for each, claim in claims.items()}
+        if state.version is not None:
+            left["n"] = [hexed(state.version[0]), hexed(state.version[1])]
+        if state.value is not None:
+            left["value"] = hexed(state.value)
+            fresh = state.fresh - self.ms - LONG if state.fresh else 0
+            left["life"] = [fresh, state.span, state.dead - self.ms, state.born - self.ms - LONG]
         return left
+
+    def _told(self, claim: Claim) -> list[Any]:
+        told = [claim[0] - self.ms, *map(hexed, claim[1:])]
+        return told[:3] if len(told) == 4 and told[3] == 0 and not isinstance(claim[2], int) else told
+
+
+def hexed(part: Any) -> Any:
+    """Text and bytes as hexadecimal digits."""
+    return part if isinstance(part, int) else (part.encode() if isinstance(part, str) else part).hex()
 
 
 class Server:
@@ -146,15 +204,7 @@ class Server:
 
     def state(self) -> dict[str, Any]:
         """What is left, deadlines as the time to go."""
-        seconds, micros = self._client.time()
-        now = seconds * 1000 + micros // 1000
-        left: dict[str, Any] = {"pttl": self._client.pttl(KEY)}
-        for field, value in self._client.hgetall(KEY).items():
-            name = field.decode()
-            if name in TIMES or name.startswith("w:"):
-                left[name] = int(value) - now - LONG
-            else:
-                left[name] = int(value) if name in {"g", "n"} else value
+        left: dict[str, Any] = json.loads(self._client.eval(STATE, 1, KEY))
         return left
 
     def close(self) -> None:
@@ -170,26 +220,48 @@ def server(redis_server: RedisServer) -> Iterator[Server]:
 
 def same(ours: Any, theirs: Any) -> bool:
     """Equal, give or take what a call takes; text is bytes on the wire."""
+    if isinstance(ours, Record):
+        return isinstance(theirs, bytes) and same_bytes(ours, theirs)
     if isinstance(ours, dict) and isinstance(theirs, dict):
         return ours.keys() == theirs.keys() and all(same(ours[name], theirs[name]) for name in ours)
-    if isinstance(ours, list) and isinstance(theirs, list):
+    if isinstance(ours, list | tuple) and isinstance(theirs, list):
         return len(ours) == len(theirs) and all(map(same, ours, theirs))
-    if isinstance(ours, int | float) and isinstance(theirs, bytes):
-        return same(ours, int(theirs))
     if isinstance(ours, int | float) and isinstance(theirs, int):
         # -1 and -2 are no times: no deadline, nothing there.
         return ours == theirs or (abs(ours - theirs) < TOLERANCE and not {ours, theirs} & {-1, -2})
-    return bool((ours.encode() if isinstance(ours, str) else ours) == theirs)
+    return bool(ours == theirs or (isinstance(ours, str) and ours.encode() == theirs))
+
+
+def same_bytes(ours: Record, theirs: bytes) -> bool:
+    """The same value and the same spans; the moments are each clock's own, and `state` compares them."""
+    first, _, span_2, span_4, dead_2, dead_4, *_, size = HEADER.unpack_from(theirs)
+    fresh, span, dead = first & (2**48 - 1), span_2 << 32 | span_4, dead_2 << 32 | dead_4
+    value = theirs[HEADER_BYTES : HEADER_BYTES + size]
+    lives = same([ours.span, ours.dead - ours.fresh if ours.fresh else 0], [span, dead - fresh if fresh else 0])
+    return first >> 56 == 0xC2 and value == ours.value and lives
 
 
 def timeless(call: ScriptCall | Command, reply: Any) -> Any:
     """*reply* without the moment of the answer, of which only the server's own clock can speak."""
     name = call.script.name if isinstance(call, ScriptCall) else ""
-    if name == "lease" and reply[0] == b"GRANTED":
+    if name == "lease":
         return [reply[0], *reply[2:]]
+    if name in {"add", "replace"}:
+        return [reply[0], *reply[2:]]
+    if name == "invalidate" and not isinstance(reply, int):
+        return reply[:1]
     if name == "mark":
-        return [reply[0], reply[2] > 0]
-    return reply is None if call == ("HGET", KEY, "l") else reply
+        return [reply[0], reply[1], reply[2] > 0, reply[3] > 0]
+    if isinstance(call, tuple) and call[0] == "MGET":
+        return [None if raw is None or (isinstance(raw, bytes) and not value_in(raw)) else raw for raw in reply]
+    return reply
+
+
+def value_in(raw: bytes) -> int:
+    """How long the value is; the model answers claims without one with nothing."""
+    now = int(time.time() * 1000)
+    *_, dead_2, dead_4, _, _, size = HEADER.unpack_from(raw)
+    return int(size) if dead_2 << 32 | dead_4 > now else 0
 
 
 @given(
@@ -200,7 +272,7 @@ def test_a_pattern_matches_the_same_names(server: Server, names: list[str], patt
     server.empty()
     memory = Memory()
     for name in names:
-        call = STORE(f"n{name}")(b"v", 100_000, 0, "", *BUS)
+        call = STORE(f"n{name}")(b"v", 100_000, 0, "", b"", *BUS)
         run_now(memory.send(call))
         server.run(call)
     scan = ("SCAN", "0", "MATCH", f"n{pattern}", "COUNT", 1000)
@@ -228,22 +300,33 @@ def lease(token: str, awaited: str = "", floor: int = 0) -> ScriptCall:
 
 
 def invalidate(
-    *, quarantine: int = 0, floor: str = "", floor_ms: int = 0, begin: str = "", end: str = ""
+    *, quarantine: int = 0, floor: str = "", under: bytes = b"", begin: str = "", end: str = ""
 ) -> ScriptCall:
-    return INVALIDATE(KEY)(*BUS, quarantine, floor, floor_ms, begin, 100_000, end)
+    return INVALIDATE(KEY)(*BUS, quarantine, floor, under, 300_000, begin, 100_000, end, "")
+
+
+def fill(token: str, fresh: int = 100_000, stale: int = 0, version: str = "") -> ScriptCall:
+    return FILL(KEY)(token, b"v", fresh, stale, version, b"", 0, BUS[0])
+
+
+def store(fresh: int, stale: int) -> ScriptCall:
+    return STORE(KEY)(b"v", fresh, stale, "", b"", *BUS)
 
 
 @given(program=programs(CALLS))
 @example(program=[lease("one"), 11 * STEP, STEP, lease("two"), 11 * STEP, lease("three")])
-@example(program=[lease("one"), RELEASE(KEY)("one", b"why", 100_000), lease("two", "one"), lease("three")])
-@example(program=[invalidate(begin="a"), lease("one"), invalidate(begin="b"), invalidate(end="a"), lease("one")])
-@example(program=[invalidate(quarantine=100_000), lease("one"), FILL(KEY)("one", b"v", 300_000, 100_000, "")])
-@example(program=[invalidate(floor="002"), lease("one"), FILL(KEY)("one", b"v", 100_000, 0, "001")])
-@example(program=[STORE(KEY)(b"v", 100_000, 300_000, "", *BUS), EXPIRE(KEY)(*BUS), lease("one"), lease("two")])
+@example(program=[lease("one"), RELEASE(KEY)("one", b"why", 1, 0, 100_000), lease("two", "one"), lease("three")])
 @example(
-    program=[STORE(KEY)(b"v", 100_000, 0, "", *BUS), lease("one", "", ALWAYS), RENEW(KEY)("one", 300_000, 100_000)]
+    program=[lease("one"), RELEASE(KEY)("one", b"why", 1, 100_000, 100_000), lease("two"), lease("three", "", ALWAYS)]
 )
-@example(program=[lease("one"), 11 * STEP, 11 * STEP, 11 * STEP, ("PTTL", KEY)])
+@example(program=[invalidate(begin="a"), lease("one"), invalidate(begin="b"), invalidate(end="a"), lease("one")])
+@example(program=[invalidate(quarantine=100_000), lease("one"), fill("one", 300_000, 100_000)])
+@example(program=[invalidate(floor="002"), lease("one"), fill("one", version="001")])
+@example(program=[invalidate(floor="002", quarantine=400_000), lease("one"), fill("one", 100_000, 0, "002")])
+@example(program=[store(100_000, 300_000), EXPIRE(KEY)(*BUS), lease("one"), lease("two")])
+@example(program=[store(100_000, 0), lease("one", "", ALWAYS), RENEW(KEY)("one", 300_000, 100_000)])
+@example(program=[lease("one"), 11 * STEP, 11 * STEP, 11 * STEP, ("MGET", KEY)])
+@example(program=[lease("one"), lease("two"), fill("one"), ("MGET", KEY)])
 @settings(
     max_examples=max(300, settings.default.max_examples if settings.default else 0),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -277,7 +360,9 @@ def run(server: Server, program: Program) -> None:
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=8))
 def test_calls_of_one_round_trip_are_answered_in_order(server: Server, wanted: list[tuple[str, bool]]) -> None:
     server.empty()
-    calls = [STORE(key)(key.encode(), 100_000, 0, "", *BUS) if write else ("HMGET", key, "v") for key, write in wanted]
+    calls = [
+        STORE(key)(key.encode(), 100_000, 0, "", b"", *BUS) if write else ("MGET", key, "a") for key, write in wanted
+    ]
     assert same(run_now(Memory().send_each(*calls)), [server.run(call) for call in calls])
 
 

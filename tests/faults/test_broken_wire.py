@@ -22,7 +22,7 @@ SHAS = {
     "LEASE": LEASE("k")().script.sha.encode(),
     "FILL": FILL("k")().script.sha.encode(),
     "INVALIDATE": INVALIDATE("k")().script.sha.encode(),
-    "READ": b"HMGET",
+    "READ": b"MGET",
 }
 STEPS = ["READ", "LEASE", "FILL"]
 LIES = [Fault.LOSE_REPLY, Fault.HALF_REPLY, Fault.GARBAGE]
@@ -303,8 +303,8 @@ async def test_ten_thousand_cancelled_readers_never_mix_up_replies(proxy: FaultP
 async def test_an_old_value_that_arrives_after_an_invalidation_stays_out_of_the_process(proxy: FaultProxy) -> None:
     with CacheGuard(proxy.url, operation_timeout=5) as guard:
         guard.set("k", "old")
-        guard.invalidate("warm")  # from here on the script travels by its name, which does not say HMGET
-        proxy.inject(Fault.DELAY, only=b"HMGET", seconds=0.3)
+        guard.invalidate("warm")  # from here on the script travels by its name, which does not say MGET
+        proxy.inject(Fault.DELAY, only=b"MGET", seconds=0.3)
         late = asyncio.ensure_future(asyncio.to_thread(guard.get, "k"))
         await asyncio.sleep(0.1)
         await asyncio.to_thread(guard.invalidate, "k")

@@ -33,7 +33,7 @@ def test_the_in_process_tier_is_off_within_the_horizon(patient_cluster: RedisClu
     text = next(
         f"row:{number}"
         for number in range(1000)
-        if patient_cluster.owner_of(f"cg:cacheguard:1:row:{number}") is speaker
+        if patient_cluster.owner_of(f"cg:cacheguard:e:row:{number}") is speaker
     )
     with FaultProxy(deaf.port + 10_000) as link, ExitStack() as guards:
         deaf.command("CONFIG", "SET", "cluster-announce-bus-port", link.port)

@@ -13,9 +13,11 @@ from typing import Any
 
 import anyio
 import pytest
+import redis
 
 from cacheguard import CacheGuard
 from tests.support.faults import Fault, FaultProxy
+from tests.support.layout import claims_of
 from tests.support.redis_server import RedisServer
 
 KEYS = 40
@@ -175,8 +177,9 @@ def clients(server: RedisServer) -> int:
 
 def left_over(server: RedisServer) -> list[str]:
     """Leases and announced writes that still stand."""
-    fields = [(key, field) for key in server.entries() for field in server.command("HKEYS", key)]
-    return [f"{key} {field}" for key, field in fields if field.startswith("w:") or field == "t"]
+    with redis.Redis.from_url(server.url) as client:
+        held: list[Any] = [(key, client.get(key)) for key in server.entries()]
+    return [f"{key} {claim}" for key, raw in held if raw for claim in claims_of(raw) & {"w", "l"}]
 
 
 def run(server: RedisServer, proxy: FaultProxy, number: int) -> None:

@@ -42,7 +42,7 @@ async def until(holds: Any, seconds: float = 10) -> None:
 
 def key_of(door: Door, text: str) -> str:
     """The Redis key of an entry."""
-    return f"cg:cacheguard:1:{text}"
+    return f"cg:cacheguard:e:{text}"
 
 
 async def test_values_are_spread_and_read_by_everybody(

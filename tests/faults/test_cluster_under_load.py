@@ -18,7 +18,7 @@ from tests.support.crowd import Seen, Traffic
 from tests.support.redis_server import RedisServer, find_binaries
 
 ROWS = 60
-ENTRIES = [f"cg:cacheguard:1:row:{number}" for number in range(ROWS)]
+ENTRIES = [f"cg:cacheguard:e:row:{number}" for number in range(ROWS)]
 MARKERS = ["cg:cacheguard:m", *(f"cg:cacheguard:m:tag{number}" for number in range(5))]
 
 

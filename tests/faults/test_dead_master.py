@@ -45,7 +45,7 @@ def bare_url(bare_cluster: RedisCluster) -> Iterator[str]:
 def texts_on(cluster: RedisCluster, node: RedisServer, count: int = 5) -> list[str]:
     """Keys of entries that this node owns."""
     numbers = (f"row:{number}" for number in range(1000))
-    return list(islice((text for text in numbers if cluster.owner_of(f"cg:cacheguard:1:{text}") is node), count))
+    return list(islice((text for text in numbers if cluster.owner_of(f"cg:cacheguard:e:{text}") is node), count))
 
 
 class Split:
@@ -120,7 +120,7 @@ async def test_a_tag_whose_marker_is_out_of_reach_holds_up_its_own_entries_alone
     door, kept = split.door, split.kept
     tag = next(f"tag{n}" for n in range(100) if bare_cluster.owner_of(f"{ROOT}:tag{n}") is split.victim)
     await door.set("tagged " + kept[0], "old", tags=[tag])
-    text = next(f"t{n}" for n in range(100) if bare_cluster.owner_of(f"cg:cacheguard:1:t{n}") is split.home)
+    text = next(f"t{n}" for n in range(100) if bare_cluster.owner_of(f"cg:cacheguard:e:t{n}") is split.home)
     await door.get_or_set(text, lambda: "old", tags=[tag])
     assert await asyncio.to_thread(elsewhere.get, text) == "old"
     split.victim.freeze()
@@ -143,7 +143,7 @@ async def test_the_others_are_told_to_go_past_what_cannot_be_invalidated(split: 
         def told() -> bool:
             message: Any = bus.get_message(timeout=0.1)
             heard.add(str(message and message["data"]))
-            return f"dirty cg:cacheguard:1:{text}" in heard
+            return f"2 dirty cg:cacheguard:e:{text}" in heard
 
         await until(told)
 
@@ -170,8 +170,8 @@ async def test_a_slot_that_nobody_owns_is_loaded_past_redis_and_comes_back(
     split: Split, bare_cluster: RedisCluster
 ) -> None:
     door, node = split.door, split.third
-    text = next(text for text in split.kept if bare_cluster.owner_of(f"cg:cacheguard:1:{text}") is node)
-    slot = key_slot(f"cg:cacheguard:1:{text}".encode())
+    text = next(text for text in split.kept if bare_cluster.owner_of(f"cg:cacheguard:e:{text}") is node)
+    slot = key_slot(f"cg:cacheguard:e:{text}".encode())
     for each in bare_cluster.nodes:
         each.command("CLUSTER", "DELSLOTS", slot)
     try:
@@ -182,7 +182,7 @@ async def test_a_slot_that_nobody_owns_is_loaded_past_redis_and_comes_back(
     finally:
         node.command("CLUSTER", "ADDSLOTS", slot)
     await until(lambda: door.guard.stats().invalidations_queued == 0)
-    await until(lambda: bare_cluster.owner_of(f"cg:cacheguard:1:{text}") is node)
+    await until(lambda: bare_cluster.owner_of(f"cg:cacheguard:e:{text}") is node)
     assert await door.get_or_set(text, lambda: "new") == "new"
 
 
@@ -205,7 +205,7 @@ async def test_a_master_that_joins_and_leaves_again_is_followed(
     split: Split, bare_cluster: RedisCluster, tmp_path: Path
 ) -> None:
     door, text = split.door, split.kept[0]
-    slot = key_slot(f"cg:cacheguard:1:{text}".encode())
+    slot = key_slot(f"cg:cacheguard:e:{text}".encode())
     home = bare_cluster.owner_of_slot(slot)
     node = RedisServer(home.binary, tmp_path, cluster_enabled="yes", cluster_config_file="nodes.conf")
     node.config["cluster-allow-replica-migration"] = "no"  # else it becomes a replica when its only slot leaves

@@ -23,7 +23,7 @@ async def test_a_reader_loses_one_timeout_to_an_answer_that_trickles_in(
     loader = CountingLoader("value")
     door = open_door(CacheGuard(proxy.url, operation_timeout=TIMEOUT))
     await door.get("warm")
-    proxy.inject(fault, only=b"HMGET", **terms)
+    proxy.inject(fault, only=b"MGET", **terms)
     begin = time.monotonic()
     assert await door.get_or_set("k", loader) == "value"
     assert time.monotonic() - begin < 4 * TIMEOUT

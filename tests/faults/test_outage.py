@@ -137,7 +137,7 @@ def test_once_the_breaker_is_open_a_read_costs_next_to_nothing(own_server: Serve
                 break
         until(lambda: guard.stats().breaker != "closed")
         # On a busy machine a thread may lose a time slice anywhere: the least disturbed of many short rounds counts.
-        rounds = [overheads(guard, 200, turn) for turn in range(50)]
+        rounds = [overheads(guard, 50, turn) for turn in range(200)]
         if how == "freeze":
             own_server.thaw()
     took = min(rounds, key=lambda each: percentile(each, 0.99))

@@ -81,7 +81,7 @@ async def test_what_is_fresh_is_read_from_a_replica(near: Near, sentinels: Senti
     await asyncio.to_thread(near.elsewhere.set, "k", "v")
     await near.comes_from_a_replica("k", "v")
     said = [server.command("INFO", "commandstats") for server in replicas_of(sentinels)]
-    assert any("cmdstat_hgetall" in each for each in said)
+    assert any("cmdstat_get:" in each for each in said)
     assert near.door.guard.stats().redis_errors == 0
 
 
@@ -95,7 +95,7 @@ async def test_an_invalidation_is_honoured_although_the_replicas_have_not_heard_
     messages = near.door.guard.stats().bus_messages
     await asyncio.to_thread(near.elsewhere.invalidate, "k")
     await until(lambda: near.door.guard.stats().bus_messages > messages)
-    assert all("cg:cacheguard:1:k" in server.entries() for server in replicas)
+    assert all("cg:cacheguard:e:k" in server.entries() for server in replicas)
     for _ in range(20):
         assert await near.read("k") is None
     assert await near.door.get_or_set("k", lambda: "new") == "new"

@@ -126,7 +126,7 @@ def test_a_guard_survives_every_fault_of_a_reply(proxy: FaultProxy, fault: Fault
     loader = CountingLoader("value")
     with CacheGuard(proxy.url) as guard:
         guard.get("warm")
-        proxy.inject(fault, only=b"HMGET", **terms)
+        proxy.inject(fault, only=b"MGET", **terms)
         assert guard.get_or_set("k", loader) == "value"
         assert proxy.struck > 0
         proxy.heal()

@@ -18,7 +18,7 @@ from tests.conftest import OpenDoor
 from tests.support.loader import Loader
 from tests.support.tls import SERVICE, Authority, TlsCluster, TlsSentinel, TlsServer, binary_with_tls
 
-PATIENCE = "2s"  # a handshake reads all certificates of the system, and other tests run beside this one
+PATIENCE = "2s"  # other tests run beside this one
 QUICK = 0.2
 
 
@@ -35,6 +35,16 @@ def binary() -> Path:
     if found is None:
         pytest.skip("no redis-server here was built with TLS")
     return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_system_that_trusts_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each handshake reads all certificates of the system first; here they vouch for nobody."""
+    directory = tmp_path_factory.mktemp("nobody")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(Authority(directory).file))
+        patch.setenv("SSL_CERT_DIR", str(directory / "none"))
+        yield
 
 
 @pytest.fixture(scope="module")

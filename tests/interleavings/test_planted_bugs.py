@@ -21,7 +21,8 @@ from cacheguard.engine.rebuilding import Plan, Rebuilding
 from cacheguard.engine.shared import Shared
 from cacheguard.protocol.entry import Found, Granted, Stored
 from cacheguard.protocol.envelope import Kind
-from cacheguard.protocol.model import Hash, MemoryCommands
+from cacheguard.protocol.model import MemoryCommands
+from cacheguard.protocol.state import State
 from cacheguard.tiers.local import Entry, Local
 from tests.support.schedules import (
     Pick,
@@ -31,42 +32,44 @@ from tests.support.schedules import (
     failing_world,
     following,
     peaceful_world,
+    troubled_world,
     violation,
 )
-from tests.support.stepped import Fault, SteppedRuntime, Violation
+from tests.support.stepped import Fault, SteppedRuntime
 from tests.support.stepper import Pause
+from tests.support.witness import Violation, Witness
 from tests.support.world import REDIS_ONLY, World
 
 Plant = Callable[[pytest.MonkeyPatch], None]
-TOKEN, LEASE_ENDS = "t", "u"
 
 
-def script(name: str, tamper: Callable[[Hash, tuple[Any, ...]], None]) -> Plant:
-    """The script of that name, with something done to the entry beforehand."""
+def script(name: str, tamper: Callable[[State, int, tuple[Any, ...]], None]) -> Plant:
+    """The script of that name, with something done to what is under the key beforehand."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
         honest = getattr(MemoryCommands, f"_{name}")
 
-        def broken(self: MemoryCommands, fields: Hash, now: int, key: str, *args: Any) -> Any:
-            tamper(fields, args)
-            return honest(self, fields, now, key, *args)
+        def broken(self: MemoryCommands, state: State, now: int, key: str, *args: Any) -> Any:
+            tamper(state, now, args)
+            return honest(self, state, now, key, *args)
 
         patch.setattr(MemoryCommands, f"_{name}", broken)
 
     return plant
 
 
-def take_over(fields: Hash, args: tuple[Any, ...]) -> None:
-    fields[TOKEN] = args[0]
+def take_over(state: State, now: int, args: tuple[Any, ...]) -> None:
+    state.lease = state.lease or [now + 60_000, 60_000, "", 0]
+    state.lease[2] = args[0]
 
 
-def end_lease(fields: Hash, args: tuple[Any, ...]) -> None:
-    fields.pop(TOKEN, None)
+def end_lease(state: State, _now: int, _args: tuple[Any, ...]) -> None:
+    state.lease = None
 
 
-def take_over_if_held(fields: Hash, args: tuple[Any, ...]) -> None:
-    if TOKEN in fields:
-        fields[TOKEN] = args[0]
+def take_over_if_held(state: State, _now: int, args: tuple[Any, ...]) -> None:
+    if state.lease is not None:
+        state.lease[2] = args[0]
 
 
 fill_ignores_the_token = script("fill", take_over)
@@ -79,12 +82,10 @@ def keeps_the_lease(name: str) -> Plant:
     def plant(patch: pytest.MonkeyPatch) -> None:
         honest = getattr(MemoryCommands, f"_{name}")
 
-        def broken(self: Any, fields: Hash, now: int, key: str, *args: Any) -> Any:
-            lease = {field: fields[field] for field in (TOKEN, LEASE_ENDS) if field in fields}
-            reply = honest(self, fields, now, key, *args)
-            if lease:
-                self._write(key, fields, **lease)
-                self._pexpire(key, 60_000, now)
+        def broken(self: Any, state: State, now: int, key: str, *args: Any) -> Any:
+            lease = state.lease
+            reply = honest(self, state, now, key, *args)
+            state.lease = lease
             return reply
 
         patch.setattr(MemoryCommands, f"_{name}", broken)
@@ -159,10 +160,10 @@ def a_refresh_takes_what_it_finds(patch: pytest.MonkeyPatch) -> None:
 def old_values_are_handed_to_whoever_joined(patch: pytest.MonkeyPatch) -> None:
     honest = Rebuilding._follow  # noqa: SLF001 - the part to be broken
 
-    async def broken(self: Any, flight: Flight, ask: Ask, plan: Plan, lease: Any, job: Job) -> bool:
+    async def broken(self: Any, flight: Flight, ask: Ask, plan: Plan, lease: Any, *rest: Any) -> bool:
         if isinstance(lease, Granted) and lease.found is None and plan.stale is not None:
             lease.found = Found(plan.stale, -1.0)
-        return await honest(self, flight, ask, plan, lease, job)
+        return await honest(self, flight, ask, plan, lease, *rest)
 
     patch.setattr(Rebuilding, "_follow", broken)
 
@@ -176,8 +177,14 @@ class NaiveEngine(Engine):
             return found.stored.value
         value = await self.runtime.call(ask.load)
         stored = Stored(Kind.VALUE, value, 300.0, 0.0, ())
-        await self.remote.of(ask.key).by_hand.store({ask.key: (stored, 300.0, 0.0)}, "", (), 0)
+        await self.remote.of(ask.key).by_hand.store({ask.key: (stored, 300.0, 0.0)}, "", b"", (), 0)
         return value
+
+
+@pytest.fixture(autouse=True)
+def _no_witness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked for here is what readers and holders of leases notice."""
+    monkeypatch.setattr(Witness, "saw", lambda *_: None)
 
 
 STALE, TWICE, NOBODY, LEFT = "had been acknowledged", "is leased to", "leased to nobody", "left over"
@@ -188,7 +195,7 @@ STALE, TWICE, NOBODY, LEFT = "had been acknowledged", "is leased to", "leased to
     [
         (fill_ignores_the_token, NOBODY, peaceful_world),
         (lease_ignores_a_live_lease, TWICE, peaceful_world),
-        (release_takes_any_token, TWICE, peaceful_world),
+        (release_takes_any_token, TWICE, troubled_world),
         (renew_brings_a_lost_lease_back, LEFT, peaceful_world),
         (keeps_the_lease("invalidate"), NOBODY, peaceful_world),
         (keeps_the_lease("store"), NOBODY, peaceful_world),

@@ -12,12 +12,13 @@ from cacheguard.delivery.bus import Bus
 from cacheguard.doors.writing import Write
 from cacheguard.engine.filling import Filling
 from cacheguard.protocol.entry import Filled
-from cacheguard.protocol.model import Hash, MemoryCommands
+from cacheguard.protocol.model import MemoryCommands
+from cacheguard.protocol.state import State
 from cacheguard.tiers.local import Local
 from cacheguard.tiers.markers import Markers
 from cacheguard.tiers.remote import Remote
-from tests.support.schedules import explored, following, violation
-from tests.support.stepped import Violation
+from tests.support.schedules import following, violation
+from tests.support.witness import Violation, Witness
 from tests.support.world import REDIS_ONLY, TAG, TWO_TIERS, World
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -57,17 +58,16 @@ def a_fill_is_proven_by_its_lease_alone(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_live_intent_does_not_matter(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(MemoryCommands, "_write_until", lambda *_: 0)
+    patch.setattr(State, "written_until", lambda *_: 0)
 
 
 def the_end_of_one_write_ends_them_all(patch: pytest.MonkeyPatch) -> None:
     honest = MemoryCommands._invalidate  # noqa: SLF001 - the part to be broken
 
-    def broken(self: MemoryCommands, fields: Hash, now: int, key: str, *args: Any) -> Any:
-        if args[-1]:
-            for name in [name for name in fields if name.startswith("w:")]:
-                del fields[name]
-        return honest(self, fields, now, key, *args)
+    def broken(self: MemoryCommands, state: State, now: int, key: str, *args: Any) -> Any:
+        if args[-2]:
+            state.writes.clear()
+        return honest(self, state, now, key, *args)
 
     patch.setattr(MemoryCommands, "_invalidate", broken)
 
@@ -79,14 +79,17 @@ def fences_are_not_raised(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Write, "begin", broken)
 
 
-def fills_forget(*fields_to_forget: str) -> Plant:
+def quarantines_do_not_matter(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(State, "quarantined", lambda *_: None)
+
+
+def fills_forget(claim: str) -> Plant:
     def plant(patch: pytest.MonkeyPatch) -> None:
         honest = MemoryCommands._fill  # noqa: SLF001 - the part to be broken
 
-        def broken(self: MemoryCommands, fields: Hash, now: int, key: str, *args: Any) -> int:
-            for field in fields_to_forget:
-                fields.pop(field, None)
-            return honest(self, fields, now, key, *args)
+        def broken(self: MemoryCommands, state: State, now: int, key: str, *args: Any) -> int:
+            setattr(state, claim, None)
+            return honest(self, state, now, key, *args)
 
         patch.setattr(MemoryCommands, "_fill", broken)
 
@@ -157,8 +160,6 @@ def reader_of_a_replica(*, versioned: bool) -> Build:
         world.reader("reader", world.process("A", threads=True))
         options = {} if versioned else {"settle": "2s"}
         world.guarded_writer("writer", world.process("B", threads=True), mode="delete", **options)
-        if not versioned:  # long after the quarantine, nothing old may be left
-            world.delay(2.1)
         world.replication(steps=1)
         return world
 
@@ -181,6 +182,12 @@ def reader_and_bus(*, gap: bool = False) -> Build:
 STALE = "had been acknowledged"
 
 
+@pytest.fixture(autouse=True)
+def _no_witness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked for here is what readers notice."""
+    monkeypatch.setattr(Witness, "saw", lambda *_: None)
+
+
 @pytest.mark.parametrize(
     ("plant", "build"),
     [
@@ -190,7 +197,8 @@ STALE = "had been acknowledged"
         (a_live_intent_does_not_matter, readers_and_fences("B")),
         (the_end_of_one_write_ends_them_all, readers_and_fences("BC")),
         (fences_are_not_raised, readers_and_fences("B")),
-        (fills_forget("f"), reader_of_a_replica(versioned=True)),
+        (fills_forget("floor"), reader_of_a_replica(versioned=True)),
+        (quarantines_do_not_matter, reader_of_a_replica(versioned=False)),
         (tickets_are_for_keys_only, reader_and_tag(late=False, two_tiers=True)),
         (messages_void_no_tickets, reader_and_bus()),
         (a_gap_is_slept_through, reader_and_bus(gap=True)),
@@ -219,27 +227,3 @@ def test_a_fill_that_is_proven_by_its_lease_alone_is_found(monkeypatch: pytest.M
     a_fill_is_proven_by_its_lease_alone(monkeypatch)
     with pytest.raises(Violation, match=STALE):
         follow_an_overtaken_load()
-
-
-def test_a_forgotten_quarantine_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def outlived() -> set[Any]:
-        left: set[Any] = set()
-
-        def note(world: World) -> None:
-            world.stepper.now += 2.1
-            left.add(world.server.value("k", stale=True))
-
-        def build() -> World:
-            world = World(REDIS_ONLY, lagging=True)
-            world.reader("reader", world.process("A", threads=True))
-            world.guarded_writer("writer", world.process("B", threads=True), mode="delete", settle="2s")
-            world.replication()
-            world._judge_redis = lambda key, least: None  # type: ignore[method-assign]  # noqa: SLF001 - judged by `note`
-            return world
-
-        explored(build, note)
-        return left
-
-    assert 0 not in outlived()
-    fills_forget("q")(monkeypatch)
-    assert 0 in outlived()

@@ -14,7 +14,8 @@ import redis
 
 from cacheguard import CacheGuard
 from cacheguard.errors import CacheGuardError
-from cacheguard.tiers.local import weigh
+from cacheguard.tiers.weighing import weigh
+from tests.support.layout import claims_of
 
 
 class MissingError(LookupError):
@@ -68,7 +69,8 @@ def test_a_loaders_exception_that_cannot_be_described_stays_itself_and_leaves_no
         guard.get_or_set("key", load, error_backoff=None)
     assert caught.value is said
     with redis.Redis.from_url(redis_url) as client:
-        assert not client.hexists("cg:cacheguard:1:key", "t")
+        raw = client.get("cg:cacheguard:e:key")
+        assert raw is None or "l" not in claims_of(raw)
 
 
 def test_a_hit_does_not_skip_a_validation_of_what_is_not_in_the_key(guard: CacheGuard) -> None:
@@ -297,18 +299,3 @@ def test_without_redis_an_absence_hides_no_row_beyond_its_time(redis_server: Any
             assert row(1) == "row"
         finally:
             redis_server.start()
-
-
-def test_failures_of_old_are_let_go(guard: CacheGuard) -> None:
-    shared = guard._hub.shared  # noqa: SLF001 - the moment in question lies inside
-
-    def fail() -> str:
-        raise ValueError("broken")
-
-    with pytest.raises(ValueError, match="broken"):
-        guard.get_or_set("bad", fail)
-    assert list(shared.failures) == ["cg:cacheguard:1:bad"]
-    shared.forget_failures(time.monotonic() + 30)
-    assert shared.failures
-    shared.forget_failures(time.monotonic() + 100)
-    assert not shared.failures

@@ -3,7 +3,7 @@
 After a restart of Redis, or SCRIPT FLUSH, an unknown script was sent again by itself, and so ran behind everything that
 stood behind it:
 
-    sent:   FILL (unknown), HGET marker     ran:  HGET marker, FILL
+    sent:   FILL (unknown), MGET markers    ran:  MGET markers, FILL
     sent:   TAGGED (unknown), INVALIDATE    ran:  INVALIDATE, TAGGED
 
 The marker was then answered for a time before the fill, and a load that claimed its tag in between did not learn of
@@ -18,11 +18,10 @@ import pytest
 
 from cacheguard import CacheGuard
 from cacheguard.ports import Call
-from cacheguard.protocol.lua import load
+from cacheguard.protocol import calls
 from cacheguard.runtime import run_now
 from tests.support.redis_server import RedisServer
 
-MARK, INVALIDATE = load("mark"), load("invalidate")
 MARKER = "cg:issue:m:tag"
 
 
@@ -32,15 +31,22 @@ def door_of(request: pytest.FixtureRequest) -> str:
     return name
 
 
-async def sent(guard: CacheGuard, door_of: str, *calls: Call) -> list[Any]:
+async def sent(guard: CacheGuard, door_of: str, *asked: Call) -> list[Any]:
     hub = guard._hub  # noqa: SLF001 - the moment in question lies inside
     if door_of == "threads":
-        return run_now(hub.blocking().remote.of("").gate.send(*calls))
-    return await hub.running().remote.of("").gate.send(*calls)
+        return run_now(hub.blocking().remote.of("").gate.send(*asked))
+    return await hub.running().remote.of("").gate.send(*asked)
 
 
 def invalidated() -> Call:
-    return INVALIDATE(MARKER)("channel", "drop - nothing", 0, "", 0, "", 0, "")
+    return calls.invalidate(MARKER, channel="channel", echo="-")
+
+
+def marked() -> Call:
+    return calls.mark(MARKER, nonce=b"n" * 16, keep_ms=60_000)
+
+
+MGET = calls.nonces([MARKER])
 
 
 async def test_what_is_asked_behind_an_unknown_script_is_answered_behind_it(
@@ -49,10 +55,8 @@ async def test_what_is_asked_behind_an_unknown_script_is_answered_behind_it(
     async with CacheGuard(redis_url) as guard:
         await sent(guard, door_of, ("PING",))
         redis_server.command("SCRIPT", "FLUSH")
-        before, _, behind = await sent(
-            guard, door_of, ("HGET", MARKER, "v"), MARK(MARKER)(b"nonce", 60_000), ("HGET", MARKER, "v")
-        )
-        assert (before, behind) == (None, b"nonce")
+        before, _, behind = await sent(guard, door_of, *MGET, marked(), *MGET)
+        assert [calls.were_nonces([MARKER], [said])[MARKER] for said in (before, behind)] == [None, b"n" * 16]
 
 
 async def test_a_known_script_behind_an_unknown_one_runs_behind_it(
@@ -62,6 +66,6 @@ async def test_a_known_script_behind_an_unknown_one_runs_behind_it(
         await sent(guard, door_of, ("PING",))
         redis_server.command("SCRIPT", "FLUSH")
         await sent(guard, door_of, invalidated())
-        await sent(guard, door_of, MARK(MARKER)(b"nonce", 60_000), invalidated())
-        (left,) = await sent(guard, door_of, ("HGET", MARKER, "v"))
-        assert left is None, "the invalidation came last"
+        await sent(guard, door_of, marked(), invalidated())
+        left = calls.were_nonces([MARKER], await sent(guard, door_of, *MGET))
+        assert left == {MARKER: None}, "the invalidation came last"

@@ -11,18 +11,21 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
 import redis
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from cacheguard.defenses.penetration import signed, signed_rebuild
 from cacheguard.defenses.penetration.bits import Layers
 from cacheguard.defenses.penetration.filter import BloomTier
 from cacheguard.defenses.penetration.items import item_text
 from cacheguard.defenses.penetration.layout import checked_plan, describe, next_shape, parse
+from cacheguard.defenses.penetration.signatures import SIGNATURE_BYTES, Signatures
 from cacheguard.errors import CacheGuardError, Unreachable
 from cacheguard.events import Events
 from cacheguard.ports import Call, Reply, ScriptCall
@@ -58,6 +61,7 @@ class World:
         self.committed: list[str] = []
         self.hidden: list[str] = []
         self.answers: list[bool] = []
+        self.processes: list[Process] = []
         self.tasks: list[tuple[Coroutine[Any, Any, None], float, float]] = []
         self.names = iter(range(10**6))
         client.flushall()
@@ -111,7 +115,12 @@ class Process:
             "lock": threading.Lock(),
             "events": Events(),
         }
-        self.tier = BloomTier("rows", **{**declared, **options})
+        self._options = {**declared, **options}
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """A new process takes its place."""
+        self.tier = BloomTier("rows", **self._options)
 
     async def send(self, *calls: Call) -> list[Reply]:
         await Pause()
@@ -137,6 +146,15 @@ class Process:
 
     def token(self) -> str:
         return str(self.world.draw.random())
+
+    def random(self) -> float:
+        return self.world.draw.random()
+
+    def watch(self, beat: object, every: float, late: object, deadline: float | None) -> Process:
+        return self
+
+    def stop(self) -> None:
+        """A rebuild gives signs of life in its own steps."""
 
     async def sleep(self, seconds: float) -> None:
         await Pause(self.world.now() + seconds)
@@ -171,9 +189,25 @@ class Process:
         self.world.hidden += [row for row in self.world.added if self.tier.known(row, self.now())]
 
 
-def run_schedule(world: World, faults: list[Callable[[], None]], lease: float | None = LEASE) -> World:
+SECRET, OTHER = b"a secret of 16 b", b"another secret!!"
+FLEETS: dict[str, tuple[tuple[bytes, ...], ...]] = {
+    "unsigned": ((), ()),
+    "signed": ((SECRET,), (SECRET,)),
+    "the secret changes": ((SECRET, OTHER), (OTHER, SECRET)),
+    "one has no secret": ((SECRET,), ()),
+    "one has another secret": ((SECRET,), (OTHER,)),
+}
+
+
+def run_schedule(
+    world: World,
+    faults: list[Callable[[], None]],
+    lease: float | None = LEASE,
+    fleet: tuple[tuple[bytes, ...], ...] = FLEETS["unsigned"],
+    often: float = 0.01,
+) -> World:
     draw = world.draw
-    processes = [Process(world, mirror_lease=lease) for _ in range(2)]
+    processes = world.processes = [Process(world, mirror_lease=lease, secrets=secrets) for secrets in fleet]
     world.start(processes[0].rebuild())
     world.finish()
     for _ in range(STEPS):
@@ -185,7 +219,7 @@ def run_schedule(world: World, faults: list[Callable[[], None]], lease: float | 
             world.start(process.read())
         elif luck < 0.175:
             world.start(process.rebuild())
-        elif luck < 0.185 and faults:
+        elif luck < 0.175 + often and faults:
             draw.choice(faults)()
         else:
             world.step()
@@ -232,15 +266,142 @@ def faults_of(world: World) -> list[Callable[[], None]]:
     return [kept, flush, lose_some_key, lose_some_key, lose_the_meta, fail_over, world.crash_one, world.crash_one]
 
 
-@given(seed=SEEDS)
-def test_no_schedule_hides_a_row_that_was_added(client: redis.Redis, seed: int) -> None:
-    assert not run_schedule(World(client, random.Random(seed)), []).hidden
+@pytest.fixture
+def fold_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signed filter's log is short: what is in it is moved into the bits all the time."""
+    monkeypatch.setattr(signed, "MOST_LOGGED", 40)
+    monkeypatch.setattr(signed_rebuild, "LOG_LENGTH", 25)
 
 
-@given(seed=SEEDS, lease=st.sampled_from([LEASE, None]))
-def test_no_loss_hides_a_row_that_was_added(client: redis.Redis, seed: int, lease: float | None) -> None:
+ANY_FLEET = st.sampled_from(list(FLEETS))
+
+
+@pytest.mark.usefixtures("fold_often")
+@given(seed=SEEDS, fleet=ANY_FLEET)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_schedule_hides_a_row_that_was_added(client: redis.Redis, seed: int, fleet: str) -> None:
+    assert not run_schedule(World(client, random.Random(seed)), [], fleet=FLEETS[fleet]).hidden
+
+
+@pytest.mark.usefixtures("fold_often")
+@given(seed=SEEDS, lease=st.sampled_from([LEASE, None]), fleet=ANY_FLEET)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_loss_hides_a_row_that_was_added(client: redis.Redis, seed: int, lease: float | None, fleet: str) -> None:
     world = World(client, random.Random(seed))
-    assert not run_schedule(world, faults_of(world), lease).hidden
+    assert not run_schedule(world, faults_of(world), lease, FLEETS[fleet]).hidden
+
+
+class Forger:
+    """Somebody who can write to Redis, but does not know the secret. He does all but bring an older state back."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.client, self.draw = world, world.client, world.draw
+
+    def pick(self, pattern: str) -> bytes | None:
+        found: list[bytes] = sorted(self.client.keys(pattern))  # type: ignore[arg-type]  # blocking clients answer at once
+        return self.draw.choice(found) if found else None
+
+    def start_anew(self) -> None:
+        """Not his doing, but his chance: a process that has seen nothing yet."""
+        self.draw.choice(self.world.processes).start_anew()
+
+    def clear_bits(self) -> None:
+        if key := self.pick("cg:*:0:*"):
+            for _ in range(3):
+                self.client.setrange(key, self.draw.randrange(8, 60), "\0" * 40)
+
+    def empty_a_chunk(self) -> None:
+        if key := self.pick("cg:*:0:*"):
+            self.client.setrange(key, 8, "\0" * 4080)
+
+    def put_another_chunk_in_its_place(self) -> None:
+        one, other = self.pick("cg:*:0:*"), self.pick("cg:*:0:*")
+        if one and other:
+            bits: Any = self.client.getrange(other, 8, -1)
+            self.client.set(one, one.split(b":")[3] + bits)
+
+    def change_an_entry(self) -> None:
+        self._change("cg:*:l")
+
+    def change_what_a_rebuild_takes_over(self) -> None:
+        self._change("cg:*:s")
+
+    def _change(self, pattern: str) -> None:
+        """Write over an entry, or take it out and put another one at the end; the last one alone is an older state."""
+        key = self.pick(pattern)
+        length = self.client.execute_command("LLEN", key) if key else 0  # type: ignore[no-untyped-call]  # redis-py left it so
+        if length > 1:
+            index, other = self.draw.randrange(length - 1), self.draw.randrange(length)
+            entry: Any = self.client.lindex(key, other)  # type: ignore[arg-type]  # there is one
+            self.client.execute_command("LSET", key, index, "gone" if self.draw.random() < 0.5 else entry)  # type: ignore[no-untyped-call]  # as above
+            if self.client.execute_command("LREM", key, 1, "gone"):  # type: ignore[no-untyped-call]  # as above
+                self.client.execute_command("RPUSH", key, entry)  # type: ignore[no-untyped-call]  # as above
+
+    def say_that_there_are_no_bits(self) -> None:
+        for meta in self.client.keys("cg:*:m"):
+            layers: Any = self.client.hget(meta, "layers")
+            parts = layers.decode().split(";")
+            if len(parts) > 5:
+                parts[2:6] = self.draw.choice([["0", "0", "0", "0"], ["9", *parts[3:6]], ["0", *parts[3:6]]])
+                self.client.hset(meta, "layers", ";".join(parts))
+
+    def say_that_it_is_complete(self) -> None:
+        server: Any = self.client.info("server")
+        replication: Any = self.client.info("replication")
+        run = server["run_id"] + replication["master_replid"]
+        for meta in self.client.keys("cg:*:m"):
+            self.client.hset(meta, mapping={"complete": 1, "damaged": 0, "run": run})
+
+    def say_something(self) -> None:
+        lies = [("lease", "0"), ("span", "0"), ("since", "0"), ("seal", ""), ("next_until", "9e15")]
+        for meta in self.client.keys("cg:*:m"):
+            self.client.hset(meta, *self.draw.choice(lies))
+
+    def everything(self) -> list[Callable[[], None]]:
+        return [
+            *(self.start_anew, self.clear_bits, self.empty_a_chunk, self.put_another_chunk_in_its_place),
+            *(self.change_an_entry, self.change_an_entry, self.change_what_a_rebuild_takes_over),
+            *(self.say_that_there_are_no_bits, self.say_that_it_is_complete, self.say_something, self.say_something),
+        ]
+
+
+@pytest.mark.usefixtures("fold_often")
+@given(seed=SEEDS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_forgery_hides_a_row_that_was_added(client: redis.Redis, seed: int) -> None:
+    world = World(client, random.Random(seed))
+    assert not run_schedule(
+        world, [*Forger(world).everything(), *faults_of(world)], fleet=FLEETS["signed"], often=0.03
+    ).hidden
+
+
+def unbound(_: Signatures, _before: bytes, entry: bytes) -> str:
+    return entry[SIGNATURE_BYTES:].decode("utf-8", "replace")
+
+
+Forgery = Callable[[Forger], None]
+BLIND: dict[str, tuple[str, Callable[..., Any], Forgery]] = {
+    "nobody looks at signatures": ("_is_signed", lambda *_: True, Forger.clear_bits),
+    "nobody looks at those of chunks": ("is_chunk", lambda *_: True, Forger.empty_a_chunk),
+    "an entry is not bound to the one before": ("opened", unbound, Forger.change_an_entry),
+}
+
+
+@pytest.mark.parametrize("bug", BLIND)
+@pytest.mark.usefixtures("fold_often")
+def test_a_signature_that_nobody_looks_at_is_found(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch, bug: str
+) -> None:
+    name, instead, forgery = BLIND[bug]
+    monkeypatch.setattr(Signatures, name, instead)
+
+    def deceived(seed: int) -> bool:
+        world = World(client, random.Random(seed))
+        forger = Forger(world)
+        forgeries: list[Callable[[], None]] = [partial(forgery, forger), forger.start_anew]
+        return bool(run_schedule(world, forgeries, fleet=FLEETS["signed"], often=0.05).hidden)
+
+    assert any(map(deceived, range(100)))
 
 
 NO_WAIT = ("bloom_begin", "math.max(0, math.min(since + settle - now, settle))", "0")
@@ -299,8 +460,11 @@ def test_a_planted_bug_about_losses_is_found(client: redis.Redis, bug: str) -> N
     assert found_within(client, PLANTED_LOSSES[bug], 300, losses=True, first=FIRST_SEED[bug])
 
 
-def test_schedules_are_worth_the_name(client: redis.Redis) -> None:
-    answers = [answer for seed in range(10) for answer in run_schedule(World(client, random.Random(seed)), []).answers]
+@pytest.mark.parametrize("fleet", ["unsigned", "signed", "the secret changes"])
+@pytest.mark.usefixtures("fold_often")
+def test_schedules_are_worth_the_name(client: redis.Redis, fleet: str) -> None:
+    worlds = [World(client, random.Random(seed)) for seed in range(10)]
+    answers = [answer for world in worlds for answer in run_schedule(world, [], fleet=FLEETS[fleet]).answers]
     assert 0.02 < sum(answers) / len(answers) < 0.5
 
 

@@ -10,7 +10,6 @@ from datetime import datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -155,27 +154,27 @@ def test_a_typed_value_comes_back_as_itself_or_is_refused(value: Everything) -> 
 _ANNOTATIONS = (int, float, str, bytes, Decimal, datetime, set[int], tuple[int, ...], list[float], dict[str, int], Any)
 
 
-@pytest.mark.parametrize("annotation", _ANNOTATIONS)
 @given(value=_values)
-def test_no_value_is_changed_behind_the_callers_back(annotation: Any, value: Any) -> None:
-    codec = codec_for(annotation)
-    try:
-        back = codec.decode(codec.encode(value))
-    except CodecError:
-        return
-    if shape(back) != shape(value):
-        assert back == value or list(back) == list(value)  # only what the annotation states
+def test_no_value_is_changed_behind_the_callers_back(value: Any) -> None:
+    for annotation in _ANNOTATIONS:  # to draw a value costs far more than to code it
+        codec = codec_for(annotation)
+        try:
+            back = codec.decode(codec.encode(value))
+        except CodecError:
+            continue
+        if shape(back) != shape(value):
+            assert back == value or list(back) == list(value), annotation  # only what the annotation states
 
 
 _CODECS = [TAGGED, _typed, codec_for(list[Everything] | dict[str, int]), codec_for(Everything | Kind)]
 
 
-@pytest.mark.parametrize("codec", _CODECS)
 @given(payload=st.binary())
-def test_no_bytes_make_a_codec_raise_anything_but_its_error(codec: Any, payload: bytes) -> None:
-    for prefix in (b"", b"\xc1", b"\xc1\xd8", b"\xc7"):
-        with contextlib.suppress(CodecError):
-            codec.decode(prefix + payload)
+def test_no_bytes_make_a_codec_raise_anything_but_its_error(payload: bytes) -> None:
+    for codec in _CODECS:
+        for prefix in (b"", b"\xc1", b"\xc1\xd8", b"\xc7"):
+            with contextlib.suppress(CodecError):
+                codec.decode(prefix + payload)
 
 
 @given(value=_values, place=st.integers(0, 10_000), byte=st.integers(0, 255), drop=st.booleans())

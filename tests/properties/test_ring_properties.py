@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cacheguard.errors import ConfigurationError
 from cacheguard.servers.hashing import HashRing, point_of
 
-KEYS = [f"cg:shop:1:user:{number}" for number in range(100_000)]
+KEYS = [f"cg:shop:e:user:{number}" for number in range(100_000)]
 FEW = KEYS[:500]
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)

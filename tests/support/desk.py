@@ -9,8 +9,9 @@ from typing import Any
 from cacheguard.engine.ask import Ask, opened, stored_of
 from cacheguard.engine.batch import Batch
 from cacheguard.policy import Policy, Rules, resolve
+from tests.support.judged import ModelServer
 from tests.support.schedules import following
-from tests.support.stepped import Fault, ModelServer, Process
+from tests.support.stepped import Fault, Process
 from tests.support.stepper import Stepper
 
 KEY = "k"

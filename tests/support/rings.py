@@ -46,7 +46,7 @@ class RingOfServers:
     def order_of(self, text: str, servers: Sequence[RedisServer] | None = None) -> list[RedisServer]:
         """The servers in the order in which they would have that entry."""
         by_name = {name_of(server): server for server in servers or self.servers}
-        return [by_name[name] for name in _ring(*by_name).nodes_of(f"cg:cacheguard:1:{text}")]
+        return [by_name[name] for name in _ring(*by_name).nodes_of(f"cg:cacheguard:e:{text}")]
 
     def texts_of(self, server: RedisServer, texts: Sequence[str]) -> list[str]:
         """Those of *texts* that belong to *server*."""

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from cacheguard.engine.reading import Engine
 from cacheguard.policy import Policy, resolve
-from tests.support.stepped import Fault, Process, Violation
-from tests.support.stepper import Choose, Exploration, Pause, Redundant
-from tests.support.world import REDIS_ONLY, TWO_TIERS, World
+from tests.support.judged import Judged, ModelServer
+from tests.support.stepped import Fault, Process
+from tests.support.stepper import Choose, Exploration, Pause, Redundant, Stepper
+from tests.support.witness import Violation
+from tests.support.world import LAG, REDIS_ONLY, TAG, TWO_TIERS, World
 
 T = TypeVar("T")
 
@@ -206,3 +208,180 @@ def _writers(pick: Pick, world: World, processes: Sequence[Process]) -> None:
             world.setter("writer 1", pick(processes))
         case _:
             world.writer("writer 1", pick(processes), softly=True)
+
+
+def whole_world(pick: Pick, server: Callable[[Stepper], Judged] = ModelServer) -> World:
+    """Everything at once: every verb, every tier, versions, quarantines, a replica that lags, evictions and time."""
+    rules, lagging, versioned = pick(ALL_RULES), pick((False, True)), pick((False, True))
+    own = pick(("none", "none", "some", "all"))
+    bus = own != "none" or pick((False, True))
+    known, late = pick(((), (), (TAG,))), pick(((), (), (TAG,)))
+    world = World(
+        rules,
+        bus=bus,
+        tags=known,
+        late_tags=late,
+        lagging=lagging,
+        versioned=versioned,
+        server=server,
+        scoped=pick((False, True)),
+        apart=pick((False, True)),
+    )
+    threads = pick((False, True))
+    names = ("A", "B", "C")[: pick((1, 2, 3))]
+    kept = {"none": (False,), "some": (False, True), "all": (True,)}[own]
+    processes = [world.process(name, threads=threads, own=pick(kept)) for name in names]
+    if pick((False, True)):
+        world.warm(processes[0], age=pick((0, 0, 299, 310)))
+    _readers(pick, world, processes, fails=pick((False, False, True)))
+    by_all = _whole_kinds(world, tagged=bool(late or known), own=own != "none")
+    for number in range(1, pick((1, 2, 2, 3)) + 1):
+        _whole_writer(pick, world, f"writer {number}", pick(processes), pick(by_all))
+    if not lagging and not versioned and pick((False, False, False, True)):
+        # What is set by hand is what comes last, so it goes alone.
+        world = _only_set(pick, world, processes)
+    for number in range(pick((0, 0, 1, 2))):
+        world.toucher(f"toucher {number}", pick(processes))
+    # A quarantine that a process has not heard of in a gap is unknown to it: it keeps what a replica says after the gap.
+    _fates(pick, world, processes, gaps=bus and not (lagging and own != "none"))
+    return world
+
+
+def _whole_kinds(world: World, *, tagged: bool, own: bool) -> tuple[str, ...]:
+    """What the writers of a world may do, one beside the other."""
+    if world.versioned and not tagged and not own:
+        # Who sets a value by hand says its version, and so do all others, in the same tier; nothing is cleared.
+        return "says", "says and settles", "fence", "delete", "set", "update"
+    kinds: tuple[str, ...] = ("plain", "settles", "fence", "delete", "double", "update", "settling fence")
+    if world.versioned:
+        kinds += "says", "says and settles"
+    if tagged:
+        kinds += "tag", "clear", "settling tag"
+    if world.lagging or not world.rules.stale:  # an expired entry may be served where the policy has a use for it
+        kinds += ("softly",)
+    return kinds
+
+
+def _whole_writer(pick: Pick, world: World, name: str, process: Process, kind: str) -> None:
+    match kind:
+        case "plain" | "settles" | "settles long" | "says" | "says and settles" | "softly":
+            lag = 2 * LAG if "long" in kind else LAG if "settles" in kind else 0.0
+            world.writer(name, process, softly=kind == "softly", lag=lag, says="says" in kind)
+        case "tag" | "clear" | "settling tag":
+            settles = kind == "settling tag" or pick((False, True))
+            world.tag_writer(name, process, clears=kind == "clear", lag=LAG if settles else 0.0)
+        case "set":
+            world.setter(name, process, says=True)
+        case "update":
+            world.updater(name, process)
+        case "settling fence":
+            world.guarded_writer(name, process, mode="fence", settle="2s")
+        case _:
+            settle = pick((None, "2s"))
+            world.guarded_writer(name, process, mode=kind, settle=settle)  # type: ignore[arg-type]
+
+
+def _only_set(pick: Pick, world: World, processes: Sequence[Process]) -> World:
+    """The same world, in which one writer sets or adds a value and all others are gone."""
+    for name in [name for name in world.stepper.actors if name.startswith("writer")]:
+        world.stepper.actors.pop(name).work.close()
+    process = pick(processes)
+    pick((world.setter, world.adder))("writer 1", process)
+    return world
+
+
+def _fates(pick: Pick, world: World, processes: Sequence[Process], *, gaps: bool) -> None:
+    if not world.sets and pick((False, False, True)):  # nor is a floor evicted that keeps such a value out
+        world.eviction()
+    if world.lagging and pick((False, True)):
+        world.replication(steps=pick((1, 2)))
+    if pick((False, False, True)):
+        world.absence()
+    if gaps and pick((False, False, True)):
+        world.gap(pick(processes))
+    for number in range(pick((0, 1, 2))):
+        # Who sets a value by hand does so while the floors of others are alive.
+        world.delay(pick((0.5, 1.0, 2.1, 6.0) if world.sets else (0.5, 1.0, 2.1, 6.0, 310.0)), f"delay {number}")
+
+
+def deadline_world(pick: Pick, server: Callable[[Stepper], Judged] = ModelServer, *, about: str = "") -> World:
+    """Few processes and short times, so that quarantines, floors, writes and leases meet often.
+
+    Args:
+        about: one of its kinds: a touch, a slow load, an old value, all; "": any.
+    """
+    versioned = pick((False, True))
+    about = about or pick(("a touch", "a slow load", "an old value", "all", "all"))
+    world = World(pick((REDIS_ONLY, REDIS_ONLY, STALE, STRICT)), lagging=True, versioned=versioned, server=server)
+    here = world.process("A", threads=True)
+    there = pick((here, world.process("B", threads=True)))
+    if about != "all":
+        world.writer("writer 1", there, lag=LAG)
+        if about != "a slow load":
+            world.stepper.run(following())  # what follows finds a quarantine
+        world.reader("reader 1", here)
+        if about == "an old value":
+            world.stepper.run(following())
+    match about:
+        case "a touch":
+            world.toucher("toucher", here)
+        case "a slow load":
+            world.delay(2.1)
+        case "an old value":
+            world.writer("writer 2", there, softly=True)
+            world.reader("reader 2", here, fails=True)
+        case _:
+            _all_deadlines(pick, world, here, there)
+    return world
+
+
+def _all_deadlines(pick: Pick, world: World, here: Process, there: Process) -> None:
+    if pick((False, True)):
+        world.warm(here, age=pick((0, 299, 310)))
+    kinds = ["settles", "settles", "settles long", "settling fence", "softly", "update"]
+    if world.versioned:
+        kinds += ["says", "says and settles"]
+        if pick((False, False, True)):
+            kinds = ["says", "says and settles"]
+            world.setter("setter", there, says=True)
+    for number in range(1, pick((1, 2, 3)) + 1):
+        _whole_writer(pick, world, f"writer {number}", pick((here, there)), pick(kinds))
+    for number in range(1, pick((1, 2, 3)) + 1):
+        world.reader(f"reader {number}", pick((here, there)), fails=pick((False, False, True)))
+    if pick((False, True)):
+        world.toucher("toucher", pick((here, there)))
+    if pick((False, False, True)):
+        world.absence()
+    for number in range(pick((0, 1, 2))):
+        world.delay(pick((0.5, 1.0, 2.1, 6.0)), f"delay {number}")
+
+
+def cleared_world(pick: Pick, server: Callable[[Stepper], Judged] = ModelServer) -> World:
+    """Writers that say versions, while the namespace is cleared."""
+    world = World(REDIS_ONLY, lagging=True, versioned=True, server=server, apart=pick((False, True)))
+    processes = [world.process(name, threads=True) for name in ("A", "B", "C")]
+    if pick((False, True)):
+        world.warm(processes[0])
+    world.tag_writer("writer 1", processes[0], clears=True)
+    world.writer("writer 2", processes[1], says=True)
+    world.writer("writer 3", processes[2], says=True)
+    world.reader("reader 1", pick(processes))
+    return world
+
+
+def beside_world(pick: Pick, server: Callable[[Stepper], Judged] = ModelServer) -> World:
+    """Processes whose functions have ``l2=False`` hear of what others write."""
+    versioned, lagging = pick((False, True)), pick((False, True))
+    world = World(TWO_TIERS, bus=True, lagging=lagging, versioned=versioned, server=server)
+    here = world.process("A", threads=True, own=True)
+    there = world.process("B", threads=True, own=pick((False, True)))
+    for number in range(1, pick((1, 2)) + 1):
+        kinds: tuple[str, ...] = ("settles", "settling fence", "plain")
+        if versioned:
+            kinds += "says", "says and settles"
+        _whole_writer(pick, world, f"writer {number}", pick((there, there, here)), pick(kinds))
+    for number in range(1, pick((1, 2, 3)) + 1):
+        world.reader(f"reader {number}", here)
+    if pick((False, False, True)):
+        world.delay(pick((0.5, 1.0)))
+    return world

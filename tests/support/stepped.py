@@ -8,30 +8,33 @@ from contextlib import nullcontext
 from enum import Enum
 from typing import Any
 
+from cacheguard.codec import Registry
 from cacheguard.defenses.penetration.absences import AbsenceBudget
 from cacheguard.delivery.bus import Bus
 from cacheguard.delivery.gate import Gate
 from cacheguard.delivery.outbox import Outbox
+from cacheguard.engine.by_hand import ByHand
+from cacheguard.engine.here import Here
 from cacheguard.engine.reading import Engine
 from cacheguard.engine.shared import Shared
+from cacheguard.engine.writes import Writes
 from cacheguard.errors import Refused, Unreachable
 from cacheguard.events import Events
 from cacheguard.ports import Call, Commands, Reply, Runtime, ScriptCall
-from cacheguard.protocol.model import MemoryCommands
+from cacheguard.process.unheard import OwnStore as Beside
+from cacheguard.protocol.layout import NONCE_BYTES
+from cacheguard.protocol.messages import Drop, Woken, heard
 from cacheguard.tiers.local import Local
 from cacheguard.tiers.packing import ObjectPacking
 from cacheguard.tiers.remote import Remote
+from tests.support.judged import FORGETTING, Judged, OwnStore
 from tests.support.stepper import NOTHING, Crashed, Pause, Stepper, stop_at
 
 REDIS = frozenset({"redis"})
 HISTORY = frozenset({"history"})
 DATABASE = frozenset({"database"})
 CHANNEL = "cg:world:bus"
-FORGETTING = ("invalidate", "expire", "store")
-
-
-class Violation(AssertionError):  # noqa: N818 - better English than ViolationError
-    """A promise that was not kept."""
+NEWS = (*FORGETTING, "add", "replace", "tagged")  # what a reader must not miss once it is answered
 
 
 class DatabaseDown(Exception):  # noqa: N818 - what a loader raises
@@ -49,76 +52,6 @@ class Fault(Enum):
 
 def never_faulty(place: str, label: str) -> Fault:
     return Fault.NONE
-
-
-class ModelServer(MemoryCommands):
-    """Redis, under the eyes of a judge: a lease is given to one at a time, and nobody else may take it back."""
-
-    def __init__(self, stepper: Stepper) -> None:
-        super().__init__(1000, nullcontext(), lambda: stepper.now)
-        self._stepper = stepper
-        self.version = 0  # counts the changes of anything that a poll could notice
-        self.holders: dict[str, tuple[str, float]] = {}
-        self.grants = 0
-        self.bypasses = 0
-        self.listeners: list[Process] = []
-
-    def publish(self, channel: str, message: str) -> None:
-        """Put the message into the inbox of everyone who listens; each hears it in a step of its own."""
-        for process in self.listeners:
-            process.deliver(message)
-
-    def answer(self, call: Call) -> Reply:
-        """Run one call and judge the reply."""
-        if not isinstance(call, ScriptCall):
-            return self.run(call)
-        key = call.keys[0]
-        before = self._snapshot(key)
-        reply = self.run(call)
-        self.version += before != self._snapshot(key)
-        self._judge(call, key, reply)
-        return reply
-
-    def _snapshot(self, key: str) -> tuple[dict[str, Any], float | None]:
-        return dict(self._hashes.get(key, {})), self._ends.get(key)
-
-    def _judge(self, call: ScriptCall, key: str, reply: Reply) -> None:
-        name, token = call.script.name, str(call.args[0]) if call.args else ""
-        holder, until = self.holders.get(key, ("", 0.0))
-        if name == "lease" and reply[0] == b"GRANTED":
-            if holder not in {"", token} and until > self._stepper.now:
-                raise Violation(f"{key} is leased to {holder} and to {token}")
-            self.grants += holder != token
-            self.holders[key] = token, self._stepper.now + int(call.args[1]) / 1000
-        elif name == "lease":
-            self.bypasses += reply[0] == b"BYPASS"
-        elif name == "renew" and reply == 1:
-            self.holders[key] = token, self._stepper.now + int(call.args[1]) / 1000
-        elif name == "fill" and reply == 1 and holder != token:
-            raise Violation(f"{key} was filled under {token}, leased to {holder or 'nobody'}")
-        elif name in FORGETTING or (name in {"fill", "release"} and holder == token):
-            self.holders.pop(key, None)
-
-    def evict(self, key: str) -> None:
-        """Lose *key*, as a server does that runs out of memory."""
-        self._delete(key)
-        self.holders.pop(key, None)
-        self.version += 1
-
-    def stored(self, key: str) -> Any:
-        """The entry of *key*, fresh or not."""
-        return self._hash(key, int(self._stepper.now * 1000)).get("v")
-
-    def marker(self, key: str) -> Any:
-        """What a marker says."""
-        return self._of_markers()._hash(key, int(self._stepper.now * 1000)).get("v")  # noqa: SLF001 - its own
-
-    def value(self, key: str, *, stale: bool) -> Any:
-        """What a reader would find fresh, or *stale* if there is just that; None if nothing is there."""
-        now = int(self._stepper.now * 1000)
-        fields = self._hash(key, now)
-        usable = "v" in fields and (stale or self._pttl(key, now) > fields["g"])
-        return fields["v"].value if usable else None
 
 
 class SteppedCommands:
@@ -150,14 +83,62 @@ class SteppedCommands:
         if fault is Fault.REFUSED:
             replies = [Refused("OOM command not allowed") for _ in calls]
         elif fault is not Fault.UNHEARD:
-            replies = [process.server.answer(call) for call in calls]
+            for call in calls:
+                if replies and process.apart:
+                    await process.pause(f"… {label}", reads=REDIS, writes=REDIS if changes else NOTHING)
+                replies.append(process.server.answer(call))
         process.stepper.actor.seen = process.server.version
-        forgets = any(name in FORGETTING or name == "tagged" for name in names)
+        forgets = any(name in NEWS for name in names)
         await process.pause(f"← {label}", writes=process.here | (HISTORY if forgets else NOTHING))
         process.cut_off |= fault is not Fault.NONE
         if fault in {Fault.UNHEARD, Fault.UNANSWERED}:
             raise Unreachable(f"{label}: {fault.value}")
         return replies
+
+
+class _OwnCommands:
+    """The way of one process to its own store: others may move before and after."""
+
+    away = False
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    async def send(self, *calls: Call) -> list[Reply]:
+        replies = await self.send_each(*calls)
+        for reply in replies:
+            if isinstance(reply, Refused):
+                raise reply
+        return replies
+
+    async def masters(self) -> list[Commands]:
+        return [self]
+
+    async def send_each(self, *calls: Call) -> list[Reply]:
+        process = self._process
+        names = [call.script.name if isinstance(call, ScriptCall) else str(call[0]) for call in calls]
+        await process.pause("⇢ " + " ".join(dict.fromkeys(names)), writes=process.here)
+        replies = await process.own.send_each(*calls)
+        process.stepper.actor.seen = process.own.version
+        await process.pause("⇠ " + " ".join(dict.fromkeys(names)), writes=process.here)
+        return replies
+
+
+class _Kept:
+    """The in-process tier and what is kept beside it, as a bus may treat them; see `process.nodes`."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def pause(self) -> None:
+        self._process.local.pause()
+
+    def drop_shared(self) -> None:
+        self._process.local.drop_shared()
+        self._process.writes.missed()
+
+    def trust(self, until: float) -> None:
+        self._process.local.trust(until)
 
 
 class _Signal:
@@ -220,9 +201,8 @@ class _Watch:
 class SteppedRuntime:
     """The runtime of one process: like an event loop, or like one thread for each caller."""
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
-        self.commands: Commands = SteppedCommands(process)
+    def __init__(self, process: Process, commands: Commands, source: Judged | OwnStore, mark: str) -> None:
+        self._process, self.commands, self._source, self._mark = process, commands, source, mark
         self._made = 0
 
     def now(self) -> float:
@@ -236,16 +216,19 @@ class SteppedRuntime:
 
     def token(self) -> str:
         self._made += 1
-        return f"{self._process.name}-{self._made}"
+        return f"{self._mark}-{self._made}".ljust(NONCE_BYTES, "-")
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, until: Any = None) -> None:
         """Stay parked until there is something new to see, or until there is nothing left to do but wait."""
-        process = self._process
+        process, source = self._process, self._source
         seen, until = process.stepper.actor.seen, process.stepper.now + seconds
-        await process.pause("polls", writes=process.here, ready=lambda: process.server.version != seen, until=until)
+        await process.pause("polls", writes=process.here, ready=lambda: source.version != seen, until=until)
 
     def signal(self) -> _Signal:
         return _Signal(self._process)
+
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        """Never: nothing that is looked at here depends on it."""
 
     async def start(self, work: Coroutine[Any, Any, None], *, detached: bool) -> bool:
         if self._process.threads and not detached:
@@ -302,36 +285,85 @@ class Process:
         threads: its callers block, each in a thread of its own; without, they are tasks of one event loop.
         fault: decides over each round trip, by process and names of the calls.
         make_engine: what reads and writes.
+        own: its functions have ``l2=False``: what they cache stays in this process.
+        apart: others may move between the calls of one round trip, too.
     """
 
     def __init__(
         self,
         name: str,
         stepper: Stepper,
-        server: ModelServer,
+        server: Judged,
         *,
         threads: bool = False,
         fault: Callable[[str, str], Fault] = never_faulty,
         make_engine: type[Engine] = Engine,
+        own: bool = False,
+        apart: bool = False,
     ) -> None:
         self.name, self.stepper, self.server, self.threads, self.fault = name, stepper, server, threads, fault
         self.here = frozenset({name})
         self.dead = False
         self.cut_off = False  # whether a round trip of this process ever failed
+        self.apart = apart
         self.told: dict[str, int] = {}
+        self.heard: dict[str, dict[str, int]] = {}  # by name, what the database said when the news of it was published
         self.events = Events()
         self.local = Local(100, None, "lru", nullcontext(), self.events, lambda: stepper.now)
         self.bulkhead = _OpenBulkhead()
-        self.bus = Bus(CHANNEL, name, lambda key: self.shared.drop([key]), self.local, self.events, now=self.local._now)  # noqa: SLF001 - one clock for all
+        now = self.local._now  # noqa: SLF001 - one clock for all
+        self.bus = Bus(CHANNEL, name, self._heed, _Kept(self), self.events, now=now)
         self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(1000), self.bus)
-        self.runtime = SteppedRuntime(self)
-        self.outbox = Outbox("cg:world:m", self.events, lambda: stepper.now)
-        line = Gate(self.runtime.commands, self.events, self.outbox, self.bus)
-        remote = Remote(line, ObjectPacking(), self.events, self.runtime.token)
+        self.own = OwnStore(stepper)
+        self.registry = Registry()
+        here = Here(self.own, beside_redis=True)
+        self.shared.limit = here.limit
+        self.writes = Writes(self.shared, here, raises=False)
+        self.by_hand = ByHand(self.shared, here, self.writes, self.registry, None, raises=True)
+        commands = SteppedCommands(self)
+        self.runtime = SteppedRuntime(self, commands, server, name)
+        self.outbox = Outbox("cg:world:m", self.events, now)
+        remote = Remote(
+            Gate(commands, self.events, self.outbox, self.bus), server.packing(), self.events, self.runtime.token
+        )
         self.engine = make_engine(self.runtime, remote, self.shared)
-        self.inbox: list[str] = []
+        self._own_engine = self._beside(make_engine) if own else None
+        self.inbox: list[tuple[str, dict[str, int]]] = []
         self.connected = False
         self._deliveries = 0
+
+    def _beside(self, make_engine: type[Engine]) -> Engine:
+        """The engine of functions with ``l2=False``, wired as `process.hub` does it."""
+        commands = _OwnCommands(self)
+        runtime = SteppedRuntime(self, commands, self.own, f"{self.name}own")
+        bus = Bus("", "", lambda _: None, self.local, self.events, now=self.local._now)  # noqa: SLF001 - one clock
+        gate = Gate(commands, self.events, Outbox("cg:world:m", self.events, runtime.now), bus)
+        remote = Beside(gate, ObjectPacking(), self.events, runtime.token, hears=self._hears)
+        return make_engine(runtime, remote, self.shared, in_process=True)
+
+    def _hears(self) -> bool:
+        return self.stepper.now < self.local.trusted_until
+
+    @property
+    def keeps_its_own(self) -> bool:
+        """Whether its functions have ``l2=False``."""
+        return self._own_engine is not None
+
+    @property
+    def reading(self) -> Engine:
+        """The engine of its functions."""
+        return self._own_engine or self.engine
+
+    def engine_of(self, *, l2: bool = True) -> Engine:
+        """As `Hub.blocking` and `Hub.running`."""
+        return self.engine if l2 else self.reading
+
+    def _heed(self, news: Drop | Woken) -> None:
+        """As `process.hub` does it."""
+        if isinstance(news, Woken):
+            self.shared.wake(news.key)
+        else:
+            self.writes.heard(news)
 
     def listen(self) -> None:
         """Take part in the bus from now on."""
@@ -340,11 +372,11 @@ class Process:
         self.local.trust(math.inf)
         self.server.listeners.append(self)
 
-    def deliver(self, message: str) -> None:
-        """Hear *message* some time later, after those that came before it."""
+    def deliver(self, message: str, said: dict[str, int]) -> None:
+        """Hear *message* some time later, after those that came before it; *said* is what the database says now."""
         if not self.connected or self.dead:
             return
-        self.inbox.append(message)
+        self.inbox.append((message, said))
         if len(self.inbox) == 1:
             self._deliveries += 1
             name = f"{self.name}.bus{self._deliveries}"
@@ -352,7 +384,11 @@ class Process:
 
     async def _hear(self) -> None:
         while self.inbox and not self.dead:
-            self.bus.hear(self.inbox.pop(0))
+            message, said = self.inbox.pop(0)
+            self.bus.hear(message)
+            news = heard(message)
+            if not isinstance(news, Woken) and said:
+                self.heard[news.key] = said
             if self.inbox:
                 await self.pause("hears", writes=self.here)
 

@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from cacheguard.current_load import current_load
+from cacheguard.defenses.consistency import version_text
 from cacheguard.delivery.outbox import Invalidation
 from cacheguard.doors.writing import Mode, Write, WriteTerms
 from cacheguard.engine.ask import NO_SCOPE, Ask, opened, stored_of
 from cacheguard.engine.batch import Batch
 from cacheguard.engine.reading import Engine
 from cacheguard.engine.rebuilding import RETRIES
-from cacheguard.errors import LoadTimeout, Unreachable
+from cacheguard.errors import LoadFailed, LoadTimeout, Unreachable
+from cacheguard.missing import MISSING
 from cacheguard.policy import Policy, Rules, resolve
 from cacheguard.protocol.names import Scope
-from tests.support.stepped import (
-    DATABASE,
-    HISTORY,
-    REDIS,
-    DatabaseDown,
-    Fault,
-    ModelServer,
-    Process,
-    Violation,
-    never_faulty,
-)
+from tests.support.judged import Judged, ModelServer, OwnStore
+from tests.support.stepped import DATABASE, HISTORY, REDIS, DatabaseDown, Fault, Process, never_faulty
 from tests.support.stepper import ANYTHING, NOTHING, Cancelled, Choose, Crashed, Pause, Redundant, Stepper, stop_at
+from tests.support.witness import Violation
 
 KEY = "k"
-SCOPE = Scope("cg:world:1:", ("cg:world:m",))
+SCOPE = Scope("cg:world:e:", ("cg:world:m",))
 TAG = "red"
+LAG = 2.0  # seconds that a replica lags behind at most
 TWO_TIERS = resolve(Policy(jitter=None))
 REDIS_ONLY = resolve(Policy(jitter=None, l1=False))
+
+
+class Promise(NamedTuple):
+    """Of a database whose replica lags: from some time on, no tier keeps anything older.
+
+    Args:
+        name: what was invalidated.
+        since: None: a version says it, and readers may still be told what the replica says.
+    """
+
+    name: str
+    version: int
+    since: float | None
 
 
 class World:
@@ -48,8 +57,11 @@ class World:
         bus: the processes hear of one another's invalidations.
         tags: of every entry.
         late_tags: those that loaders add when they have read the database.
-        lagging: loaders read a replica, which follows the database in steps of its own.
+        lagging: loaders read a replica, which follows the database in steps of its own, and within `LAG`.
         versioned: what was loaded has a version, and writers say theirs.
+        server: what answers the calls.
+        scoped: entries are in a namespace, even if they have neither tags nor versions.
+        apart: others may move between the calls of one round trip, too.
     """
 
     def __init__(
@@ -63,26 +75,45 @@ class World:
         late_tags: tuple[str, ...] = (),
         lagging: bool = False,
         versioned: bool = False,
+        server: Callable[[Stepper], Judged] = ModelServer,
+        scoped: bool = False,
+        apart: bool = False,
     ) -> None:
         self.rules, self.fault, self.make_engine = rules, fault, make_engine
         self.bus, self.tags, self.late_tags, self.lagging, self.versioned = bus, tags, late_tags, lagging, versioned
-        self.scope = SCOPE if tags or late_tags else NO_SCOPE
+        self.apart = apart
+        self.scope = SCOPE if tags or late_tags or scoped or versioned else NO_SCOPE
         self.replica: dict[str, int] = {}
+        self.commits: dict[str, list[tuple[float, int]]] = {}  # by key: when, and what
+        self.promises: dict[str, list[Promise]] = {}  # by key, of a database that lags behind
         self.fenced: dict[str, int] = {}  # committed behind a fence: from then on nobody may read older from Redis
         self.fences_hold = True
         self.stepper = Stepper()
-        self.server = ModelServer(self.stepper)
-        self.database: dict[str, int] = {}
+        self.server = server(self.stepper)
+        self.database = self.server.database
         self.acknowledged: dict[str, int] = {}
         self.processes: dict[str, Process] = {}
         self.loads = 0
+        self.sets = False  # whether a value is set by hand
+        self.absent: set[str] = set()  # the next load of these finds no row
+        self.cleared = 0  # how often the namespace was, or began to be: then older versions may come back
         self.softly = False  # whether old values may be left, as long as nobody takes them for fresh
         self.lost = 0  # leases that may be left over: their holder crashed, was cancelled, or lost a reply
 
-    def process(self, name: str, *, threads: bool = False) -> Process:
-        """A new process; with *threads* its callers block, without they are tasks of one event loop."""
+    def process(self, name: str, *, threads: bool = False, own: bool = False) -> Process:
+        """A new process; with *threads* its callers block, without they are tasks of one event loop.
+
+        With *own*, its functions have ``l2=False``.
+        """
         process = self.processes[name] = Process(
-            name, self.stepper, self.server, threads=threads, fault=self.fault, make_engine=self.make_engine
+            name,
+            self.stepper,
+            self.server,
+            threads=threads,
+            fault=self.fault,
+            make_engine=self.make_engine,
+            own=own,
+            apart=self.apart,
         )
         if self.bus:
             process.listen()
@@ -99,27 +130,45 @@ class World:
         self.stepper.add(name, self._read(process, key, fails=fails), process.name, _begins(process))
 
     async def _read(self, process: Process, key: str, *, fails: bool) -> int | None:
-        rules = self.rules
-        everywhere, here = self.acknowledged.get(key, 0), process.told.get(key, 0)
+        rules = self._rules(process)
+        everywhere = self.acknowledged.get(key, 0)
+        here = max(process.told.get(key, 0), self._heard(process, key))
         fenced = self.fenced.get(key, 0) if self.fences_hold else 0
+        promised = self._promised(key, self.stepper.now)
         entry = process.local.peek(self._name(key)) if rules.l1 else None
         if entry is not None:
-            value, least = opened(stored_of(entry), rules), here
+            value, least, promised = opened(stored_of(entry), rules), here, 0
         else:
-            value = await self._asked(process.engine.read(self._ask(process, key, fails=fails)))
-            # Who cannot reach Redis cannot hear what was acknowledged elsewhere.
-            least = here if process.cut_off else max(everywhere, here, fenced)
-        if self.lagging:  # the reader may be told what the replica says; what is kept is judged in the end
-            least = 0
+            value = await self._asked(process.reading.read(self._ask(process, key, fails=fails)))
+            # Who keeps its own follows the bus. Who cannot reach Redis cannot hear what was acknowledged elsewhere.
+            least = here if process.cut_off or process.keeps_its_own else max(everywhere, here, fenced)
+        if self.lagging:  # the reader may be told what the replica says, as long as it may lag behind
+            least = 0 if process.cut_off or process.keeps_its_own else promised
         return _at_least(value, least, f"a read in {process.name}")
+
+    def _rules(self, process: Process) -> Rules:
+        return replace(self.rules, l2=False) if process.keeps_its_own else self.rules
+
+    def _names(self, key: str) -> tuple[str, ...]:
+        """What can be invalidated, for an entry of *key* to go."""
+        return self._name(key), *(self.scope.markers((*self.tags, *self.late_tags)) if self.scope.epochs else ())
+
+    def _heard(self, process: Process, key: str) -> int:
+        """The least that a process may have after what it has heard."""
+        return max(process.heard.get(name, {}).get(key, 0) for name in self._names(key))
+
+    def _promised(self, key: str, now: float) -> int:
+        """The least that is read from Redis by now, although replicas lag."""
+        promises = self.promises.get(key, ())
+        return max((each.version for each in promises if each.since is not None and each.since <= now), default=0)
 
     def refresher(self, name: str, process: Process, key: str = KEY) -> None:
         """One refresh: its answer was loaded after it was asked for."""
         self.stepper.add(name, self._refresh(process, key), process.name, _begins(process, also=DATABASE))
 
     async def _refresh(self, process: Process, key: str) -> int | None:
-        least = self.database.get(key, 0)
-        value = await self._asked(process.engine.refresh(self._ask(process, key, fails=False)))
+        least = self._replicated(key) if self.lagging else self.database.get(key, 0)
+        value = await self._asked(process.reading.refresh(self._ask(process, key, fails=False)))
         return _at_least(value, least, f"a refresh in {process.name}")
 
     def batch(self, name: str, process: Process, keys: Sequence[str], *, fails: bool = False) -> None:
@@ -127,16 +176,21 @@ class World:
         self.stepper.add(name, self._read_batch(process, keys, fails=fails), process.name, _begins(process))
 
     async def _read_batch(self, process: Process, keys: Sequence[str], *, fails: bool) -> dict[str, int]:
-        least = {key: max(self.acknowledged.get(key, 0), process.told.get(key, 0)) for key in keys}
+        least = {
+            key: self._promised(key, self.stepper.now)
+            if self.lagging
+            else max(0 if process.keeps_its_own else self.acknowledged.get(key, 0), process.told.get(key, 0))
+            for key in keys
+        }
         asks = {self._name(key): self._ask(process, key, fails=fails) for key in keys}
 
-        async def load(missing: list[str]) -> dict[str, int]:
+        async def load(missing: list[str]) -> dict[str, int | None]:
             found = {key: await self._load(process, key, fails=fails) for key in missing}
-            self.loads -= len(missing) - 1
+            self.loads -= 0 if process.keeps_its_own else len(missing) - 1
             return found
 
-        values = await self._asked(Batch(process.engine, asks, {self._name(key): key for key in keys}, load).read())
-        for key in keys if values is not None else ():
+        values = await self._asked(Batch(process.reading, asks, {self._name(key): key for key in keys}, load).read())
+        for key in keys if values is not None and not (self.lagging and process.keeps_its_own) else ():
             _at_least(values[self._name(key)], least[key], f"a batch in {process.name}, key {key}")
         return values or {}
 
@@ -144,14 +198,14 @@ class World:
         """The answer, or None where an exception is the honest one."""
         try:
             return await work
-        except (DatabaseDown, LoadTimeout):
+        except (DatabaseDown, LoadFailed, LoadTimeout):
             return None
 
     def _ask(self, process: Process, key: str, *, fails: bool) -> Ask:
         version = _itself if self.versioned else None
         return Ask(
             self._name(key),
-            self.rules,
+            self._rules(process),
             None,
             lambda: self._load(process, key, fails=fails),
             self.tags,
@@ -159,37 +213,99 @@ class World:
             version,
         )
 
-    async def _load(self, process: Process, key: str, *, fails: bool) -> int:
-        self.loads += 1
+    async def _load(self, process: Process, key: str, *, fails: bool) -> int | None:
+        self.loads += not process.keeps_its_own
         await process.pause("reads the database", reads=DATABASE)
         load = current_load()
-        source = self.replica if self.lagging and not load.primary else self.database
-        value = source.get(key, 0)
+        value: int | None = self.database.get(key, 0)
+        if self.lagging and not load.primary:
+            value = self._replicated(key)
+        if key in self.absent:
+            self.absent.discard(key)
+            value = None
         load.add_tags(*self.late_tags)
         await process.pause("has read", writes=process.here)
         if fails:
             raise DatabaseDown
         return value
 
-    def writer(self, name: str, process: Process, key: str = KEY, *, softly: bool = False) -> None:
-        """One committed change, then `invalidate` (softly: `expire`)."""
+    def _replicated(self, key: str) -> int:
+        """What the replica says: it lags behind for no longer than `LAG`."""
+        old = [version for at, version in self.commits.get(key, ()) if at <= self.stepper.now - LAG]
+        return max(self.replica.get(key, 0), *old, 0)
+
+    def _commit(self, key: str) -> int:
+        version = self.database[key] = self.database.get(key, 0) + 1
+        self.commits.setdefault(key, []).append((self.stepper.now, version))
+        return version
+
+    def absence(self, name: str = "absence", key: str = KEY) -> None:
+        """The next load finds no row."""
+        self._fate(name, lambda: self.absent.add(key), Pause("a row is away", writes=DATABASE))
+
+    def writer(
+        self,
+        name: str,
+        process: Process,
+        key: str = KEY,
+        *,
+        softly: bool = False,
+        lag: float = 0.0,
+        says: bool = False,
+    ) -> None:
+        """One committed change, then `invalidate` (softly: `expire`).
+
+        Args:
+            lag: what the invalidation says of how far the replica may lag behind, in seconds.
+            says: it says the version that was written.
+        """
         self.softly |= softly
-        self.stepper.add(name, self._write(process, key, softly=softly), process.name, _commits(process))
+        work = self._write(process, key, softly=softly, lag=lag, says=says)
+        self.stepper.add(name, work, process.name, _commits(process))
 
-    async def _write(self, process: Process, key: str, *, softly: bool) -> None:
-        version = self.database[key] = self.database.get(key, 0) + 1
-        changes, name = process.engine.changes, self._name(key)
-        done = await (changes.expire([name]) if softly else changes.invalidate([Invalidation(name)]))
-        self._note(process, key, version, everywhere=done)
+    async def _write(self, process: Process, key: str, *, softly: bool, lag: float, says: bool) -> None:
+        version, name = self._commit(key), self._name(key)
+        begun = self._begun([name])
+        if softly:
+            await process.writes.expire(process.engine, [name])
+        else:
+            text = version_text(version) if says else ""
+            await process.writes.write(process.engine, [Invalidation(name, round(lag * 1000), text)])
+        self._note(process, key, version, [name], begun, lag=lag, says=says)
 
-    def tag_writer(self, name: str, process: Process, *, clears: bool = False, key: str = KEY) -> None:
+    def tag_writer(
+        self, name: str, process: Process, *, clears: bool = False, lag: float = 0.0, key: str = KEY
+    ) -> None:
         """One committed change, then its tag is invalidated, or the whole namespace."""
-        self.stepper.add(name, self._write_tag(process, key, clears=clears), process.name, _commits(process))
+        work = self._write_tag(process, key, clears=clears, lag=lag)
+        self.stepper.add(name, work, process.name, _commits(process))
 
-    async def _write_tag(self, process: Process, key: str, *, clears: bool) -> None:
-        version = self.database[key] = self.database.get(key, 0) + 1
-        item = Invalidation(SCOPE.epochs[0] if clears else SCOPE.tag((*self.tags, *self.late_tags)[-1]))
-        self._note(process, key, version, everywhere=await process.engine.changes.invalidate([item]))
+    async def _write_tag(self, process: Process, key: str, *, clears: bool, lag: float) -> None:
+        version = self._commit(key)
+        marker = SCOPE.epochs[0] if clears else SCOPE.tag((*self.tags, *self.late_tags)[-1])
+        begun = self._begun([marker])
+        if clears:
+            self._clearing()
+        await process.writes.write(process.engine, [Invalidation(marker, round(lag * 1000))])
+        if clears:
+            self._clearing()
+        self._note(process, key, version, [marker], begun, lag=lag, says=False)
+
+    def _clearing(self) -> None:
+        """From now on, versions do not count any more."""
+        self.cleared += 1
+        for key, promises in self.promises.items():
+            self.promises[key] = [each for each in promises if each.since is not None]
+
+    def toucher(self, name: str, process: Process, key: str = KEY) -> None:
+        """A fresh entry gets a new TTL."""
+
+        async def touch() -> None:
+            await self._unless_away(
+                process.by_hand.touch(process.engine_of, self._name(key), self._rules(process), self.scope)
+            )
+
+        self.stepper.add(name, touch(), process.name, Pause("starts", writes=process.here))
 
     def guarded_writer(
         self, name: str, process: Process, *, mode: Mode = "fence", key: str = KEY, **terms: Any
@@ -201,16 +317,16 @@ class World:
     async def _write_guarded(self, process: Process, key: str, mode: Mode, options: dict[str, Any]) -> None:
         terms = WriteTerms(mode, options.get("settle"), "1s", "10s")
         write = Write(self.scope, [key], [], None)
-        hub: Any = _Desk()
-        await write.begin(hub, process.engine, terms)
+        begun = self._begun([self._name(key)])
+        await write.begin(process.writes, process.engine, terms)
         await process.pause("commits", writes=DATABASE | HISTORY)
-        version = self.database[key] = self.database.get(key, 0) + 1
+        version = self._commit(key)
         if mode == "fence":
             self.fenced[key] = version
         await process.pause("has committed", writes=process.here)
         write.version = version if self.versioned else None
-        await write.end(hub, process.engine, terms, quietly=False)
-        self._note(process, key, version, everywhere=not process.outbox.pending)
+        await write.end(process.writes, process.engine, terms, quietly=False)
+        self._note(process, key, version, [self._name(key)], begun, lag=terms.lag_ms / 1000, says=self.versioned)
 
     def replication(self, name: str = "replication", key: str = KEY, steps: int = 1) -> None:
         """The replica hears of what the database says now; *steps* times."""
@@ -238,24 +354,85 @@ class World:
 
         self.stepper.add(name, happen(), "the world", Pause("breaks the bus", writes=process.here | REDIS))
 
-    def setter(self, name: str, process: Process, key: str = KEY) -> None:
+    def setter(self, name: str, process: Process, key: str = KEY, *, says: bool = False) -> None:
         """One committed change, then its value is stored by hand."""
-        self.stepper.add(name, self._set(process, key), process.name, _commits(process))
+        self.sets = True
+        self.stepper.add(name, self._set(process, key, says=says), process.name, _commits(process))
 
-    async def _set(self, process: Process, key: str) -> None:
-        name = self._name(key)
-        version = self.database[key] = self.database.get(key, 0) + 1
-        codec: Any = None
+    async def _set(self, process: Process, key: str, *, says: bool) -> None:
+        name, version = self._name(key), self._commit(key)
+        begun, text = self._begun([name]), version_text(version) if says else ""
+        setting = process.by_hand.set(
+            process.engine_of, {name: version}, self._rules(process), self.scope, tags=self.tags, version=text
+        )
+        await self._unless_away(setting)
+        self._note(process, key, version, [name], begun, lag=0.0, says=False)
+
+    def adder(self, name: str, process: Process, key: str = KEY) -> None:
+        """One committed change, then its value is stored by hand, unless there is one."""
+
+        async def add() -> None:
+            entry, version = self._name(key), self._commit(key)
+            begun = self._begun([entry])
+            adding = process.by_hand.add(
+                process.engine_of, entry, version, self._rules(process), self.scope, tags=self.tags
+            )
+            if await self._unless_away(adding):
+                self._note(process, key, version, [entry], begun, lag=0.0, says=False)
+
+        self.stepper.add(name, add(), process.name, _commits(process))
+
+    def updater(self, name: str, process: Process, key: str = KEY) -> None:
+        """One committed change, which is made to the cached value, too, if that is older."""
+
+        async def update() -> None:
+            entry, version = self._name(key), self._commit(key)
+            begun = self._begun([entry])
+            updating = process.by_hand.update(
+                process.engine_of,
+                entry,
+                lambda value: max(self.database[key] if value is None else value, version),
+                self._rules(process),
+                self.scope,
+            )
+            if await self._unless_away(updating) not in {None, MISSING}:
+                self._note(process, key, version, [entry], begun, lag=0.0, says=False)
+
+        self.stepper.add(name, update(), process.name, _commits(process))
+
+    async def _unless_away(self, work: Coroutine[Any, Any, Any]) -> Any:
         try:
-            done = await process.engine.changes.store({name: version}, self.rules, {name: codec}, self.tags, self.scope)
+            return await work
         except Unreachable:
-            done = await process.engine.changes.invalidate([Invalidation(name)])
-        self._note(process, key, version, everywhere=done)
+            return None
 
-    def _note(self, process: Process, key: str, version: int, *, everywhere: bool) -> None:
+    def _begun(self, names: Iterable[str]) -> tuple[int, int]:
+        """What a writer remembers from before its invalidation: what it leaves may be lost meanwhile."""
+        return self.cleared, sum(self.server.lost[name] for name in names)
+
+    def _note(
+        self,
+        process: Process,
+        key: str,
+        version: int,
+        names: Sequence[str],
+        begun: tuple[int, int],
+        *,
+        lag: float,
+        says: bool,
+    ) -> None:
+        """A writer has been answered."""
         process.told[key] = max(process.told.get(key, 0), version)
-        if everywhere:
-            self.acknowledged[key] = max(self.acknowledged.get(key, 0), version)
+        if any(item.key in names for item in process.outbox.pending):
+            return
+        self.acknowledged[key] = max(self.acknowledged.get(key, 0), version)
+        cleared, lost = self._begun(names)
+        if self.lagging and lost == begun[1]:
+            promises = self.promises.setdefault(key, [])
+            if lag >= LAG:
+                promises.append(Promise(names[0], version, self.stepper.now + lag))
+            if says and cleared == begun[0]:
+                promises.append(Promise(names[0], version, None))
 
     def warm(self, process: Process, key: str = KEY, *, age: float = 0.0) -> None:
         """Begin with an entry that was loaded *age* seconds ago."""
@@ -266,8 +443,15 @@ class World:
     # What happens to all of them
 
     def eviction(self, name: str = "eviction", key: str = KEY) -> None:
-        """The server loses the key."""
-        self._fate(name, lambda: self.server.evict(self._name(key)), Pause("evicts", writes=REDIS))
+        """The server loses the key, and with it what was promised of it."""
+        self.fences_hold = False
+
+        def evict() -> None:
+            self.server.evict(self._name(key))
+            for each, promises in self.promises.items():
+                self.promises[each] = [promise for promise in promises if promise.name != self._name(key)]
+
+        self._fate(name, evict, Pause("evicts", writes=REDIS))
 
     def delay(self, seconds: float, name: str = "delay") -> None:
         """Time passes while everybody stands still: an entry expires, a lease runs out."""
@@ -317,11 +501,12 @@ class World:
         for result in self.stepper.results.values():
             if isinstance(result, BaseException) and not isinstance(result, Cancelled | Crashed):
                 raise result
-        for key, least in self.acknowledged.items():
-            self._judge_redis(key, least)
-        if self.fences_hold:
-            for key, least in self.fenced.items():
-                self._judge_redis(key, least)
+        if self.lagging:
+            self._judge_promises()
+        else:
+            for promised in (self.acknowledged, self.fenced if self.fences_hold else {}):
+                for key, least in promised.items():
+                    self._judge_redis(key, least)
         if self.loads > self.server.grants + self.server.bypasses and not self._may_load_alone():
             raise Violation(f"{self.loads} loads under {self.server.grants} leases")
         for process in self.processes.values():
@@ -336,13 +521,32 @@ class World:
             return
         _at_least(self.server.value(self._name(key), stale=not self.softly), least, f"what is left of {key} in Redis")
 
-    def _stands(self, key: str) -> bool:
-        """Whether what Redis holds could be read: its markers say what they said."""
-        stored = self.server.stored(self._name(key))
+    def _judge_promises(self) -> None:
+        """Once the replica has caught up for long, no tier has what it said before."""
+        self.stepper.now += 2 * LAG + 0.1
+        for key, promises in self.promises.items():
+            least = max((each.version for each in promises), default=0)
+            self._judge_redis(key, least)
+            for process in self.processes.values():
+                if self.bus and not process.dead:
+                    self._judge_kept(process, key, least)
+
+    def _judge_kept(self, process: Process, key: str, least: int) -> None:
+        """What a process keeps, which has heard all that was published."""
+        name = self._name(key)
+        _at_least(process.l1_value(name), least, f"what is left of {key} in {process.name}, who has heard")
+        if process.keeps_its_own and self._stands(key, process.own):
+            kept = process.own.value(name, stale=not self.softly)
+            _at_least(kept, least, f"what is left of {key} in the store of {process.name}, who has heard")
+
+    def _stands(self, key: str, server: Judged | OwnStore | None = None) -> bool:
+        """Whether what is kept could be read: its markers say what they said."""
+        server = server or self.server
+        stored = server.stored(self._name(key))
         if stored is None:
             return False
         markers = self.scope.markers(stored.tags)
-        return bool(tuple(map(self.server.marker, markers)) == stored.nonces)
+        return bool(tuple(map(server.marker, markers)) == stored.nonces)
 
     def _may_load_alone(self) -> bool:
         if self.rules.wait_timeout is not None:
@@ -350,17 +554,15 @@ class World:
         return any(process.cut_off or process.events.shared >= RETRIES for process in self.processes.values())
 
     def _judge_process(self, process: Process) -> None:
-        for key, least in process.told.items():
+        for key, least in () if self.lagging else process.told.items():
             if not any(item.key == self._name(key) for item in process.outbox.pending):
                 self._judge_redis(key, least)
             _at_least(process.l1_value(self._name(key)), least, f"what is left of {key} in {process.name}")
-        if self.bus:
+        if self.bus and not self.lagging:
             for key, least in self.acknowledged.items():
-                _at_least(
-                    process.l1_value(self._name(key)), least, f"what is left of {key} in {process.name}, who has heard"
-                )
-        if process.engine.flights:
-            raise Violation(f"flights left over in {process.name}: {list(process.engine.flights)}")
+                self._judge_kept(process, key, least)
+        if process.reading.flights:
+            raise Violation(f"flights left over in {process.name}: {list(process.reading.flights)}")
         if process.bulkhead.inside:
             raise Violation(f"{process.bulkhead.inside} places left taken in {process.name}")
 
@@ -370,13 +572,6 @@ class World:
             process.dead = True
             self.stepper.kill(process.name)
         self.stepper.kill("the world")
-
-
-class _Desk:
-    """As much of a hub as a guarded write needs."""
-
-    async def write(self, engine: Engine, items: Sequence[Invalidation], *, quietly: bool = False) -> None:
-        await engine.changes.invalidate(items)
 
 
 def _itself(value: int) -> int:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cacheguard.defenses.breakdown import Verdict, early_by, judge, next_pause, poll_delay
+from cacheguard.defenses.breakdown import Verdict, early_by, judge, next_pause, pause_after, poll_delay
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,4 @@ def test_pauses_double_up_to_the_longest() -> None:
     for _ in range(4):
         pauses.append(next_pause(pauses[-1], (0.1, 0.5)))
     assert pauses == [0.1, 0.2, 0.4, 0.5, 0.5]
+    assert [pause_after(failures, (0.1, 0.5)) for failures in (1, 2, 3, 4, 5000)] == pauses

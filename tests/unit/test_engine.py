@@ -11,15 +11,16 @@ from cacheguard.engine.ask import NO_SCOPE
 from cacheguard.engine.flights import Flight
 from cacheguard.engine.looking import look, peek
 from cacheguard.errors import CodecError, LoadFailed, LoadTimeout, Overloaded, ReentrantLoad, Refused, Unreachable
-from cacheguard.ports import Call, Reply
-from cacheguard.protocol.calls import FILL, INVALIDATE, LEASE, STORE
-from cacheguard.protocol.entry import Fill, Stored
+from cacheguard.ports import Call, Reply, ScriptCall
+from cacheguard.protocol import calls
+from cacheguard.protocol.entry import Failed, Fill, Stored
 from cacheguard.protocol.envelope import Kind
+from cacheguard.protocol.exceptions import told
 from cacheguard.tiers.remote import Remote
 from tests.support.desk import KEY, Desk
 from tests.support.stepped import Fault
 
-BUS = ("cg:bus", "drop k")
+BUS: dict[str, Any] = {"channel": "cg:bus", "echo": "other.1"}
 
 
 class Missing(Exception):  # noqa: N818 - as users name them
@@ -36,17 +37,17 @@ class Odd(Exception):  # noqa: N818 - as users name them
 
 def put(desk: Desk, envelope: object, fresh: int = 300_000, stale: int = 60_000) -> None:
     """Leave something in Redis, whoever wrote it."""
-    desk.server.answer(STORE(KEY)(envelope, fresh, stale, "", *BUS))
+    desk.server.answer(calls.store(KEY, envelope, fresh=fresh / 1000, stale=stale / 1000, **BUS))
 
 
 def hold(desk: Desk, token: str = "other") -> None:
     """Let another process hold the lease, and never finish."""
-    assert desk.server.answer(LEASE(KEY)(token, 5_000, 60_000, 0, "", ""))[0] == b"GRANTED"
+    assert desk.server.answer(calls.lease(KEY, token=token))[0] == b"GRANTED"
 
 
 def cut(desk: Desk, fault: Fault = Fault.UNHEARD) -> None:
     """Nothing gets through to Redis."""
-    for label in ("HMGET PTTL", "lease", "fill", "release", "renew", "invalidate", "expire", "store", "touch"):
+    for label in ("MGET TIME", "lease", "fill", "release", "renew", "invalidate", "expire", "store", "touch"):
         desk.faults[label] = fault
 
 
@@ -236,10 +237,12 @@ def test_a_failing_load_raises_its_own_exception_once_and_pauses() -> None:
     desk = Desk()
     error = ValueError("broken")
     load = desk.loader(error)
-    for _ in range(2):
-        with pytest.raises(ValueError, match="broken") as caught:
-            desk.read(load)
-        assert caught.value is error
+    with pytest.raises(ValueError, match="broken") as caught:
+        desk.read(load)
+    assert caught.value is error
+    with pytest.raises(ValueError, match="broken") as again:
+        desk.read(load)
+    assert again.value is not error  # that one is the first caller's, with all its frames
     assert (load.runs, desk.events.backoffs) == (1, 1)
     desk.pass_by(0.11)
     with pytest.raises(ValueError, match="broken"):
@@ -248,6 +251,63 @@ def test_a_failing_load_raises_its_own_exception_once_and_pauses() -> None:
     with pytest.raises(ValueError, match="broken"):
         desk.read(load)
     assert load.runs == 2
+
+
+def told_by_redis(monkeypatch: pytest.MonkeyPatch, desk: Desk, *, what: object) -> list[dict[str, Any]]:
+    """Let every request for a lease be answered with a failure of another process; what is left at each release."""
+    word = None if what is None else Stored(Kind.ERROR, what, 0.0, 0.0, ())
+    outcome, left = Failed(word, failures=3, left=1.0), list[dict[str, Any]]()
+    honest = desk.engine.remote.lease
+
+    async def lease(*args: Any, **options: Any) -> Any:
+        return outcome if desk.now < began + 1.0 else await honest(*args, **options)
+
+    async def lease_many(tokens: dict[str, str], *_: Any, **__: Any) -> Any:
+        return dict.fromkeys(tokens, outcome)
+
+    async def release(*_: Any, **options: Any) -> bool:
+        left.append(options)
+        return True
+
+    began = desk.now
+    for each in (lease, lease_many, release):
+        monkeypatch.setattr(desk.engine.remote, each.__name__, each)
+    return left
+
+
+def test_a_load_that_failed_elsewhere_a_moment_ago_is_not_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(options={"error_backoff": ("100ms", "10s")})
+    left = told_by_redis(monkeypatch, desk, what=told(ValueError("down")))
+    load = desk.loader(ValueError("still down"))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"^down"):
+            desk.read(load)
+    with pytest.raises(ValueError, match=r"^down"):
+        desk.run(desk.batch(desk.loader({}), "many"))
+    assert (load.runs, desk.events.backoffs) == (0, 3)
+    desk.pass_by(1.1)
+    with pytest.raises(ValueError, match="still down"):
+        desk.read(load)
+    assert left == [{"failures": 4, "kept_ms": 800}]  # the fourth in a row, of the fleet
+
+
+def test_an_exception_of_elsewhere_that_cannot_be_rebuilt_costs_one_load_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(options={"error_backoff": ("10s", "10s")})
+    told_by_redis(monkeypatch, desk, what=told(Odd(5)))
+    load = desk.loader(ValueError("down here, too"))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="down here"):
+            desk.read(load)
+    assert load.runs == 1
+
+
+def test_a_back_off_of_elsewhere_holds_for_no_refresh_and_not_where_none_is_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = Desk()
+    told_by_redis(monkeypatch, desk, what=told(ValueError("down")))
+    assert desk.run(desk.engine.refresh(desk.ask(desk.loader(7)))) == 7
+    assert desk.read(desk.loader(8), error_backoff=None) == 8
 
 
 def test_without_backoff_each_reader_tries_anew() -> None:
@@ -537,7 +597,7 @@ def test_a_load_that_fails_elsewhere_is_answered_with_the_old_value() -> None:
 
 def test_during_a_write_values_are_loaded_and_not_kept() -> None:
     desk = Desk()
-    desk.server.answer(INVALIDATE(KEY)(*BUS, 0, "", 0, "writer", 10_000, ""))
+    desk.server.answer(calls.invalidate(KEY, begins="writer", intent_ms=10_000, **BUS))
     assert desk.read(desk.loader(1)) == 1
     assert desk.read(desk.loader(2)) == 2
     assert desk.local.find(KEY) is None
@@ -629,7 +689,7 @@ def test_a_server_that_refuses_everything_is_as_good_as_none() -> None:
         desk.run(desk.engine.remote.fill_many([Fill(KEY, "token", b"v", 1.0, 0.0)]))
     assert isinstance(desk.engine.remote, Remote)
     with pytest.raises(Refused):
-        desk.run(desk.engine.remote.of(KEY).by_hand.store({KEY: (b"v", 1.0, 0.0)}, "", (), 0))
+        desk.run(desk.engine.remote.of(KEY).by_hand.store({KEY: (b"v", 1.0, 0.0)}, "", b"", (), 0))
 
 
 # Peeking and looking
@@ -788,19 +848,25 @@ def test_more_invalidations_than_can_be_owed_become_one_of_the_whole_namespace(m
     assert desk.events.outbox_overflows == 1
 
 
-def test_something_foreign_under_a_key_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+WRONG_TYPE = Refused("WRONGTYPE Operation against a key holding the wrong kind of value")
+
+
+@pytest.mark.parametrize("told", [None, WRONG_TYPE], ids=["to MGET it is nothing", "to GET it is foreign"])
+def test_something_foreign_under_a_key_is_left_alone(monkeypatch: pytest.MonkeyPatch, told: Reply) -> None:
     desk = Desk()
     honest = desk.server.answer
 
     def foreign(call: Call) -> Reply:
-        honest(call)
-        return Refused("WRONGTYPE Operation against a key holding the wrong kind of value")
+        reply = honest(call)
+        if isinstance(call, ScriptCall):
+            return WRONG_TYPE
+        return [told] if call[0] == "MGET" else reply
 
     monkeypatch.setattr(desk.server, "answer", foreign)
     load = desk.loader(1)
     assert desk.read(load, l1=False) == 1
     assert desk.run(desk.engine.changes.invalidate([Invalidation(KEY)]))
-    assert desk.events.undecodable == 1
+    assert desk.events.undecodable == (1 if told is None else 2)  # by LEASE, and by READ where it is told
 
 
 def test_a_reply_that_makes_no_sense_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -808,14 +874,35 @@ def test_a_reply_that_makes_no_sense_is_an_outage(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(desk.server, "answer", lambda call: b"what?")
     with pytest.raises(Refused, match="unexpected reply bytes"):
         desk.run(desk.engine.remote.read(KEY, None, NO_SCOPE, ()))
+    assert desk.events.redis_errors == 1
+    assert desk.read(desk.loader(1)) == 1
+
+
+@pytest.mark.parametrize("word", ["MGET", "TIME"])
+def test_a_question_that_is_refused_is_counted_and_no_reader_is_harmed(
+    monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    desk = Desk(options={"l1": False})
+    put(desk, Stored(Kind.VALUE, "cached", 300.0, 0.0, ()))
+    honest = desk.server.answer
+
+    def refuse(call: Call) -> Reply:
+        return Refused("NOPERM no") if not isinstance(call, ScriptCall) and call[0] == word else honest(call)
+
+    monkeypatch.setattr(desk.server, "answer", refuse)
+    assert desk.read(desk.loader("loaded")) in ("cached", "loaded")
+    assert desk.events.redis_errors == 1
+    assert desk.run(desk.batch(desk.loader(lambda: {KEY: "loaded"}), KEY)) in ({KEY: "cached"}, {KEY: "loaded"})
+    assert desk.events.redis_errors == 2
 
 
 def test_a_late_fill_is_refused_after_an_invalidation() -> None:
     desk = Desk()
     (name,) = desk.begin(desk.engine.read(desk.ask(desk.loader(1, seconds=1))))
     desk.settle()
-    desk.server.answer(INVALIDATE(KEY)(*BUS, 0, "", 0, "", 0, ""))
-    assert desk.server.answer(FILL(KEY)("A-1", b"late", 1000, 0, "")) == 0
+    desk.server.answer(calls.invalidate(KEY, **BUS))
+    late = Fill(KEY, "A-1", b"late", 1.0, 0.0)
+    assert desk.server.answer(calls.fill(late, channel="cg:bus")) == 0
     desk.go()
     assert desk.result(name) == 1
     assert desk.events.fills_refused == 1

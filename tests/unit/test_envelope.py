@@ -16,7 +16,7 @@ import pytest
 from cacheguard.errors import CodecError, ConfigurationError
 from cacheguard.protocol.envelope import Envelope, Kind, Oversize, Sealer
 
-KEY = "cg:shop:1:user:42"
+KEY = "cg:shop:e:user:42"
 SECRET = b"0123456789abcdef"
 OTHER = b"fedcba9876543210"
 ENVELOPE = Envelope(Kind.VALUE, b"12345678", b"payload", 1.5, 0.25)

@@ -55,6 +55,29 @@ def test_a_thing_is_said_once_and_not_everything_is_remembered(caplog: pytest.Lo
     assert len(caplog.records) == 1000
 
 
+def test_a_thing_is_said_of_many_keys_and_leaves_room_for_others(caplog: pytest.LogCaptureFixture) -> None:
+    events = Events()
+    with caplog.at_level(logging.WARNING, "cacheguard"):
+        for number in range(5000):
+            for _ in range(2):
+                events.once("odd", "%s is odd", number, key=str(number))
+        assert len(caplog.records) == 100
+        events.once("even", "even is said, too")
+    assert len(caplog.records) == 101
+
+
+def test_no_text_of_a_key_is_kept() -> None:
+    events = Events()
+    secret = "the key of one customer"
+    events.once("odd", "%s is odd", secret, key=secret)
+    events.once(f"foreign {secret}", "%s is foreign", secret)
+    kept: list[object] = [getattr(events, name) for name in Events.__slots__]
+    for part in kept:  # grows meanwhile
+        assert not (isinstance(part, str) and secret in part)
+        if isinstance(part, dict | list | set):
+            kept += [*part, *(part.values() if isinstance(part, dict) else ())]
+
+
 def counted() -> Iterator[str]:
     """The attributes of `Events` that the library assigns to."""
     for path in Path(cacheguard.__file__).parent.rglob("*.py"):

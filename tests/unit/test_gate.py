@@ -27,7 +27,7 @@ class Apart(Desk):
         honest = SteppedCommands.send_each
 
         async def send_each(commands: Any, *calls: Call) -> list[Reply]:
-            keys = [call.keys[0] if isinstance(call, ScriptCall) else str(call[1]) for call in calls]
+            keys = [call.keys[0] if isinstance(call, ScriptCall) else str(call[-1]) for call in calls]
             self.asked += keys
             there = [at for at, key in enumerate(keys) if key not in self.away]
             answers = dict(zip(there, await honest(commands, *(calls[at] for at in there)), strict=True))
@@ -88,7 +88,9 @@ def test_a_server_that_is_back_is_not_read_before_what_is_owed_could_be_delivere
     )
     apart.away.clear()
     assert apart.read(apart.loader("new")) == "new"
-    assert apart.server.stored(KEY).value == "old"
+    left = apart.server.stored(KEY)
+    assert left is not None
+    assert left.value == "old"
 
 
 def test_of_several_keys_only_those_are_owed_whose_servers_are_away(apart: Apart) -> None:
@@ -114,14 +116,14 @@ def test_who_listens_delivers_what_was_set_aside_and_tells_the_others_meanwhile(
     apart: Apart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[str] = []
-    monkeypatch.setattr(apart.server, "publish", lambda _channel, message: heard.append(message))
+    monkeypatch.setattr(apart.server, "tell", heard.append)
     apart.lose(KEY)
-    assert heard == [f"dirty {KEY}"]
+    assert heard == [f"2 dirty {KEY}"]
     apart.run(apart.gate.deliver_pending())
-    assert heard == [f"dirty {KEY}"] * 2
+    assert heard == [f"2 dirty {KEY}"] * 2
     apart.away.clear()
     apart.run(apart.gate.deliver_pending())
-    assert heard[2:] == [f"drop - {KEY}"]
+    assert heard[2:] == [f"2 drop - 0 0 - {KEY}"]
     assert apart.events.invalidations_queued == 0
 
 

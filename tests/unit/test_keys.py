@@ -170,7 +170,7 @@ def test_only_what_could_end_a_field_is_escaped(text: str, escaped: str) -> None
 
 @pytest.mark.parametrize("text", ["user:42", "", "a" * 250, "shop.f(x=i1)", "a%3Ab", "~|!"])
 def test_short_plain_text_is_its_own_redis_key(text: str) -> None:
-    assert redis_key("cg:shop:1:", text) == f"cg:shop:1:{text}"
+    assert redis_key("cg:shop:e:", text) == f"cg:shop:e:{text}"
 
 
 @pytest.mark.parametrize(
@@ -192,12 +192,12 @@ def test_the_hash_of_a_key_never_changes() -> None:
 @pytest.mark.parametrize(
     ("namespace", "prefix"),
     [
-        ("shop", "cg:shop:1:"),
-        (("shop",), "cg:shop:1:"),
-        (("shop", "v2"), "cg:shop/v2:1:"),
-        ("shop/v2", "cg:shop%2Fv2:1:"),
-        ("a:{b}%\n", "cg:a%3A%7Bb%7D%25%0A:1:"),
-        ("x" * 100, f"cg:{'x' * 100}:1:"),
+        ("shop", "cg:shop:e:"),
+        (("shop",), "cg:shop:e:"),
+        (("shop", "v2"), "cg:shop/v2:e:"),
+        ("shop/v2", "cg:shop%2Fv2:e:"),
+        ("a:{b}%\n", "cg:a%3A%7Bb%7D%25%0A:e:"),
+        ("x" * 100, f"cg:{'x' * 100}:e:"),
     ],
 )
 def test_a_namespace_is_a_path_of_escaped_names(namespace: Any, prefix: str) -> None:

@@ -8,7 +8,7 @@ from cacheguard.engine.ask import NO_SCOPE
 from cacheguard.engine.looking import look
 from cacheguard.errors import CodecError, LoadTimeout, Overloaded, Refused
 from cacheguard.ports import Call, Reply
-from cacheguard.protocol.calls import STORE
+from cacheguard.protocol import calls
 from cacheguard.protocol.entry import Stored
 from cacheguard.protocol.envelope import Kind, Oversize
 from cacheguard.runtime.bulkhead import FairBulkhead
@@ -197,14 +197,14 @@ def test_leases_whose_reply_was_lost_are_given_back_and_not_too_many_remembered(
     assert list(desk.server.holders) == ["a"]
 
 
-def test_a_time_to_live_that_is_refused_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_that_is_refused_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk()
     stored: Any = Stored(Kind.VALUE, 1, 300.0, 0.0, ())
-    desk.server.answer(STORE(KEY)(stored, 300_000, 0, "", "cg:bus", "drop k"))
+    desk.server.answer(calls.store(KEY, stored, fresh=300.0, stale=0.0, channel="cg:bus", echo="other.1"))
     honest = desk.server.answer
 
     def refuse(call: Call) -> Reply:
-        return Refused("ERR no") if isinstance(call, tuple) and call[0] == "PTTL" else honest(call)
+        return Refused("ERR no") if isinstance(call, tuple) and call[0] == "TIME" else honest(call)
 
     monkeypatch.setattr(desk.server, "answer", refuse)
     with pytest.raises(Refused, match="ERR no"):
@@ -213,7 +213,12 @@ def test_a_time_to_live_that_is_refused_is_an_outage(monkeypatch: pytest.MonkeyP
 
 def test_looking_at_something_foreign_says_that_it_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk()
-    monkeypatch.setattr(desk.server, "answer", lambda call: Refused("WRONGTYPE not a hash"))
+    honest = desk.server.answer
+
+    def answer(call: Call) -> Reply:  # as one server of several does: each key is asked for by itself
+        return [Refused("WRONGTYPE not a string")] if isinstance(call, tuple) and call[0] == "MGET" else honest(call)
+
+    monkeypatch.setattr(desk.server, "answer", answer)
     assert desk.run(look(desk.engine, KEY, NO_SCOPE)).stored is None
 
 

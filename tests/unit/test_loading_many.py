@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from cacheguard.errors import CacheGuardError, CodecError, ReentrantLoad
-from cacheguard.protocol.calls import LEASE, STORE
+from cacheguard.protocol import calls
 from cacheguard.protocol.entry import Stored
 from cacheguard.protocol.envelope import Kind
 from tests.support.desk import Desk
 from tests.support.stepped import Fault
 
-BUS = ("cg:bus", "drop")
+BUS: dict[str, Any] = {"channel": "cg:bus", "echo": "other.1"}
 
 
 def rows(*names: str) -> dict[str, str]:
@@ -86,7 +88,7 @@ def test_a_batch_that_waits_too_long_for_another_flight_goes_its_own_way() -> No
 
 def test_a_key_that_another_process_loads_is_waited_for_by_itself() -> None:
     desk = Desk()
-    desk.server.answer(LEASE("a")("other", 1_000, 60_000, 0, "", ""))
+    desk.server.answer(calls.lease("a", token="other", lease_ms=1_000))
     assert desk.run(desk.batch(desk.loader(lambda: {"b": 2}), "a", "b")) == {"a": "alone a", "b": 2}
 
 
@@ -97,7 +99,7 @@ def test_a_key_that_turns_up_meanwhile_is_not_loaded() -> None:
     for _ in range(2):
         desk.stepper.step(name)
     envelope: object = Stored(Kind.VALUE, 5, 300.0, 0.0, ())
-    desk.server.answer(STORE("a")(envelope, 300_000, 0, "", *BUS))
+    desk.server.answer(calls.store("a", envelope, fresh=300.0, stale=0.0, **BUS))
     desk.go()
     assert desk.result(name) == {"a": 5}
     assert load.runs == 0
@@ -105,7 +107,7 @@ def test_a_key_that_turns_up_meanwhile_is_not_loaded() -> None:
 
 def test_what_cannot_be_read_here_is_replaced_with_the_others() -> None:
     desk = Desk()
-    desk.server.answer(STORE("a")(b"garbage", 300_000, 0, "", *BUS))
+    desk.server.answer(calls.store("a", b"garbage", fresh=300.0, stale=0.0, **BUS))
     load = desk.loader(lambda: {"a": 1, "b": 2})
     assert desk.run(desk.batch(load, "a", "b")) == {"a": 1, "b": 2}
     assert desk.run(desk.batch(load, "a", "b")) == {"a": 1, "b": 2}
@@ -180,7 +182,7 @@ def test_a_loader_that_reads_one_of_its_keys_gets_an_error() -> None:
 
 def test_without_redis_a_batch_loads_and_the_local_tier_keeps_it() -> None:
     desk = Desk()
-    desk.faults.update(dict.fromkeys(["HMGET PTTL", "lease"], Fault.UNHEARD))
+    desk.faults.update(dict.fromkeys(["MGET TIME", "lease"], Fault.UNHEARD))
     load = desk.loader(lambda: {"a": 1})
     assert desk.run(desk.batch(load, "a", "b")) == {"a": 1, "b": None}
     entry = desk.local.find("a")

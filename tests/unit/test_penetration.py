@@ -7,13 +7,16 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from fractions import Fraction
+from pathlib import Path
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cacheguard.defenses.penetration.absences import AbsenceBudget
 from cacheguard.defenses.penetration.bits import Layers
-from cacheguard.defenses.penetration.items import LONGEST_TEXT, item_text
+from cacheguard.defenses.penetration.items import LONGEST_TEXT, item_text, part_text, text_to_ask, texts_to_add
 from cacheguard.defenses.penetration.layout import (
     CHUNK_BITS,
     HEADER_BYTES,
@@ -31,6 +34,7 @@ from cacheguard.errors import ConfigurationError
 
 
 class Level(IntEnum):
+    ONE = 1
     HIGH = 42
 
 
@@ -42,34 +46,138 @@ class Plain(Enum):
     ONE = 1
 
 
+class Shade(Enum):
+    RED = "red"
+
+
 @dataclass
 class Row:
     number: int
 
 
-@pytest.mark.parametrize(
-    "item", [42, "42", b"42", bytearray(b"42"), 42.0, Decimal(42), Decimal("42.00"), Level.HIGH, Fraction(42)]
-)
-def test_all_forms_of_one_text_are_one_item(item: object) -> None:
-    assert item_text(item) == "42"
+TENTH = 0.1
+WHO = UUID("0a1b2c3d-0000-4000-8000-00000000002a")
+DIGITS = UUID("00000000-0000-0000-0000-0000000001e9")  # its text reads like a number
+FORMS: dict[str, list[object]] = {
+    "a whole number": [
+        *(42, "42", b"42", bytearray(b"42"), memoryview(b"42"), 42.0, Decimal(42), Decimal("42.00"), Decimal("4.2E+1")),
+        *(
+            Level.HIGH,
+            Fraction(42),
+            "042",
+            "+42",
+            "42.0",
+            " 42 ",
+            "4.2e1",
+            "٤٢",
+            "\N{FULLWIDTH DIGIT FOUR}\N{FULLWIDTH DIGIT TWO}",
+        ),
+    ],
+    "zero": [0, -0.0, "0", "-0", "00.0", Decimal("-0"), Decimal("0E+5"), False - 0],
+    "a fraction": [1.5, "1.5", "1.50", Decimal("1.500"), Fraction(3, 2), "+1.5", "15e-1", "01.5", b"1.5"],
+    "a tenth": [0.1, "0.1", ".1", "1e-1", Decimal("0.1"), Decimal(TENTH), Fraction(1, 10)],
+    "a small number": [1e-7, str(1e-7), Decimal("1E-7"), "0.0000001", "1.0E-07"],
+    "a negative number": [-7, "-7", -7.0, Decimal("-7.0"), "-007"],
+    "a large number": [10**25, str(10**25), Decimal("1E+25"), "1e+25", str(1e25), Fraction(10**25)],
+    "a number of many digits": [10**70, str(10**70), Decimal("1e70"), "1E70", Decimal(10) ** 70],
+    "a UUID": [
+        *(
+            WHO,
+            str(WHO),
+            WHO.hex,
+            WHO.urn,
+            str(WHO).upper(),
+            WHO.hex.upper(),
+            f"{{{WHO}}}",
+            WHO.bytes,
+            bytearray(WHO.bytes),
+        ),
+        *(str(WHO).encode(), f" {WHO}"),
+    ],
+    "a UUID like a number": [DIGITS, str(DIGITS), DIGITS.hex, DIGITS.urn],
+    "upper and lower case": ["Straße", "STRASSE", "strasse", "Straße".encode()],
+    "accents": ["é", "e\N{COMBINING ACUTE ACCENT}", "É", "E", "e\N{ZERO WIDTH JOINER}"],
+    "an accent that is a letter": [
+        "\N{GREEK SMALL LETTER ALPHA WITH YPOGEGRAMMENI}",
+        "\N{GREEK SMALL LETTER ALPHA}\N{COMBINING GREEK YPOGEGRAMMENI}",
+        "\N{GREEK CAPITAL LETTER ALPHA}\N{GREEK CAPITAL LETTER IOTA}",
+    ],
+    "letters in one sign": ["\N{TELEPHONE SIGN}", "TEL", "tel"],
+    "a dotless i": ["istanbul", "İstanbul", "\N{LATIN SMALL LETTER DOTLESS I}stanbul", "ISTANBUL"],
+    "a member of an enum": [Color.RED, "red", "RED", Shade.RED],
+    "a member with a number": [Plain.ONE, 1, "1", Level.ONE],
+    "a text with parts": [f"INV-0007:{WHO}:1.50", f"inv-7:{WHO.hex}:1.5", f"Inv-07:{str(WHO).upper()}:01.500"],
+    "bytes that are no text": [b"\xff\x00\xfe", "ff00fe", "FF00FE"],
+}
+
+
+@pytest.mark.parametrize("forms", FORMS.values(), ids=list(FORMS))
+def test_all_known_forms_of_one_item_have_one_text(forms: list[object]) -> None:
+    assert len({item_text(form) for form in forms}) == 1
+
+
+def test_what_is_not_the_same_has_different_texts() -> None:
+    assert len({item_text(forms[0]) for forms in FORMS.values()}) == len(FORMS)
+    assert len({item_text(2**60 + number) for number in range(100)}) == 100
+
+
+def test_16_bytes_that_may_be_a_text_or_a_uuid_are_added_as_both_and_asked_for_as_neither() -> None:
+    item = b"sixteen letters!"
+    assert texts_to_add(item) == [item_text("sixteen letters!"), item_text(UUID(bytes=item))]
+    assert text_to_ask(item) is None
+    assert texts_to_add(WHO.bytes) == [item_text(WHO)] == [text_to_ask(WHO.bytes)]
+    assert texts_to_add(b"fifteen letters") == ["fifteen letters"]
 
 
 @pytest.mark.parametrize(
-    ("item", "text"),
+    ("part", "text"),
     [
+        (7, "7"),
+        (7.0, "7"),
+        (Decimal("-7.0"), "-7"),
+        ("07", "07"),
         (Color.RED, "red"),
-        (Plain.ONE, "Plain.ONE"),
-        (0.5, "0.5"),
-        (Decimal("1e999999999"), "1E+999999999"),
-        (-7, "-7"),
-        ("Ä", "Ä"),
-        ("Ä".encode(), "Ä"),
-        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
-        (datetime(2026, 1, 2, tzinfo=UTC), "2026-01-02 00:00:00+00:00"),
+        (Plain.ONE, "1"),
+        (WHO, WHO.hex),
+        (1.5, None),
+        (None, None),
+        (True, None),
+        (b"7", None),
+        (object(), None),
     ],
 )
-def test_an_item_with_a_text_of_its_own_stands_for_that_text(item: object, text: str) -> None:
-    assert item_text(item) == text
+def test_a_part_of_an_item_has_a_text_only_if_there_is_one_way_to_write_it(part: object, text: str | None) -> None:
+    assert part_text(part) == text
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise AssertionError("nobody asks")
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**30), max_value=10**30))
+def test_every_way_to_write_a_number_is_one_item(number: Decimal) -> None:
+    forms: list[object] = [number, str(number), f"{number:f}", f"{number:e}", str(number).lower().encode()]
+    whole = number == number.to_integral_value()
+    if whole:
+        forms += [int(number), str(int(number)), Fraction(number)]
+    if abs(number) < 2**53 and (whole or Decimal(repr(float(number))) == number):
+        forms += [float(number), repr(float(number))]
+    assert len({item_text(form) for form in forms}) == 1
+
+
+@given(st.uuids())
+def test_every_way_to_write_a_uuid_is_one_item(who: UUID) -> None:
+    texts = {item_text(form) for form in (who, str(who), who.hex, who.urn, f"{{{who}}}", str(who).upper())}
+    assert len(texts) == 1
+    assert texts <= set(texts_to_add(who.bytes))
+    assert text_to_ask(who.bytes) in {None, *texts}
+
+
+@given(st.text(max_size=30))
+def test_no_change_of_case_makes_another_item(text: str) -> None:
+    for other in (text.upper(), text.lower(), text.casefold(), f" {text}\n", text.encode("utf-8", "surrogatepass")):
+        assert item_text(other) == item_text(text) or "\ud800" <= max(text) <= "\udfff"
 
 
 @pytest.mark.parametrize(
@@ -89,15 +197,26 @@ def test_an_item_with_a_text_of_its_own_stands_for_that_text(item: object, text:
         object(),
         Row(1),
         int,
+        datetime(2026, 1, 2, tzinfo=UTC),
+        Path("a"),
+        2.0**53,
+        Decimal("1e999999999"),
+        pytest.param(10**5000, id="huge"),
+        pytest.param(Fraction(10**400, 3), id="huge fraction"),
     ],
 )
 def test_an_item_without_a_stable_text_is_refused(item: object) -> None:
     with pytest.raises(ConfigurationError, match="must be a str, int"):
         item_text(item)
+    assert text_to_ask(item) is None
+
+
+def test_a_reader_is_not_told_of_an_odd_argument() -> None:
+    assert text_to_ask(Unspeakable()) is None
 
 
 @pytest.mark.parametrize(
-    "item", ["x" * 10_000, "Ä" * 65, pytest.param(10**5000, id="huge"), "\ud800", b"\xff" * 5, "a\udcffb"]
+    "item", ["x" * 10_000, "Ä" * 65, "\N{ARABIC-INDIC DIGIT ONE}" * 9000, "1e999999", "\ud800", b"\xff" * 5, "a\udcffb"]
 )
 def test_the_text_of_a_hostile_item_is_short_and_encodable(item: object) -> None:
     text = item_text(item)
@@ -260,6 +379,30 @@ def test_a_clock_that_is_read_late_does_no_harm() -> None:
     assert not budget.take(199.0, 1.0)
     assert not budget.take(200.5, 1.0)
     assert budget.take(300.0, -1.0)
+
+
+def test_markers_take_room_from_absences_and_each_counts_once() -> None:
+    budget = AbsenceBudget(4)
+    for number in range(3):
+        assert budget.take(0.0, 30.0)
+        budget.add_markers(0.0, ["shared"], 100.0)
+        assert budget.has_room(0.0) is (number < 2)
+    assert budget.knows("shared")
+    assert not budget.knows("other")
+    assert not budget.take(0.0, 30.0)
+    budget.add_markers(0.0, ["beyond"], 100.0)  # it is there already
+    budget.add_markers(101.0, ["shared"], 100.0)  # kept for less than 100 s more, so for 200 s from now on
+    assert [budget.take(101.0, 30.0) for _ in range(2)] == [True, False]
+    budget.add_markers(1000.0, ["shared"], 100.0)
+    assert [budget.take(1000.0, 30.0) for _ in range(4)] == [True, True, True, False]
+
+
+def test_what_is_known_of_markers_is_bounded() -> None:
+    budget = AbsenceBudget(10)
+    budget.add_markers(0.0, map(str, range(1000)), 60.0)
+    assert sum(budget.knows(str(number)) for number in range(1000)) == 10
+    assert not budget.has_room(0.0)
+    assert budget.has_room(1000.0)
 
 
 @pytest.mark.parametrize("limit", [-1, 1.5, True, None, "10"])

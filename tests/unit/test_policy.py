@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from datetime import timedelta
+from decimal import Decimal
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -9,6 +11,7 @@ import pytest
 
 from cacheguard.durations import DAY, FOREVER, seconds
 from cacheguard.errors import ConfigurationError
+from cacheguard.options import MOST_CALL_POLICIES, Policies
 from cacheguard.policy import DEFAULTS, UNSET, Policy, PolicyOptions, Unset, resolve
 
 DURATIONS = [
@@ -35,7 +38,8 @@ DURATIONS = [
         (0.5, 0.5),
         (timedelta(minutes=1), 60.0),
         (0.0000001, 0.001),
-        ("900d", FOREVER),
+        ("365d", FOREVER),
+        (timedelta(days=365), FOREVER),
     ],
 )
 def test_a_duration_has_many_forms(text: object, number: float) -> None:
@@ -48,6 +52,15 @@ def test_a_duration_has_many_forms(text: object, number: float) -> None:
 def test_what_is_no_duration_is_refused_by_name(text: object) -> None:
     with pytest.raises(ConfigurationError, match="patience must be a duration > 0"):
         seconds(text, "patience")
+
+
+@pytest.mark.parametrize("text", ["366d", FOREVER + 1, 10**400, timedelta.max, 1e300, "900000h"])
+def test_a_duration_beyond_what_is_possible_is_refused_and_not_cut(text: object) -> None:
+    with pytest.raises(ConfigurationError, match="patience must be"):
+        seconds(text, "patience")
+    for name in [*DURATIONS, "error_backoff"]:
+        with pytest.raises(ConfigurationError, match=name):
+            Policy.of({name: ("1s", text) if name == "error_backoff" else text})
 
 
 @pytest.mark.parametrize("name", DURATIONS)
@@ -143,3 +156,46 @@ def test_the_options_of_a_call_are_typed_as_the_fields_of_a_policy() -> None:
     fields = {name: members(hint) - {Unset} for name, hint in get_type_hints(Policy).items()}
     options = {name: members(hint) for name, hint in get_type_hints(PolicyOptions).items()}
     assert options == fields
+
+
+def test_options_that_are_equal_and_not_the_same_are_told_apart() -> None:
+    policies = Policies(None)
+    assert policies.of({"jitter": 0}).jitter == policies.of({"jitter": 0.0}).jitter == 0.0
+    assert policies.of({"l1": False}).l1 is False
+    for options in ({"jitter": False}, {"l1": 0}, {"l1": 0.0}, {"error_backoff": (True, 5)}, {"ttl": True}):
+        of_equal = {name: (1, 5) if name == "error_backoff" else 1 for name in options}
+        with suppress(ConfigurationError):
+            policies.of(of_equal)
+        with pytest.raises(ConfigurationError, match=next(iter(options))):
+            policies.of(options)
+
+
+class Text(str):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"Text({super().__repr__()})"
+
+
+@pytest.mark.parametrize(
+    "fallbacks", [(False, 0, 0.0, -0.0), (1, True, 1.0, Decimal(1), Decimal("1.0")), ([], []), ("a", Text("a"))]
+)
+def test_each_caller_gets_its_own_fallback(fallbacks: tuple[Any, ...]) -> None:
+    policies = Policies(None)
+    for _ in range(2):
+        for fallback in fallbacks:
+            given = policies.of({"fallback": fallback}).fallback
+            assert (type(given), repr(given)) == (type(fallback), repr(fallback))
+            assert given is fallback or isinstance(fallback, int | float | str)
+
+
+def test_policies_of_calls_are_remembered_and_not_too_many_of_them() -> None:
+    class Lasting:
+        def of_value(self, _: object) -> float:
+            return 1.0
+
+    policies, lasting = Policies(None), Lasting()
+    assert policies.of({"ttl": lasting.of_value}) is policies.of({"ttl": lasting.of_value})
+    assert policies.of({"ttl": 5}) is policies.of({"ttl": 5})
+    for number in range(2 * MOST_CALL_POLICIES):
+        assert policies.of({"fallback": [number]}).fallback == [number]

@@ -15,7 +15,9 @@ from cacheguard.errors import Refused
 from cacheguard.ports import Script
 from cacheguard.protocol import calls, messages
 from cacheguard.protocol.entry import Filled
+from cacheguard.protocol.layout import Record
 from cacheguard.protocol.model import MemoryCommands
+from tests.support.layout import CLAIMS, planted
 
 PACKAGE = Path(protocol.__file__).parents[1]
 SCRIPTS = {value.name for value in vars(calls).values() if isinstance(value, Script)}
@@ -55,36 +57,92 @@ def test_nobody_else_spells_a_call(room: str) -> None:
             assert getattr(node, "module", None) != "protocol.lua", path.name
 
 
+NOW = 1_000_000
+
+
 @pytest.mark.parametrize(
-    ("fields", "held"),
+    ("raw", "held"),
     [
-        ((None, None, -2), None),
-        ((b"v", b"5000", 65_000), (b"v", 60.0)),
-        ((b"v", b"65000", 60_000), (b"v", -5.0)),
-        ((b"v", b"0", -1), (b"v", -1.0)),
-        ((b"v", None, 60_000), (b"v", None)),
-        ((b"v", b"much", 60_000), (b"v", None)),
+        (None, None),
+        (planted(b"v", fresh_ms=60_000, now=NOW), calls.Held(b"v", 60.0, 0.0, 60.0)),
+        (planted(b"v", fresh_ms=60_000, age_ms=9_000, now=NOW), calls.Held(b"v", 60.0, 9.0, 60.0)),
+        (planted(b"v", fresh_ms=-5_000, stale_ms=65_000, now=NOW), calls.Held(b"v", -5.0, 0.0, 60.0)),
+        (planted(b"v", fresh_ms=-5_000, stale_ms=5_000, now=NOW), None),
+        (planted(b"v", fresh_ms=60_000, claims=CLAIMS, now=NOW), calls.Held(b"v", 60.0, 0.0, 60.0)),
+        (planted(b"v", fresh_ms=60_000, now=NOW) + CLAIMS, calls.Held(b"v", 60.0, 0.0, 60.0)),  # claims of once
+        (planted(b"v", fresh_ms=60_000, span_ms=59_999, now=NOW), calls.NOT_OURS),
+        (planted(b"v", fresh_ms=60_000, layout=0xC3, now=NOW), calls.NOT_OURS),
+        (planted(b"", fresh_ms=0, claims=CLAIMS, now=NOW), None),
+        (b"", calls.NOT_OURS),
+        (b"garbage", calls.NOT_OURS),
+        (b"garbage" * 100, calls.NOT_OURS),
+        (planted(b"v", fresh_ms=60_000, now=NOW)[:20], calls.NOT_OURS),
     ],
 )
-def test_what_a_key_holds_is_fresh_while_more_than_its_stale_window_is_left(fields: tuple[Any, ...], held: Any) -> None:
-    assert calls.held(*fields) == held
+def test_what_lies_under_a_key_is_read_or_not_ours(raw: Any, held: Any) -> None:
+    assert calls.held(raw, NOW) == held
 
 
-def test_a_refused_ttl_is_no_entry() -> None:
+def test_the_model_s_records_are_read_as_bytes_are() -> None:
+    for fresh, span, dead in [(60_000, 60_000, 60_000), (-5_000, 60_000, 10), (60_000, 59_999, 90_000), (-5, 5, 0)]:
+        record = Record(NOW + fresh, span, NOW + dead, NOW - 7_000, b"v")
+        raw = planted(b"v", fresh_ms=fresh, span_ms=span, stale_ms=dead - fresh, age_ms=7_000, now=NOW)
+        assert calls.held(record, NOW) == calls.held(raw, NOW)
+
+
+def test_a_refusal_is_no_entry() -> None:
     with pytest.raises(Refused, match="NOPERM"):
-        calls.held(b"v", b"0", Refused("NOPERM"))
+        calls.held(Refused("NOPERM"), NOW)
+    with pytest.raises(Refused, match="NOPERM"):
+        calls.clock(Refused("NOPERM"), "k")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        None,
+        b"",
+        b"garbage" * 20,
+        planted(b"n" * 32, now=NOW)[:20],
+        planted(b"n" * 32, flags=0, now=NOW),
+        planted(b"n" * 32, layout=0xC3, now=NOW),
+        planted(b"", claims=CLAIMS, now=NOW),
+        Refused("WRONGTYPE"),
+    ],
+)
+def test_a_marker_that_is_none_of_ours_has_no_nonce(raw: Any) -> None:
+    assert calls.nonce(raw) is None
+    assert calls.last_tagged(raw) is None
+
+
+@pytest.mark.parametrize("claims", [b"", CLAIMS])
+def test_a_marker_says_its_nonce_and_that_of_the_last_tag(claims: bytes) -> None:
+    raw = planted(b"n" * 16 + b"t" * 16, claims=claims)
+    assert (calls.nonce(raw), calls.last_tagged(raw)) == (b"n" * 16, b"t" * 16)
+    record = Record(0, 0, 1, 0, b"n" * 16 + b"t" * 16)
+    assert (calls.nonce(record), calls.last_tagged(record)) == (b"n" * 16, b"t" * 16)
+
+
+FRESH, STALE = planted(b"v", fresh_ms=9_000, now=NOW), planted(b"v", fresh_ms=-1_000, stale_ms=9_000, now=NOW)
 
 
 @pytest.mark.parametrize(
     ("reply", "leased"),
     [
-        ([b"HIT", b"v", 0, 9_000], calls.Leased(b"HIT", (b"v", 9.0))),
-        ([b"GRANTED", 7, None, 0, 65_000], calls.Leased(b"GRANTED", None, 7)),
-        ([b"GRANTED", 7, b"v", 66_000, 65_000], calls.Leased(b"GRANTED", (b"v", -1.0), 7)),
-        ([b"WAIT", 4_000, b"token", None, 0, 65_000], calls.Leased(b"WAIT", None, holder="token")),
-        ([b"WAIT", 4_000, "token", b"v", 66_000, 65_000], calls.Leased(b"WAIT", (b"v", -1.0), holder="token")),
-        ([b"BYPASS", 4_000], calls.Leased(b"BYPASS")),
-        ([b"FAILED", b"why"], calls.Leased(b"FAILED", died_of=b"why")),
+        ([b"HIT", NOW, FRESH], calls.Leased(b"HIT", NOW, calls.Held(b"v", 9.0, 0.0, 9.0))),
+        ([b"GRANTED", NOW, None, 0, 0], calls.Leased(b"GRANTED", NOW)),
+        (
+            [b"GRANTED", NOW, STALE, 3, 400],
+            calls.Leased(b"GRANTED", NOW, calls.Held(b"v", -1.0, 0.0, 8.0), "", None, 3, 400),
+        ),
+        ([b"WAIT", NOW, None, 4_000, b"token"], calls.Leased(b"WAIT", NOW, holder="token")),
+        ([b"WAIT", NOW, STALE, 4_000, "token"], calls.Leased(b"WAIT", NOW, calls.Held(b"v", -1.0, 0.0, 8.0), "token")),
+        ([b"BYPASS", NOW, None, 4_000], calls.Leased(b"BYPASS", NOW)),
+        ([b"FAILED", NOW, None, b"why", 2, 50], calls.Leased(b"FAILED", NOW, None, "", b"why", 2, 50)),
+        (
+            [b"FAILED", NOW, STALE, b"why", 2, 50],
+            calls.Leased(b"FAILED", NOW, calls.Held(b"v", -1.0, 0.0, 8.0), "", b"why", 2, 50),
+        ),
     ],
 )
 def test_an_answer_to_lease_is_read(reply: Any, leased: calls.Leased) -> None:
@@ -95,10 +153,37 @@ def test_answers_that_are_codes_are_read() -> None:
     assert [calls.filled(code) for code in (1, 2, 0, -1)] == list(Filled)[:4]
     assert calls.changed([1]) == calls.Changed(done=True, there=None)
     assert calls.changed([0]) == calls.Changed(done=False, there=None)
-    assert calls.changed([2, b"v", 0, 1_000]) == calls.Changed(done=False, there=(b"v", 1.0))
+    assert calls.changed([2, NOW, FRESH]) == calls.Changed(done=False, there=calls.Held(b"v", 9.0, 0.0, 9.0))
+    assert calls.was_removed([FRESH, NOW]) == calls.Held(b"v", 9.0, 0.0, 9.0)
+    assert calls.was_removed([None, NOW]) is None
+
+
+def test_several_servers_tell_each_its_own_time() -> None:
+    times = {"a": [1, 500_000], "b": [2, 0]}
+    assert [calls.clock(times, key) for key in "ab"] == [1_500, 2_000]
 
 
 def test_a_message_is_read_as_it_was_said() -> None:
-    assert messages.heard(messages.drop("me.1", "a key")) == (messages.DROP, "me.1", "a key")
-    assert messages.heard(messages.dirty("a key")) == (messages.DIRTY, "", "a key")
-    assert messages.heard("something of a later release")[0] not in {messages.DROP, messages.DIRTY}
+    for drop in (messages.Drop("a key", "me.1"), messages.Drop("a key", "-", 500, 10_000, "007")):
+        assert messages.heard(drop.text()) == drop
+    assert messages.heard(messages.dirty("a key")) == messages.Dirty("a key")
+    assert messages.heard(messages.filled("a key")) == messages.Woken("a key")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "something of a later release",
+        "3 drop me.1 0 0 - k",
+        "2 forget k",
+        "2 drop me.1 k",
+        "2 drop me.1 soon 0 - k",
+        "drop me.1 k",
+        "dirty k",
+        "2",
+        "",
+    ],
+)
+def test_a_message_of_another_format_is_none_of_ours(message: str) -> None:
+    with pytest.raises(messages.UnknownFormat):
+        messages.heard(message)

@@ -13,6 +13,7 @@ from cacheguard.delivery.bus import Bus
 from cacheguard.delivery.outbox import Invalidation
 from cacheguard.errors import Refused, Unreachable
 from cacheguard.events import Events
+from cacheguard.protocol.messages import Drop, Woken
 from cacheguard.runtime import run_now
 from cacheguard.servers.buses import Trust
 from cacheguard.servers.hashing import HashRing
@@ -42,8 +43,8 @@ class World:
         )
         self.trust.concerns = self.members.concerns
 
-    def forgotten(self, name: str) -> None:
-        self.local.drop(name)
+    def forgotten(self, news: Drop | Woken) -> None:
+        self.local.drop(news.key)
 
     def fail(self, name: str, times: int = FAILURES) -> None:
         for _ in range(times):

@@ -15,7 +15,6 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 from cacheguard.client.finders import BlockingFinder
-from cacheguard.client.identity import Identity, facts_of
 from cacheguard.errors import ConfigurationError
 from cacheguard.servers.lending import pools
 
@@ -227,22 +226,3 @@ def test_an_asyncio_client_of_sentinels_serves_threads_too() -> None:
 def test_what_is_no_client_of_that_kind_is_named(client: Any, aclient: Any) -> None:
     with pytest.raises(ConfigurationError, match="client"):
         pools(None, client, aclient)
-
-
-def test_a_change_is_told_once() -> None:
-    told: list[int] = []
-    identity = Identity(lambda: told.append(identity.generation))
-    assert identity.tell("", ("run", "history", "master")) == 0
-    assert identity.tell("", None) == 0
-    assert identity.tell("elsewhere", ("other", "history", "master")) == 0
-    assert identity.tell("", ("run", "history", "master")) == 0
-    assert identity.tell("", ("new", "history", "master")) == 1
-    assert identity.tell("", ("new", "history", "master")) == 1
-    assert told == [0]
-
-
-def test_a_server_that_does_not_tell_is_unknown() -> None:
-    told = (b"# Server\r\nrun_id:ab12\r\n", b"role:master\r\nmaster_replid:cd34\r\n")
-    assert facts_of(*told) == ("ab12", "cd34", "master")
-    assert facts_of(told[0], None) is None
-    assert facts_of(b"", b"") is None

@@ -34,7 +34,7 @@ class Told:
         self.losses = 0
         self.map = Map(Endpoint(None, {}, (A,)), Identity(self._lost))
 
-    def _lost(self) -> None:
+    def _lost(self, _of_unknown_age: bool) -> None:
         self.losses += 1
 
     def hear(self, *halves: tuple[Address, str | None] | None) -> int:
@@ -109,6 +109,6 @@ def test_a_node_without_a_host_is_where_the_one_is_that_was_asked() -> None:
 
 def test_an_address_is_found_where_the_user_says() -> None:
     place = Endpoint(None, {}, (A,), remap=lambda address: ("outside", address[1]))
-    owners = Map(place, Identity(lambda: None))
+    owners = Map(place, Identity(lambda _: None))
     owners.learn(A, [[0, SLOTS - 1, [b"inside", 8, b"1"]]])
     assert owners.masters == (("outside", 8),)

@@ -44,11 +44,13 @@ class Layers:
 
     def put(self, text: str) -> list[int]:
         """Make `holds` true for *text*; return the bits of the last layer that say so (none if it was true already)."""
-        if self.holds(text):
+        *older, layer = self.filters
+        if any(text in each for each in older):
             return []
-        layer = self.filters[-1]
         set_bits = positions(self.shapes[-1], layer.make_hashes, text)
         bits = layer.bitarray
+        if all(bits[position] for position in set_bits):
+            return []
         for position in set_bits:
             bits[position] = 1
         return set_bits
@@ -79,12 +81,13 @@ class Layers:
 class Mirror:
     """The bits in this process, and until when they may be trusted to lack nothing."""
 
-    __slots__ = ("epoch", "layers", "seq", "until")
+    __slots__ = ("epoch", "layers", "tail", "until")
 
     epoch: str
     layers: Layers
-    seq: int
+    tail: tuple[int, bytes]
+    """How many added items it knows of, and the signature of the last, if they are signed."""
 
-    def __init__(self, epoch: str, layers: Layers, seq: int = 0) -> None:
-        self.epoch, self.layers, self.seq = epoch, layers, seq
+    def __init__(self, epoch: str, layers: Layers, tail: tuple[int, bytes] = (0, b"")) -> None:
+        self.epoch, self.layers, self.tail = epoch, layers, tail
         self.until: float = -math.inf

@@ -17,6 +17,7 @@ from ...errors import ConfigurationError
 CHUNK_BYTES = 4080  # with the header and Redis' own string header this fills one 4 kB allocation
 CHUNK_BITS = CHUNK_BYTES * 8
 HEADER_BYTES = 8
+FIRST_SHARE = 0.8  # of the error rate, for the first layer
 
 _MOST_ITEMS = 2**32
 _LEAST_ERROR = 1e-12
@@ -55,7 +56,7 @@ def checked_plan(capacity: object, error_rate: object) -> Shape:
             f"error_rate must be a number above 0 (at least {_LEAST_ERROR}) and below 1, got {error_rate!r}; "
             "0.001 lets one absent item in a thousand through"
         )
-    return _shape(items, 0.8 * number_of(error_rate))
+    return _shape(items, FIRST_SHARE * number_of(error_rate))
 
 
 def next_shape(shapes: Sequence[Shape]) -> Shape:

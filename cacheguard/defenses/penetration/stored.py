@@ -10,12 +10,12 @@ from hashlib import blake2b
 from ...errors import CacheGuardError
 from ...ports import Reply, Runtime
 from ...protocol.lua import load
-from .items import Texts
 from .layout import Shape
 
 _ROOM = "defenses/penetration"
-ADD, SYNC, GROW, MARK = (load(f"bloom_{name}", _ROOM) for name in ("add", "sync", "grow", "mark"))
-BEGIN, SWITCH, ABORT, DAMAGE = (load(f"bloom_{name}", _ROOM) for name in ("begin", "switch", "abort", "damage"))
+ADD, SYNC, GROW, MARK, APPEND = (load(f"bloom_{name}", _ROOM) for name in ("add", "sync", "grow", "mark", "append"))
+BEGIN, SWITCH, ABORT, ALIVE = (load(f"bloom_{name}", _ROOM) for name in ("begin", "switch", "abort", "alive"))
+DAMAGE, EXTEND = (load(f"bloom_{name}", _ROOM) for name in ("damage", "extend"))
 
 CHUNKS_PER_SEND = 64
 LOG_LENGTH = 65_536  # items kept so that mirrors, and a rebuild that begins later, learn of them
@@ -38,6 +38,10 @@ class Keys:
     def chunk(self, epoch: str, layer: int, number: int) -> str:
         """The key of one chunk."""
         return f"{self._prefix}:{epoch}:{layer}:{number}"
+
+    def log_of(self, epoch: str) -> str:
+        """The key of a log that is not in use yet."""
+        return f"{self._prefix}:{epoch}:l"
 
     def chunks(self, epoch: str, shapes: tuple[Shape, ...]) -> Iterator[tuple[int, int, str]]:
         """Layer, number and key of every chunk there may be."""
@@ -79,7 +83,8 @@ class News:
     probe: str
     count: int
     chunks: int
-    items: Texts | None
+    items: list[bytes] | None
+    seal: str = ""
 
 
 def news_of(reply: Reply) -> News:
@@ -88,7 +93,7 @@ def news_of(reply: Reply) -> News:
         state, run, *rest = reply
         if text_of(state) == "none":
             return News("none", text_of(run), "", 0, "", "", 0, 0, None)
-        epoch, seq, layers, probe_text, count, chunks, items = rest
+        epoch, seq, layers, probe_text, count, chunks, items, seal = rest
         return News(
             state=text_of(state),
             run=text_of(run),
@@ -98,14 +103,27 @@ def news_of(reply: Reply) -> News:
             probe=text_of(probe_text),
             count=int(count),
             chunks=int(chunks),
-            items=None if items is None else [text_of(item) for item in items],
+            items=None if items is None else [bytes(item) for item in items],
+            seal=text_of(seal),
         )
     except (TypeError, ValueError) as error:
-        raise UnusableError(f"what Redis keeps is not a Bloom filter: {error}") from error
+        raise UnusableError(f"is none that this release can read ({error})") from error
 
 
 class UnusableError(Exception):
-    """What is in Redis is not a filter that this process can work with."""
+    """What is in Redis is not a filter that this process can work with; the message says what it is."""
+
+
+class ForgedError(UnusableError):
+    """What is in Redis is not signed as it should be."""
+
+
+class Refusal(CacheGuardError):  # noqa: N818 - better English than RefusalError
+    """A filter was not made complete; `outcome` is what the script said."""
+
+    def __init__(self, name: str, outcome: str) -> None:
+        super().__init__(f"Bloom filter {name!r} was not made complete: {_REASONS[outcome]}")
+        self.outcome = outcome
 
 
 _REASONS = {
@@ -117,10 +135,11 @@ _REASONS = {
     ),
     "BLIND": "this Redis user may not run INFO, so a restart that loses items would go unnoticed; allow +info",
     "OVERTAKEN": "another rebuild began later and takes its place, or this one was silent for an hour",
+    "BUSY": "another rebuild is at work",
+    "FORGED": "it has a wrong signature; rebuild it",
+    "UNSIGNED": (
+        "items were added without the secret, or with another one, during the rebuild; rebuild it once all processes "
+        "have the same"
+    ),
     "LOST": "Redis was restarted or flushed, or evicted keys, during the rebuild; rebuild it again",
 }
-
-
-def refusal(name: str, outcome: str) -> CacheGuardError:
-    """Why a filter was not made complete, in words."""
-    return CacheGuardError(f"Bloom filter {name!r} was not made complete: {_REASONS[outcome]}")

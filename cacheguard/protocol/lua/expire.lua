@@ -1,11 +1,16 @@
 -- EXPIRE: the entry is stale from now on, and a load that began earlier may not make it fresh.
 -- KEYS[1] the entry
--- ARGV    channel, message
+-- ARGV    channel, echo
 -- Reply   1 there was a value | 0 there was none
-local K = KEYS[1]
-redis.call('HDEL', K, 't', 'u', 'x')
-redis.call('PUBLISH', ARGV[1], ARGV[2])
-local h, pttl = redis.call('HMGET', K, 'v', 'g'), redis.call('PTTL', K)
-if not h[1] then return 0 end
-if pttl > (tonumber(h[2] or '0') or 0) then redis.call('HSET', K, 'g', pttl) end -- fresh means PTTL > g
-return 1
+-- needs: prelude
+local e = open(KEYS[1])
+if e.foreign then
+  redis.call('DEL', e.key)
+else
+  although_full(e)
+  void(e)
+  e.fresh = math.min(e.fresh, now)
+  save(e)
+end
+tell(e, ARGV[1], ARGV[2])
+return e.vlen > 0 and 1 or 0

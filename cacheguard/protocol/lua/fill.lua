@@ -1,22 +1,27 @@
 -- FILL: store what was loaded, if the lease it was loaded under still stands.
 -- KEYS[1] the entry
--- ARGV    token, envelope, fresh ms, stale ms, version ('' or fixed-width text)
+-- ARGV    token, envelope, fresh ms, stale ms, version ('' or fixed-width text), under, until (server ms at which the
+--         value ends at the latest, 0: none), channel
 -- Reply   1 stored | 2 stored until the end of a quarantine only | 0 refused: the lease is gone
 --         | -1 refused: older than the version floor
 -- needs: prelude
-local now = server_now()
-local K = KEYS[1]
-local h = redis.call('HMGET', K, 't', 'q', 'f')
-if h[1] ~= ARGV[1] then return 0 end
-local version, fresh, stale = ARGV[5], tonumber(ARGV[3]), tonumber(ARGV[4])
-if version ~= '' and h[3] and version < h[3] then
-  redis.call('HDEL', K, 't', 'u')
+local e = open(KEYS[1])
+local c = e.c
+if e.foreign or not c.l or c.l[3] ~= ARGV[1] then return 0 end
+local version, under, fresh, stale, latest = ARGV[5], ARGV[6], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[7])
+local awaited, proof = c.l[4] == 1, c.l[5]
+-- The quarantine that it was loaded in is over: what a replica has answered may be old, and must be gone by now.
+local too_late = proof and not c.q and not proves(version, under, proof, c.l[6])
+c.l = nil
+if is_old(e, version, under) then
+  save(e)
   return -1
 end
-local cut = false
-if version == '' or not h[3] then fresh, stale, cut = quarantined(h[2], now, fresh, stale) end
-redis.call('HSET', K, 'v', ARGV[2], 'g', stale) -- the first write: a full server refuses the fill here
-redis.call('HDEL', K, 't', 'u', 'n')
-if version ~= '' then redis.call('HSET', K, 'f', version, 'n', 1) end
-redis.call('PEXPIRE', K, fresh + stale)
-return cut and 2 or 1
+c.x = nil
+if too_late or (latest > 0 and latest <= now) then
+  save(e)
+  return 0
+end
+local brief = replace(e, ARGV[2], fresh, stale, version, under, latest)
+if awaited then redis.call('PUBLISH', ARGV[8], '2 filled ' .. e.key) end
+return brief and 2 or 1

@@ -1,20 +1,19 @@
 -- MARK: the nonce of a namespace or a tag, made if there is none.
 -- KEYS[1] the marker
--- ARGV    nonce to use if there is none, ms that it must be kept at least
--- Reply   {nonce, server ms since which it is this one, ms that a quarantine goes on}
+-- ARGV    nonce to use if there is none (16 bytes), ms that it must be kept at least
+-- Reply   {nonce, nonce of the last invalidation of a tag beneath it, ms that a quarantine goes on, ms that one goes on of
+--         some tag beneath it}
 -- needs: prelude
-local now = server_now()
-local K = KEYS[1]
-local h = redis.call('HMGET', K, 'v', 'c', 'q')
-local keep, quarantine = tonumber(ARGV[2]), (tonumber(h[3] or '0') or 0) - now
-local nonce, since = h[1], tonumber(h[2] or '0') or 0
-if not nonce then
-  nonce, since = ARGV[1], now
-  redis.call('HSET', K, 'v', nonce, 'c', now)
+local e = open(KEYS[1])
+if e.foreign then return redis.error_reply('ERR another release has written this marker') end
+local keep, value = tonumber(ARGV[2]), value_of(e)
+local quarantine, beneath = e.c.q and e.c.q[1] - now or 0, e.c.t and e.c.t[1] - now or 0
+if not value then
+  value = ARGV[1] .. string.rep('\0', 16)
+  e.fresh, e.span, e.dead, e.born = 0, 0, now + 2 * keep, now
+  put(e, value)
+elseif e.dead - now < keep then -- twice, so that it is not written at every miss
+  e.dead = now + 2 * keep
+  save(e)
 end
-if quarantine > 0 then
-  redis.call('PEXPIRE', K, quarantine) -- what is cached under it during the quarantine dies with it
-elseif redis.call('PTTL', K) < keep then
-  redis.call('PEXPIRE', K, 2 * keep) -- twice, so that it is not written at every miss
-end
-return {nonce, since, math.max(0, quarantine)}
+return {string.sub(value, 1, 16), string.sub(value, 17, 32), quarantine, beneath}

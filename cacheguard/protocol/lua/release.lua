@@ -1,12 +1,16 @@
--- RELEASE: give a lease back without filling; a failed load leaves a word for those who waited for it.
+-- RELEASE: give a lease back without filling; a failed load leaves a word for others.
 -- KEYS[1] the entry
--- ARGV    token, what the load died of ('' if it did not), ms that the word is kept
+-- ARGV    token, what the load died of ('' if it did not), failures in a row, ms that nobody else loads, ms that the
+--         word is kept
 -- Reply   1 the lease was still held | 0 it was gone
-local K = KEYS[1]
-if redis.call('HGET', K, 't') ~= ARGV[1] then return 0 end
-redis.call('HDEL', K, 't', 'u')
+-- needs: prelude
+local e = open(KEYS[1])
+local c, kept = e.c, tonumber(ARGV[5])
+if not c.l or c.l[3] ~= ARGV[1] then return 0 end
+although_full(e)
+c.l = nil
 if ARGV[2] ~= '' then
-  redis.call('HSET', K, 'x', ARGV[1] .. ' ' .. ARGV[2])
-  if redis.call('HLEN', K) == 1 then redis.call('PEXPIRE', K, ARGV[3]) end
+  c.x = {now + kept, kept, ARGV[1], tonumber(ARGV[3]), ARGV[2], math.min(tonumber(ARGV[4]), kept)}
 end
+save(e)
 return 1

@@ -1,16 +1,12 @@
--- RENEW: keep a lease alive while its load runs.
+-- RENEW: keep a lease alive while its load runs, and what may be served if it fails.
 -- KEYS[1] the entry
 -- ARGV    token, lease ms, grace ms
 -- Reply   1 renewed | 0 the lease is gone
 -- needs: prelude
-local now = server_now()
-local K = KEYS[1]
-local h = redis.call('HMGET', K, 't', 'v', 'g')
-if h[1] ~= ARGV[1] then return 0 end
-redis.call('HSET', K, 'u', now + tonumber(ARGV[2]))
-local want, pttl = tonumber(ARGV[2]) + tonumber(ARGV[3]), redis.call('PTTL', K)
-if pttl < want then
-  if h[2] then redis.call('HSET', K, 'g', (tonumber(h[3] or '0') or 0) + want - pttl) end
-  redis.call('PEXPIRE', K, want)
-end
+local e = open(KEYS[1])
+local c, lease = e.c, tonumber(ARGV[2])
+if not c.l or c.l[3] ~= ARGV[1] then return 0 end
+c.l[1], c.l[2] = now + lease, lease
+outlive(e, lease + tonumber(ARGV[3]))
+save(e)
 return 1

@@ -1,15 +1,19 @@
 -- REPLACE: put a new value in the place of the one that was read. Its lifetime stays; a load under way may not fill.
 -- KEYS[1] the entry
--- ARGV    token of this call, SHA-1 of the value that was read, envelope, channel, message
--- Reply   {1} done | {0} there is no fresh value | {2, v, g, pttl} there is another one
-local K = KEYS[1]
-local h, pttl = redis.call('HMGET', K, 'v', 'g', 'r'), redis.call('PTTL', K)
-local past = h[3] or '' -- the tokens of those that changed the value last: a repeated call must not count twice
-if string.find(past, ARGV[1], 1, true) then return {1} end
-local g = tonumber(h[2] or '0') or 0
-if not h[1] or pttl <= g then return {0} end
-if redis.sha1hex(h[1]) ~= ARGV[2] then return {2, h[1], g, pttl} end
-redis.call('HSET', K, 'v', ARGV[3], 'r', ARGV[1] .. string.sub(past, 1, 7 * #ARGV[1]))
-redis.call('HDEL', K, 't', 'u', 'x', 'n')
-redis.call('PUBLISH', ARGV[4], ARGV[5])
+-- ARGV    token of this call, SHA-1 of the value that was read, envelope, channel, echo
+-- Reply   {1} done | {0} there is no fresh value | {2, now, header and value} there is another one
+-- needs: prelude
+local e = open(KEYS[1])
+if was_done(e, ARGV[1]) then return {1} end
+if not is_fresh(e) then return {0} end
+if redis.sha1hex(value_of(e)) ~= ARGV[2] then return {2, now, raw_of(e)} end
+void(e)
+local latest, until_ms = e.c.b, quarantined(e, '', '')
+let_go(e)
+e.c.b = latest
+if until_ms then end_by(e, until_ms) end -- the value before may have been proven, this one is not
+remember(e, ARGV[1])
+e.born = now
+put(e, ARGV[3])
+tell(e, ARGV[4], ARGV[5])
 return {1}

@@ -24,6 +24,7 @@ from django.test import override_settings
 
 from cacheguard import CacheGuard
 from cacheguard.errors import ConfigurationError
+from cacheguard.extending import FOREVER
 from cacheguard_django import CacheGuardCache, close_guards, guard
 from tests.integrations.django.conftest import BACKEND, Configure
 from tests.support.faults import Fault, FaultProxy
@@ -89,6 +90,23 @@ async def test_what_is_set_is_there_until_its_time_is_over(either: Either) -> No
 async def test_timeouts_are_exact(either: Either) -> None:
     await either.set_many({str(number): number for number in range(20)}, timeout=1000)
     assert {round((await either.pttl(str(number))) / 1000) for number in range(20)} == {1000}
+
+
+async def test_a_timeout_of_more_than_a_year_is_cut_and_that_is_said_once(
+    either: Either, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheguard.extending._cut", set())
+    for timeout in (10 * FOREVER, 20 * FOREVER):
+        await either.set("k", 1, timeout=timeout)
+        assert await either.get("k") == 1
+        assert await either.expire("k", timeout) is True
+    assert [record.message for record in caplog.records].count(caplog.records[0].message) == len(caplog.records) == 1
+    assert "365 days" in caplog.text
+
+
+def test_a_default_timeout_of_more_than_a_year_is_refused(configure: Configure) -> None:
+    with pytest.raises(InvalidCacheBackendError, match="TIMEOUT must be at most 365 days"):
+        configure(TIMEOUT=10 * FOREVER)
 
 
 async def test_what_is_over_is_not_served(either: Either) -> None:

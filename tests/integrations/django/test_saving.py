@@ -11,6 +11,7 @@ from django.db import transaction
 
 from cacheguard.errors import ConfigurationError, KeyTemplateError
 from cacheguard_django import SavedRows, guard, invalidate, invalidate_on_save
+from tests.faults.test_bus import until
 from tests.integrations.django.conftest import Configure
 from tests.integrations.django.shop.models import Employee, Label, Person, Stranger
 from tests.support.faults import FaultProxy
@@ -148,6 +149,7 @@ def test_the_rows_of_one_transaction_cost_one_round_trip(
 ) -> None:
     configure(LOCATION=proxy.url)
     Person.objects.create(name="warm")
+    until(lambda: guard().stats().bus_up)  # it listens from the first invalidation on
     with proxy.watching() as seen:
         with transaction.atomic():
             for number in range(20):

@@ -19,6 +19,7 @@ from flask_caching import Cache
 from redis import Redis
 
 from cacheguard.errors import ConfigurationError
+from cacheguard.extending import FOREVER
 from cacheguard_flask import CacheGuardBackend, TypedSerializer
 
 SECRET_KEY = "a secret of the tests, long enough"
@@ -97,6 +98,19 @@ def test_none_is_told_from_nothing(make_cache: MakeCache) -> None:
         assert not cache.has("other")
 
 
+def test_a_timeout_of_more_than_a_year_is_cut_and_that_is_said_once(
+    make_cache: MakeCache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheguard.extending._cut", set())
+    app, cache = make_cache()
+    with app.app_context():
+        for timeout in (10 * FOREVER, timedelta(days=4000)):
+            cache.set("k", 1, timeout=timeout)
+            cache.set_many({"many": None}, timeout=timeout)
+            assert (cache.get("k"), cache.add("k", 2, timeout=timeout)) == (1, False)
+    assert ["365 days" in record.message for record in caplog.records] == [True]
+
+
 def test_nothing_unsigned_is_ever_unpickled(make_cache: MakeCache, redis_url: str) -> None:
     app, cache = make_cache()
     forger, forging = make_cache(SECRET_KEY="another secret, also long enough")
@@ -109,7 +123,7 @@ def test_nothing_unsigned_is_ever_unpickled(make_cache: MakeCache, redis_url: st
         cache.set("bad", "value")
     with Redis.from_url(redis_url) as client:
         good, bad = (next(key for key in client.scan_iter() if key.endswith(name)) for name in (b":good", b":bad"))
-        client.hset(bad, "v", client.hget(good, "v"))  # signed, but for another key
+        client.set(bad, client.get(good))  # signed, but for another key
     fresh, again = make_cache()
     with fresh.app_context():
         assert again.get("good") == "value"

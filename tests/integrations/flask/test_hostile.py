@@ -16,6 +16,7 @@ from werkzeug.test import EnvironBuilder
 from cacheguard import CacheGuard
 from cacheguard_flask import CacheGuardFlask
 from tests.integrations.flask.conftest import MakeApp
+from tests.support.layout import planted
 from tests.support.redis_server import RedisServer
 
 
@@ -164,7 +165,7 @@ def test_an_unreadable_entry_is_a_miss(make_app: MakeApp, redis_server: RedisSer
 
     assert served(app) == "page"
     for key in redis_server.entries():
-        redis_server.command("HSET", key, "v", "garbage")
+        redis_server.command("SET", key, planted(b"garbage"))
     assert served(app) == "page"
     assert len(runs) == 2
 

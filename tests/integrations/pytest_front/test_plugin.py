@@ -66,7 +66,7 @@ def test_a_wrong_number_of_loads_and_a_stale_read_fail_a_test(pytester: pytest.P
         def test_unused(cacheguard_checker):
             pass
     """)
-    result = pytester.runpytest_subprocess(*ALONE)
+    result = pytester.runpytest_inprocess(*ALONE)
     result.assert_outcomes(passed=3, failed=1, errors=1)
     result.stdout.fnmatch_lines(["*1 of 2 reads were stale*", "*AssertionError: the loader ran 3 times, expected 1*"])
 
@@ -92,7 +92,7 @@ def test_a_test_leaves_nothing_in_redis_for_the_next_one(pytester: pytest.Pytest
             with open("pid", "w") as file:
                 file.write(str(cacheguard_redis.pid))
     """)
-    pytester.runpytest_subprocess(*ALONE).assert_outcomes(passed=3)
+    pytester.runpytest_inprocess(*ALONE).assert_outcomes(passed=3)
     pid = int((pytester.path / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -132,7 +132,7 @@ def test_each_worker_of_xdist_has_a_server_of_its_own(pytester: pytest.Pytester)
             assert cacheguard_redis.command("KEYS", "*") == ["k"]
             assert cacheguard_redis.command("GET", "k") == str(number)
     """)
-    pytester.runpytest_subprocess(*ALONE, "-p", "xdist", "-n", "2").assert_outcomes(passed=4)
+    pytester.runpytest_inprocess(*ALONE, "-p", "xdist", "-n", "2").assert_outcomes(passed=4)
     assert len({path.read_text() for path in pytester.path.glob("url*")}) == 2
 
 
@@ -193,7 +193,7 @@ def test_a_second_distribution_does_not_load_the_plugin_twice_and_the_first_on_t
 
 
 def test_fixtures_say_their_scope_and_are_named_after_us(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_subprocess(*ALONE, "--fixtures", "-v")
+    result = pytester.runpytest_inprocess(*ALONE, "--fixtures", "-v")
     said = result.stdout.str()
     names = re.findall(r"^(cacheguard_\w+)", said, re.MULTILINE)
     assert names == [

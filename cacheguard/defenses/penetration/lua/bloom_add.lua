@@ -118,7 +118,7 @@ if #texts > 0 then
     redis.call('PEXPIREAT', side, m[14])
   elseif m[13] then
     -- Dead for good, whatever the clock says later: these items are not kept for it.
-    redis.call('HDEL', meta, 'next', 'next_until', 'next_run', 'side')
+    redis.call('HDEL', meta, 'next', 'next_until', 'next_run', 'next_seen', 'side')
     redis.call('UNLINK', side)
   end
 end

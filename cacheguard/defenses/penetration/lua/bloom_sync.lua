@@ -2,15 +2,16 @@
 -- KEYS   1 meta, 2 log of added items
 -- ARGV   1 epoch the mirror has, 2 number of items added up to which it knows them, 3 ms it wants to go without asking,
 --        4 most items to hand out
--- Reply  { state, server, epoch, seq, layers, probe, count, chunks made, items }; state is complete, incomplete,
---        damaged or none; items are those the mirror lacks, or nil if it has to load the filter anew
+-- Reply  { state, server, epoch, seq, layers, probe, count, chunks made, items, seal }; state is complete, incomplete,
+--        damaged or none; items are those the mirror lacks, or nil if it has to load the filter anew; the seal says who
+--        declared a signed filter complete, and is empty otherwise
 -- needs: prelude
 local meta, log = KEYS[1], KEYS[2]
 local known, wanted = tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local run = identity()
 local m = redis.call('HMGET', meta, 'epoch', 'seq', 'layers', 'probe', 'count', 'chunks', 'complete', 'damaged', 'run',
-  'span', 'lease')
+  'span', 'lease', 'seal')
 if not m[1] then return { 'none', run } end
 
 local state = m[8] == '1' and 'damaged' or m[7] == '1' and 'complete' or 'incomplete'
@@ -31,4 +32,4 @@ end
 if items and state == 'complete' and wanted > 0 then
   redis.call('HSET', meta, 'lease', math.max(lease, now + 1 + wanted), 'span', math.max(span, wanted))
 end
-return { state, run, m[1], tonumber(m[2]), m[3], m[4], tonumber(m[5]), tonumber(m[6]), items }
+return { state, run, m[1], tonumber(m[2]), m[3], m[4], tonumber(m[5]), tonumber(m[6]), items, m[12] or '' }

@@ -1,0 +1,147 @@
+"""Many invalidations at once: the work grows with their number, and an event loop has its turn in between."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from cacheguard import CacheGuard
+from cacheguard.delivery.bus import Bus
+from cacheguard.delivery.gate import Gate
+from cacheguard.delivery.outbox import Invalidation, Outbox
+from cacheguard.errors import Refused, Unreachable
+from cacheguard.events import Events
+from cacheguard.ports import Call, Commands, PartlyUnreachable, Reply
+from cacheguard.runtime import run_now
+
+FEW, MANY = 250, 1500
+AS_MANY = MANY / FEW
+
+
+class Servers:
+    """Servers that answer every call in one way."""
+
+    away = False
+
+    def __init__(self, answer: Callable[[int], list[Reply]]) -> None:
+        self.answer = answer
+
+    async def send_each(self, *calls: Call) -> list[Reply]:
+        return self.answer(len(calls))
+
+    async def send(self, *calls: Call) -> list[Reply]:
+        return await self.send_each(*calls)
+
+    async def masters(self) -> Sequence[Commands]:
+        return [self]
+
+
+def gone(_: int) -> list[Reply]:
+    raise Unreachable("away")
+
+
+def partly(number: int) -> list[Reply]:
+    error = Unreachable("away")
+    raise PartlyUnreachable([error if at % 2 else 1 for at in range(number)], error)
+
+
+ANSWERS: dict[str, Callable[[int], list[Reply]]] = {
+    "acknowledged": lambda number: [1] * number,
+    "refused": lambda number: [Refused("NOREPLICAS")] * number,
+    "gone": gone,
+    "partly gone": partly,
+}
+ITEMS: dict[str, Callable[[int], Invalidation]] = {
+    "of many keys": lambda number: Invalidation(f"cg:n:1:{number}"),
+    "of one key": lambda number: Invalidation("cg:n:1:k", version=f"{number:020d}"),
+    "writes of one key": lambda number: Invalidation("cg:n:1:k", ends=f"{number}"),
+}
+
+
+class Kept:
+    """Nothing is kept."""
+
+    def pause(self) -> None: ...
+
+    def drop_shared(self) -> None: ...
+
+    def trust(self, until: float) -> None: ...
+
+
+def steps(work: Callable[[], object]) -> int:
+    """How many functions are called while *work* runs."""
+    count = 0
+
+    def called(_frame: object, event: str, _what: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(called)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def delivered(number: int, answer: str, items: str) -> int:
+    """The steps of *number* invalidations that meet *answer*, and of their delivery later."""
+    events = Events()
+    outbox = Outbox("cg:n:m", events, lambda: 0.0)
+    servers = Servers(ANSWERS[answer])
+    gate = Gate(servers, events, outbox, Bus("c", "me", lambda _: None, Kept(), events, now=lambda: 0.0))
+    what = [ITEMS[items](each) for each in range(number)]
+
+    def work() -> None:
+        run_now(gate.deliver(what))
+        servers.answer = ANSWERS["acknowledged"]  # they are back
+        run_now(gate.deliver_pending())
+        outbox.replay()
+        run_now(gate.deliver_pending())
+
+    found = steps(work)
+    assert outbox.count == 0
+    return found
+
+
+@pytest.mark.parametrize("items", ITEMS)
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_the_steps_grow_as_the_invalidations_do(answer: str, items: str) -> None:
+    few, many = delivered(FEW, answer, items), delivered(MANY, answer, items)
+    assert many <= 1.3 * AS_MANY * few
+
+
+def most_steps_at_once(guard: CacheGuard, number: int, verb: str) -> int:
+    """Of *number* keys in one call, the most steps between two turns of the event loop."""
+
+    async def main() -> int:
+        most = last = count = 0
+
+        def called(_frame: object, event: str, _what: object) -> None:
+            nonlocal count
+            count += event == "call"
+
+        keys: list[Any] = [f"row:{each}" for each in range(number)]
+        task = asyncio.create_task(getattr(guard, verb)(*([[(key, 1) for key in keys]] if verb == "aapply" else keys)))
+        sys.setprofile(called)
+        try:
+            while not task.done():
+                await asyncio.sleep(0)
+                most, last = max(most, count - last), count
+        finally:
+            sys.setprofile(None)
+        await task
+        return most
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("verb", ["ainvalidate", "aexpire", "aremove", "aapply", "ainvalidate_tags"])
+def test_an_event_loop_has_its_turn_however_many_there_are(verb: str) -> None:
+    with CacheGuard("redis://127.0.0.1:1/0") as guard:  # nobody listens there
+        few, many = (most_steps_at_once(guard, number, verb) for number in (1000, 4000))
+    assert many <= 1.5 * few
