@@ -6,8 +6,18 @@ Inner: not for import; use `cacheguard` or `cacheguard.extending`.
 from __future__ import annotations
 
 from .form import Codec
-from .registry import CustomCodec, Registry, return_codec, runs_code
+from .registry import ClassCodecs, CustomCodec, Registry, class_codecs, return_codec, runs_code
 from .tagged import TAGGED
 from .typed import codec_for
 
-__all__ = ["TAGGED", "Codec", "CustomCodec", "Registry", "codec_for", "return_codec", "runs_code"]
+__all__ = [
+    "TAGGED",
+    "ClassCodecs",
+    "Codec",
+    "CustomCodec",
+    "Registry",
+    "class_codecs",
+    "codec_for",
+    "return_codec",
+    "runs_code",
+]

@@ -1,162 +1,265 @@
-"""Does a value come back as itself?
+"""The judge: does a value come back as itself?
 
-Equality is not enough to say so: a class may compare by its id alone, ``nan`` differs from itself, and two equal
-moments may carry different time zones. So values are compared part by part.
+Equality is not enough to say so: a class may compare by its id alone, ``1 == True``, two equal moments may carry
+different time zones, and two equal models may have had different fields set. So values are compared part by part: the
+exact type of every part, its content, and all state that the object has. What cannot be compared counts as different.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from datetime import date, datetime, time, timedelta, tzinfo
+import re
+from array import array
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
-from itertools import repeat
-from typing import Any
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from math import copysign
+from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
+from types import BuiltinFunctionType, FunctionType, GenericAlias, ModuleType
+from typing import Any, Generic, TypeVar
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
-_ROWS: tuple[type[Any], ...] = (list, tuple)
-_SETS: tuple[type[Any], ...] = (set, frozenset)
-_TEXT_OR_NUMBER = (int, str)
+from .state import CONTENT, Anatomy, anatomy_of, attributes_of
 
-_UNSET = object()
 _MOST_ODD = 32  # members of a set without a twin; matching them takes every pair
 
+# For these, the same type and equality are the same value.
+_EQUAL_IS_SAME = frozenset({str, int, bool, bytes, type(None), date, timedelta})
 
-def same(given: object, back: object, guessed: bool) -> bool:  # noqa: FBT001 - called for every part of a value
-    """Is *back* the value *given*, at most changed to what the annotation states for it?
+Path = list[str]
+"""The steps from a part that differs up to the root: the last step first."""
 
-    With *guessed* the annotation leaves parts unsaid, and changes that may have happened there count as losses.
-    May raise whatever a user's ``__eq__`` or ``__hash__`` raises.
+_HERE: Path = []
+
+_FLOATS = {float}
+
+_IDENTICAL = (Enum, type, FunctionType, BuiltinFunctionType, ModuleType)
+
+
+def difference(given: object, back: object, judge: Judge | None = None) -> str | None:
+    """The path to the first part of *given* that is not the same in *back*; None if all of it is.
+
+    May raise whatever a user's ``__eq__`` or ``__hash__`` raises, and ``RecursionError`` if both contain themselves.
     """
-    if given is back:
-        return True
-    kind = type(back)
-    if type(given) is not kind:
-        return _stated(given, back, guessed)
-    compare = _COMPARE.get(kind)
-    if compare is not None:
-        return compare(given, back, guessed)
-    names = _part_names(kind)
-    if names is not None:
-        return all(same(getattr(given, name, _UNSET), getattr(back, name, _UNSET), guessed) for name in names)
-    if isinstance(back, tuple):
-        return _same_items(given, back, guessed)
-    return (given == back) is True
+    path = (judge or Judge()).differ(given, back)
+    return None if path is None else "".join(reversed(path))
 
 
-def _part_names(kind: type[Any]) -> Iterable[str] | None:
-    """The names of the attributes that make up an instance, if its class says so."""
-    for declared in ("__struct_fields__", "__dataclass_fields__"):
-        names: Iterable[str] | None = getattr(kind, declared, None)
-        if names is not None:
-            return names
-    attributes: Iterable[Any] | None = getattr(kind, "__attrs_attrs__", None)
-    if attributes is not None:
-        return [attribute.name for attribute in attributes]
-    if hasattr(kind, "__pydantic_fields__"):
-        return ("__dict__", "__pydantic_extra__", "__pydantic_private__")
-    return None
+class Judge:
+    """Compares values, and remembers how the classes are made that it has met.
 
-
-def _stated(given: object, back: object, guessed: bool) -> bool:  # noqa: FBT001
-    """Is the change of type one that an annotation states: a tuple under ``list[int]``, an int under ``float``?"""
-    kind = type(back)
-    if kind is float and type(given) is int:
-        return given == back
-    if kind is tuple and isinstance(given, list):
-        return _same_items(given, back, guessed)
-    if kind in _SETS and isinstance(given, _SETS):
-        return _same_members(given, back, guessed)
-    return not guessed and _simplified(given, back)
-
-
-def _simplified(given: object, back: object) -> bool:
-    """Is *back* what MessagePack makes of *given* by itself: a list of a tuple, a plain builtin of a subclass?
-
-    It is what the annotation states, or it would not have been read back.
+    Every method that compares returns None for "the same", else the path from the part that differs.
     """
-    kind = type(back)
-    if kind in _ROWS and isinstance(given, _ROWS):
-        return _same_items(given, back, guessed=False)
-    if kind is dict and isinstance(given, dict):
-        return _same_pairs(given, back, guessed=False)
-    return kind in _TEXT_OR_NUMBER and isinstance(given, kind) and type(given) is not bool and (given == back) is True
 
+    __slots__ = ("_anatomies",)
 
-def _same_items(given: Any, back: Any, guessed: bool) -> bool:  # noqa: FBT001
-    return len(given) == len(back) and all(map(same, given, back, repeat(guessed)))
+    def __init__(self) -> None:
+        self._anatomies: dict[type, Anatomy] = {}
 
+    def differ(self, given: object, back: object) -> Path | None:
+        kind = type(given)
+        if kind is not type(back):
+            return []
+        if given is back:
+            return None
+        if kind in _EQUAL_IS_SAME:
+            return None if given == back else []
+        compare = _COMPARE.get(kind)
+        if compare is not None:
+            return compare(self, given, back)
+        anatomy = self._anatomies.get(kind)
+        if anatomy is None:
+            if kind is object or hasattr(kind, "__next__") or issubclass(kind, _IDENTICAL):
+                return []  # these are what they are by identity, or used up by a look
+            anatomy = self._anatomies[kind] = anatomy_of(kind)
+        return self._objects(given, back, anatomy)
 
-def _same_pairs(given: Any, back: Any, guessed: bool) -> bool:  # noqa: FBT001
-    if len(given) != len(back):
+    def _objects(self, given: Any, back: Any, anatomy: Anatomy) -> Path | None:
+        mine, theirs = attributes_of(given, anatomy), attributes_of(back, anatomy)
+        if len(mine) != len(theirs):
+            return [f".{next(name for name in (*mine, *theirs) if (name in mine) is not (name in theirs))}"]
+        for name, value in mine.items():
+            other = theirs.get(name, _HERE)
+            if value is not other and (path := self.differ(value, other)) is not None:
+                path.append(f".{name}")
+                return path
+        return None if anatomy.base is None and not anatomy.opaque else self._beyond(given, back, anatomy)
+
+    def _beyond(self, given: Any, back: Any, anatomy: Anatomy) -> Path | None:
+        """Compare what is no attribute."""
+        if anatomy.base is not None:
+            content = CONTENT[anatomy.base]
+            found = self.differ(content(given), content(back))
+            if found is not None:
+                return found
+        if isinstance(given, BaseException):
+            return self._exceptions(given, back)
+        return self._reduced(given, back) if anatomy.opaque else None
+
+    def _exceptions(self, given: BaseException, back: BaseException) -> Path | None:
+        for name in ("args", "__cause__", "__suppress_context__", "__notes__"):
+            found = self.differ(getattr(given, name, None), getattr(back, name, None))
+            if found is not None:
+                return [*found, f".{name}"]
+        return self._reduced(given, back)
+
+    def _reduced(self, given: Any, back: Any) -> Path | None:
+        """Compare by what `pickle` would ask for: the only way to see the state of what is written in C."""
+        try:
+            one, other = given.__reduce_ex__(4), back.__reduce_ex__(4)
+        except TypeError:  # "cannot pickle"
+            return []
+        if isinstance(one, str) or isinstance(other, str):
+            return None if one == other else []
+        (make, *parts), (other_make, *other_parts) = one, other
+        parts, other_parts = [_listed(each) for each in parts], [_listed(each) for each in other_parts]
+        return None if make is other_make and self.differ(parts, other_parts) is None else []
+
+    # Containers
+
+    def items(self, given: Any, back: Any) -> Path | None:
+        if len(given) != len(back):
+            return []
+        kinds = set(map(type, given))
+        if len(kinds) == 1 and set(map(type, back)) == kinds:  # most lists; done by C code
+            same = given == back if kinds <= _EQUAL_IS_SAME else kinds == _FLOATS and _same_floats(given, back)
+            if same:
+                return None
+        for number, (one, other) in enumerate(zip(given, back, strict=True)):
+            if one is not other and (path := self.differ(one, other)) is not None:
+                path.append(f"[{number}]")
+                return path
+        return None
+
+    def pairs(self, given: Any, back: Any) -> Path | None:
+        if len(given) != len(back):
+            return []
+        for (key, item), (other_key, other) in zip(given.items(), back.items(), strict=True):
+            if self.differ(key, other_key) is not None:
+                return [".keys()"]
+            if item is not other and (path := self.differ(item, other)) is not None:
+                path.append(f"[{key!r}]")
+                return path
+        return None
+
+    def members(self, given: Any, back: Any) -> Path | None:
+        if len(given) != len(back):
+            return []
+        kinds = set(map(type, given))
+        if len(kinds) == 1 and kinds <= _EQUAL_IS_SAME and given == back and set(map(type, back)) == kinds:
+            return None
+        twins = {member: member for member in back}
+        odd: list[Any] = []
+        for member in given:
+            twin = twins.pop(member, _HERE)
+            if twin is _HERE:
+                odd.append(member)
+            elif self.differ(member, twin) is not None:
+                return ["{…}"]
+        spare = list(twins.values())
+        return None if len(odd) <= _MOST_ODD and all(self._take(member, spare) for member in odd) else ["{…}"]
+
+    def _take(self, member: Any, spare: list[Any]) -> bool:
+        for place, other in enumerate(spare):
+            if self.differ(member, other) is None:
+                del spare[place]
+                return True
         return False
-    if all(map(same, given, back, repeat(guessed))):
-        return all(map(same, given.values(), back.values(), repeat(guessed)))
-    return _same_members(given, back, guessed) and all(
-        same(item, back.get(key, _UNSET), guessed) for key, item in given.items()
-    )
+
+    def zones(self, given: tzinfo | None, back: tzinfo | None) -> Path | None:
+        if given is back:
+            return None
+        if type(given) is not type(back):
+            return []
+        if isinstance(given, ZoneInfo) and isinstance(back, ZoneInfo):
+            return None if given.key == back.key else []
+        return self._objects(given, back, anatomy_of(type(given)))
 
 
-def _same_members(given: Any, back: Any, guessed: bool) -> bool:  # noqa: FBT001
-    if len(given) != len(back):
-        return False
-    twins = {member: member for member in back}
-    odd: list[Any] = []
-    for member in given:
-        twin = twins.pop(member, _UNSET)
-        if twin is _UNSET:
-            odd.append(member)
-        elif not same(member, twin, guessed):
-            return False
-    spare = list(twins.values())
-    return len(odd) <= _MOST_ODD and all(_take(member, spare, guessed) for member in odd)
+def _listed(part: Any) -> Any:
+    """The iterators in what `pickle` would ask for, as lists."""
+    return list(part) if part is not None and hasattr(part, "__next__") else part
 
 
-def _take(member: Any, spare: list[Any], guessed: bool) -> bool:  # noqa: FBT001
-    for place, other in enumerate(spare):
-        if same(member, other, guessed):
-            del spare[place]
-            return True
-    return False
+def _same_floats(given: Any, back: Any) -> bool:
+    return array("d", given).tobytes() == array("d", back).tobytes()
 
 
-def _same_float(given: float, back: float, _guessed: bool) -> bool:  # noqa: FBT001
-    return given == back or (given != given and back != back)  # noqa: PLR0124 - only nan differs from itself
+def _same_if(same: bool) -> Path | None:  # noqa: FBT001 - the only argument
+    return None if same else []
 
 
-def _same_decimal(given: Decimal, back: Decimal, _guessed: bool) -> bool:  # noqa: FBT001
-    return given.as_tuple() == back.as_tuple()  # also for a signaling nan, which refuses to be compared
-
-
-def _same_moment(given: Any, back: Any, _guessed: bool) -> bool:  # noqa: FBT001
-    return (
-        given.replace(tzinfo=None) == back.replace(tzinfo=None)
-        and given.fold == back.fold
-        and _same_zone(given.tzinfo, back.tzinfo)
-    )
-
-
-def _same_zone(given: tzinfo | None, back: tzinfo | None) -> bool:
-    if given is None or back is None:
-        return given is back
+def _float(_judge: Judge, given: float, back: float) -> Path | None:
     if given == back:
-        return True
-    offset = given.utcoffset(None)
-    return offset is not None and offset == back.utcoffset(None)
+        return _same_if(given != 0.0 or copysign(1.0, given) == copysign(1.0, back))
+    return _same_if(given != given and back != back)  # noqa: PLR0124 - only nan differs from itself
 
 
-def _equal(given: object, back: object, _guessed: bool) -> bool:  # noqa: FBT001
-    return given == back
+def _moment(judge: Judge, given: Any, back: Any) -> Path | None:
+    if given.tzinfo is back.tzinfo:
+        return _same_if(given == back and given.fold == back.fold)  # the same zone: the clocks are compared
+    if given.replace(tzinfo=None) != back.replace(tzinfo=None) or given.fold != back.fold:
+        return []
+    found = judge.zones(given.tzinfo, back.tzinfo)
+    return None if found is None else [".tzinfo"]
 
 
-_COMPARE: dict[type, Callable[[Any, Any, bool], bool]] = {
-    **dict.fromkeys((str, int, bool, bytes, date, timedelta, UUID), _equal),
-    float: _same_float,
-    Decimal: _same_decimal,
-    datetime: _same_moment,
-    time: _same_moment,
-    list: _same_items,
-    tuple: _same_items,
-    dict: _same_pairs,
-    set: _same_members,
-    frozenset: _same_members,
+def _defaultdict(judge: Judge, given: Any, back: Any) -> Path | None:
+    return judge.pairs(given, back) if given.default_factory is back.default_factory else [".default_factory"]
+
+
+def _deque(judge: Judge, given: Any, back: Any) -> Path | None:
+    return judge.items(list(given), list(back)) if given.maxlen == back.maxlen else [".maxlen"]
+
+
+def _ordered(judge: Judge, given: Any, back: Any) -> Path | None:
+    found = judge.pairs(given, back)
+    return judge.pairs(vars(given), vars(back)) if found is None else found
+
+
+def _by(*views: Callable[[Any], Any]) -> Callable[[Judge, Any, Any], Path | None]:
+    """Compare what each of *views* makes of the two values."""
+    return lambda judge, given, back: _same_if(all(judge.differ(view(given), view(back)) is None for view in views))
+
+
+_same_text = _by(str)
+_BY_TEXT: tuple[type[Any], ...] = (
+    *(PurePosixPath, PureWindowsPath, PosixPath, WindowsPath),
+    *(IPv4Address, IPv6Address, IPv4Network, IPv6Network, IPv4Interface, IPv6Interface),
+)
+
+_subscripted: Any = Generic
+
+
+def _equal(_judge: Judge, given: object, back: object) -> Path | None:
+    return _same_if(given == back)
+
+
+_COMPARE: dict[type, Callable[[Judge, Any, Any], Path | None]] = {
+    float: _float,
+    complex: _by(lambda value: value.real, lambda value: value.imag),
+    Decimal: _by(lambda value: tuple(value.as_tuple())),  # also for a signaling nan, which refuses to be compared
+    UUID: _by(lambda value: value.int, lambda value: value.is_safe),
+    datetime: _moment,
+    time: _moment,
+    timezone: _by(lambda value: value.__getinitargs__()),
+    ZoneInfo: Judge.zones,
+    bytearray: lambda _judge, given, back: _same_if(given == back),
+    list: Judge.items,
+    tuple: Judge.items,
+    dict: Judge.pairs,
+    set: Judge.members,
+    frozenset: Judge.members,
+    OrderedDict: _ordered,
+    defaultdict: _defaultdict,
+    deque: _deque,
+    range: _by(lambda value: value.start, lambda value: value.stop, lambda value: value.step),
+    re.Pattern: _by(lambda value: value.pattern, lambda value: value.flags),
+    # Generic classes with their arguments; libraries keep caches on them.
+    GenericAlias: _equal,
+    type(_subscripted[TypeVar("T")]): _equal,
+    **dict.fromkeys(_BY_TEXT, _same_text),  # they keep caches beside their content
 }

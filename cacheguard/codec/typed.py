@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from functools import partial
-from typing import Any, NamedTuple, is_typeddict
-from uuid import UUID
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ..errors import CodecError
-from .annotation import Facts, describe, describe_schema, facts_of, is_model, is_storable, union_arms
-from .fidelity import same
-from .form import Codec, fingerprint
-from .tagged import TAGGED
+from .annotation import SCALARS, Facts, bare, facts_of, is_model, is_row, origin_of, union_arms
+from .fidelity import Judge, difference
+from .form import Codec, Refused, fingerprint, type_name
+from .names import NO_NAMES, Names
+from .objects import objects_form
+from .outline import outline_of
+from .tagged import TAGGED, Tagged
 
-# The tagged form has all of these, so they need not be turned into text.
-_KEPT = (bytes, bytearray, memoryview, datetime, date, time, timedelta, UUID, Decimal)
-
-_TAGGED_MARK = b"\xc1"  # the one byte that begins neither MessagePack nor JSON
+_MARK = 0xC1  # begins the form with objects; the one byte that begins neither MessagePack nor JSON
 
 _OLDEST_PYDANTIC = (2, 11)
 
+_ANNOTATE = "which the return annotation does not name: add its class there, or give a serializer="
+_USE_FIELDS = "return a dataclass or another class with typed fields, or give the guard a serializer="
 
-class _Form(NamedTuple):
+
+class Form(NamedTuple):
+    """How values become bytes, and bytes values."""
+
     dump: Callable[[Any], bytes]
     load: Callable[[Any], Any]
 
@@ -33,85 +35,91 @@ class _Form(NamedTuple):
 class TypedCodec:
     """A codec for one annotation.
 
-    A value is stored in the plain form, or, where that would change it (a time zone, an integer beyond 64 bits), in
-    the tagged one. Each is read back before it counts as stored.
+    A value is stored in the plain form of a library, or, where that would change it, in the form with objects. Each is
+    read back and compared before it counts as stored.
+
+    Args:
+        name: the annotation, for messages.
+        schema: the fingerprint.
+        plain: the form of msgspec or pydantic, if it has one.
+        objects: the form with objects.
+        root: the types of which the value must be an instance; None: any.
     """
 
-    __slots__ = ("_exact", "_forms", "_guessed", "_load", "_name", "schema", "types")
+    __slots__ = ("_forms", "_judge", "_load", "_load_objects", "_name", "_root", "classes", "schema", "types")
 
-    def __init__(self, name: str, schema: bytes, plain: _Form, tagged: _Form, facts: Facts) -> None:
+    def __init__(
+        self, name: str, schema: bytes, plain: Form | None, objects: Tagged, root: tuple[type, ...] | None
+    ) -> None:
         self.schema: bytes = schema
         self.types: frozenset[type] = frozenset()
-        self._name = name
-        self._forms = (plain, tagged)
-        self._load = plain.load
-        self._exact = facts.exact or facts.unsaid
-        self._guessed = facts.unsaid
+        self.classes: tuple[type, ...] = ()
+        self._name, self._root, self._judge = name, root, Judge()
+        self._forms = ((plain,) if plain else ()) + (_objects_form(objects),)
+        self._load = plain.load if plain else _no_plain_form
+        self._load_objects = self._forms[-1].load
 
     def __repr__(self) -> str:
         return f"<codec for {self._name}>"
 
+    @property
+    def has_plain_form(self) -> bool:
+        """True if a library reads it, and Python code only what that library would change."""
+        return len(self._forms) > 1
+
     def encode(self, value: Any) -> bytes:
+        if self._root is not None and not isinstance(value, self._root):
+            raise CodecError(f"a value of type {type_name(value)} is returned where {self._name} is annotated")
+        reason = ""
         cause: Exception | None = None
         for form in self._forms:
             try:
                 payload = form.dump(value)
-                if self._is_faithful(value, payload, form):
-                    return payload
+                path = difference(value, form.load(payload), self._judge)
+            except Refused as refused:
+                reason, cause = refused.said(), refused
             except Exception as error:  # noqa: BLE001 - user classes run code of their own when rebuilt and compared
-                cause = cause or error
-        reason = f": {cause}" if cause else " with all its parts; annotate the function with the type it returns"
+                reason, cause = reason or str(error), cause or error
+            else:
+                if path is None:
+                    return payload
+                reason = f"{path or 'it'} would come back as something else: keep there what a copy can have, too"
         raise CodecError(
-            f"a value of type {type(value).__qualname__} would not come back as {self._name}{reason}"
+            f"a value of type {type_name(value)} would not come back as itself under {self._name}: {reason}"
         ) from cause
-
-    def _is_faithful(self, value: Any, payload: bytes, form: _Form) -> bool:
-        back = form.load(payload)
-        if not self._exact and type(back) is type(value) and _equal(back, value) and form.dump(back) == payload:
-            return True
-        return same(value, back, self._guessed)
 
     def decode(self, payload: bytes | memoryview) -> Any:
         try:
-            return self._load(payload)
+            return self._load_objects(payload) if payload[0] == _MARK else self._load(payload)
         except Exception as error:  # foreign bytes fail in more ways than can be listed, and so do classes of the user
-            if payload[:1] == _TAGGED_MARK:
-                return self._decode_tagged(payload)
-            raise CodecError(f"these bytes hold no {self._name}: {error}") from error
-
-    def _decode_tagged(self, payload: bytes | memoryview) -> Any:
-        try:
-            return self._forms[1].load(payload)
-        except Exception as error:  # as above
             raise CodecError(f"these bytes hold no {self._name}: {error}") from error
 
 
 class UnionCodec:
-    """A codec for a union that no single form can tell apart: the payload begins with the number of the member."""
+    """A codec for a union that no plain form can tell apart: the payload begins with the number of the member."""
 
-    __slots__ = ("_arms", "schema", "types")
+    __slots__ = ("_arms", "_objects", "classes", "schema", "types")
 
-    def __init__(self, arms: tuple[Codec, ...], types: frozenset[type]) -> None:
-        self.schema: bytes = fingerprint("union 1", " ".join(arm.schema.hex() for arm in arms))
-        self.types: frozenset[type] = types
-        self._arms = arms
+    def __init__(self, schema: bytes, arms: tuple[TypedCodec, ...], objects: TypedCodec) -> None:
+        self.schema: bytes = schema
+        self.types: frozenset[type] = objects.types
+        self.classes: tuple[type, ...] = objects.classes
+        self._arms, self._objects = arms, objects
 
     def __repr__(self) -> str:
         return f"<codec for one of {self._arms}>"
 
     def encode(self, value: Any) -> bytes:
-        refusals: list[str] = []
         for number, arm in enumerate(self._arms):
             try:
                 return bytes([number]) + arm.encode(value)
-            except CodecError as error:
-                refusals.append(str(error))
-        raise CodecError("; ".join(refusals))
+            except CodecError:
+                continue
+        return self._objects.encode(value)
 
     def decode(self, payload: bytes | memoryview) -> Any:
-        if len(payload) == 0 or payload[0] >= len(self._arms):
-            raise CodecError("these bytes name no member of the union")
-        return self._arms[payload[0]].decode(payload[1:])
+        number = payload[0] if len(payload) else _MARK
+        return self._arms[number].decode(payload[1:]) if number < len(self._arms) else self._objects.decode(payload)
 
 
 class RefusingCodec:
@@ -145,99 +153,92 @@ def codec_for(annotation: object) -> Codec:
         return RefusingCodec(f"{_name(annotation)} has a field whose type cannot be resolved: {error}")
 
 
-def build(annotation: object) -> Codec:
+def build(annotation: object, names: Names = NO_NAMES) -> Codec:
     """As `codec_for`; ``NameError`` if a class in *annotation* refers to a name that does not exist (yet)."""
-    facts = facts_of(annotation)
-    made_of_values = all(map(is_typeddict, facts.classes))  # a TypedDict is a plain dict
-    if facts.unsaid and made_of_values:
-        return TAGGED
-    try:
-        return _typed(annotation, facts)
-    except NameError:
-        raise
-    except Exception as error:  # noqa: BLE001 - schemas are built by code of other libraries, and of the user
-        if made_of_values:
-            return TAGGED
-        return _union(annotation) or RefusingCodec(
-            f"{error}; return a dataclass or another class with typed fields, or give the guard a serializer="
-        )
-
-
-def _typed(annotation: object, facts: Facts) -> Codec:
-    if any(is_model(kind) for kind in facts.classes):
-        codec = _pydantic_codec(annotation, facts)
+    facts = facts_of(annotation, names)
+    said = not facts.unsaid and not facts.strange
+    if facts.classes or facts.strange:
+        plain = _pydantic_form(annotation) if any(map(is_model, facts.classes)) else _msgspec_form(annotation)
     else:
-        strange = sorted(_name(kind) for kind in facts.classes if not is_storable(kind))
-        if strange:
-            raise TypeError(f"there is no form to store {', '.join(strange)} in")
-        codec = _msgspec_codec(annotation, facts)
-    codec.types = _own_types(annotation, facts)
+        plain = _msgspec_form(annotation) if said else None
+        if plain is None:
+            return TAGGED
+    codec = _typed(annotation, facts, plain)
+    arms = union_arms(annotation)
+    if plain is not None or len(arms) == 1:
+        return codec
+    built = (build(arm, names) for arm in arms if arm is not type(None))  # None is no value in Redis, but an absence
+    split = [arm for arm in built if isinstance(arm, TypedCodec) and arm.has_plain_form]
+    return UnionCodec(codec.schema, tuple(sorted(split, key=lambda arm: arm.schema)), codec) if split else codec
+
+
+def _typed(annotation: object, facts: Facts, plain: Form | None) -> TypedCodec:
+    classes = sorted(facts.classes, key=lambda kind: (kind.__qualname__, kind.__module__))
+    homes = [kind.__module__ for kind in classes]
+    schema = fingerprint("typed 2", outline_of(annotation, facts), homes)
+    table = [kind for kind in classes if not is_row(kind)]
+    objects = objects_form(table, facts.aliases, partial(_unknown, tuple(facts.strange)))
+    codec = TypedCodec(_name(annotation), schema, plain, objects, _roots(annotation, facts))
+    codec.classes = tuple(classes)
+    codec.types = frozenset(arm for arm in union_arms(annotation) if isinstance(arm, type) and arm in facts.classes)
     return codec
 
 
-def _msgspec_codec(annotation: Any, facts: Facts) -> TypedCodec:
-    schema = fingerprint("msgspec 1", describe(annotation))
-    plain = _Form(msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(annotation).decode)
-    lower = partial(msgspec.to_builtins, builtin_types=_KEPT)
-    tagged = _tagged_form(lower, partial(msgspec.convert, type=annotation))
-    return TypedCodec(_name(annotation), schema, plain, tagged, facts)
+def _roots(annotation: object, facts: Facts) -> tuple[type, ...] | None:
+    """The types that *annotation* allows, if all of them are classes; an int may stand for a float."""
+    roots: list[type] = []
+    for arm in map(bare, union_arms(annotation)):
+        if arm is None:
+            roots.append(type(None))
+        elif not isinstance(arm, type) or (arm not in facts.classes and arm not in SCALARS):
+            return None
+        else:
+            roots += [float, int] if arm is float else [dict] if is_row(arm) else [arm, *origin_of(arm)]
+    return tuple(roots)
 
 
-def _pydantic_codec(annotation: Any, facts: Facts) -> TypedCodec:
-    from pydantic import VERSION, PydanticUserError, TypeAdapter
+def _unknown(strange: tuple[type, ...], value: object) -> str:
+    if isinstance(value, strange):
+        return f"and there is no form to store it in: {_USE_FIELDS}"
+    return _ANNOTATE
+
+
+def _msgspec_form(annotation: Any) -> Form | None:
+    try:
+        return Form(msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(annotation).decode)
+    except Exception:  # noqa: BLE001 - it evaluates annotations of the user, and knows some types only
+        return None
+
+
+def _pydantic_form(annotation: Any) -> Form | None:
+    from pydantic import VERSION, TypeAdapter
 
     if tuple(map(int, VERSION.split(".")[:2])) < _OLDEST_PYDANTIC:
-        raise TypeError(f"pydantic {VERSION} is too old to store models by the names of their fields, 2.11 can")
-
-    adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+        return None  # it cannot write models by the names of their fields
     try:
-        outline = adapter.json_schema(by_alias=False)
-    except PydanticUserError as error:
-        if error.code == "class-not-fully-defined":
-            raise NameError(error.message) from error
-        raise
-    schema = fingerprint("pydantic 1", describe_schema(outline))
-    dump_json = partial(adapter.dump_json, round_trip=True, by_alias=False, warnings="error")
-    dump_tree = partial(adapter.dump_python, round_trip=True, by_alias=False, warnings="error")
-
-    def load_json(payload: bytes | memoryview) -> Any:
-        return adapter.validate_json(bytes(payload), by_alias=False, by_name=True)
-
-    plain = _Form(dump_json, load_json)
-    tagged = _tagged_form(dump_tree, partial(adapter.validate_python, by_alias=False, by_name=True))
-    return TypedCodec(_name(annotation), schema, plain, tagged, facts)
-
-
-def _tagged_form(lower: Callable[[Any], Any], lift: Callable[[Any], Any]) -> _Form:
-    def dump(value: Any) -> bytes:
-        return _TAGGED_MARK + TAGGED.encode(lower(value))
+        adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+    except Exception:  # noqa: BLE001 - schemas are built by code of other libraries, and of the user
+        return None
+    dump = partial(adapter.dump_json, round_trip=True, by_alias=False, exclude_unset=True, warnings="error")
 
     def load(payload: bytes | memoryview) -> Any:
-        return lift(TAGGED.decode(payload[1:]))
+        return adapter.validate_json(bytes(payload), by_alias=False, by_name=True)
 
-    return _Form(dump, load)
-
-
-def _union(annotation: object) -> UnionCodec | None:
-    """A codec that tries the members one by one, if there are several and at least one can be stored."""
-    arms = union_arms(annotation)
-    codecs = tuple(build(arm) for arm in arms) if len(arms) > 1 else ()
-    if all(isinstance(codec, RefusingCodec) for codec in codecs):
-        return None
-    types = frozenset(kind for arm in arms for kind in _own_types(arm, facts_of(arm)))
-    return UnionCodec(codecs, types)
+    return Form(dump, load)
 
 
-def _own_types(annotation: object, facts: Facts) -> frozenset[type]:
-    """The classes of which *annotation* is the natural home: itself, or the members of a union."""
-    return frozenset(arm for arm in union_arms(annotation) if isinstance(arm, type) and arm in facts.classes)
+def _no_plain_form(_payload: bytes | memoryview) -> Any:
+    raise CodecError("they begin with no known mark")
 
 
-def _equal(one: Any, other: Any) -> bool:
-    try:
-        return (one == other) is True
-    except Exception:  # noqa: BLE001 - a signaling nan, or code of the user
-        return False
+def _objects_form(objects: Tagged) -> Form:
+    def dump(value: Any) -> bytes:
+        return bytes((_MARK,)) + objects.dump(value)
+
+    def load(payload: bytes | memoryview) -> Any:
+        return objects.unpack(payload[1:])
+
+    return Form(dump, load)
 
 
 def _name(annotation: object) -> str:

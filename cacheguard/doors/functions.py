@@ -8,7 +8,7 @@ from inspect import Parameter, Signature, signature
 from typing import Any
 
 from ..checks import is_coroutine_function, is_generator_function, plain_function
-from ..codec import Codec, return_codec
+from ..codec import ClassCodecs, Codec, class_codecs, return_codec
 from ..engine.ask import Ask, opened, stored_of
 from ..engine.reading import Engine
 from ..errors import ConfigurationError, KeyTemplateError
@@ -16,7 +16,7 @@ from ..keys import KeyMaker, TextTemplate, compile_key
 from ..policy import Rules
 from ..process.hub import Hub
 from ..protocol.envelope import Kind
-from ..protocol.exceptions import absence
+from ..protocol.exceptions import absent
 from ..protocol.names import Scope
 from ..runtime import run_now
 from ..tiers.local import Index
@@ -63,6 +63,7 @@ class Function:
         self._tags = tuple(TextTemplate(_text(tag, "tags"), fn) for tag in _tags(tags))
         self.codec: Codec = hub.options.codec or return_codec(fn)
         hub.registry.register(self.codec)
+        self._by_class: ClassCodecs | None = class_codecs(fn) if hub.options.codec is None else None
         self._bloom = bloom
         self._item_names: tuple[str, ...] = ()
         self._item = None if bloom is None else self._item_of(bloom_item)
@@ -70,6 +71,10 @@ class Function:
             raise ConfigurationError(f"bloom_item={bloom_item!r} needs bloom=")
         self._validate = None if validate is None else self._checked(validate)
         self.guarded: bool = self._bloom is not None or self._validate is not None
+        for kind in rules.not_found:
+            hub.registry.raised.setdefault(f"{kind.__module__}:{kind.__qualname__}", kind)
+        if self.guarded and rules.not_found:
+            self._check_absent(rules.not_found[0])
         # The parameters of `validate` and the filter are part of the index's key: a hit must not skip their checks.
         indexed_by = (*self._keys.fields, *(name for name in self._guard_names() if name not in self._keys.fields))
         self._index_positions = tuple(self._positions[name] for name in indexed_by)
@@ -77,6 +82,16 @@ class Function:
         self._index_key = IndexKey(indexed_by, self._texts() if template else ())
         self._copy = copied if hub.options.l1_copy else None
         self._owner = _owner(fn, self._names)
+
+    def _check_absent(self, kind: type[Exception]) -> None:
+        """`validate` and the filter raise the first class of ``not_found``: it must be possible to make one."""
+        try:
+            absent(kind, "")
+        except Exception as error:
+            raise ConfigurationError(
+                f"not_found: {kind.__qualname__} is what validate= and bloom= raise for an absent key, and it cannot "
+                f"be made of one text or of nothing ({error}); put a class first that can"
+            ) from error
 
     def _can_index(self, names: Sequence[str]) -> bool:
         variadic = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
@@ -189,12 +204,23 @@ class Function:
             return ()
         return tuple(tag.text_of(*[values[self._positions[name]] for name in tag.fields]) for tag in self._tags)
 
+    def codec_of(self, values: tuple[Any, ...]) -> Codec:
+        """Return the codec of a call with *values*."""
+        if self._by_class is None:
+            return self.codec
+        kinds = tuple(values[self._positions[name]] for name in self._by_class.variables)
+        if not all(isinstance(kind, type) for kind in kinds):
+            return self.codec
+        codec = self._by_class.of(kinds)
+        self.hub.registry.register(codec)
+        return codec
+
     def ask(self, values: tuple[Any, ...]) -> Ask:
         """Return the request to the engine for a call with *values*."""
         return Ask(
             self.redis_key(values),
             self.rules,
-            self.codec,
+            self.codec_of(values),
             lambda: self.call(values),
             self.tags(values),
             self.scope,
@@ -265,8 +291,7 @@ class Function:
     def nothing(self, values: tuple[Any, ...]) -> None:
         """Answer "absent": None, or the first of the ``not_found`` exceptions."""
         if self.rules.not_found:
-            kind = self.rules.not_found[0]
-            raise absence((f"{kind.__module__}:{kind.__qualname__}", (self.text(values),)), self.rules.not_found)
+            raise absent(self.rules.not_found[0], self.text(values))
 
     def from_l1(self, ask: Ask, values: tuple[Any, ...]) -> Callable[[], Any] | None:
         """Return the answer of L1 by key text, if L1 has one."""

@@ -108,14 +108,20 @@ class Operations:
     async def peek(self, engine_of: EngineOf, values: Values) -> Any:
         engine, function = engine_of(l2=self._rules.l2), self._function
         key = function.redis_key(values)
-        return await self._hub.looking.peek(engine, key, function.codec, self._rules, function.scope)
+        return await self._hub.looking.peek(engine, key, function.codec_of(values), self._rules, function.scope)
 
     async def put(self, engine_of: EngineOf, value: Any, values: Values) -> None:
         function, of_value = self._function, self._function.version
         version = "" if of_value is None or value is None else version_text(of_value(value))
         key, tags = function.redis_key(values), function.tags(values)
         await self._hub.by_hand.set(
-            engine_of, {key: value}, self._rules, function.scope, tags=tags, version=version, codec=function.codec
+            engine_of,
+            {key: value},
+            self._rules,
+            function.scope,
+            tags=tags,
+            version=version,
+            codec=function.codec_of(values),
         )
 
     async def many(self, engine_of: EngineOf, calls: list[Values], most: int) -> list[Any]:

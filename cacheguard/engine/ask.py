@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..current_load import Load
 from ..protocol.entry import Found, Granted, Stored
 from ..protocol.envelope import Kind
-from ..protocol.exceptions import absence
+from ..protocol.exceptions import made_of
 from ..protocol.names import Scope
 
 if TYPE_CHECKING:
@@ -135,8 +135,8 @@ def stored_of(entry: Entry) -> Stored:
     return Stored(Kind(entry.kind), entry.value, 0.0, 0.0, entry.tags)
 
 
-def opened(stored: Stored, rules: Rules) -> Any:
+def opened(stored: Stored, rules: Rules) -> Any:  # noqa: ARG001 - every caller has them, and may need them again
     """The value inside; an absence is raised as the loader would raise it."""
     if stored.kind is Kind.ERROR:
-        raise absence(stored.value, rules.not_found)
+        raise made_of(stored.value)
     return stored.value

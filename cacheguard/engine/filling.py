@@ -85,7 +85,14 @@ class Filling:
         """The draft of *value*: what is kept, for how long and under which version; no bytes yet."""
         tags = loaded.tags_for(ask)
         if loaded.absence is not None:
-            stored = Stored(Kind.ERROR, describe(loaded.absence), 0.0, loaded.seconds, tags)
+            what = describe(loaded.absence)
+            stored = Stored(Kind.ERROR, what, 0.0, loaded.seconds, tags)
+            if not what.whole:
+                self._events.unencodable += 1
+                self._events.once(
+                    f"absence {what.name}", "%s is not cached: a %s cannot be made anew as it is", ask.key, what.name
+                )
+                return Draft(ask, stored, None, "")
         else:
             stored = Stored(Kind.ABSENT if value is None else Kind.VALUE, value, 0.0, loaded.seconds, tags)
         if ask.key not in job.tokens and not job.keep:  # no tier may take it

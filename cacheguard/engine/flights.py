@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..defenses.consistency import may_share
 from ..protocol.envelope import Kind
+from ..protocol.exceptions import again
 
 if TYPE_CHECKING:
     from ..ports import Home, Signal
@@ -41,6 +42,7 @@ class Flight:
         "proven",
         "seats",
         "signal",
+        "told",
         "traceback",
     )
 
@@ -65,6 +67,7 @@ class Flight:
         self.absence: Exception | None = None  # the loader's own, which an answer of Kind.ERROR stands for
         self.error: Exception | None = None
         self.traceback: TracebackType | None = None
+        self.told: Exception | None = None  # the error as it was, of which followers get copies
         self.loaded: Stored | None = None  # what the loader returned after all callers had stopped waiting
         self.others: list[Signal] = []  # of those who wait under another runtime
         self.private: bool = False  # `loaded` is for the leader only
@@ -79,7 +82,8 @@ class Flight:
     def fail(self, error: Exception) -> None:
         """Give *error* to the leader and all followers."""
         if not self.landed:
-            self.error, self.traceback, self.proven, self.landed = error, error.__traceback__, True, True
+            self.error, self.traceback, self.told = error, error.__traceback__, again(error)
+            self.proven = self.landed = True
         self._tell()
 
     def abandon(self) -> None:
@@ -103,20 +107,23 @@ class Flight:
         self.loaded, self.private = loaded, True
         self.abandon()
 
-    def raised(self, error: Exception) -> Exception:
-        """*error* for one more follower, without the frames of the others."""
+    def raised(self, *, own: bool) -> Exception:
+        """The error, for its own leader, or as a new object for a follower: none sees what others have done to it."""
+        assert self.error is not None  # noqa: S101 - the caller has looked
+        error = self.error if own or self.told is None else again(self.told)
         return error.with_traceback(self.traceback)
 
-    def given(self, answer: Stored | None) -> Stored | None:
-        """*answer*; if it stands for an exception that the loader raised here, that one is raised, unchanged."""
-        if self.absence is not None and answer is not None and answer.kind is Kind.ERROR:
-            raise self.raised(self.absence)
+    def given(self, answer: Stored | None, *, own: bool) -> Stored | None:
+        """*answer*; if it stands for an exception that the loader raised here, its leader gets that one, unchanged."""
+        error = self.absence if answer is not None and answer.kind is Kind.ERROR else None
+        if error is not None and answer is not None and (own or not answer.value.whole):
+            raise error.with_traceback(self.traceback)
         return answer
 
     def let_go(self) -> None:
         """Forget the exception if nobody will ask for it."""
         if self.landed and self.seats <= 0:
-            self.error = self.absence = self.traceback = None
+            self.error = self.told = self.absence = self.traceback = None
 
     def serves(self, joined_at: int, *, anew: bool) -> bool:
         """True if a follower that joined after *joined_at* leases may use the outcome."""

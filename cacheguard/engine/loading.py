@@ -9,7 +9,7 @@ from ..errors import LoadTimeout, Overloaded, Unreachable
 from ..protocol.calls import LEASE_MS
 from ..protocol.entry import Stored
 from ..protocol.envelope import Kind
-from ..protocol.exceptions import describe
+from ..protocol.exceptions import told
 from ..tiers.entries import Entries
 from .ask import Job, Loaded
 from .flights import Flights
@@ -164,9 +164,9 @@ class Loading:
         for key, lease in job.leases.items():
             if key in job.asks:
                 self._shared.left_behind(job.asks[key], lease.marks, self._runtime.now())
-        told = None if error is None else Stored(Kind.ERROR, describe(error), 0.0, 0.0, ())
+        failure = None if error is None else Stored(Kind.ERROR, told(error), 0.0, 0.0, ())
         try:
-            await self._remote.release(job.tokens, told, failures=failures, kept_ms=round(pause * 1000))
+            await self._remote.release(job.tokens, failure, failures=failures, kept_ms=round(pause * 1000))
         except Unreachable:
             return  # counted there; the lease ends by itself
 

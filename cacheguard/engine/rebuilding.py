@@ -13,7 +13,7 @@ from ..defenses.breakdown import poll_delay
 from ..errors import LoadFailed, LoadTimeout, Overloaded, Unreachable
 from ..protocol.calls import ALWAYS
 from ..protocol.entry import Bypass, CutOff, Failed, Found, Granted, Stored, Wait
-from ..protocol.exceptions import rebuilt
+from ..protocol.exceptions import again, rebuilt
 from ..tiers.entries import Entries
 from .ask import Ask, Job, servable
 from .filling import Filling
@@ -219,11 +219,11 @@ class Rebuilding:
         """The outcome of the flight; *stale*, if the caller has it, instead of an error."""
         flight = seat.flight
         if seat.leading and flight.loaded is not None:
-            return flight.given(flight.loaded)
+            return flight.given(flight.loaded, own=True)
         if flight.error is None:
-            return flight.given(flight.answer)
+            return flight.given(flight.answer, own=seat.leading)
         if stale is None:
-            raise flight.raised(flight.error)
+            raise flight.raised(own=seat.leading)
         self._events.stale_hits += 1
         return stale
 
@@ -445,12 +445,11 @@ class Rebuilding:
                 if not arrived:
                     return not plan.behind and self._unjoined(flight, current, job, self._runtime.now() - began)
                 if current.proven and current.error is None:  # nothing about the key was invalidated meanwhile
-                    flight.absence = current.absence
                     if current.answer is not None:
                         flight.land(current.answer, proven=True)
                         return False
                 elif current.error is not None:
-                    flight.fail(current.error)
+                    flight.fail(again(current.error))
                     return False
             finally:
                 cut_off.leave(current)

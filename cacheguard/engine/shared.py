@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..defenses.breakdown import pause_after
 from ..errors import LoadFailed
-from ..protocol.exceptions import describe
+from ..protocol.exceptions import again, told
 from ..protocol.frameless import frameless
 from ..protocol.names import beneath, is_marker
 from .flights import Flight, Flights
@@ -183,7 +183,7 @@ class Shared:
         failure = self.failures.get(key)
         if failure is None or rules.error_backoff is None or runtime.now() >= failure.until:
             return None
-        return None if failure.error is None else frameless(failure.error)
+        return None if failure.error is None else again(failure.error)
 
     def failed(
         self, keys: Iterable[str], error: Exception, rules: Rules, runtime: Runtime, before: int = 0
@@ -199,7 +199,7 @@ class Shared:
             return 1, 0.0
         kept = frameless(error)
         if kept is None:
-            kept = LoadFailed(f"the load failed a moment ago, with {type(error).__qualname__}: {describe(error)[1]}")
+            kept = LoadFailed(f"the load failed a moment ago, with {type(error).__qualname__}: {told(error).arguments}")
         for key in keys:
             previous = self.failures.get(key)
             mine = previous.failures if previous is not None and now < previous.over else 0

@@ -17,7 +17,7 @@ class Stored:
     """What an entry says, once its bytes are read."""
 
     kind: Kind
-    value: Any  # under Kind.ERROR: (qualified name of the exception, its arguments)
+    value: Any  # under Kind.ERROR: the `exceptions.Described`
     ttl: float  # seconds it was stored to be fresh for
     load_time: float  # seconds its load took
     tags: tuple[str, ...]

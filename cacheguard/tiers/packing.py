@@ -10,6 +10,7 @@ from ..codec import TAGGED, Codec, Registry
 from ..errors import CodecError
 from ..protocol.entry import Stored
 from ..protocol.envelope import Envelope, Kind, Sealer
+from ..protocol.exceptions import packed, unpacked
 from .local import OVERHEAD, OVERHEAD_OF_TAG
 from .weighing import weigh
 
@@ -48,7 +49,8 @@ class SealedPacking:
         """The sealed bytes; `CodecError` if the value cannot be stored faithfully."""
         schema, payload = TAGGED.schema, b""
         if stored.kind is Kind.ERROR:
-            payload = TAGGED.encode(stored.value)
+            self._registry.raised[stored.value.name] = stored.value.kind
+            payload = TAGGED.encode(packed(stored.value))
         elif stored.kind is Kind.VALUE:
             codec = codec or self._registry.for_value(stored.value)
             schema, payload = codec.schema, codec.encode(stored.value)
@@ -61,10 +63,10 @@ class SealedPacking:
         opened = self._sealer.open(envelope, key)
         value: Any = None
         if opened.kind is Kind.ERROR:
-            value = _described(TAGGED.decode(opened.payload))
+            value = unpacked(TAGGED.decode(opened.payload), self._registry.raised.values())
         elif opened.kind is Kind.VALUE:
             reader = codec or self._registry.by_schema(opened.schema)
-            if reader is None or reader.schema != opened.schema:
+            if reader is None or not (reader.schema == opened.schema or self._registry.reads(reader, opened.schema)):
                 raise CodecError(f"{key} was stored under another schema")
             value = reader.decode(opened.payload)
         return Stored(opened.kind, value, opened.ttl, opened.load_time, opened.tags, opened.nonces)
@@ -130,11 +132,3 @@ class ObjectPacking:
     def stamp(self, envelope: Any) -> Any:
         """*envelope* itself: it cannot be another one while somebody holds it."""
         return envelope
-
-
-def _described(raw: Any) -> tuple[str, tuple[Any, ...]]:
-    try:
-        name, arguments = raw
-        return str(name), tuple(arguments)
-    except (TypeError, ValueError) as error:
-        raise CodecError("not the description of an exception") from error

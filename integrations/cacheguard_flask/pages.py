@@ -58,7 +58,9 @@ def packed_absence(error: HTTPException) -> Stored | None:
     """What to cache of a 404 or 410 that was raised; None if *error* is another one, or more than its code and text."""
     if type(error) not in _ABSENT or error.response is not None:
         return None
-    described = error.description if error.description != type(error).description else None
+    described: object = error.description if error.description != type(error).description else None
+    if type(described) not in (str, type(None)):  # for an error handler of the application: no text, and not ours
+        return None
     return (ABORT, error.code, described)
 
 

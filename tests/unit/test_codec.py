@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, make_dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, NewType, NotRequired, TypedDict, TypeVar
 from uuid import UUID
@@ -26,7 +27,7 @@ import pytest
 from typing_extensions import TypeAliasType
 
 from cacheguard.codec import TAGGED, Codec, CustomCodec, Registry, codec_for, return_codec
-from cacheguard.codec.fidelity import same
+from cacheguard.codec.fidelity import difference
 from cacheguard.codec.typed import RefusingCodec
 from cacheguard.errors import CodecError, ConfigurationError
 
@@ -275,49 +276,54 @@ def test_an_annotated_value_comes_back_equal_and_of_its_type(annotation: object,
 
 
 @pytest.mark.parametrize(
-    ("annotation", "value", "back"),
+    ("annotation", "value"),
     [
-        (list[int], (1, 2), [1, 2]),
-        (Sequence[int], (1, 2), [1, 2]),
-        (tuple[int, ...], [1, 2], (1, 2)),
-        (tuple[int, str], Pair(1), (1, "b")),
-        (float, 3, 3.0),
-        (frozenset[int], {1}, frozenset({1})),
-        (dict[str, int], collections.Counter("aa"), {"a": 2}),
-        (int, Level.LOW, 1),
-        (str, Word.HI, "hi"),
+        (list[int], (1, 2)),
+        (Sequence[int], (1, 2)),
+        (Iterable[int], [1, 2]),
+        (tuple[int, ...], [1, 2]),
+        (float, 3),
+        (float, 2**53 + 1),
+        (float, True),
+        (int, True),
+        (list[Decimal], [1.5]),
+        (set[int], [1]),
+        (set[int], {1: 2}),
+        (list[int], {1}),
+        (frozenset[int], {1}),
+        (dict[str, int], collections.Counter("aa")),
+        (dict[str, int], collections.OrderedDict(a=1)),
+        (Literal["a"], "b"),
+        (Annotated[int, msgspec.Meta(ge=1)], 0),
+        (Movie, {"title": "M", "score": 1.0, "unknown": 1}),
+        (Path, Path("/a")),
+        (complex, 1 + 2j),
     ],
 )
-def test_what_the_annotation_states_may_change_the_type(annotation: object, value: Any, back: Any) -> None:
-    assert through(annotation, value) == back
-    assert type(through(annotation, value)) is type(back)
+def test_a_value_of_another_type_than_annotated_keeps_its_type(annotation: object, value: Any) -> None:
+    back = through(annotation, value)
+    assert back == value
+    assert type(back) is type(value)
 
 
 @pytest.mark.parametrize(
     ("annotation", "value"),
     [
         (int, "1"),
-        (int, True),
         (int, 1.0),
-        (float, 2**53 + 1),
-        (float, True),
+        (int, Level.LOW),
         (str, UUID(int=1)),
         (str, Color.RED),
+        (str, Word.HI),
         (str, b"x"),
         (str, "\ud800"),
         (datetime, "2024-01-01T00:00:00"),
         (Decimal, 1.5),
-        (list[Decimal], [1.5]),
         (bytes, bytearray(b"x")),
-        (set[int], [1]),
-        (set[int], {1: 2}),
-        (list[int], {1}),
-        (Literal["a"], "b"),
-        (Annotated[int, msgspec.Meta(ge=1)], 0),
+        (tuple[int, str], Pair(1)),
         (Point, Deeper(1)),
         (list[Point], [Deeper(1)]),
         (ById, ByIdDeeper(1)),
-        (Movie, {"title": "M", "score": 1.0, "unknown": 1}),
         (Forgetful, SimpleNamespace(x=1)),
         (User, Admin(id=1)),
         (Secretive, Secretive(password=pydantic.SecretStr("x"))),
@@ -349,16 +355,14 @@ def test_a_comparison_by_id_does_not_hide_a_lost_field() -> None:
 def test_a_field_left_out_of_the_comparison_is_compared_all_the_same() -> None:
     value = Forgetful(1)
     value.secret = 8
-    with pytest.raises(CodecError):
-        codec_for(Forgetful).encode(value)
+    assert through(Forgetful, value).secret == 8
     assert through(Forgetful, Forgetful(1)).secret == 7
 
 
-def test_a_model_keeps_what_its_comparison_ignores_or_is_refused() -> None:
+def test_a_model_keeps_its_private_attributes() -> None:
     noted = User(id=1)
     noted._note = "private"  # noqa: SLF001 - what users do within their models
-    with pytest.raises(CodecError):
-        codec_for(User).encode(noted)
+    assert through(User, noted)._note == "private"  # noqa: SLF001 - as above
 
 
 def test_nan_comes_back_in_every_place() -> None:
@@ -420,7 +424,9 @@ def test_parts_that_the_annotation_leaves_open_come_back_exactly_or_not_at_all()
     back = through(Loose, value)
     assert back == value
     assert type(back.extra["pair"]) is tuple
-    for lossy in (Color.RED, Word.HI, collections.OrderedDict(a=1), {1, 2}, Point(1)):
+    for kept in (collections.OrderedDict(a=1), {1, 2}):
+        assert type(through(Loose, Loose(1, {"kept": kept})).extra["kept"]) is type(kept)
+    for lossy in (Color.RED, Word.HI, Point(1)):
         with pytest.raises(CodecError):
             codec_for(Loose).encode(Loose(1, {"lossy": lossy}))
 
@@ -438,7 +444,7 @@ def test_an_annotation_that_says_nothing_leaves_the_value_to_the_tagged_form(ann
     assert codec_for(annotation) is TAGGED
 
 
-@pytest.mark.parametrize("annotation", [str | datetime, list[str | date], set[int] | list[int], dict[str, Any] | Movie])
+@pytest.mark.parametrize("annotation", [str | datetime, list[str | date], set[int] | list[int], Path | None])
 def test_builtin_values_that_no_typed_form_can_tell_apart_are_tagged(annotation: object) -> None:
     assert codec_for(annotation) is TAGGED
 
@@ -456,24 +462,27 @@ def test_a_union_of_classes_remembers_which_it_was(value: Any, arm: type) -> Non
 def test_a_union_of_classes_refuses_strangers_and_foreign_bytes() -> None:
     codec = codec_for(Point | Box)
     assert "Point" in repr(codec)
-    with pytest.raises(CodecError, match="Box"):
+    with pytest.raises(CodecError, match=r"Box.*Deeper|Deeper.*Box"):
         codec.encode(Deeper(1))
     for payload in (b"", b"\x02\x80", b"\x00\xc1"):
         with pytest.raises(CodecError):
             codec.decode(payload)
 
 
-@pytest.mark.parametrize(
-    "annotation",
-    [Opaque, complex, list[Opaque], Callable[[int], str], type[int], Iterable[int], Opaque | complex],
-)
+@pytest.mark.parametrize("annotation", [Opaque, list[Opaque], Opaque | complex, dict[str, Opaque]])
 def test_an_annotation_that_cannot_be_stored_refuses_with_a_reason(annotation: object) -> None:
     codec = codec_for(annotation)
-    assert "no form to store" in repr(codec)
-    with pytest.raises(CodecError, match="serializer="):
+    with pytest.raises(CodecError, match=r"no form to store it in: return a dataclass .*serializer="):
         codec.encode(Opaque())
-    with pytest.raises(CodecError, match="cannot be read"):
+    with pytest.raises(CodecError, match="hold no"):
         codec.decode(b"\xc0")
+
+
+@pytest.mark.parametrize("annotation", [Callable[[int], str], type[int], Iterable[int]])
+def test_functions_and_classes_are_refused(annotation: object) -> None:
+    for value in (len, int, Opaque()):
+        with pytest.raises(CodecError, match="serializer="):
+            codec_for(annotation).encode(value)
 
 
 def test_a_union_stores_the_members_that_it_can() -> None:
@@ -497,10 +506,9 @@ def test_a_model_without_a_schema_is_a_reason_to_refuse() -> None:
         codec_for(model).encode(model(hook=int))
 
 
-def test_an_old_pydantic_is_a_reason_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_of_an_old_pydantic_are_stored_without_its_help(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pydantic, "VERSION", "2.10.6")
-    with pytest.raises(CodecError, match="too old"):
-        codec_for(User).encode(User(id=1))
+    assert through(User, User(id=1)) == User(id=1)
 
 
 @pytest.mark.parametrize("annotation", [int, Point, User, Any, Point | Box, Opaque, list[datetime]])
@@ -537,7 +545,7 @@ def test_a_class_that_refuses_its_own_data_is_an_error_of_ours() -> None:
         ({float("nan"), float("nan")}, {float("nan"), float("nan")}, True),
         ({float("nan"), 1.0}, {float("nan"), 2.0}, False),
         ({SUMMER}, {SUMMER.astimezone(UTC)}, False),
-        ({"a": 1, "b": SUMMER}, {"b": SUMMER, "a": 1}, True),
+        ({"a": 1, "b": SUMMER}, {"b": SUMMER, "a": 1}, False),
         ({"a": 1, "b": SUMMER}, {"b": SUMMER.astimezone(UTC), "a": 1}, False),
         ({"a": 1}, {"b": 1}, False),
         ({"a": 1}, {}, False),
@@ -546,22 +554,23 @@ def test_a_class_that_refuses_its_own_data_is_an_error_of_ours() -> None:
         ((1, 2), (1, 3), False),
         (time(1, tzinfo=UTC), time(1), False),
         (Decimal("1.0"), Decimal("1.00"), False),
-        (Opaque(), Opaque(), False),
+        (Opaque(), Opaque(), True),
+        (object(), object(), False),
         (True, 1, False),
     ],
 )
 def test_values_are_compared_part_by_part(given: object, back: object, is_same: bool) -> None:
-    assert same(given, back, guessed=False) is is_same
+    assert (difference(given, back) is None) is is_same
 
 
 # ---- fingerprints
 
 
 def test_fingerprints_are_the_same_in_every_process() -> None:
-    assert codec_for(dict[str, int]).schema.hex() == "fe539a3044912ed9"
-    assert codec_for(Row | None).schema.hex() == "12c41254edc17ca8"
-    assert TAGGED.schema.hex() == "83edb753adc75d4e"
-    assert CustomCodec(pickle).schema.hex() == "d0e6ac939e545bf9"
+    assert codec_for(dict[str, int]).schema.hex() == "c88c873d1dcec7ea"
+    assert codec_for(Row | None).schema.hex() == "93630c6e996a9f1b"
+    assert TAGGED.schema.hex() == "9d3e219cffcec7ea"
+    assert CustomCodec(pickle).schema.hex() == "c049f663c6cec7ea"
 
 
 def test_the_order_of_a_union_and_a_default_do_not_change_the_fingerprint() -> None:
@@ -571,12 +580,14 @@ def test_the_order_of_a_union_and_a_default_do_not_change_the_fingerprint() -> N
     assert codec_for(one).schema == codec_for(two).schema
 
 
-def test_a_default_or_a_docstring_of_a_model_does_not_change_its_fingerprint() -> None:
+def test_a_default_of_a_model_changes_its_fingerprint_and_a_docstring_does_not() -> None:
     def model(default: set[str], doc: str) -> type[pydantic.BaseModel]:
         fields: Any = {"default": (int, ...), "tags": (set[str], default)}
         return pydantic.create_model("Thing", __doc__=doc, **fields)
 
-    assert codec_for(model({"a"}, "One.")).schema == codec_for(model({"b", "c"}, "Two.")).schema
+    one = codec_for(model({"a", "b"}, "One.")).schema
+    assert one == codec_for(model({"b", "a"}, "Two.")).schema
+    assert one != codec_for(model({"a", "c"}, "One.")).schema  # a field that was not set is not stored
 
 
 def _knot(back_to: str) -> type:
@@ -733,9 +744,9 @@ class Fixed(tzinfo):
         return None
 
 
-def test_a_foreign_zone_with_a_fixed_offset_comes_back_as_that_offset() -> None:
-    back = TAGGED.decode(TAGGED.encode(datetime(2024, 1, 1, tzinfo=Fixed())))
-    assert back.tzinfo == timezone(timedelta(hours=1))
+def test_a_foreign_zone_is_refused_with_the_way_out() -> None:
+    with pytest.raises(CodecError, match=r"Fixed, a time zone .*zoneinfo"):
+        TAGGED.encode([datetime(2024, 1, 1, tzinfo=Fixed())])
 
 
 @pytest.mark.parametrize(
@@ -746,10 +757,8 @@ def test_a_foreign_zone_with_a_fixed_offset_comes_back_as_that_offset() -> None:
         Word.HI,
         Point(1),
         Pair(1),
-        collections.OrderedDict(a=1),
-        bytearray(b"x"),
+        collections.defaultdict(lambda: 1),
         memoryview(b"x"),
-        complex(1),
         Opaque(),
         int,
         [Opaque()],
@@ -768,8 +777,8 @@ def test_a_value_of_another_type_is_refused_by_the_tagged_form(value: Any) -> No
 
 
 def test_the_refusal_names_the_type_and_the_way_out() -> None:
-    with pytest.raises(CodecError, match=r"Point .*annotate .*serializer="):
-        TAGGED.encode([Point(1)])
+    with pytest.raises(CodecError, match=r"\[1\]\['a'\] is a .*Point, .*annotate .*serializer="):
+        TAGGED.encode([1, {"a": Point(1)}])
     assert repr(TAGGED) == "TAGGED"
 
 

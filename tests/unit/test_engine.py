@@ -15,6 +15,7 @@ from cacheguard.ports import Call, Reply, ScriptCall
 from cacheguard.protocol import calls
 from cacheguard.protocol.entry import Failed, Fill, Stored
 from cacheguard.protocol.envelope import Kind
+from cacheguard.protocol.exceptions import told
 from cacheguard.tiers.remote import Remote
 from tests.support.desk import KEY, Desk
 from tests.support.stepped import Fault
@@ -27,10 +28,11 @@ class Missing(Exception):  # noqa: N818 - as users name them
 
 
 class Odd(Exception):  # noqa: N818 - as users name them
-    """One that cannot be made from its arguments."""
+    """One that has no form to be told in."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"code {code}")
+        self.code = object()
 
 
 def put(desk: Desk, envelope: object, fresh: int = 300_000, stale: int = 60_000) -> None:
@@ -275,7 +277,7 @@ def told_by_redis(monkeypatch: pytest.MonkeyPatch, desk: Desk, *, what: object) 
 
 def test_a_load_that_failed_elsewhere_a_moment_ago_is_not_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk(options={"error_backoff": ("100ms", "10s")})
-    left = told_by_redis(monkeypatch, desk, what=("builtins:ValueError", ("down",)))
+    left = told_by_redis(monkeypatch, desk, what=told(ValueError("down")))
     load = desk.loader(ValueError("still down"))
     for _ in range(2):
         with pytest.raises(ValueError, match=r"^down"):
@@ -291,7 +293,7 @@ def test_a_load_that_failed_elsewhere_a_moment_ago_is_not_run_here(monkeypatch: 
 
 def test_an_exception_of_elsewhere_that_cannot_be_rebuilt_costs_one_load_here(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk(options={"error_backoff": ("10s", "10s")})
-    told_by_redis(monkeypatch, desk, what=("nowhere:Odd", ()))
+    told_by_redis(monkeypatch, desk, what=told(Odd(5)))
     load = desk.loader(ValueError("down here, too"))
     for _ in range(2):
         with pytest.raises(ValueError, match="down here"):
@@ -303,7 +305,7 @@ def test_a_back_off_of_elsewhere_holds_for_no_refresh_and_not_where_none_is_want
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     desk = Desk()
-    told_by_redis(monkeypatch, desk, what=("builtins:ValueError", ("down",)))
+    told_by_redis(monkeypatch, desk, what=told(ValueError("down")))
     assert desk.run(desk.engine.refresh(desk.ask(desk.loader(7)))) == 7
     assert desk.read(desk.loader(8), error_backoff=None) == 8
 

@@ -956,3 +956,23 @@ def test_a_tag_that_does_not_fit_is_refused_when_decorating() -> None:
         @CacheGuardFlask().cached(tags=["user:{user_id}"])
         def view(name: str) -> str:
             return name
+
+
+@pytest.mark.parametrize("data", [{"code": 17}, ["no", "such", "user"], 17, ("a", 404, {}), ""], ids=repr)
+def test_an_error_handler_gets_the_data_that_was_raised_each_time(
+    app: Flask, extension: CacheGuardFlask, data: Any
+) -> None:
+    def row() -> Any:
+        abort(404, data)
+
+    def handled(error: Any) -> Any:
+        return {"error": error.description}, 404
+
+    app.register_error_handler(404, handled)
+    app.add_url_rule("/plain", "plain", row)
+    app.add_url_rule("/", "row", extension.cached()(row))
+    client = app.test_client()
+    want = whole(client, "/plain")
+    assert want[0] == 404
+    for _ in range(3):
+        assert whole(client, "/") == want
