@@ -44,6 +44,7 @@ class Judged:
         self.database: dict[str, int] = {}  # of the world
         self._news: list[str] = []
         self.witness = Witness(self)
+        self.lag_over_ms = 0  # when the last quarantine ends that was ever begun
 
     def now_ms(self) -> int:
         """The server's time."""
@@ -82,6 +83,8 @@ class Judged:
     def _judge(self, name: str, token: str, call: ScriptCall, key: str, reply: Reply) -> None:
         now = self.stepper.now
         holder, until = self.holders.get(key, ("", 0.0))
+        if name == "invalidate" and call.args[2]:
+            self.lag_over_ms = max(self.lag_over_ms, self.now_ms() + int(call.args[2]))
         if name == "lease" and reply[0] == b"GRANTED":
             if holder not in {"", token} and until > now:
                 raise Violation(f"{key} is leased to {holder} and to {token}")

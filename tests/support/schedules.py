@@ -251,7 +251,7 @@ def _whole_kinds(world: World, *, tagged: bool, own: bool) -> tuple[str, ...]:
     """What the writers of a world may do, one beside the other."""
     if world.versioned and not tagged and not own:
         # Who sets a value by hand says its version, and so do all others, in the same tier; nothing is cleared.
-        return "says", "says and settles", "fence", "delete", "set", "update"
+        return "says", "says and settles", "fence", "delete", "set"
     kinds: tuple[str, ...] = ("plain", "settles", "fence", "delete", "double", "update", "settling fence")
     if world.versioned:
         kinds += "says", "says and settles"

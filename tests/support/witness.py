@@ -95,7 +95,6 @@ class Witness:
             "touch": self._touched,
             "invalidate": self._invalidated,
         }
-        self.lag_over_ms = 0  # when the last quarantine ends that was ever begun
 
     def lost(self, key: str) -> None:
         """The server has lost *key* with all that was under it."""
@@ -171,7 +170,6 @@ class Witness:
             raise Violation(f"a value is there behind an invalidation of {call.keys[0]}")
         if quarantine:
             books.quarantines.append(Bound(now + int(quarantine), str(floor), _bytes(under)))
-            self.lag_over_ms = max(self.lag_over_ms, now + int(quarantine))
         if floor:
             books.floors.append(Bound(now + int(floor_ms), str(floor), _bytes(under)))
         books.writes.pop(str(ends), None)

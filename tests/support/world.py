@@ -158,7 +158,12 @@ class World:
         return max(process.heard.get(name, {}).get(key, 0) for name in self._names(key))
 
     def _promised(self, key: str, now: float) -> int:
-        """The least that is read from Redis by now, although replicas lag."""
+        """The least that is read from Redis by now, although replicas lag.
+
+        Quarantines that overlap are one, and what is old is gone at the end of it.
+        """
+        if self.server.now_ms() < self.server.lag_over_ms:
+            return 0
         promises = self.promises.get(key, ())
         return max((each.version for each in promises if each.since is not None and each.since <= now), default=0)
 
