@@ -24,13 +24,16 @@ STANDS_STILL = 1.0  # seconds without a turn, after which nobody waits for an ev
 CHANGES = 3  # changes of the server in a row, before a call gives up
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Script:
     """A Lua script: the name of its file, its text, and its SHA-1 in Redis."""
 
-    name: str
-    source: str
-    sha: str
+    # No dataclass: tools that print one field by field would print the whole text.
+    __slots__ = ("name", "sha", "source")
+
+    def __init__(self, name: str, source: str, sha: str) -> None:
+        self.name = name
+        self.source = source
+        self.sha = sha
 
     def __repr__(self) -> str:
         return f"<Script {self.name}>"
