@@ -59,9 +59,10 @@ e.fresh, e.dead, e.born = e.fresh - ms, e.dead - ms, e.born - ms
 for _, name in ipairs({'l', 'q', 'f', 'x', 't'}) do
   if e.c[name] then e.c[name][1] = e.c[name][1] - ms end
 end
-for _, name in ipairs({'w', 'r'}) do
+for _, name in ipairs({'w', 'r', 'g'}) do
   for _, claim in pairs(e.c[name] or {}) do claim[1] = claim[1] - ms end
 end
+if e.c.b then e.c.b = e.c.b - ms end
 if e.vlen > 0 and e.fresh < 0 then e.fresh = 0 end
 save(e)
 """
@@ -84,12 +85,13 @@ local function told(claim)
 end
 local said = {pttl = redis.call('PTTL', KEYS[1])}
 for _, name in ipairs({'l', 'q', 'f', 'x', 't'}) do said[name] = e.c[name] and told(e.c[name]) end
-for _, name in ipairs({'w', 'r'}) do
+for _, name in ipairs({'w', 'r', 'g'}) do
   if e.c[name] then
     said[name] = {}
     for id, claim in pairs(e.c[name]) do said[name][id] = told(claim) end
   end
 end
+if e.c.b then said.b = e.c.b - now - 1000 end
 if e.c.n then said.n = {hex(e.c.n[1]), hex(e.c.n[2])} end
 if e.vlen > 0 then
   said.value = hex(value_of(e))
@@ -164,9 +166,12 @@ class Memory(MemoryCommands):
         left: dict[str, Any] = {"pttl": state.end() - self.ms}
         named = {"l": state.lease, "q": state.quarantine, "f": state.floor, "x": state.failure, "t": state.beneath}
         left |= {name: self._told(claim) for name, claim in named.items() if claim is not None}
-        for name, claims in (("w", state.writes), ("r", state.repeated)):
+        floors = {under.decode(): claim for under, claim in state.floors.items()}
+        for name, claims in (("w", state.writes), ("r", state.repeated), ("g", floors)):
             if claims:
                 left[name] = {each: self._told(claim) for each, claim in claims.items()}
+        if state.latest is not None:
+            left["b"] = state.latest - self.ms - LONG
         if state.version is not None:
             left["n"] = [hexed(state.version[0]), hexed(state.version[1])]
         if state.value is not None:
