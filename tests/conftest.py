@@ -33,6 +33,8 @@ settings.load_profile(os.environ.get("CACHEGUARD_HYPOTHESIS_PROFILE", "dev"))
 
 DOORS = ("blocking", "async")
 
+FAST = "not slow and not chaos"  # what pytest runs unless told otherwise
+
 # What meets every server at hand: `make test` asks the first one, `make test-slow` the others.
 ROOMS = ("conformance", "behaviour")
 
@@ -44,6 +46,8 @@ start_hearing_signals()
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     first, *others = list(find_binaries()) or ["missing"]
+    if metafunc.config.getoption("markexpr") == FAST:
+        others = []  # all of them would be deselected, and each worker makes them first
     room = metafunc.definition.path.parent.name
     for fixture in ("redis_server", *GROUPS):
         if fixture not in metafunc.fixturenames:

@@ -332,10 +332,11 @@ def plain(kind: Any) -> Any:
     return next(each for each in kind.__mro__ if each.__module__ in modules)
 
 
-def parameters_of(kind: Any) -> set[str]:
+@cache
+def parameters_of(kind: Any) -> frozenset[str]:
     """What a connection class takes, by itself and by those it is made of."""
-    makers: list[Any] = [each.__dict__.get("__init__", object) for each in kind.__mro__]
-    return {name for each in makers for name in inspect.signature(each).parameters}
+    makers: list[Any] = [each.__dict__["__init__"] for each in kind.__mro__[:-1] if "__init__" in each.__dict__]
+    return frozenset(name for each in makers for name in inspect.signature(each).parameters)
 
 
 def silence(kind: Any, settings: dict[str, Any]) -> dict[str, Any]:

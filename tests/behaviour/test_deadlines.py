@@ -81,87 +81,105 @@ async def fails(door: Door, key: str) -> None:
 ACTS: list[Act] = [fills, finds_nothing, sets, adds, fills_and_touches, fills_and_expires, invalidates_again, fails]
 
 
-def name_of(act: Act) -> str:
-    return act.__name__
+async def together(run: Callable[[Any, str], Awaitable[None]], *cases: Any) -> None:
+    """Run all *cases* at once, each on a key of its own: they wait at the same time. A failure names its key."""
+    async with anyio.create_task_group() as group:
+        for case in cases:
+            group.start_soon(run, case, f"k:{case if isinstance(case, str) else case.__name__}")
 
 
-@pytest.mark.parametrize("act", [*ACTS, writes], ids=name_of)
-async def test_a_quarantine_lasts_whatever_is_stored_meanwhile(place: Door, act: Act) -> None:
-    await place.ask(place.guard, "invalidate", "k", settle=LAG)
-    until = time.monotonic() + LAG
-    await act(place, "k")
-    with anyio.fail_after(LAG):
-        while await place.get_or_set("k", lambda: "lagging again", **LONG) != "lagging again":
-            await anyio.sleep(0.02)
+async def is_over(until: float) -> None:
+    """Wait until the moment *until* has passed."""
     await anyio.sleep(max(0.0, until - time.monotonic()) + 0.05)
-    assert await place.get_or_set("k", lambda: "new", **LONG) == "new"
-    assert await place.get_or_set("k", lambda: "newer", **LONG) == "new"
 
 
-@pytest.mark.parametrize("act", ["touch", "set", "add", "update"])
-async def test_nothing_carries_a_value_beyond_a_quarantine(place: Door, act: str) -> None:
-    await place.ask(place.guard, "invalidate", "k", settle=LAG)
-    until = time.monotonic() + LAG
-    if act != "add":
-        await place.get_or_set("k", lambda: "lagging", **LONG)
-    if act == "update":
-        await place.ask(place.guard, "update", "k", lambda value: f"{value}, changed")
-    else:
-        value = () if act == "touch" else ("lagging",)
-        assert await place.ask(place.guard, act, "k", *value, ttl=600) is not False
-    await anyio.sleep(max(0.0, until - time.monotonic()) + 0.05)
-    assert await place.get_or_set("k", lambda: "new", **LONG) == "new"
+async def test_a_quarantine_lasts_whatever_is_stored_meanwhile(place: Door) -> None:
+    async def lasts(act: Act, key: str) -> None:
+        await place.ask(place.guard, "invalidate", key, settle=LAG)
+        until = time.monotonic() + LAG
+        await act(place, key)
+        with anyio.fail_after(LAG):
+            while await place.get_or_set(key, lambda: "lagging again", **LONG) != "lagging again":
+                await anyio.sleep(0.02)
+        await is_over(until)
+        assert (key, await place.get_or_set(key, lambda: "new", **LONG)) == (key, "new")
+        assert (key, await place.get_or_set(key, lambda: "newer", **LONG)) == (key, "new")
+
+    await together(lasts, *ACTS, writes)
 
 
-@pytest.mark.parametrize("way", ["refresh", "expired"])
-async def test_a_load_that_fails_after_a_quarantine_serves_nothing_of_it(place: Door, way: str) -> None:
-    answer: list[Any] = ["lagging"]
+async def test_nothing_carries_a_value_beyond_a_quarantine(place: Door) -> None:
+    async def carries_nothing(act: str, key: str) -> None:
+        await place.ask(place.guard, "invalidate", key, settle=LAG)
+        until = time.monotonic() + LAG
+        if act != "add":
+            await place.get_or_set(key, lambda: "lagging", **LONG)
+        if act == "update":
+            await place.ask(place.guard, "update", key, lambda value: f"{value}, changed")
+        else:
+            value = () if act == "touch" else ("lagging",)
+            assert await place.ask(place.guard, act, key, *value, ttl=600) is not False, act
+        await is_over(until)
+        assert (key, await place.get_or_set(key, lambda: "new", **LONG)) == (key, "new")
 
-    def load() -> Any:
-        if isinstance(answer[0], Exception):
-            raise answer[0]
-        return answer[0]
+    await together(carries_nothing, "touch", "set", "add", "update")
 
-    function = place.guard.cached("f", ttl=600, jitter=0, stale_if_error=600, error_backoff=None)(place.lift(load))
-    await place.ask(place.guard, "invalidate", "f", settle=LAG)
-    until = time.monotonic() + LAG
-    assert await place.call(function) == "lagging"
-    answer[0] = OSError("the database is down")
-    if way == "refresh":
+
+async def test_a_load_that_fails_after_a_quarantine_serves_nothing_of_it(place: Door) -> None:
+    async def serves_nothing(way: str, key: str) -> None:
+        answer: list[Any] = ["lagging"]
+
+        def load() -> Any:
+            if isinstance(answer[0], Exception):
+                raise answer[0]
+            return answer[0]
+
+        options: dict[str, Any] = {"ttl": 600, "jitter": 0, "stale_if_error": 600, "error_backoff": None}
+        function = place.guard.cached(key, **options)(place.lift(load))
+        await place.ask(place.guard, "invalidate", key, settle=LAG)
+        until = time.monotonic() + LAG
+        assert await place.call(function) == "lagging"
+        answer[0] = OSError("the database is down")
+        if way == "refresh":
+            with pytest.raises(OSError, match="down"):
+                await place.call(function.refresh)
+        await is_over(until)
         with pytest.raises(OSError, match="down"):
-            await place.call(function.refresh)
-    await anyio.sleep(max(0.0, until - time.monotonic()) + 0.05)
-    with pytest.raises(OSError, match="down"):
-        await place.call(function)
+            await place.call(function)
+
+    await together(serves_nothing, "refresh", "expired")
 
 
-@pytest.mark.parametrize("act", [*ACTS], ids=name_of)
-async def test_a_version_floor_lasts_whatever_is_stored_meanwhile(place: Door, act: Act) -> None:
-    await place.ask(place.guard, "invalidate", "k", version=10)
-    await act(place, "k")
-    await anyio.sleep(0.15)
-    row = [9]
-    options: dict[str, Any] = {**LONG, "version": lambda value: value}
-    assert await place.get_or_set("k", lambda: row[0], **options) == 9
-    row[0] = 10
-    assert await place.get_or_set("k", lambda: row[0], **options) == 10
-    row[0] = 9
-    assert await place.get_or_set("k", lambda: row[0], **options) == 10
+async def test_a_version_floor_lasts_whatever_is_stored_meanwhile(place: Door) -> None:
+    async def lasts(act: Act, key: str) -> None:
+        await place.ask(place.guard, "invalidate", key, version=10)
+        await act(place, key)
+        await anyio.sleep(0.15)
+        row = [9]
+        options: dict[str, Any] = {**LONG, "version": lambda value: value}
+        for version, expected in ((9, 9), (10, 10), (9, 10)):
+            row[0] = version
+            assert (key, await place.get_or_set(key, lambda: row[0], **options)) == (key, expected)
+
+    await together(lasts, *ACTS)
 
 
-@pytest.mark.parametrize("ends", ["invalidate", "set", "expires"])
-async def test_the_version_of_a_value_that_goes_is_the_floor(place: Door, ends: str) -> None:
-    options: dict[str, Any] = {**LONG, "version": lambda value: value}
-    await place.get_or_set("k", lambda: 7, **options)
-    if ends == "invalidate":
-        await place.ask(place.guard, "invalidate", "k")
-    elif ends == "set":
-        await place.ask(place.guard, "set", "k", "by hand", ttl=0.05)
-        await anyio.sleep(0.1)
-    else:
-        await place.ask(place.guard, "expire", "k")
-    assert await place.get_or_set("k", lambda: 6, **options | {"stale_while_revalidate": None}) == 6
-    assert await place.get_or_set("k", lambda: 8, **options) == 8
+async def test_the_version_of_a_value_that_goes_is_the_floor(place: Door) -> None:
+    async def leaves_a_floor(ends: str, key: str) -> None:
+        options: dict[str, Any] = {**LONG, "version": lambda value: value}
+        await place.get_or_set(key, lambda: 7, **options)
+        if ends == "invalidate":
+            await place.ask(place.guard, "invalidate", key)
+        elif ends == "set":
+            await place.ask(place.guard, "set", key, "by hand", ttl=0.05)
+            await anyio.sleep(0.1)
+        else:
+            await place.ask(place.guard, "expire", key)
+        older = await place.get_or_set(key, lambda: 6, **options | {"stale_while_revalidate": None})
+        assert (key, older) == (key, 6)
+        assert (key, await place.get_or_set(key, lambda: 8, **options)) == (key, 8)
+
+    await together(leaves_a_floor, "invalidate", "set", "expires")
 
 
 async def test_after_clear_an_older_version_may_fill_again(place: Door) -> None:
@@ -180,7 +198,7 @@ async def test_a_quarantine_without_a_version_cannot_be_left_by_an_old_one(place
     await place.ask(place.guard, "invalidate", "k", settle=LAG)  # the row is at 7
     until = time.monotonic() + LAG
     assert await place.get_or_set("k", lambda: 6, **options) == 6  # a replica that lags
-    await anyio.sleep(max(0.0, until - time.monotonic()) + 0.05)
+    await is_over(until)
     assert await place.get_or_set("k", lambda: 7, **options) == 7
 
 
@@ -189,19 +207,22 @@ async def test_a_version_that_is_new_enough_leaves_the_quarantine(place: Door) -
     await place.ask(place.guard, "invalidate", "k", settle=LAG, version=7)
     until = time.monotonic() + LAG
     assert await place.get_or_set("k", lambda: 7, **options) == 7
-    await anyio.sleep(max(0.0, until - time.monotonic()) + 0.05)
+    await is_over(until)
     assert await place.get_or_set("k", lambda: 8, **options) == 7
 
 
-@pytest.mark.parametrize("later", [{}, {"settle": 0.05}], ids=["no settle", "settle"])
-async def test_a_version_proves_nothing_about_a_write_that_had_none(place: Door, later: dict[str, Any]) -> None:
-    options: dict[str, Any] = {**LONG, "version": lambda value: value}
-    await place.ask(place.guard, "invalidate", "k", settle=LAG)
-    until = time.monotonic() + LAG
-    await place.ask(place.guard, "invalidate", "k", version=5, **later)
-    assert await place.get_or_set("k", lambda: 5, **options) == 5
-    await anyio.sleep(max(0.0, until - time.monotonic()) + 0.05)
-    assert await place.get_or_set("k", lambda: 6, **options) == 6
+async def test_a_version_proves_nothing_about_a_write_that_had_none(place: Door) -> None:
+    async def proves_nothing(later: str, key: str) -> None:
+        options: dict[str, Any] = {**LONG, "version": lambda value: value}
+        await place.ask(place.guard, "invalidate", key, settle=LAG)
+        until = time.monotonic() + LAG
+        settle = {"settle": 0.05} if later == "settle" else {}
+        await place.ask(place.guard, "invalidate", key, version=5, **settle)
+        assert (key, await place.get_or_set(key, lambda: 5, **options)) == (key, 5)
+        await is_over(until)
+        assert (key, await place.get_or_set(key, lambda: 6, **options)) == (key, 6)
+
+    await together(proves_nothing, "no settle", "settle")
 
 
 async def test_the_age_is_that_of_the_value(place: Door) -> None:
@@ -311,7 +332,7 @@ async def test_l1_serves_no_value_beyond_its_quarantine(cut_off: Door, proxy: Fa
     proxy.inject(Fault.REFUSE)
     proxy.cut()
     await until_away(cut_off)
-    await anyio.sleep(max(0.0, until - time.monotonic()) + 0.05)
+    await is_over(until)
     assert await cut_off.get_or_set("k", lambda: "new") == "new"
 
 
@@ -327,5 +348,5 @@ async def test_what_is_loaded_without_redis_dies_with_the_quarantine(
     until = time.monotonic() + LAG
     await cut_off.get_or_set("k", lambda: 2)
     assert await cut_off.get_or_set("k", lambda: 3) == 2
-    await anyio.sleep(max(0.0, until - time.monotonic()) + 0.05)
+    await is_over(until)
     assert await cut_off.get_or_set("k", lambda: 3) == 3
