@@ -38,6 +38,9 @@ FAST = "not slow and not chaos"  # what pytest runs unless told otherwise
 # What meets every server at hand: `make test` asks the first one, `make test-slow` the others.
 ROOMS = ("conformance", "behaviour")
 
+# What is asked through both doors, which lead to the same engine.
+BOTH_DOORS = ("behaviour", "faults")
+
 # Several servers take seconds to start, in each worker: `make test-slow` has them of one version, `make chaos` of all.
 GROUPS = ("redis_cluster", "sentinels")
 
@@ -69,13 +72,17 @@ def marks_of(version: str) -> list[pytest.MarkDecorator]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In faults/, each test takes one door in `make test`, the other one in `make test-slow`; half of them each."""
+    """Each test takes one door in `make test`, the other one in `make test-slow`; half of them each.
+
+    On the other servers it takes one door in `make test-slow`, both in `make chaos`.
+    """
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
-        if item.path.parent.name == "faults" and "open_door" in params:
+        if item.path.parent.name in BOTH_DOORS and "open_door" in params:
             other = DOORS[crc32(item.nodeid.partition("[")[0].encode()) % len(DOORS)]
             if params["open_door"] == other:
-                item.add_marker(pytest.mark.slow)
+                slow = item.get_closest_marker("slow")
+                item.add_marker(pytest.mark.chaos if slow else pytest.mark.slow)
 
 
 def name_of_server(version: str) -> str:

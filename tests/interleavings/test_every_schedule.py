@@ -115,18 +115,18 @@ LONG = {
 
 @pytest.mark.parametrize("world", LONG)
 def test_some_hundred_orders_of_what_has_too_many(world: str) -> None:
-    assert searched(lambda pick: LONG[world](), runs=200, seconds=30) == 200
+    assert searched(lambda pick: LONG[world](), runs=100, seconds=30) == 100
 
 
 @pytest.mark.parametrize("places", ["ABC", "AAB"])
 def test_readers_of_a_cold_key_cause_one_load_in_some_hundred_orders(places: str) -> None:
     seen: set[tuple[int, object]] = set()
     readers = world_of(places, "", threads=False)
-    assert searched(lambda pick: readers(), runs=200, seconds=30, note=lambda world: seen.add(outcome(world))) == 200
+    assert searched(lambda pick: readers(), runs=100, seconds=30, note=lambda world: seen.add(outcome(world))) == 100
     assert seen == {(1, 0)}
 
 
 def test_a_reader_that_is_cancelled_takes_nobody_along_in_some_hundred_orders() -> None:
     seen: set[tuple[int, object]] = set()
-    assert searched(lambda pick: cancelled(), runs=200, seconds=30, note=lambda world: seen.add(outcome(world))) == 200
+    assert searched(lambda pick: cancelled(), runs=100, seconds=30, note=lambda world: seen.add(outcome(world))) == 100
     assert seen == {(1, 0)}

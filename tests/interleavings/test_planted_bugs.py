@@ -196,7 +196,7 @@ STALE, TWICE, NOBODY, LEFT = "had been acknowledged", "is leased to", "leased to
         (fill_ignores_the_token, NOBODY, peaceful_world),
         (lease_ignores_a_live_lease, TWICE, peaceful_world),
         (release_takes_any_token, TWICE, troubled_world),
-        (renew_brings_a_lost_lease_back, LEFT, peaceful_world),
+        pytest.param(renew_brings_a_lost_lease_back, LEFT, peaceful_world, marks=pytest.mark.slow),
         (keeps_the_lease("invalidate"), NOBODY, peaceful_world),
         (keeps_the_lease("store"), NOBODY, peaceful_world),
         (keeps_the_lease("expire"), NOBODY, peaceful_world),

@@ -191,7 +191,7 @@ def _no_witness(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("plant", "build"),
     [
-        (markers_are_not_looked_at, reader_and_tag(late=False, places="AAB")),
+        pytest.param(markers_are_not_looked_at, reader_and_tag(late=False, places="AAB"), marks=pytest.mark.slow),
         (nonces_are_read_after_the_load, reader_and_tag(late=False)),
         (late_tags_are_claimed_unseen, reader_and_tag(late=True)),
         (a_live_intent_does_not_matter, readers_and_fences("B")),
@@ -201,7 +201,7 @@ def _no_witness(monkeypatch: pytest.MonkeyPatch) -> None:
         (quarantines_do_not_matter, reader_of_a_replica(versioned=False)),
         (tickets_are_for_keys_only, reader_and_tag(late=False, two_tiers=True)),
         (messages_void_no_tickets, reader_and_bus()),
-        (a_gap_is_slept_through, reader_and_bus(gap=True)),
+        pytest.param(a_gap_is_slept_through, reader_and_bus(gap=True), marks=pytest.mark.slow),
         pytest.param(what_was_asked_before_a_gap_is_kept_after_it, reader_and_bus(gap=True), marks=pytest.mark.slow),
         (all_that_is_heard_counts_as_ones_own, reader_and_bus()),
     ],
