@@ -7,7 +7,7 @@ from functools import partial
 from inspect import Parameter, Signature, signature
 from typing import Any
 
-from ..checks import is_coroutine_function, is_generator_function, plain_function
+from ..checks import is_coroutine_function, plain_function
 from ..codec import ClassCodecs, Codec, class_codecs, return_codec
 from ..engine.ask import Ask, opened, stored_of
 from ..engine.reading import Engine
@@ -22,6 +22,7 @@ from ..runtime import run_now
 from ..tiers.local import Index
 from ..tiers.packing import copied
 from .bloom import BloomFilter, item_of
+from .once import refuse_once
 from .wrapper import IndexKey, caller, wrapper
 
 
@@ -49,8 +50,7 @@ class Function:
         bloom_item: str | None,
         validate: Callable[..., object] | None,
     ) -> None:
-        if is_generator_function(fn):
-            raise ConfigurationError(f"{_name(fn)} is a generator: its items cannot be cached, return a list")
+        refuse_once(fn)
         self.fn, self.rules, self.is_async = fn, rules, is_coroutine_function(fn)
         self.signature: Signature = signature(fn)
         self._names = tuple(self.signature.parameters)

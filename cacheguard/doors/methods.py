@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any
 
+from ..codec.once import refuse
 from ..defenses.consistency import version_text
 from ..delivery.outbox import Invalidation
 from ..engine.ask import Ask, opened
+from ..engine.by_hand import VALUE
 from ..engine.reading import Engine
 from ..errors import ConfigurationError
 from ..protocol.entry import CutOff, Found
@@ -112,6 +114,7 @@ class Operations:
 
     async def put(self, engine_of: EngineOf, value: Any, values: Values) -> None:
         function, of_value = self._function, self._function.version
+        refuse(function.redis_key(values), value, VALUE)
         version = "" if of_value is None or value is None else version_text(of_value(value))
         key, tags = function.redis_key(values), function.tags(values)
         await self._hub.by_hand.set(

@@ -66,11 +66,17 @@ class Job:
     leases: dict[str, Granted] = field(default_factory=dict[str, Granted])
     asked: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])  # tags asked for with leases
     turn: int | None = None  # to be given back to the load breaker
+    row: Callable[[Any, str], Any] | None = None  # of what a loader of several keys returned, the value of one
 
     @property
     def failures(self) -> int:
         """How many loads of its keys have failed in a row, in whatever processes."""
         return max((lease.failures for lease in self.leases.values()), default=0)
+
+    def rows(self, loaded: Any) -> dict[str, Any]:
+        """What the loader returned, by key."""
+        row = self.row
+        return {key: loaded if row is None else row(loaded, key) for key in self.flights}
 
     @property
     def landed(self) -> bool:

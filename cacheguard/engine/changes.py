@@ -12,6 +12,7 @@ from dataclasses import replace
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
+from ..codec.once import refuse
 from ..defenses.avalanche import jittered
 from ..delivery.outbox import Invalidation
 from ..errors import CodecError, Overloaded
@@ -224,6 +225,7 @@ class Changes:
             if close is not None:
                 close()
             raise TypeError(f"change must be a plain function of the value, got {change!r}, which returns an awaitable")
+        refuse(key, made, "the changed value")
         return made
 
     async def touch(self, key: str, rules: Rules, scope: Scope) -> bool:

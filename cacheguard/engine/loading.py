@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..codec.once import refuse
 from ..current_load import CURRENT, Load
 from ..errors import LoadTimeout, Overloaded, Unreachable
 from ..protocol.calls import LEASE_MS
@@ -67,7 +68,10 @@ class Loading:
             # In here: to begin to watch may be where the caller is interrupted (gevent's timeouts come at any wait).
             watch = self._watch(job, job.rules.hard_timeout)
             self._events.loads += 1
-            loaded = Loaded(await self._runtime.call(job.load), None, self._runtime.now() - began, load)
+            value = await self._runtime.call(job.load)
+            for key, each in job.rows(value).items():
+                refuse(key, each)
+            loaded = Loaded(value, None, self._runtime.now() - began, load)
         except Exception as error:  # noqa: BLE001 - the loader's own, for all who wait
             seconds = self._runtime.now() - began
             if not isinstance(error, job.rules.not_found):
