@@ -105,7 +105,7 @@ class Operations:
         ask = self._function.ask(values)
         value = await engine.refresh(ask)  # the answer of a load that began now, so older copies are old
         await self._hub.writes.refreshed(engine_of(), ask.key, l2=self._rules.l2)
-        return self._function.own(value)
+        return value
 
     async def peek(self, engine_of: EngineOf, values: Values) -> Any:
         engine, function = engine_of(l2=self._rules.l2), self._function
@@ -144,7 +144,7 @@ class Operations:
                 answers.setdefault(ask.key, answer)
         if wanted:
             answers |= await self._fetched(engine, wanted, most)
-        return [self._function.own(answers[ask.key]()) for ask in asks]
+        return [answers[ask.key]() for ask in asks]
 
     async def _known(self, engine: Engine, ask: Ask, values: Values) -> Answer | None:
         """Return the answer of this process or of the Bloom filter, if there is one."""
@@ -162,18 +162,11 @@ class Operations:
         survey = await engine.survey(wanted)
         answers: dict[str, Answer] = {key: partial(opened, stored, self._rules) for key, stored in survey.there.items()}
 
-        async def load(key: str, found: Found | CutOff | None) -> Any:
-            return opened(await engine.rebuilding.rebuild(wanted[key], found), self._rules)
-
-        works = [partial(load, key, found) for key, found in survey.missing.items()]
+        works = [partial(engine.rebuilding.rebuild, wanted[key], found) for key, found in survey.missing.items()]
         loaded = await engine.runtime.each(works, most)
-        for key, value in zip(survey.missing, loaded, strict=True):
-            answers[key] = partial(_itself, value)
+        for key, stored in zip(survey.missing, loaded, strict=True):
+            answers[key] = partial(opened, stored, self._rules)
         return answers
-
-
-def _itself(value: Any) -> Any:
-    return value
 
 
 class Methods:

@@ -11,6 +11,7 @@ from ..protocol.entry import Found, Granted, Stored
 from ..protocol.envelope import Kind
 from ..protocol.exceptions import made_of
 from ..protocol.names import Scope
+from ..tiers.copies import Master
 
 if TYPE_CHECKING:
     from ..codec import Codec
@@ -37,7 +38,7 @@ class Ask:
 
     def takes(self, stored: Stored) -> bool:
         """True if the cached value may be served."""
-        return self.usable is None or stored.kind is not Kind.VALUE or self.usable(stored.value)
+        return self.usable is None or stored.kind is not Kind.VALUE or self.usable(stored.own())
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -138,11 +139,14 @@ def servable(found: Found, rules: Rules) -> bool:
 
 def stored_of(entry: Entry) -> Stored:
     """The entry of the in-process tier, as the engine knows it."""
-    return Stored(Kind(entry.kind), entry.value, 0.0, 0.0, entry.tags)
+    value = entry.value
+    if isinstance(value, Master):
+        return Stored(Kind(entry.kind), None, 0.0, 0.0, entry.tags, master=value)
+    return Stored(Kind(entry.kind), value, 0.0, 0.0, entry.tags)
 
 
 def opened(stored: Stored, rules: Rules) -> Any:  # noqa: ARG001 - every caller has them, and may need them again
-    """The value inside; an absence is raised as the loader would raise it."""
+    """The value inside, for one of several who may have it; an absence is raised as the loader would raise it."""
     if stored.kind is Kind.ERROR:
         raise made_of(stored.value)
-    return stored.value
+    return stored.value if stored.master is None else stored.master.make()

@@ -81,7 +81,10 @@ class Engine:
         if fallback is None or not isinstance(error, Overloaded | LoadTimeout):
             raise error
         self._events.fallbacks += 1
-        return await self.runtime.call(lambda: fallback(error)) if callable(fallback) else fallback
+        if callable(fallback):
+            return await self.runtime.call(lambda: fallback(error))
+        copier = self.shared.copier
+        return fallback if copier is None else copier.copy(fallback)
 
     async def _read(self, ask: Ask) -> Any:
         if not self._bus.ready:
@@ -96,6 +99,8 @@ class Engine:
                 stored = None
         else:
             stored = await self._usable(ask, found, ticket, asked_at)
+            if stored is not None and stored.value is not None and self.audit is None and stored.kind is Kind.VALUE:
+                return stored.value  # it was read for this caller alone
         if stored is None:
             stored = await self.rebuilding.rebuild(ask, found)
         return opened(stored, ask.rules)
@@ -125,7 +130,7 @@ class Engine:
         if floor is not None:
             await self.rebuilding.behind(ask, floor=floor)
         if self.audit is not None and verdict is Verdict.FRESH and stored.kind is Kind.VALUE:
-            await self.audit(self, ask, stored.value)
+            await self.audit(self, ask, stored.own())
         return stored
 
     async def survey(self, asks: Mapping[str, Ask]) -> Survey:

@@ -13,6 +13,7 @@ from ..checks import count, one_of
 from ..defenses.consistency import Tickets
 from ..events import Events
 from ..protocol.names import beneath
+from .copies import Master
 from .weighing import weigh
 
 Eviction: TypeAlias = Literal["lru", "lfu", "fifo", "random"]
@@ -217,7 +218,7 @@ class Local:
         if self._max_bytes is not None:
             beside = OVERHEAD if self._beside_redis and entry.shared else OVERHEAD_HERE
             beside += len(entry.key) + OVERHEAD_OF_TAG * len(entry.marks)
-            entry.size = beside + (entry.weight or weigh(entry.value, room.maxsize))
+            entry.size = beside + (entry.weight or _weight(entry.value, room.maxsize))
         key = entry.key
         with self.lock:
             if self._off or not self.tickets.holds(ticket, key, entry.marks):
@@ -343,6 +344,10 @@ class Local:
             for entry in entries:
                 self._bank(entry)
             return len(entries), sum(entry.size for entry in entries)
+
+
+def _weight(value: Any, most: float) -> int:
+    return value.weight(most) if isinstance(value, Master) else weigh(value, most)
 
 
 def _size(entry: Entry) -> int:
