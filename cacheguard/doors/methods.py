@@ -144,7 +144,11 @@ class Operations:
                 answers.setdefault(ask.key, answer)
         if wanted:
             answers |= await self._fetched(engine, wanted, most)
-        return [answers[ask.key]() for ask in asks]
+        values = [answers[ask.key]() for ask in asks]
+        watch = self._hub.local.watch
+        for value in values if watch is not None else ():
+            watch.given(value)
+        return values
 
     async def _known(self, engine: Engine, ask: Ask, values: Values) -> Answer | None:
         """Return the answer of this process or of the Bloom filter, if there is one."""

@@ -50,10 +50,17 @@ class Batch:
         """
         survey = await self._engine.survey(self._asks)
         answers = {key: opened(stored, self._rules) for key, stored in survey.there.items()}
-        if not survey.missing:
-            return answers
-        self._look(survey.missing)
-        seats = self._board(survey.missing)
+        if survey.missing:
+            await self._load_missing(survey.missing, answers)
+        watch = self._engine.shared.local.watch
+        for value in answers.values() if watch is not None else ():
+            watch.given(value)
+        return answers
+
+    async def _load_missing(self, missing: dict[str, Found | CutOff | None], answers: dict[str, Any]) -> None:
+        """Add the values of the keys that are *missing* to *answers*."""
+        self._look(missing)
+        seats = self._board(missing)
         try:
             await self._lead_mine(seats)
             began = self._engine.runtime.now()
@@ -62,7 +69,6 @@ class Batch:
         finally:
             for seat in seats.values():
                 self._engine.flights.leave(seat.flight)
-        return answers
 
     async def _lead_mine(self, seats: Mapping[str, Seat]) -> None:
         """Lead the flights that this batch has opened."""
@@ -156,7 +162,14 @@ class Batch:
         loading = self._engine.loading
         # A key that the mapping leaves out is absent. An exception does not belong to one key: it fails all of them.
         rules = replace(self._rules, not_found=())
-        job = Job({key: self._asks[key] for key in flights}, dict(flights), rules, lambda: self._called(job), {}, row=self._row)
+        job = Job(
+            {key: self._asks[key] for key in flights},
+            dict(flights),
+            rules,
+            lambda: self._called(job),
+            {},
+            row=self._row,
+        )
         tokens = {key: self._engine.runtime.token() for key in flights}
         with self._rebuilding.holding(tokens.values()):
             await self._lease(job, tokens)

@@ -112,9 +112,7 @@ class Filling:
             stored.master = copier.master(stored.value, ask.codec)
         except CodecError as error:
             self._events.unencodable += 1
-            self._events.once(
-                f"copy {type(stored.value)}", "%s is not cached: l1_copy=True, and %s", ask.key, error
-            )
+            self._events.once(f"copy {type(stored.value)}", "%s is not cached: l1_copy=True, and %s", ask.key, error)
             return False
         return True
 

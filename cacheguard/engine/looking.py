@@ -68,7 +68,10 @@ class Looking:
     def _value_of(self, stored: Stored, default: Any) -> Any:
         if stored.kind is Kind.ERROR:
             return default
-        return stored.own()
+        value = stored.own()
+        if self._local.watch is not None:
+            self._local.watch.given(value)
+        return value
 
     async def get(self, engine: Engine, key: str, default: Any, rules: Rules, scope: Scope) -> Any:
         """The value of *key* after a miss in L1; *default* if there is none. One round trip."""

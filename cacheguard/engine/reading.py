@@ -69,11 +69,14 @@ class Engine:
     async def read(self, ask: Ask) -> Any:
         """The value of *ask*, after a miss in L1."""
         try:
-            return await self._read(ask)
+            value = await self._read(ask)
         except (Overloaded, LoadTimeout) as error:
             if ask.rules.fallback is None:
                 raise
             return await self.instead(ask.rules, error)
+        if self._local.watch is not None:
+            self._local.watch.given(value)
+        return value
 
     async def instead(self, rules: Rules, error: Exception) -> Any:
         """The caller's fallback for *error*; raises *error* if it has none."""
@@ -180,8 +183,11 @@ class Engine:
     async def refresh(self, ask: Ask) -> Any:
         """Load anew, whatever is cached; the answer comes from a load that began after this call."""
         try:
-            return opened(await self.rebuilding.rebuild(ask, None, anew=True), ask.rules)
+            value = opened(await self.rebuilding.rebuild(ask, None, anew=True), ask.rules)
         except (Overloaded, LoadTimeout) as error:
             if ask.rules.fallback is None:
                 raise
             return await self.instead(ask.rules, error)
+        if self._local.watch is not None:
+            self._local.watch.given(value)
+        return value
