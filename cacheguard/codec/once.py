@@ -28,6 +28,9 @@ _AWAIT = "await it, and return the result"
 Once = tuple[str, str]
 """What it is, and what to do instead."""
 
+_Path = tuple[Any, ...]
+"""The path before and its last step, or nothing: so that a deep value costs no more than a wide one."""
+
 ITERATOR: Once = "an iterator", _ROWS
 GENERATOR: Once = "a generator", _ROWS
 CURSOR: Once = "a cursor", _CURSOR
@@ -50,6 +53,7 @@ _BY_NAME: dict[str, Once] = {
 _PLAIN: frozenset[type[Any]] = frozenset({str, int, float, bool, bytes, type(None), complex, bytearray})
 _NO_DATA = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
 _CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque, types.MappingProxyType)
+_AROUND = (collections.ChainMap, collections.UserDict, collections.UserList)
 _DECLARED = ("__dataclass_fields__", "__attrs_attrs__", "__struct_fields__", "__pydantic_fields__")
 _MOST = 4096  # objects in one step
 
@@ -70,10 +74,11 @@ def refuse(key: str, value: object, origin: str = "what its loader returned") ->
     """
     if type(value) in _PLAIN:
         return
-    found = once(value)
-    path, part = list[str](), value
+    found = None if type(value) in _CONTAINERS else once(value)
+    path: _Path = ()
+    part = value
     if found is None and _may_hold_any(value):
-        for path, part in _parts(value, [], set()):
+        for path, part in _parts(value):
             found = _within(part)
             if found is not None:
                 break
@@ -82,7 +87,7 @@ def refuse(key: str, value: object, origin: str = "what its loader returned") ->
     if isinstance(part, types.CoroutineType):
         part.close()  # nobody will await it, and it would say so
     what, instead = found
-    place = f"{''.join(path if len(path) <= MOST_STEPS else [*path[:MOST_STEPS], '…'])} of {origin}" if path else origin
+    place = f"{_written(path)} of {origin}" if path else origin
     raise CodecError(
         f"{key} is not cached: {place} is {what} ({type_name(part)}), which can be read only once; {instead}"
     )
@@ -108,8 +113,8 @@ def _within(value: object) -> Once | None:
 def _iterated(value: Any, kind: type[Any]) -> Once | None:
     """What *value* is if it is its own iterator: every loop goes on where the one before has ended."""
     for following, begin, ask in (("__next__", "__iter__", iter), ("__anext__", "__aiter__", aiter)):
-        if hasattr(kind, following):
-            if not hasattr(kind, begin):
+        if _has(kind, following):
+            if not _has(kind, begin):
                 return ITERATOR
             try:
                 own = ask(value) is value
@@ -125,13 +130,13 @@ def _streamed(value: Any, kind: type[Any]) -> Once | None:
     own: dict[str, Any] = getattr(value, "__dict__", {})
     if "body_iterator" in own:  # Starlette, whatever the class
         return STREAM
-    if hasattr(kind, "is_streamed"):  # werkzeug
+    if _has(kind, "is_streamed"):  # werkzeug
         try:
             return STREAM if value.is_streamed else None
         except Exception:  # noqa: BLE001 - the object's own
             return None
-    if (hasattr(kind, "iter_bytes") and "stream" in own and "_content" not in own) or (  # httpx
-        hasattr(kind, "iter_content") and own.get("_content", b"") is False  # requests
+    if (_has(kind, "iter_bytes") and "stream" in own and "_content" not in own) or (  # httpx
+        _has(kind, "iter_content") and own.get("_content", b"") is False  # requests
     ):
         return UNREAD
     return None
@@ -146,14 +151,19 @@ def _of_methods(kind: type[Any]) -> Once | None:
         found = _BY_NAME.get(f"{each.__module__}.{each.__qualname__}")
         if found is not None:
             return found
-    iterable = hasattr(kind, "__iter__") or hasattr(kind, "__aiter__")
-    if iterable and (hasattr(kind, "fetchall") or hasattr(kind, "fetchmany")):
+    iterable = _has(kind, "__iter__") or _has(kind, "__aiter__")
+    if iterable and (_has(kind, "fetchall") or _has(kind, "fetchmany")):
         return CURSOR
     if issubclass(kind, io.IOBase) or (
-        hasattr(kind, "read") and (hasattr(kind, "readline") or (hasattr(kind, "seek") and hasattr(kind, "close")))
+        _has(kind, "read") and (_has(kind, "readline") or (_has(kind, "seek") and _has(kind, "close")))
     ):
         return FILE
     return None
+
+
+def _has(kind: type[Any], name: str) -> bool:
+    """`hasattr` for a class that runs nobody's code: a mock's makes a method when it is looked at."""
+    return any(name in each.__dict__ for each in kind.__mro__)
 
 
 def _is_mock(kind: type[Any]) -> bool:
@@ -169,7 +179,7 @@ def of_class(kind: type[Any]) -> Once | None:
         return COROUTINE
     found = _of_methods(kind)
     for following, begin in (("__next__", "__iter__"), ("__anext__", "__aiter__")):
-        if found is None and hasattr(kind, following):
+        if found is None and _has(kind, following):
             asked = getattr(kind, begin, None)
             found = ITERATOR if asked is None or asked in _SELF or not isinstance(asked, types.FunctionType) else None
     return found
@@ -182,13 +192,13 @@ class _Holds(dict[type, int]):
     """By class: 0 for no concern of ours, 1 if its objects hold data, 2 if they may be what is sought."""
 
     def __missing__(self, kind: type) -> int:
-        if issubclass(kind, _NO_DATA):
+        if issubclass(kind, _NO_DATA) or _is_mock(kind):
             found = 0
-        elif issubclass(kind, _CONTAINERS) or any(hasattr(kind, name) for name in _DECLARED):
+        elif issubclass(kind, (*_CONTAINERS, *_AROUND)) or any(_has(kind, name) for name in _DECLARED):
             found = 1
         else:
             names = ("__next__", "__anext__", "is_streamed", "iter_bytes", "iter_content")
-            suspect = issubclass(kind, types.CoroutineType) or any(hasattr(kind, name) for name in names)
+            suspect = issubclass(kind, types.CoroutineType) or any(_has(kind, name) for name in names)
             found = 2 if suspect or _of_methods(kind) is not None else 0
         if "<locals>" not in kind.__qualname__:  # a class that a function makes would be kept for ever
             self[kind] = found
@@ -232,14 +242,26 @@ def _untracked(part: Any) -> list[Any]:
     return [getattr(part, name, None) for name in getattr(type(part), "__struct_fields__", ())]
 
 
-def _parts(value: Any, path: list[str], seen: set[int]) -> Iterator[tuple[list[str], Any]]:
-    """All parts of *value*, with the steps that lead to each."""
-    if type(value) in _PLAIN or not _holds[type(value)] or id(value) in seen:
-        return
-    seen.add(id(value))
-    for step, part in _steps(value):
-        yield [*path, step], part
-        yield from _parts(part, [*path, step], seen)
+def _parts(value: Any) -> Iterator[tuple[_Path, Any]]:
+    """All parts of *value*, with the path to each."""
+    waiting: list[tuple[_Path, Any]] = [((), value)]
+    seen: set[int] = set()
+    while waiting:
+        path, holder = waiting.pop()
+        if _holds[type(holder)] == 1 and id(holder) not in seen:
+            seen.add(id(holder))
+            for step, part in _steps(holder):
+                yield (path, step), part
+                waiting.append(((path, step), part))
+
+
+def _written(path: _Path) -> str:
+    steps: list[str] = []
+    while path:
+        path, step = path
+        steps.append(step)
+    steps.reverse()
+    return "".join(steps if len(steps) <= MOST_STEPS else [*steps[: MOST_STEPS - 1], "…", steps[-1]])
 
 
 def _steps(value: Any) -> Iterable[tuple[str, Any]]:
@@ -251,12 +273,14 @@ def _steps(value: Any) -> Iterable[tuple[str, Any]]:
         yield from (("{…}", part) for part in value)
     elif isinstance(value, _CONTAINERS):
         yield from ((f"[{number}]", part) for number, part in enumerate(value))
-    names = [name for kind in type(value).__mro__ for name in _slots(kind)]
+    names = [
+        *getattr(type(value), "__struct_fields__", ()),
+        *(name for each in type(value).__mro__ for name in _slots(each)),
+    ]
     own = {name: getattr(value, name) for name in names if hasattr(value, name)} | getattr(value, "__dict__", {})
     yield from ((f".{name}", part) for name, part in own.items())
 
 
 def _slots(kind: type[Any]) -> tuple[str, ...]:
-    slots: Any = vars(kind).get("__slots__", ())
-    named = (slots,) if isinstance(slots, str) else tuple(slots)
-    return (*(name for name in named if not name.startswith("__")), *getattr(kind, "__struct_fields__", ()))
+    slots: Any = kind.__dict__.get("__slots__", ())
+    return tuple(name for name in ((slots,) if isinstance(slots, str) else slots) if not name.startswith("__"))
