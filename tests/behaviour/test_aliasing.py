@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -207,6 +208,38 @@ async def test_with_l1_copy_what_cannot_be_copied_cannot_be_set(open_door: OpenD
     with pytest.raises(CodecError, match="cannot be copied"):
         await door.set("k", [threading.Lock()])
     assert await door.get("k") is None
+
+
+@pytest.mark.parametrize("serializer", [None, pickle])
+async def test_with_l1_copy_what_came_from_redis_is_copied_too(
+    open_door: OpenDoor, redis_url: str, serializer: Any
+) -> None:
+    options: dict[str, Any] = {"l1_copy": True, "serializer": serializer, "secret": b"0123456789abcdef"}
+    writer, reader = open_door(CacheGuard(redis_url, **options)), open_door(CacheGuard(redis_url, **options))
+
+    def rows(number: int) -> list[list[int]]:
+        return []
+
+    load, loaded = reader.cached("k:{number}")(rows), writer.cached("k:{number}")(rows)
+    for number in range(6):
+        await loaded.put([[number]], number)
+    readers: list[Callable[[int], Any]] = [
+        load,
+        load.peek,
+        lambda number: reader.get(f"k:{number}"),
+        lambda number: reader.get_or_set(f"k:{number}", list),
+    ]
+    for number, read in enumerate(readers):
+        for _ in range(3):
+            value = await read(number)
+            assert value == [[number]]
+            value[0].append(-1)
+    for _ in range(3):
+        many = [*(await load.many([4, 4])), *(await reader.get_or_set_many(["k:5"], dict.fromkeys)).values()]
+        assert many == [[[4]], [[4]], [[5]]]
+        for value in many:
+            value[0].append(-1)
+    assert reader.guard.stats().loads == 0
 
 
 async def test_without_l1_copy_callers_share_one_object(open_door: OpenDoor, redis_url: str) -> None:
