@@ -276,6 +276,8 @@ class Hub:
             until: monotonic seconds, how long to wait for threads that are in the middle of something.
         """
         until = time.monotonic() + PATIENCE_AT_CLOSE if until is None else until
+        if self.local.watch is not None:
+            self.local.watch.closing()
         self.closed = self.events.over = True
         self.local.drop_all()
         if self._nodes is not None:

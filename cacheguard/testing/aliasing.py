@@ -80,10 +80,7 @@ class AliasingChecker:
 
     def verify(self) -> None:
         """Compare all values that are in L1 now; `AliasingError` if one of all that were there has been changed."""
-        with self._lock:
-            for kept in list(self._kept.values()):
-                if kept.entry.kept_until != DEAD:  # not dropped
-                    self._compare(kept, "at the end of the check")
+        self._compare_all("at the end of the check")
         if self.changes:
             raise AliasingError(str(self))
 
@@ -128,6 +125,16 @@ class AliasingChecker:
                 kept.takers.remove(caller)
             kept.takers.insert(0, caller)
             del kept.takers[MOST_TAKERS:]
+
+    def closing(self) -> None:
+        """Compare all values that are in L1, for the last time."""
+        self._compare_all("when the guard was closed")
+
+    def _compare_all(self, noticed: str) -> None:
+        with self._lock:
+            for kept in list(self._kept.values()):
+                if kept.entry.kept_until != DEAD:  # not dropped
+                    self._compare(kept, noticed)
 
     def end(self) -> None:
         """Stop watching."""

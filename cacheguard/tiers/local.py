@@ -101,6 +101,10 @@ class Watch(Protocol):
         """The caller whose frames these are gets *value*, from a load or from Redis. Hits read the entry itself."""
         ...
 
+    def closing(self) -> None:
+        """The guard is about to be closed, and drops its entries."""
+        ...
+
 
 class _SecondChance(LRUCache[str, Entry]):
     """Least recently stored goes first, unless it was used since it last came up.
