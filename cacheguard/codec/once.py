@@ -57,7 +57,7 @@ _AROUND = (collections.ChainMap, collections.UserDict, collections.UserList)
 _DECLARED = ("__dataclass_fields__", "__attrs_attrs__", "__struct_fields__", "__pydantic_fields__")
 _MOST = 4096  # objects in one step
 
-_SELF: frozenset[Any] = frozenset({collections.abc.Iterator.__iter__, collections.abc.AsyncIterator.__aiter__})
+_SELF: tuple[Any, ...] = (vars(collections.abc.Iterator)["__iter__"], vars(collections.abc.AsyncIterator)["__aiter__"])
 
 
 # A value
@@ -74,33 +74,39 @@ def refuse(key: str, value: object, origin: str = "what its loader returned") ->
     """
     if type(value) in _PLAIN:
         return
-    found = None if type(value) in _CONTAINERS else once(value)
-    path: _Path = ()
-    part = value
-    if found is None and _may_hold_any(value):
-        for path, part in _parts(value):
-            found = _within(part)
-            if found is not None:
-                break
+    found = _found(value)
     if found is None:
         return
-    if isinstance(part, types.CoroutineType):
+    path, part, (what, instead) = found
+    if issubclass(_kind(part), types.CoroutineType):
         part.close()  # nobody will await it, and it would say so
-    what, instead = found
     place = f"{_written(path)} of {origin}" if path else origin
     raise CodecError(
         f"{key} is not cached: {place} is {what} ({type_name(part)}), which can be read only once; {instead}"
     )
 
 
+def _found(value: Any) -> tuple[_Path, Any, Once] | None:
+    """The first part of *value* that can be read only once, or the value itself; with the path to it."""
+    what = None if type(value) in _CONTAINERS else once(value)
+    if what is not None:
+        return (), value, what
+    if _may_hold_any(value):
+        for path, part in _parts(value):
+            what = _within(part)
+            if what is not None:
+                return path, part, what
+    return None
+
+
 def once(value: object) -> Once | None:
     """What *value* is, if it can be read only once; None for everything else."""
-    return AWAITABLE if isawaitable(value) and not isinstance(value, types.CoroutineType) else _within(value)
+    return _within(value) or (AWAITABLE if isawaitable(value) else None)
 
 
 def _within(value: object) -> Once | None:
     """`once`, for a part of a value. A future there is read as often as one likes, in its event loop."""
-    kind = type(value)
+    kind = _kind(value)
     if kind in _PLAIN or kind in _CONTAINERS or issubclass(kind, _NO_DATA):
         return None
     if isinstance(value, types.CoroutineType):
@@ -143,6 +149,10 @@ def _streamed(value: Any, kind: type[Any]) -> Once | None:
 
 
 # A class
+
+
+def _kind(value: object) -> type[Any]:
+    return type(value)
 
 
 def _of_methods(kind: type[Any]) -> Once | None:
@@ -188,21 +198,24 @@ def of_class(kind: type[Any]) -> Once | None:
 # The parts of a value. Every loaded value is looked into, so this is left to C code as far as it goes.
 
 
-class _Holds(dict[type, int]):
+class _Holds(dict[type[Any], int]):
     """By class: 0 for no concern of ours, 1 if its objects hold data, 2 if they may be what is sought."""
 
-    def __missing__(self, kind: type) -> int:
-        if issubclass(kind, _NO_DATA) or _is_mock(kind):
-            found = 0
-        elif issubclass(kind, (*_CONTAINERS, *_AROUND)) or any(_has(kind, name) for name in _DECLARED):
-            found = 1
-        else:
-            names = ("__next__", "__anext__", "is_streamed", "iter_bytes", "iter_content")
-            suspect = issubclass(kind, types.CoroutineType) or any(_has(kind, name) for name in names)
-            found = 2 if suspect or _of_methods(kind) is not None else 0
+    def __missing__(self, kind: type[Any]) -> int:
+        found = _class_holds(kind)
         if "<locals>" not in kind.__qualname__:  # a class that a function makes would be kept for ever
             self[kind] = found
         return found
+
+
+def _class_holds(kind: Any) -> int:
+    if issubclass(kind, _NO_DATA) or _is_mock(kind):
+        return 0
+    if issubclass(kind, (*_CONTAINERS, *_AROUND)) or any(_has(kind, name) for name in _DECLARED):
+        return 1
+    names = ("__next__", "__anext__", "is_streamed", "iter_bytes", "iter_content")
+    known = kind is types.CoroutineType or _of_methods(kind) is not None
+    return 2 if known or any(_has(kind, name) for name in names) else 0
 
 
 _holds = _Holds(dict.fromkeys(_PLAIN, 0))
@@ -239,7 +252,7 @@ def _may_hold_any(value: object) -> bool:
 
 def _untracked(part: Any) -> list[Any]:
     """The fields of a `msgspec.Struct` with ``gc=False``, which the garbage collector does not know."""
-    return [getattr(part, name, None) for name in getattr(type(part), "__struct_fields__", ())]
+    return [getattr(part, name, None) for name in getattr(_kind(part), "__struct_fields__", ())]
 
 
 def _parts(value: Any) -> Iterator[tuple[_Path, Any]]:
@@ -265,18 +278,17 @@ def _written(path: _Path) -> str:
 
 
 def _steps(value: Any) -> Iterable[tuple[str, Any]]:
-    if isinstance(value, dict | types.MappingProxyType):
+    kind: Any = _kind(value)
+    if issubclass(kind, dict | types.MappingProxyType):
         for key, part in value.items():
             yield ".keys()", key
             yield f"[{key!r}]", part
-    elif isinstance(value, set | frozenset):
+    elif issubclass(kind, set | frozenset):
         yield from (("{…}", part) for part in value)
-    elif isinstance(value, _CONTAINERS):
+    elif issubclass(kind, _CONTAINERS):
         yield from ((f"[{number}]", part) for number, part in enumerate(value))
-    names = [
-        *getattr(type(value), "__struct_fields__", ()),
-        *(name for each in type(value).__mro__ for name in _slots(each)),
-    ]
+    names: list[str] = [name for each in type(value).__mro__ for name in _slots(each)]
+    names += getattr(value, "__struct_fields__", ())
     own = {name: getattr(value, name) for name in names if hasattr(value, name)} | getattr(value, "__dict__", {})
     yield from ((f".{name}", part) for name, part in own.items())
 

@@ -19,8 +19,8 @@ from ..protocol.envelope import Kind
 from ..protocol.exceptions import absent
 from ..protocol.names import Scope
 from ..runtime import run_now
-from ..tiers.local import Index
 from ..tiers.copies import copied
+from ..tiers.local import Index
 from .bloom import BloomFilter, item_of
 from .once import refuse_once
 from .wrapper import IndexKey, caller, wrapper

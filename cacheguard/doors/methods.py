@@ -13,7 +13,6 @@ from ..engine.ask import Ask, opened
 from ..engine.by_hand import VALUE
 from ..engine.reading import Engine
 from ..errors import ConfigurationError
-from ..protocol.entry import CutOff, Found
 from ..runtime import run_now
 from .bloom import BloomFilter
 from .functions import Function
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from ..engine.reading import Engine
     from ..policy import Rules
     from ..process.hub import Hub
-    from ..protocol.entry import Found
     from ..protocol.names import Scope
 
 MOST_LOADS_OF_MANY = 16
@@ -144,11 +142,9 @@ class Operations:
                 answers.setdefault(ask.key, answer)
         if wanted:
             answers |= await self._fetched(engine, wanted, most)
-        values = [answers[ask.key]() for ask in asks]
-        watch = self._hub.local.watch
-        for value in values if watch is not None else ():
-            watch.given(value)
-        return values
+        found = [answers[ask.key]() for ask in asks]
+        engine.given(found)
+        return found
 
     async def _known(self, engine: Engine, ask: Ask, values: Values) -> Answer | None:
         """Return the answer of this process or of the Bloom filter, if there is one."""

@@ -17,7 +17,8 @@ from ..codec.registry import return_annotation
 from ..errors import ConfigurationError
 
 _UNIONS = (typing.Union, types.UnionType)
-_OF_ITEMS = (list, set, frozenset, tuple, dict, collections.deque) + (
+_OF_ITEMS = (
+    *(list, set, frozenset, tuple, dict, collections.deque),
     *(collections.abc.Collection, collections.abc.Sequence, collections.abc.MutableSequence),
     *(collections.abc.Set, collections.abc.MutableSet, collections.abc.Mapping, collections.abc.MutableMapping),
 )

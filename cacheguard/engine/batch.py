@@ -52,9 +52,7 @@ class Batch:
         answers = {key: opened(stored, self._rules) for key, stored in survey.there.items()}
         if survey.missing:
             await self._load_missing(survey.missing, answers)
-        watch = self._engine.shared.local.watch
-        for value in answers.values() if watch is not None else ():
-            watch.given(value)
+        self._engine.given(answers.values())
         return answers
 
     async def _load_missing(self, missing: dict[str, Found | CutOff | None], answers: dict[str, Any]) -> None:
@@ -176,7 +174,7 @@ class Batch:
             loaded = await loading.run(job) if job.flights else None
             if loaded is None:
                 return
-            if isinstance(loaded.value, Mapping):
+            if issubclass(type(loaded.value), Mapping):
                 await self._engine.filling.fill_and_land(job, loaded, job.rows(loaded.value))
                 return
             kind = type(loaded.value).__name__
@@ -189,7 +187,7 @@ class Batch:
 
     def _row(self, loaded: Any, key: str) -> Any:
         """The value of *key* in what the loader returned; None if it is absent."""
-        return loaded.get(self._names[key]) if isinstance(loaded, Mapping) else None
+        return loaded.get(self._names[key]) if issubclass(type(loaded), Mapping) else None
 
     async def _lease(self, job: Job, tokens: dict[str, str]) -> None:
         """Ask Redis for the leases of all keys, and remove from *job* the keys that it does not load. One round trip.

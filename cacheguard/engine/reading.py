@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +135,13 @@ class Engine:
         if self.audit is not None and verdict is Verdict.FRESH and stored.kind is Kind.VALUE:
             await self.audit(self, ask, stored.own())
         return stored
+
+    def given(self, values: Iterable[Any]) -> None:
+        """Say, where somebody looks on, that the caller gets *values*."""
+        watch = self._local.watch
+        if watch is not None:
+            for value in values:
+                watch.given(value)
 
     async def survey(self, asks: Mapping[str, Ask]) -> Survey:
         """Which of several keys can be served and which must be loaded. One round trip."""

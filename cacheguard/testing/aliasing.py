@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ _OURS = frozenset(
     f"cacheguard{front}"
     for front in ("", "_asgi", "_django", "_flask", "_postgres", "_pytest", "_sqlalchemy", "_prometheus", "_otel")
 )
-_STANDARD = os.path.dirname(os.__file__) + os.sep
+_STANDARD = f"{Path(os.__file__).parent}{os.sep}"
 
 
 class AliasingError(AssertionError):
@@ -102,12 +103,8 @@ class AliasingChecker:
                 self._compare(known, "when it was stored again")
                 known.entry = entry
             else:
-                try:
-                    before = a_copy(value)
-                    alike = difference(value, before) is None
-                except Exception:  # noqa: BLE001 - the value's own
-                    alike = False
-                if not alike:
+                before = _snapshot(value)
+                if before is None:
                     self.unchecked.append(entry.key)
                     return
                 self._kept[id(value)] = _Kept(entry, value, before)
@@ -154,6 +151,15 @@ class AliasingChecker:
             kept.before = a_copy(kept.value)  # the next change is another one
         except CodecError:
             kept.before = kept.value
+
+
+def _snapshot(value: Any) -> Any:
+    """A copy of *value*, to compare with later; None if it cannot be copied or compared."""
+    try:
+        before = a_copy(value)
+        return before if difference(value, before) is None else None
+    except Exception:  # noqa: BLE001 - the value's own
+        return None
 
 
 def _watched_kind(seen: Callable[[Any], None]) -> type[Entry]:

@@ -1,4 +1,4 @@
-"""Copies for callers (``l1_copy``): what is kept is no object that a caller or a loader has, and each caller gets a new one.
+"""Copies for callers (``l1_copy``): what is kept is nobody else's object, and each caller gets a new one.
 
 A value is taken apart once, when it is stored, and every copy is made of that: by the codec, which has proven that the
 value comes back as itself; else by `pickle`, which keeps what an object has fetched (a QuerySet its rows); else by
@@ -24,7 +24,8 @@ from .weighing import weigh
 
 # Nobody can change one of these, so all may have the same.
 IMMUTABLE: frozenset[type[Any]] = frozenset(
-    {str, int, float, bool, bytes, type(None), complex, date, datetime, time, timedelta, timezone, ZoneInfo, Decimal, UUID}
+    {str, int, float, bool, bytes, type(None), complex, Decimal, UUID}
+    | {date, datetime, time, timedelta, timezone, ZoneInfo}
 )  # fmt: skip
 
 # What `pickle` raises for what it cannot take. Whatever else comes is the object's own trouble.

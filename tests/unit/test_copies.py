@@ -117,7 +117,8 @@ def test_trouble_of_the_object_itself_is_no_reason_for_another_way() -> None:
 
 
 def test_what_cannot_be_copied_says_so() -> None:
-    for value in (threading.Lock(), [threading.Lock()], Stubborn(), {}.keys()):
+    values: list[Any] = [threading.Lock(), [threading.Lock()], Stubborn(), {}.keys()]
+    for value in values:
         with pytest.raises(CodecError, match="cannot be copied"):
             copier.master(value, None)
         with pytest.raises(CodecError, match="cannot be copied"):

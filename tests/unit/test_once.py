@@ -85,6 +85,11 @@ class Lazy:
         yield
 
 
+class Unread(httpx.SyncByteStream):
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([b"a"])
+
+
 class Store:
     """An object that owns a file, and has methods like a cursor."""
 
@@ -155,10 +160,10 @@ ONCE: dict[str, Callable[[], Any]] = {
     "ScalarResult": lambda: rows().scalars(),
     "MappingResult": lambda: rows().mappings(),
     "context manager": block,
-    "StreamingResponse": lambda: StreamingResponse(pieces()),
-    "werkzeug": lambda: werkzeug.Response(generator()),
+    "StreamingResponse": lambda: StreamingResponse(map(str, [1])),
+    "werkzeug": lambda: werkzeug.Response(map(str, [1])),
     "flask": lambda: flask.Response(map(str, [1])),
-    "httpx, not read": lambda: httpx.Response(200, stream=httpx.ByteStream(b"") and Own()),  # type: ignore[arg-type]
+    "httpx, not read": lambda: httpx.Response(200, stream=Unread()),
     "an awaitable": Lazy,
 }
 AGAIN: dict[str, Callable[[], Any]] = {
@@ -166,7 +171,7 @@ AGAIN: dict[str, Callable[[], Any]] = {
     "a class with __iter__": ReRead,
     "a class with a fresh iterator": Anew,
     "range": lambda: range(3),
-    "views": lambda: {}.keys(),
+    "views": {}.keys,
     "array": lambda: memoryview(b"a"),
     "path": Path,
     "MagicMock": MagicMock,
@@ -257,15 +262,15 @@ HOLDERS: dict[str, Callable[[Any], Any]] = {
     "['a'] ": lambda part: types.MappingProxyType({"a": part}),
     ".maps[0]['a']": lambda part: collections.ChainMap({"a": part}),
     ".data[0]": lambda part: collections.UserList([part]),
-    ".a": lambda part: Declared(part),
+    ".a": Declared,
     ".b[0].a": lambda part: Declared(b=[Declared(part)]),
-    ".a ": lambda part: Slotted(part),
-    ".a  ": lambda part: Attrs(part),
-    ".a   ": lambda part: Struct(part),
-    ".a    ": lambda part: Untracked(part),
+    ".a ": Slotted,
+    ".a  ": Attrs,
+    ".a   ": Struct,
+    ".a    ": Untracked,
     ".a     ": lambda part: Model(a=part),
     ".a[0].a": lambda part: Model(a=[Untracked(part)]),
-    "[0]  ": lambda part: Named(part),
+    "[0]  ": Named,
     "[5000]": lambda part: [*({"a": 1} for _ in range(5000)), part],
 }
 
@@ -274,7 +279,9 @@ HOLDERS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("kind", ["generator", "StringIO", "sqlite3", "StreamingResponse", "flask"])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_what_is_in_a_value_is_found_and_its_place_named(place: str, kind: str) -> None:
-    with pytest.raises(CodecError, match=re.escape(f"k is not cached: {place.strip()} of what its loader returned is ")):
+    with pytest.raises(
+        CodecError, match=re.escape(f"k is not cached: {place.strip()} of what its loader returned is ")
+    ):
         refuse("k", HOLDERS[place](ONCE[kind]()))
 
 

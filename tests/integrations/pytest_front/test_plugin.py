@@ -72,7 +72,8 @@ def test_a_wrong_number_of_loads_and_a_stale_read_fail_a_test(pytester: pytest.P
 
 
 def test_who_changes_what_l1_shares_fails_the_test_at_its_end(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(test_shop="""
+    pytester.makepyfile(
+        test_shop="""
         from cacheguard import CacheGuard
 
         def changes(guard):
@@ -92,7 +93,8 @@ def test_who_changes_what_l1_shares_fails_the_test_at_its_end(pytester: pytest.P
 
         def test_right(cacheguard_guard):
             changes(cacheguard_guard(check_aliasing=True, l1_copy=True))
-    """)
+    """
+    )
     result = pytester.runpytest_inprocess(*ALONE)
     result.assert_outcomes(passed=4, errors=2)
     result.stdout.fnmatch_lines(["*AliasingError: *:e:k was changed*test_shop.py:4 in changes*"])
