@@ -132,7 +132,7 @@ def test_the_version_of_a_value_that_another_clock_wrote_is_the_floor_neverthele
 def test_a_tag_that_is_known_from_the_entry_before_is_not_known_to_be_without_a_quarantine() -> None:
     # writer:     invalidates the tag, a replica lags
     # reader:                                         fills "old", until the quarantine ends
-    # refresher:        (has not seen the tag yet)                         leases, finds the tag in that entry, fills "old"
+    # refresher:        (does not know the tag)                            leases, finds it in that entry, fills "old"
     world = World(REDIS_ONLY, lagging=True, late_tags=(TAG,))
     here, there = world.process("A", threads=True), world.process("B", threads=True)
     world.warm(here)
