@@ -65,7 +65,7 @@ class Writes:
         """Invalidate *items*. One round trip for each thousand, in a loop for each 250."""
 
         async def say(part: Sequence[Invalidation]) -> bool:
-            return bool(await _around(partial(self._here.forget, part), engine.changes.invalidate(part)))
+            return bool(await _around(partial(self._here.forget, part), partial(engine.changes.invalidate, part)))
 
         await self._deliver(engine, say, items, quietly=quietly)
 
@@ -82,7 +82,7 @@ class Writes:
         """Make *keys* stale. One round trip for each thousand."""
 
         async def say(part: Sequence[str]) -> bool:
-            return bool(await _around(partial(self._here.expire, part), engine.changes.expire(part)))
+            return bool(await _around(partial(self._here.expire, part), partial(engine.changes.expire, part)))
 
         await self._deliver(engine, say, keys)
 
@@ -103,8 +103,8 @@ class Writes:
             items = [Invalidation(key) for key in part]
             forget = partial(self._here.forget, items)
             if here is not None:
-                return bool(await _around(forget, engine.changes.invalidate(items)))
-            done, there = await _around(forget, engine.changes.remove(part, scope))
+                return bool(await _around(forget, partial(engine.changes.invalidate, items)))
+            done, there = await _around(forget, partial(engine.changes.remove, part, scope))
             count += there
             return bool(done)
 
@@ -169,7 +169,7 @@ class Writes:
         return done
 
 
-async def _around(forget: Callable[[], None], saying: Awaitable[T]) -> T:
+async def _around(forget: Callable[[], None], say: Callable[[], Awaitable[T]]) -> T:
     """Forget here before and after that is published, even if it fails.
 
     reader:                      leases here, loads "old" ................................ fills here: refused
@@ -177,7 +177,7 @@ async def _around(forget: Callable[[], None], saying: Awaitable[T]) -> T:
     """
     forget()
     try:
-        return await saying
+        return await say()
     finally:
         forget()
 
