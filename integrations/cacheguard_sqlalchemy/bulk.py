@@ -3,41 +3,102 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
-from sqlalchemy import Delete, Insert, Result, Select, Table, Update, delete, false, select, tuple_
+from sqlalchemy import Connection, Delete, Insert, Result, Select, Table, Update, delete, false, select, tuple_
 from sqlalchemy.orm import Mapper, ORMExecuteState
-from sqlalchemy.sql import visitors
 
 from cacheguard import Change
 from cacheguard.errors import ConfigurationError
 
+from .links import End
 from .rules import Rules
+from .statements import is_steady, is_upsert, name_of, rows_given, values_set
 
 OPTION = "cacheguard"
 MOST_ROWS = 1000  # a bulk statement that touches more rows needs bulk tags
 
-_UPSERTS = frozenset({"on_conflict_do_update", "on_duplicate_key_update"})
+Add: TypeAlias = Callable[[Iterable[Change]], None]
+Lost: TypeAlias = Callable[[str], None]
 
 
-class Bulk:
-    """One INSERT, UPDATE or DELETE of many rows at once.
+def complaint(statement: Any, rules: Rules, why: str) -> ConfigurationError:
+    """The error for a statement of which nobody knows what it touches."""
+    kind = "INSERT" if statement.is_insert else "UPDATE" if statement.is_update else "DELETE"
+    return ConfigurationError(
+        f"nobody knows which keys of {rules.model} this bulk {kind} touches ({why}): give the model "
+        f"Touches(…, bulk=['a-tag']), or the statement execution_options={{{OPTION!r}: [Change(…)]}}"
+    )
+
+
+class _Statement:
+    """One INSERT, UPDATE or DELETE that a session executes, and our own reads beside it.
 
     Args:
         state: the state from `do_orm_execute`.
+        statement: the statement; *state* may have it within `from_statement`.
+    """
+
+    def __init__(self, state: ORMExecuteState, statement: Any) -> None:
+        self._state = state
+        self._statement = cast("Insert | Update | Delete", statement)
+        self._is_within = statement is not state.statement  # what is executed is not this one itself
+        self._made: Connection | None = None
+
+    @property
+    def _connection(self) -> Connection:
+        """The session's connection. Events of sessions, with the criteria that they may add, do not see what it runs."""
+        if self._made is None:
+            session = self._state.session
+            if session.autoflush:
+                session.flush()  # as the statement itself would
+            self._made = session.connection(bind_arguments=dict(self._state.bind_arguments))
+        return self._made
+
+    def _read(self, asked: Select[Any], parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        found = self._connection.execute(asked, parameters or None)
+        return [dict(row) for row in found.mappings()]
+
+    def _parameters(self) -> list[dict[str, Any]]:
+        given = self._state.parameters
+        if given is None:
+            return []
+        return [dict(given)] if isinstance(given, Mapping) else [dict(each) for each in given]
+
+    def _lock_sqlite(self, table: Any) -> None:
+        """Take the write lock now, so that the rows read here do not change before the statement."""
+        if self._connection.dialect.name == "sqlite":
+            self._connection.execute(delete(cast("Table", table)).where(false()))
+
+    def _counted(self, result: Result[Any]) -> tuple[Result[Any], int]:
+        """The result, and how many rows the statement has touched."""
+        touched = getattr(result, "rowcount", -1)
+        if touched >= 0 or self._connection.dialect.name == "sqlite" or not getattr(result, "returns_rows", True):
+            return result, touched
+        frozen = result.freeze()  # a RETURNING: the rows are the count
+        return frozen(), len(frozen.data)
+
+
+class Bulk(_Statement):
+    """One INSERT, UPDATE or DELETE of many rows of a model at once.
+
+    Args:
+        state: the state from `do_orm_execute`.
+        statement: the statement.
         rules: of every model whose rows the statement may touch.
         mapper: of the model that the statement names.
     """
 
-    def __init__(self, state: ORMExecuteState, rules: Sequence[Rules], mapper: Mapper[Any]) -> None:
-        self._state, self._rules, self._mapper = state, rules, mapper
-        self._statement = cast("Insert | Update | Delete", state.statement)
+    def __init__(self, state: ORMExecuteState, statement: Any, rules: Sequence[Rules], mapper: Mapper[Any]) -> None:
+        super().__init__(state, statement)
+        self._rules, self._mapper = rules, mapper
 
-    def run(self, add: Callable[[Iterable[Change]], None], lost: Callable[[], None]) -> Result[Any] | None:
+    def run(self, add: Add, lost: Lost) -> Result[Any] | None:
         """Pass the touched keys and tags to *add*. Return the result if the statement had to run for that.
 
         Args:
-            lost: called if the statement has touched more rows than were found.
+            add: takes the changes.
+            lost: called with the reason if the statement has touched rows that were not found.
 
         Raises:
             ConfigurationError: the touched rows cannot be found. The statement was not run.
@@ -64,24 +125,20 @@ class Bulk:
                 )
 
     def _complaint(self, rules: Rules, why: str) -> ConfigurationError:
-        statement = self._statement
-        kind = "INSERT" if statement.is_insert else "UPDATE" if statement.is_update else "DELETE"
-        return ConfigurationError(
-            f"nobody knows which keys of {rules.model} this bulk {kind} touches ({why}): give the model "
-            f"Touches(…, bulk=['a-tag']), or the statement execution_options={{{OPTION!r}: [Change(…)]}}"
-        )
+        return complaint(self._statement, rules, why)
 
     # INSERT
 
     def _inserted(self, statement: Insert) -> list[Change]:
-        if any(getattr(part, "__visit_name__", "") in _UPSERTS for part in visitors.iterate(statement)):
-            raise self._complaint(self._open_rules()[0], "an upsert does not say what was there before")
-        rows = self._parameters() or [statement.compile().params]
+        first = self._open_rules()[0]
+        if is_upsert(statement):
+            raise self._complaint(first, "an upsert does not say what was there before")
+        rows = rows_given(statement, self._parameters())
+        if rows is None:
+            raise self._complaint(first, f"a SELECT gives {', '.join(first.attributes)}")
         changes: list[Change] = []
         for row in rows:
-            values = {
-                self._attribute(name): value for name, value in row.items() if not hasattr(value, "__clause_element__")
-            }
+            values = self._defaults() | {self._attribute(column): value for column, value in row.items()}
             for rules in self._open_rules():
                 known, missing = rules.of_known({name: value for name, value in values.items() if name is not None})
                 if missing:
@@ -89,41 +146,62 @@ class Bulk:
                 changes += known
         return changes
 
-    def _attribute(self, name: str) -> str | None:
-        """The attribute for a parameter, which has the name of the attribute or of its column."""
-        if name in self._mapper.column_attrs:
-            return name
-        column = cast("Table", self._mapper.local_table).c.get(name)
-        return None if column is None else self._mapper.get_property_by_column(column).key
+    def _defaults(self) -> dict[str | None, Any]:
+        """The defaults that are plain values, by attribute."""
+        found: dict[str | None, Any] = {}
+        for attribute in self._mapper.column_attrs:
+            default = getattr(attribute.columns[0], "default", None)
+            if default is not None and default.is_scalar:
+                found[attribute.key] = default.arg
+        return found
+
+    def _attribute(self, column: Any) -> str | None:
+        """The attribute for a column, or for the name of an attribute or column."""
+        if isinstance(column, str) and column in self._mapper.column_attrs:
+            return column
+        own = cast("Table", self._mapper.local_table).c.get(name_of(column))
+        return None if own is None else self._mapper.get_property_by_column(own).key
 
     # UPDATE and DELETE
 
-    def _rewritten(
-        self, statement: Update | Delete, add: Callable[[Iterable[Change]], None], lost: Callable[[], None]
-    ) -> Result[Any]:
-        self._lock_sqlite()
+    def _rewritten(self, statement: Update | Delete, add: Add, lost: Lost) -> Result[Any]:
+        steady = is_steady(statement)
+        if not steady:
+            self._check_can_be_pinned(statement)
+        self._lock_sqlite(self._mapper.local_table)
         rows = self._rows_before(statement)
         for rules in self._open_rules():
             for row in rows:
                 add(rules.of_values(row, deleted=True))
-        result = self._state.invoke_statement()
-        touched = getattr(result, "rowcount", -1)
-        if touched > len(rows):  # another transaction has added matching rows meanwhile
-            lost()
+        if steady:
+            result, touched = self._counted(self._state.invoke_statement())
+            if touched > len(rows):  # another transaction has added matching rows meanwhile
+                lost(f"a bulk statement touched more rows of {self._mapper.class_.__name__} than there were before")
+        else:
+            result = self._state.invoke_statement(statement=self._pinned(statement, rows))
         if isinstance(statement, Update) and rows:
             after = self._rows_after(rows)
-            if len(after) < len(rows):  # their primary keys were changed
-                lost()
+            if len(after) < len(rows):
+                lost(f"a bulk UPDATE changed primary keys of {self._mapper.class_.__name__}")
             for rules in self._open_rules():
                 for row in after:
                     add(rules.of_values(row, deleted=True))
         return result
 
-    def _lock_sqlite(self) -> None:
-        """Take the write lock now, so that the rows read here do not change before the statement."""
-        session, table = self._state.session, self._mapper.local_table
-        if session.get_bind(mapper=self._mapper).dialect.name == "sqlite":
-            session.execute(delete(cast("Table", table)).where(false()), execution_options={OPTION: ()})
+    def _check_can_be_pinned(self, statement: Update | Delete) -> None:
+        """Raise unless the statement can be told to change the rows that were found, and no others."""
+        why = "its WHERE clause may match other rows each time"
+        several = self._select().where(cast("Any", statement.whereclause)) if statement.whereclause is not None else None
+        if self._is_within or self._parameters() or (several is not None and len(several.get_final_froms()) > 1):
+            raise self._complaint(self._open_rules()[0], why)
+
+    def _pinned(self, statement: Update | Delete, rows: Sequence[Mapping[str, Any]]) -> Update | Delete:
+        """*statement* for exactly *rows*."""
+        pinned = cast("Any", statement)._clone()  # noqa: SLF001 - a statement cannot lose its WHERE clause in another way
+        pinned._where_criteria = ()  # noqa: SLF001 - as above
+        keys = [tuple(row[name] for name in self._primary_key()) for row in rows]
+        found: Update | Delete = pinned.where(self._is_one_of(keys) if keys else false())
+        return found
 
     def _rows_before(self, statement: Update | Delete) -> list[dict[str, Any]]:
         parameters = self._parameters()
@@ -154,24 +232,92 @@ class Bulk:
         limited: Select[Any] = asked.limit(MOST_ROWS + 1).with_for_update()
         return limited
 
-    def _read(self, asked: Select[Any], parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        found = self._state.session.execute(asked, parameters or None)
-        return [dict(row) for row in found.mappings()]
-
     def _primary_key(self) -> list[str]:
         return [self._mapper.get_property_by_column(column).key for column in self._mapper.primary_key]
 
     def _is_one_of(self, keys: Sequence[tuple[Any, ...]]) -> Any:
-        columns = [getattr(self._mapper.class_, name) for name in self._primary_key()]
-        if len(columns) == 1:
-            return columns[0].in_([key[0] for key in keys])
-        return tuple_(*columns).in_(keys)
+        return one_of([getattr(self._mapper.class_, name) for name in self._primary_key()], keys)
 
     def _open_rules(self) -> list[Rules]:
         return [rules for rules in self._rules if not rules.bulk]
 
-    def _parameters(self) -> list[dict[str, Any]]:
-        given = self._state.parameters
-        if given is None:
+
+class Linked(_Statement):
+    """One INSERT, UPDATE or DELETE in an association table. It touches the rows at both ends.
+
+    Args:
+        state: the state from `do_orm_execute`.
+        statement: the statement.
+        ends: the ends at which watched models are.
+    """
+
+    def __init__(self, state: ORMExecuteState, statement: Any, ends: Sequence[End]) -> None:
+        super().__init__(state, statement)
+        self._ends = ends
+
+    def run(self, add: Add, lost: Lost) -> Result[Any] | None:
+        """As `Bulk.run`."""
+        for rules in {id(each): each for end in self._ends for each in end.rules}.values():
+            add(rules.bulk)
+            if not rules.bulk and rules.functions:
+                raise complaint(self._statement, rules, "its functions need instances")
+        ends = [(end, [each for each in end.rules if not each.bulk]) for end in self._ends]
+        ends = [(end, rules) for end, rules in ends if rules]
+        if not ends:
+            return None
+        names = {column.key: column for end, _ in ends for column in end.linking}
+        links = self._links(names, ends[0][1][0])
+        for end, rules in ends:
+            keys = list(dict.fromkeys(tuple(link.get(column.key) for column in end.linking) for link in links))
+            for each in rules:
+                add(self._named(end, each, [key for key in keys if None not in key]))
+        if isinstance(self._statement, Insert):
+            return None
+        result, touched = self._counted(self._state.invoke_statement())
+        if touched > len(links):  # another transaction has added matching rows meanwhile
+            lost(f"a statement touched more rows of {self._statement.table} than there were before")
+        return result
+
+    def _named(self, end: End, rules: Rules, keys: list[tuple[Any, ...]]) -> list[Change]:
+        if not keys:
             return []
-        return [dict(given)] if isinstance(given, Mapping) else [dict(each) for each in given]
+        columns = [getattr(rules.mapper.class_, name).label(name) for name in rules.attributes]
+        asked: Any = select(*columns).where(one_of(end.own, keys))
+        return [change for row in self._read(asked) for change in rules.of_values(row, deleted=True)]
+
+    def _links(self, names: Mapping[str, Any], rules: Rules) -> list[dict[str, Any]]:
+        """The values of the columns *names* in the rows that are added, changed or deleted."""
+        statement, parameters = self._statement, self._parameters()
+        if isinstance(statement, Insert):
+            given = None if is_upsert(statement) else rows_given(statement, parameters)
+            return self._complete(names, given, rules)
+        if not is_steady(statement):
+            raise complaint(statement, rules, "its WHERE clause may match other rows each time")
+        self._lock_sqlite(statement.table)
+        asked: Any = select(*names.values()).limit(MOST_ROWS + 1).with_for_update()
+        if statement.whereclause is not None:
+            asked = asked.where(statement.whereclause)
+        found = [row for each in parameters or [{}] for row in self._read(asked, each)]
+        if len(found) > MOST_ROWS:
+            raise complaint(statement, rules, f"it touches more than {MOST_ROWS} rows")
+        if isinstance(statement, Update):
+            changed, values = values_set(statement, parameters)
+            moved = {name: names[name] for name in names if name in changed}
+            if moved:
+                found += [old | new for old in found for new in self._complete(moved, values, rules)]
+        return found
+
+    def _complete(
+        self, names: Mapping[str, Any], given: list[dict[Any, Any]] | None, rules: Rules
+    ) -> list[dict[str, Any]]:
+        rows = [{name_of(column): value for column, value in row.items()} for row in given or ()]
+        if given is None or any(name not in row for name in names for row in rows):
+            raise complaint(self._statement, rules, f"it does not give {', '.join(names)}")
+        return [{name: row[name] for name in names} for row in rows]
+
+
+def one_of(columns: Sequence[Any], keys: Sequence[tuple[Any, ...]]) -> Any:
+    """The condition that *columns* have the values of one of *keys*."""
+    if len(columns) == 1:
+        return columns[0].in_([key[0] for key in keys])
+    return tuple_(*columns).in_(keys)

@@ -26,6 +26,8 @@ class Pending:
 
     __slots__ = (
         "__weakref__",
+        "asked",
+        "autocommitted",
         "changed",
         "changes",
         "committed",
@@ -43,6 +45,7 @@ class Pending:
         "written",
     )
 
+    autocommitted: bool
     committed: bool
     committing: bool
     flushing: bool
@@ -54,8 +57,9 @@ class Pending:
     def __init__(self, owner: object, session: Session, load: Load | None) -> None:
         self.owner, self.session, self.load = owner, weakref.ref(session), load
         self.changes: dict[tuple[str | None, str | None], Change] = {}
-        self.everything: bool = False  # more was changed than can be named
+        self.everything: str = ""  # why more was changed than can be named
         self.rows: list[Any] = []  # instances whose new names are known after the flush
+        self.asked: set[int] = set()  # ids of instances whose old names were noted in this flush
         self.written: set[tuple[str | None, str | None, Any]] = set()  # already in the outbox
         self.connections: list[Connection] = []
         self.fence: Any = None  # the guarded write, while a fence stands
@@ -63,6 +67,7 @@ class Pending:
         self.flushing = self.committing = False
         self.unknown: bool = False  # COMMIT may have been sent; its outcome is unknown
         self.committed = self.over = False
+        self.autocommitted = False  # the database commits each statement, so there is nothing to roll back
 
     def add(self, changes: Iterable[Change]) -> None:
         """Note changes to invalidate. Of two versions of one key the larger one counts."""
@@ -112,6 +117,21 @@ def remember_here(pending: Pending) -> None:
 def open_here(owner: object) -> list[Pending]:
     """The transactions of *owner* that this thread or task is inside."""
     return [each for each in OPEN.get() if each.owner is owner and each.open]
+
+
+def autocommits(connection: Connection) -> bool:
+    """True if each statement is committed at once. No query."""
+    level = connection.get_execution_options().get("isolation_level")
+    if level is None:
+        level = getattr(connection.dialect, "_on_connect_isolation_level", None)
+    return str(level).upper() == "AUTOCOMMIT"
+
+
+def outside_of_a_transaction(connection: Connection) -> bool:
+    """True if what SQLite has just written there is committed: its driver was told to begin no transaction."""
+    if connection.closed or connection.dialect.name != "sqlite":
+        return False
+    return not getattr(connection.connection.driver_connection, "in_transaction", True)
 
 
 def sees_a_snapshot(connection: Connection) -> bool:
