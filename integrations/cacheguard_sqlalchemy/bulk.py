@@ -12,19 +12,24 @@ from cacheguard import Change
 from cacheguard.errors import ConfigurationError
 
 from .links import End
+from .pending import Pending
 from .rules import Rules
 from .statements import is_steady, is_upsert, name_of, rows_given, values_set
 
 OPTION = "cacheguard"
 MOST_ROWS = 1000  # a bulk statement that touches more rows needs bulk tags
 
-Add: TypeAlias = Callable[[Iterable[Change]], None]
 Lost: TypeAlias = Callable[[str], None]
 
 
 def complaint(statement: Any, rules: Rules, why: str) -> ConfigurationError:
     """The error for a statement of which nobody knows what it touches."""
     kind = "INSERT" if statement.is_insert else "UPDATE" if statement.is_update else "DELETE"
+    if rules.bulk:  # they cover the keys
+        return ConfigurationError(
+            f"nobody knows which items of {rules.model} this bulk {kind} brings ({why}): add them to the Bloom filter "
+            f"yourself, and give the statement execution_options={{{OPTION!r}: [Change(…)]}}"
+        )
     return ConfigurationError(
         f"nobody knows which keys of {rules.model} this bulk {kind} touches ({why}): give the model "
         f"Touches(…, bulk=['a-tag']), or the statement execution_options={{{OPTION!r}: [Change(…)]}}"
@@ -93,31 +98,31 @@ class Bulk(_Statement):
         super().__init__(state, statement)
         self._rules, self._mapper = rules, mapper
 
-    def run(self, add: Add, lost: Lost) -> Result[Any] | None:
-        """Pass the touched keys and tags to *add*. Return the result if the statement had to run for that.
+    def run(self, pending: Pending, lost: Lost) -> Result[Any] | None:
+        """Note in *pending* what the statement touches. Return the result if it had to run for that.
 
         Args:
-            add: takes the changes.
+            pending: takes the changes, and the new items of Bloom filters.
             lost: called with the reason if the statement has touched rows that were not found.
 
         Raises:
             ConfigurationError: the touched rows cannot be found. The statement was not run.
         """
         for rules in self._rules:
-            add(rules.bulk)
-        if all(rules.bulk for rules in self._rules):
+            pending.add(rules.bulk)
+        if not self._open_rules():
             return None
         self._check_nameable()
         if isinstance(self._statement, Insert):
-            add(self._inserted(self._statement))
+            self._note_inserted(self._statement, pending)
             return None
-        return self._rewritten(self._statement, add, lost)
+        return self._rewritten(self._statement, pending, lost)
 
     def _check_nameable(self) -> None:
         for rules in self._rules:
-            if rules.bulk:
+            if not self._is_open(rules):
                 continue
-            if rules.functions:
+            if rules.functions and not rules.bulk:
                 raise self._complaint(rules, "its functions need instances")
             if not self._mapper.isa(rules.mapper):
                 raise self._complaint(
@@ -129,22 +134,23 @@ class Bulk(_Statement):
 
     # INSERT
 
-    def _inserted(self, statement: Insert) -> list[Change]:
+    def _note_inserted(self, statement: Insert, pending: Pending) -> None:
         first = self._open_rules()[0]
         if is_upsert(statement):
             raise self._complaint(first, "an upsert does not say what was there before")
         rows = rows_given(statement, self._parameters())
         if rows is None:
-            raise self._complaint(first, f"a SELECT gives {', '.join(first.attributes)}")
-        changes: list[Change] = []
+            raise self._complaint(first, f"a SELECT gives {', '.join(self._attributes(first))}")
         for row in rows:
-            values = self._defaults() | {self._attribute(column): value for column, value in row.items()}
+            given = self._defaults() | {self._attribute(column): value for column, value in row.items()}
+            values = {name: value for name, value in given.items() if name is not None}
             for rules in self._open_rules():
-                known, missing = rules.of_known({name: value for name, value in values.items() if name is not None})
+                known, missing = ([], []) if rules.bulk else rules.of_known(values)
+                missing += [name for name in rules.item_attributes if name not in values]
                 if missing:
-                    raise self._complaint(rules, f"it does not give {', '.join(missing)}")
-                changes += known
-        return changes
+                    raise self._complaint(rules, f"it does not give {', '.join(dict.fromkeys(missing))}")
+                pending.add(known)
+                pending.feed(rules, values)
 
     def _defaults(self) -> dict[str | None, Any]:
         """The defaults that are plain values, by attribute."""
@@ -164,15 +170,16 @@ class Bulk(_Statement):
 
     # UPDATE and DELETE
 
-    def _rewritten(self, statement: Update | Delete, add: Add, lost: Lost) -> Result[Any]:
+    def _rewritten(self, statement: Update | Delete, pending: Pending, lost: Lost) -> Result[Any]:
         steady = is_steady(statement)
         if not steady:
             self._check_can_be_pinned(statement)
+        self._check_moved(statement)
         self._lock_sqlite(self._mapper.local_table)
         rows = self._rows_before(statement)
         for rules in self._open_rules():
             for row in rows:
-                add(rules.of_values(row, deleted=True))
+                pending.add([] if rules.bulk else rules.of_values(row, deleted=True))
         if steady:
             result, touched = self._counted(self._state.invoke_statement())
             if touched > len(rows):  # another transaction has added matching rows meanwhile
@@ -180,12 +187,15 @@ class Bulk(_Statement):
         else:
             result = self._state.invoke_statement(statement=self._pinned(statement, rows))
         if isinstance(statement, Update) and rows:
+            self._feed_moved(statement, rows, pending)
             after = self._rows_after(rows)
             if len(after) < len(rows):
                 lost(f"a bulk UPDATE changed primary keys of {self._mapper.class_.__name__}")
             for rules in self._open_rules():
                 for row in after:
-                    add(rules.of_values(row, deleted=True))
+                    pending.add([] if rules.bulk else rules.of_values(row, deleted=True))
+                    if self._changes_items(rules):
+                        pending.feed(rules, row)
         return result
 
     def _check_can_be_pinned(self, statement: Update | Delete) -> None:
@@ -194,6 +204,30 @@ class Bulk(_Statement):
         several = self._select().where(cast("Any", statement.whereclause)) if statement.whereclause is not None else None
         if self._is_within or self._parameters() or (several is not None and len(several.get_final_froms()) > 1):
             raise self._complaint(self._open_rules()[0], why)
+
+    def _moved(self, statement: Update | Delete) -> tuple[list[str], list[dict[str, Any]]]:
+        """The primary key's attributes that the statement sets, and the values that are known."""
+        if isinstance(statement, Delete):
+            return [], []
+        names, rows = values_set(statement, self._parameters() if statement.whereclause is not None else ())
+        moved = [name for name in self._primary_key() if name in {self._attribute(each) for each in names}]
+        known = [{self._attribute(column): value for column, value in row.items()} for row in rows]
+        return moved, [{name: value for name, value in row.items() if name is not None} for row in known]
+
+    def _check_moved(self, statement: Update | Delete) -> None:
+        """Raise if rows get new items that cannot be read, since their primary keys change, too."""
+        moved, known = self._moved(statement)
+        for rules in self._open_rules():
+            if moved and rules.fed and any(name not in row for name in moved for row in known):
+                raise self._complaint(rules, f"it does not give {', '.join(moved)}")
+
+    def _feed_moved(self, statement: Update, rows: Sequence[Mapping[str, Any]], pending: Pending) -> None:
+        moved, known = self._moved(statement)
+        for rules in self._open_rules() if moved else ():
+            for row in rows:
+                for values in known:
+                    if self._changes_items(rules):
+                        pending.feed(rules, {**row, **values})
 
     def _pinned(self, statement: Update | Delete, rows: Sequence[Mapping[str, Any]]) -> Update | Delete:
         """*statement* for exactly *rows*."""
@@ -225,7 +259,7 @@ class Bulk(_Statement):
 
     def _select(self) -> Select[Any]:
         names = dict.fromkeys(
-            [*self._primary_key(), *(name for each in self._open_rules() for name in each.attributes)]
+            [*self._primary_key(), *(name for each in self._open_rules() for name in self._attributes(each))]
         )
         columns = [getattr(self._mapper.class_, name).label(name) for name in names]
         asked: Any = select(*columns)
@@ -239,7 +273,24 @@ class Bulk(_Statement):
         return one_of([getattr(self._mapper.class_, name) for name in self._primary_key()], keys)
 
     def _open_rules(self) -> list[Rules]:
-        return [rules for rules in self._rules if not rules.bulk]
+        return [rules for rules in self._rules if self._is_open(rules)]
+
+    def _is_open(self, rules: Rules) -> bool:
+        """True if the rows must be known: bulk tags cover neither them nor the filters."""
+        return not rules.bulk or self._changes_items(rules)
+
+    def _changes_items(self, rules: Rules) -> bool:
+        if isinstance(self._statement, Delete) or not rules.fed:
+            return False
+        if isinstance(self._statement, Insert):
+            return True
+        names, _ = values_set(self._statement, self._parameters())
+        return not {self._attribute(name) for name in names}.isdisjoint(rules.item_attributes)
+
+    def _attributes(self, rules: Rules) -> tuple[str, ...]:
+        """The attributes that must be known of a row."""
+        named = () if rules.bulk else rules.attributes
+        return (*named, *(rules.item_attributes if self._changes_items(rules) else ()))
 
 
 class Linked(_Statement):
@@ -255,10 +306,10 @@ class Linked(_Statement):
         super().__init__(state, statement)
         self._ends = ends
 
-    def run(self, add: Add, lost: Lost) -> Result[Any] | None:
+    def run(self, pending: Pending, lost: Lost) -> Result[Any] | None:
         """As `Bulk.run`."""
         for rules in {id(each): each for end in self._ends for each in end.rules}.values():
-            add(rules.bulk)
+            pending.add(rules.bulk)
             if not rules.bulk and rules.functions:
                 raise complaint(self._statement, rules, "its functions need instances")
         ends = [(end, [each for each in end.rules if not each.bulk]) for end in self._ends]
@@ -270,7 +321,7 @@ class Linked(_Statement):
         for end, rules in ends:
             keys = list(dict.fromkeys(tuple(link.get(column.key) for column in end.linking) for link in links))
             for each in rules:
-                add(self._named(end, each, [key for key in keys if None not in key]))
+                pending.add(self._named(end, each, [key for key in keys if None not in key]))
         if isinstance(self._statement, Insert):
             return None
         result, touched = self._counted(self._state.invoke_statement())

@@ -27,6 +27,7 @@ from .held import notice
 from .links import Links
 from .outbox import check_outbox, rows_of
 from .pending import Pending, autocommits, open_here, outside_of_a_transaction, remember_here, sees_a_snapshot
+from .pools import PoolWatch
 from .rows import changed_names, known_before, loaded_mappers, values_before, values_now
 from .rules import Rules, Template, Touches, rules_of
 from .statements import Within
@@ -132,7 +133,7 @@ class OnCommit:
         self._guard, self._mode, self._outbox, self._settle, self._alone = guard, mode, outbox, settle, alone
         self._rules = rules
         self._of_mapper: dict[Mapper[Any], tuple[Rules, ...]] = {}
-        self._links, self._within = Links([*rules.values()]), Within()
+        self._links, self._within, self._pools = Links([*rules.values()]), Within(), PoolWatch()
         self._all_open: WeakValueDictionary[int, Pending] = WeakValueDictionary()
         self._snapshots: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()
         self._listened: list[tuple[Any, str, Callable[..., Any]]] = []
@@ -249,6 +250,7 @@ class OnCommit:
         pending = self._ours(instance)
         if pending is not None:
             pending.rows.append(instance)
+            pending.fed.add(id(instance))
 
     def _before_update(self, mapper: Mapper[Any], connection: Connection, instance: Any) -> None:
         pending = self._ours(instance)
@@ -267,6 +269,8 @@ class OnCommit:
             return
         pending.rows.append(instance)
         for rules in self._rules_of(mapper):
+            if changed_names(instance, rules.item_attributes):
+                pending.fed.add(id(instance))
             if id(instance) in pending.asked or not changed_names(instance, rules.attributes):
                 continue
             values, unknown = known_before(instance, rules.attributes)
@@ -298,21 +302,27 @@ class OnCommit:
     def _after_flush_postexec(self, session: Session, _context: object) -> None:
         pending = self._of(session)
         pending.flushing = False
+        fed, pending.fed = pending.fed, set()
         pending.asked.clear()
         rows, pending.rows = pending.rows, []
         for instance in {id(each): each for each in rows}.values():
-            self._name_row(pending, instance)
+            self._name_row(pending, instance, is_fed=id(instance) in fed)
         if pending.committing:
             self._write_outbox(session, pending)
+            _fill_filters(pending)
             pending.unknown = True
 
-    def _name_row(self, pending: Pending, instance: Any) -> None:
+    def _name_row(self, pending: Pending, instance: Any, *, is_fed: bool) -> None:
         state = inspect(instance)
         if not state.persistent:  # deleted: its names were noted before
             return
         for rules in self._rules_of(state.mapper):
             session = cast("Session", state.session)
-            pending.add(rules.of_values(values_now(state.mapper, session, instance, rules.attributes)))
+            names = dict.fromkeys((*rules.attributes, *(rules.item_attributes if is_fed else ())))
+            values = values_now(state.mapper, session, instance, names)
+            pending.add(rules.of_values(values))
+            if is_fed:
+                pending.feed(rules, values)
             pending.add(rules.of_instance(instance))
 
     # Statements
@@ -321,8 +331,11 @@ class OnCommit:
         statement: Any = state.statement
         pending = self._of(state.session)
         load = load_here()
-        if load is not None and self._is_private(state, pending, load):
-            load.private = True
+        if load is not None:
+            if not pending.connections:
+                self._pools.consider(state.session.get_bind(**state.bind_arguments))
+            if self._is_private(state, pending, load):
+                load.private = True
         if state.is_from_statement:
             statement = statement.element
         if isinstance(statement, TextClause):
@@ -342,6 +355,7 @@ class OnCommit:
             result = self._touched(state, statement, pending) if statement.is_dml else None
         if pending.committing:  # another listener executes this after ours, and before COMMIT
             self._write_outbox(state.session, pending)
+            _fill_filters(pending)
         return result
 
     def _touched(self, state: ORMExecuteState, statement: Any, pending: Pending) -> Any:
@@ -350,9 +364,9 @@ class OnCommit:
         mapper = self._mapper_of(statement)
         rules = [] if mapper is None else self._rules_beneath(mapper)
         if mapper is not None and rules:
-            return Bulk(state, statement, rules, mapper).run(pending.add, lost)
+            return Bulk(state, statement, rules, mapper).run(pending, lost)
         ends = self._links.ends(statement.table)
-        return Linked(state, statement, ends).run(pending.add, lost) if ends else None
+        return Linked(state, statement, ends).run(pending, lost) if ends else None
 
     def _check_within(self, pending: Pending, statements: Iterable[Any]) -> None:
         """Note what the statements in CTEs touch: bulk tags cover them, else they are refused."""
@@ -361,7 +375,7 @@ class OnCommit:
             touched = [] if mapper is None else self._rules_beneath(mapper)
             touched += [rules for end in self._links.ends(statement.table) for rules in end.rules]
             for rules in touched:
-                if not rules.bulk:
+                if not rules.bulk or (rules.fed and not statement.is_delete):
                     raise complaint(statement, rules, "it is inside of a CTE")
                 pending.add(rules.bulk)
 
@@ -429,6 +443,7 @@ class OnCommit:
         self._write_outbox(session, pending)
         if not is_root:
             return
+        _fill_filters(pending)
         pending.committing = pending.unknown = True
         if (self, "last") not in session.info:
             session.info[self, "last"] = True
@@ -507,6 +522,13 @@ class OnCommit:
     def _end_fence(self, pending: Pending) -> None:
         writing, _ = pending.fence
         through(partial(writing.__exit__, None, None, None), partial(writing.__aexit__, None, None, None))
+
+
+def _fill_filters(pending: Pending) -> None:
+    """Add the new items before COMMIT, so that no process calls a row absent that is there."""
+    items, pending.items = pending.items, {}
+    for bloom, added in items.items():
+        through(bloom.add_many, bloom.aadd_many, [*added])
 
 
 def _changed_here(session: Session) -> None:

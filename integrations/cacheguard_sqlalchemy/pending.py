@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from cacheguard import Change, Load
+from cacheguard import BloomFilter, Change, Load
+
+from .rules import Rules
 
 # At these levels a transaction reads a snapshot: of its beginning, or of the moment before its first statement.
 _SNAPSHOTS = frozenset({"REPEATABLE READ", "SERIALIZABLE", "SNAPSHOT"})
@@ -34,8 +36,10 @@ class Pending:
         "committing",
         "connections",
         "everything",
+        "fed",
         "fence",
         "flushing",
+        "items",
         "load",
         "over",
         "owner",
@@ -60,6 +64,8 @@ class Pending:
         self.everything: str = ""  # why more was changed than can be named
         self.rows: list[Any] = []  # instances whose new names are known after the flush
         self.asked: set[int] = set()  # ids of instances whose old names were noted in this flush
+        self.fed: set[int] = set()  # ids of instances whose items may be new
+        self.items: dict[BloomFilter, dict[object, None]] = {}  # not added yet
         self.written: set[tuple[str | None, str | None, Any]] = set()  # already in the outbox
         self.connections: list[Connection] = []
         self.fence: Any = None  # the guarded write, while a fence stands
@@ -77,6 +83,11 @@ class Pending:
             # A change without a version always invalidates.
             if known is None or (known.version is not None and (change.version is None or _later(change, known))):
                 self.changes[name] = change
+
+    def feed(self, rules: Rules, values: Mapping[str, Any]) -> None:
+        """Note the items that the Bloom filters get for a row with these values."""
+        for each in rules.fed:
+            self.items.setdefault(each.bloom, {})[each.item(values)] = None
 
     @property
     def uncommitted(self) -> bool:
