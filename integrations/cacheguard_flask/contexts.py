@@ -10,7 +10,7 @@ from flask import Flask, has_request_context, request
 
 from cacheguard import current_load
 
-from .use import cookies_are_unread
+from .use import nothing_is_read
 
 
 def in_its_context(app: Flask, run: Callable[[], Any], *, as_request: bool = False) -> Callable[[], Any]:
@@ -31,7 +31,7 @@ def in_its_context(app: Flask, run: Callable[[], Any], *, as_request: bool = Fal
                 return run()
         # The old app context is still current here, and a new request context alone would reuse it.
         with app.app_context(), app.request_context(environ):
-            cookies_are_unread()
+            nothing_is_read()
             if as_request and app.preprocess_request() is not None:
                 current_load().private = True  # before-request functions would now answer this request without the view
                 return None
