@@ -171,6 +171,7 @@ class OnCommit:
         for name in (
             "after_transaction_create",
             "after_begin",
+            "after_attach",
             "before_flush",
             "after_flush",
             "after_flush_postexec",
@@ -211,6 +212,9 @@ class OnCommit:
         pending = self._of(session)
         pending.connections.append(connection)
         pending.autocommitted = pending.autocommitted or autocommits(connection)
+
+    def _after_attach(self, session: Session, _instance: object) -> None:
+        self._of(session)  # who adds an object is inside of the transaction
 
     # Flushing
 
@@ -353,7 +357,7 @@ class OnCommit:
         else:
             self._check_within(pending, within)
             result = self._touched(state, statement, pending) if statement.is_dml else None
-        if pending.committing:  # another listener executes this after ours, and before COMMIT
+        if pending.committing and said != ():  # another listener executes this after ours, and before COMMIT
             self._write_outbox(state.session, pending)
             _fill_filters(pending)
         return result
