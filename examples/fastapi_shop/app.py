@@ -21,7 +21,6 @@ from cacheguard_sqlalchemy import OutboxRelay, invalidate_on_commit
 from .catalogue import TOUCHED, Catalogue, Offer, offer
 from .models import Model, Product, outbox
 
-
 LOADS = 10  # loads at once in this process, and connections for them
 
 

@@ -158,8 +158,9 @@ class CacheGuardFlask:
 
         Never cached: streams; answers with ``Set-Cookie``, with ``Cache-Control: private`` or ``no-store``, or with a
         ``Vary`` that is not in *vary*; answers to requests with ``Authorization``, or whose session or cookies were
-        read; answers for which other headers or the body of a GET were read; statuses that concern one request. ``abort(404)`` and ``abort(410)`` are cached for ``null_ttl``. If a run
-        fails, a stale page is served for ``stale_if_error``. The reason why a view is not cached is logged once.
+        read; answers for which other headers or the body of a GET were read; statuses that concern one request.
+        ``abort(404)`` and ``abort(410)`` are cached for ``null_ttl``. If a run fails, a stale page is served for
+        ``stale_if_error``. The reason why a view is not cached is logged once.
 
         Args:
             timeout: seconds, a `timedelta` or text like ``"5m"``; 0: until it is deleted; None: the app's ``ttl``.

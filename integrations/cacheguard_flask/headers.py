@@ -9,22 +9,62 @@ from werkzeug.datastructures import EnvironHeaders
 
 # Read without consequence: part of the key, looked after elsewhere, or answered with a status that is not stored.
 _OF_NO_MATTER = frozenset(
-    "host cookie authorization content-length range if-match if-none-match if-modified-since if-unmodified-since "
-    "if-range".split()
+    [
+        "host",
+        "cookie",
+        "authorization",
+        "content-length",
+        "range",
+        "if-match",
+        "if-none-match",
+        "if-modified-since",
+        "if-unmodified-since",
+        "if-range",
+    ]
 )
 # What is read of these before the view is for logs, traces, limits and redirections.
 _OF_NO_MATTER_BEFORE = frozenset(
-    "baggage connection content-type forwarded origin referer remote-addr sentry-trace traceparent tracestate "
-    "upgrade-insecure-requests user-agent via x-amzn-trace-id x-cloud-trace-context x-correlation-id x-forwarded-for "
-    "x-forwarded-host x-forwarded-port x-forwarded-prefix x-forwarded-proto x-http-method-override x-real-ip "
-    "x-request-id".split()
+    [
+        "baggage",
+        "connection",
+        "content-type",
+        "forwarded",
+        "origin",
+        "referer",
+        "remote-addr",
+        "sentry-trace",
+        "traceparent",
+        "tracestate",
+        "upgrade-insecure-requests",
+        "user-agent",
+        "via",
+        "x-amzn-trace-id",
+        "x-cloud-trace-context",
+        "x-correlation-id",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-prefix",
+        "x-forwarded-proto",
+        "x-http-method-override",
+        "x-real-ip",
+        "x-request-id",
+    ]
 )
 _CLIENT = {"REMOTE_ADDR": "remote-addr", "REMOTE_USER": "remote-user", "CONTENT_TYPE": "content-type"}
 # What werkzeug keeps of a header once it is parsed.
-PARSED = (
-    "accept_mimetypes accept_charsets accept_encodings accept_languages user_agent authorization cache_control pragma "
-    "access_route _parsed_content_type"
-).split()
+PARSED = [
+    "accept_mimetypes",
+    "accept_charsets",
+    "accept_encodings",
+    "accept_languages",
+    "user_agent",
+    "authorization",
+    "cache_control",
+    "pragma",
+    "access_route",
+    "_parsed_content_type",
+]
 BODY = ("stream", "form", "files", "_cached_data")
 ANY = "*"
 

@@ -19,8 +19,8 @@ class RequestUse:
 
     That a page may depend on the session or a cookie counts from the beginning of the request (`of_caller`): who
     looked up the user before the view ran may have left the name for the view to show. What the function itself does
-    is `of_caller_within`, `query_within`, `headers_within` and `session_changed`; what is done before each function is done before a
-    cached answer, too.
+    is `of_caller_within`, `query_within`, `headers_within` and `session_changed`; what is done before each function is
+    done before a cached answer, too.
     """
 
     query_within: bool

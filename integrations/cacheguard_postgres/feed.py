@@ -88,7 +88,7 @@ class PostgresFeed:
         bloom: Bloom filters, each with the template of the keys whose events bring an item: ``{users: "user:{id}"}``.
             The template has one field, and nothing else of it varies; the item is what stands there. It is added
             before the event is applied. The event comes after COMMIT: for some milliseconds the filter hides a new
-            row. After a gap the filter is incomplete, so *on_gap* must be a function; let it call `BloomFilter.rebuild`.
+            row. After a gap the filter is incomplete: *on_gap* must be a function that calls `BloomFilter.rebuild`.
 
     Raises:
         ConfigurationError: an option that cannot work.
@@ -249,10 +249,12 @@ class PostgresFeed:
     def _handle(self, payloads: Iterable[str]) -> None:
         heard = self._read(payloads)
         for part in self._parts(heard):
-            for bloom, items in brought(self._fed, part):
-                bloom.add_many(items)
-            with contextlib.suppress(Unreachable):  # then it is pending
-                self._guard.apply(part)
+            try:
+                for bloom, items in brought(self._fed, part):
+                    bloom.add_many(items)  # where it raises, the filter is incomplete: that is a gap
+            finally:
+                with contextlib.suppress(Unreachable):  # then it is pending
+                    self._guard.apply(part)
             self._applied += len(part)
         if heard.gap:
             self._fill_gap()
@@ -262,7 +264,7 @@ class PostgresFeed:
         if callable(self._on_gap):
             self._on_gap()
         elif self._on_gap == "clear":
-            log.warning("%r clears the whole namespace: notifications on %r may be missing", self._guard, self._channel)
+            self._say_everything()
             with contextlib.suppress(Unreachable):
                 self._guard.clear()
         self._missed = False
@@ -299,10 +301,12 @@ class PostgresFeed:
     async def _ahandle(self, payloads: Iterable[str]) -> None:
         heard = self._read(payloads)
         for part in self._parts(heard):
-            for bloom, items in brought(self._fed, part):
-                await bloom.aadd_many(items)
-            with contextlib.suppress(Unreachable):
-                await self._guard.aapply(part)
+            try:
+                for bloom, items in brought(self._fed, part):
+                    await bloom.aadd_many(items)
+            finally:
+                with contextlib.suppress(Unreachable):
+                    await self._guard.aapply(part)
             self._applied += len(part)
         if heard.gap:
             await self._afill_gap()
@@ -314,7 +318,7 @@ class PostgresFeed:
             if isinstance(answer, Awaitable):
                 await answer
         elif self._on_gap == "clear":
-            log.warning("%r clears the whole namespace: notifications on %r may be missing", self._guard, self._channel)
+            self._say_everything()
             with contextlib.suppress(Unreachable):
                 await self._guard.aclear()
         self._missed = False
@@ -337,11 +341,16 @@ class PostgresFeed:
         self._missed = True  # until it is filled
         self._gaps += 1
 
+    def _say_everything(self) -> None:
+        if not self._down:  # else it is said when the feed listens again
+            log.warning("%r clears the whole namespace: notifications on %r are missing", self._guard, self._channel)
+
     def _stands(self) -> None:
         self._connected, self._stood_since = True, time.monotonic()
         if self._down:
             self._down = False
-            log.warning("the change feed of %r listens again", self._channel)
+            cleared = "; the whole namespace was cleared" if self._on_gap == "clear" else ""
+            log.warning("the change feed of %r listens again%s", self._channel, cleared)
 
     def _lost(self, error: Exception) -> None:
         if self._connected and time.monotonic() - self._stood_since > LONGEST_PAUSE:

@@ -19,9 +19,7 @@ def fed(given: Any) -> tuple[Fed, ...]:
         return ()
     if not isinstance(given, Mapping) or not all(isinstance(each, BloomFilter) for each in given):
         raise ConfigurationError(f"bloom must be a mapping of filters to key templates, got {given!r}")
-    return tuple(
-        (bloom, *_around(text)) for bloom, text in cast("Mapping[BloomFilter, Any]", given).items()
-    )
+    return tuple((bloom, *_around(text)) for bloom, text in cast("Mapping[BloomFilter, Any]", given).items())
 
 
 def _around(template: Any) -> tuple[str, str]:

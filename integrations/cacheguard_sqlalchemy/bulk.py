@@ -52,7 +52,7 @@ class _Statement:
 
     @property
     def _connection(self) -> Connection:
-        """The session's connection. Events of sessions, with the criteria that they may add, do not see what it runs."""
+        """The session's connection: listeners of the session, which may add criteria, do not see what it runs."""
         if self._made is None:
             session = self._state.session
             if session.autoflush:
@@ -177,9 +177,7 @@ class Bulk(_Statement):
         self._check_moved(statement)
         self._lock_sqlite(self._mapper.local_table)
         rows = self._rows_before(statement)
-        for rules in self._open_rules():
-            for row in rows:
-                pending.add([] if rules.bulk else rules.of_values(row, deleted=True))
+        self._note(rows, pending)
         if steady:
             result, touched = self._counted(self._state.invoke_statement())
             if touched > len(rows):  # another transaction has added matching rows meanwhile
@@ -191,17 +189,23 @@ class Bulk(_Statement):
             after = self._rows_after(rows)
             if len(after) < len(rows):
                 lost(f"a bulk UPDATE changed primary keys of {self._mapper.class_.__name__}")
-            for rules in self._open_rules():
-                for row in after:
-                    pending.add([] if rules.bulk else rules.of_values(row, deleted=True))
-                    if self._changes_items(rules):
-                        pending.feed(rules, row)
+            self._note(after, pending, is_after=True)
         return result
+
+    def _note(self, rows: Sequence[Mapping[str, Any]], pending: Pending, *, is_after: bool = False) -> None:
+        for rules in self._open_rules():
+            feeds = is_after and self._changes_items(rules)
+            for row in rows:
+                pending.add([] if rules.bulk else rules.of_values(row, deleted=True))
+                if feeds:
+                    pending.feed(rules, row)
 
     def _check_can_be_pinned(self, statement: Update | Delete) -> None:
         """Raise unless the statement can be told to change the rows that were found, and no others."""
         why = "its WHERE clause may match other rows each time"
-        several = self._select().where(cast("Any", statement.whereclause)) if statement.whereclause is not None else None
+        several = (
+            self._select().where(cast("Any", statement.whereclause)) if statement.whereclause is not None else None
+        )
         if self._is_within or self._parameters() or (several is not None and len(several.get_final_froms()) > 1):
             raise self._complaint(self._open_rules()[0], why)
 

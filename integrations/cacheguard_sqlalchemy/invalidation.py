@@ -406,7 +406,9 @@ class OnCommit:
     def _is_alone(self) -> bool:
         if self._alone == "open":
             # All that are open in this process: nobody can know which of them the loader's objects belong to.
-            return any(pending is not None and pending.open for pending in (each() for each in self._all_open.valuerefs()))
+            return any(
+                pending is not None and pending.open for pending in (each() for each in self._all_open.valuerefs())
+            )
         return any(pending.uncommitted for pending in open_here(self))
 
     def _is_private(self, state: ORMExecuteState, pending: Pending, load: Load) -> bool:

@@ -29,8 +29,8 @@ class Touches:
             touches are not read.
         bloom: a Bloom filter of the primary keys, or a mapping of filters to templates of their items:
             ``{users: "{id}"}``. What is inserted, or gets another item, is added before COMMIT, in one round trip for
-            each filter. Where `BloomFilter.add` raises, nothing is committed. A statement whose new items are unknown is
-            refused.
+            each filter. Where `BloomFilter.add` raises, nothing is committed. A statement whose new items are unknown
+            is refused.
     """
 
     keys: Sequence[Template] = ()
@@ -177,7 +177,9 @@ def _fed(mapper: Mapper[Any], columns: tuple[str, ...], given: Any) -> tuple[Fed
             )
         given = {given: f"{{{key[0]}}}"}
     if not isinstance(given, Mapping) or not all(isinstance(each, BloomFilter) for each in given):
-        raise ConfigurationError(f"bloom of {name} must be a filter, or a mapping of filters to templates, got {given!r}")
+        raise ConfigurationError(
+            f"bloom of {name} must be a filter, or a mapping of filters to templates, got {given!r}"
+        )
     fed: list[Fed] = []
     for bloom, text in cast("Mapping[BloomFilter, Any]", given).items():
         if not isinstance(text, str):

@@ -14,8 +14,34 @@ Change: TypeAlias = "Insert | Update | Delete"
 
 # The same arguments, the same result, however often they are called.
 _STEADY = frozenset(
-    "abs avg cast char_length coalesce concat count date greatest ifnull least length lower ltrim max min mod nullif "
-    "replace round rtrim substr substring sum trim upper".split()
+    [
+        "abs",
+        "avg",
+        "cast",
+        "char_length",
+        "coalesce",
+        "concat",
+        "count",
+        "date",
+        "greatest",
+        "ifnull",
+        "least",
+        "length",
+        "lower",
+        "ltrim",
+        "max",
+        "min",
+        "mod",
+        "nullif",
+        "replace",
+        "round",
+        "rtrim",
+        "substr",
+        "substring",
+        "sum",
+        "trim",
+        "upper",
+    ]
 )
 _UPSERTS = frozenset({"on_conflict_do_update", "on_duplicate_key_update"})
 _MOST_KNOWN = 1000
@@ -116,4 +142,3 @@ def _known(row: Mapping[Any, Any]) -> dict[Any, Any]:
         elif not hasattr(value, "__clause_element__") and not hasattr(value, "_propagate_attrs"):
             known[column] = value
     return known
-

@@ -27,7 +27,7 @@ def answers(app: Flask, *requests: dict[str, Any]) -> list[str]:
 
 
 LOOKS: dict[str, tuple[View, dict[str, Any]]] = {
-    "item": (lambda: request.headers["X-Api-Key"] if "X-Api-Key" in request.headers else "-", {"headers": ADA}),
+    "item": (lambda: request.headers["X-Api-Key"] if "x-api-key" in request.headers else "-", {"headers": ADA}),
     "get": (lambda: request.headers.get("x-api-key", "-"), {"headers": ADA}),
     "getlist": (lambda: str(request.headers.getlist("X-Api-Key")), {"headers": ADA}),
     "all": (lambda: str(dict(request.headers).get("X-Api-Key")), {"headers": ADA}),
@@ -45,7 +45,7 @@ LOOKS: dict[str, tuple[View, dict[str, Any]]] = {
 @pytest.mark.parametrize("look", LOOKS)
 def test_what_was_looked_at_is_not_kept_for_others(app: Flask, extension: CacheGuardFlask, look: str) -> None:
     view, asked = LOOKS[look]
-    app.get("/")(extension.cached(60)(lambda: view()))
+    app.get("/")(extension.cached(60)(view))
     first, plain, again = answers(app, asked, {}, asked)
     assert first == again
     assert plain != first
@@ -132,7 +132,7 @@ def test_a_function_with_one_key_that_reads_a_header_is_not_kept(app: Flask, ext
     def greeting() -> str:
         return request.headers.get("X-Api-Key", "-")
 
-    app.get("/")(lambda: greeting())
+    app.get("/")(greeting)
     assert answers(app, {"headers": ADA}, {"headers": BOB}) == ["ada", "bob"]
 
 
@@ -174,7 +174,9 @@ def test_settings_of_flask_caching_are_named_in_one_warning(
     make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = Flask("moved")
-    app.config.update(CACHE_TYPE="RedisCache", CACHE_REDIS_URL="redis://x", CACHE_DEFAULT_TIMEOUT=5, CACHE_THRESHOLD=None)
+    app.config.update(
+        CACHE_TYPE="RedisCache", CACHE_REDIS_URL="redis://x", CACHE_DEFAULT_TIMEOUT=5, CACHE_THRESHOLD=None
+    )
     CacheGuardFlask(app)
     app.extensions["cacheguard"].close()
     said = [record.message for record in caplog.records if "Flask-Caching" in record.message]

@@ -1,6 +1,6 @@
 """Random programs of two clients: nothing is cached that is not committed, and nothing older than a COMMIT.
 
-The plainest model is the database itself: after every step, what is cached for a row is its committed value, or nothing.
+The plainest model is the database itself: after every step, what is cached for a row is its committed value or nothing.
 """
 
 from __future__ import annotations
@@ -116,12 +116,11 @@ class Client:
         self.held: dict[int, User] = {}
 
     def step(self, name: str, where: str, row: int) -> None:
-        run = self.context.run
-        if where == "copy":
-            run = self.context.run(copy_context).run
-        elif where == "thread":
-            copied = self.context.run(copy_context)
-            run = lambda *call: pool.submit(copied.run, *call).result()  # type: ignore[assignment,misc]
+        context = self.context if where == "here" else self.context.run(copy_context)
+
+        def run(*call: Any) -> None:
+            pool.submit(context.run, *call).result() if where == "thread" else context.run(*call)
+
         try:
             run(self._step, name, row)
         except (DBAPIError, InvalidRequestError, StaleDataError):  # somebody else has the lock, or no savepoint is open

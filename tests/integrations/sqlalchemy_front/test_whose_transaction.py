@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
@@ -183,10 +183,10 @@ async def test_fastapi_with_dependencies_in_threads(guard: Listening, watched: F
         with watched() as made:
             yield made
 
-    def found(s: Session = Depends(session)) -> User:  # noqa: B008 - as FastAPI has it
+    def found(s: Annotated[Session, Depends(session)]) -> User:
         return s.get_one(User, 1)
 
-    def changed(s: Session = Depends(session)) -> User:  # noqa: B008
+    def changed(s: Annotated[Session, Depends(session)]) -> User:
         return flushed(s)
 
     @guard.cached("user:{i}")
@@ -194,24 +194,24 @@ async def test_fastapi_with_dependencies_in_threads(guard: Listening, watched: F
         return s.get_one(User, i).name
 
     @app.post("/here")
-    def here(s: Session = Depends(session), user: User = Depends(found)) -> None:  # noqa: B008
+    def here(s: Annotated[Session, Depends(session)], user: Annotated[User, Depends(found)]) -> None:
         user.name = "refused"
         name(1, s)
         raise HTTPException(409)
 
     @app.post("/in a dependency")
-    def before(s: Session = Depends(session), _user: User = Depends(changed)) -> None:  # noqa: B008
+    def before(s: Annotated[Session, Depends(session)], _user: Annotated[User, Depends(changed)]) -> None:
         name(1, s)
         raise HTTPException(409)
 
     @app.post("/async")
-    async def in_loop(s: Session = Depends(session), user: User = Depends(found)) -> None:  # noqa: B008
+    async def in_loop(s: Annotated[Session, Depends(session)], user: Annotated[User, Depends(found)]) -> None:
         user.name = "refused"
         await asyncio.to_thread(name, 1, s)
         raise HTTPException(409)
 
     @app.get("/")
-    def show(s: Session = Depends(session)) -> str:  # noqa: B008
+    def show(s: Annotated[Session, Depends(session)]) -> str:
         return name(1, s)
 
     async with AsyncClient(transport=ASGITransport(app), base_url="http://shop") as client:
