@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from flask import current_app
@@ -41,7 +41,7 @@ class FragmentExtension(Extension):
         if parser.stream.skip_if("comma"):
             arguments.append(parser.parse_expression())
         else:
-            if "macro" in parser._tag_stack:  # noqa: SLF001 - nothing else says where a tag is
+            if "macro" in cast("Any", parser)._tag_stack:  # noqa: SLF001 - nothing else says where a tag is
                 parser.fail("{% cache %} in a macro needs a name: all calls of the macro have one position", line)
             arguments.append(nodes.Const(f"{parser.filename or parser.name}{line}"))
         vary_on: list[nodes.Expr] = []

@@ -140,7 +140,8 @@ class WatchedHeaders(EnvironHeaders):
 def value_of(request: Any, name: str) -> str:
     """The value of a header without a note; empty if there is none."""
     key = name.upper().replace("-", "_")
-    text: str = dict.get(request.environ, key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}", "")
+    plain: Any = dict
+    text: str = plain.get(request.environ, key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}", "")
     return text
 
 

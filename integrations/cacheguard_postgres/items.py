@@ -17,7 +17,7 @@ def fed(given: Any) -> tuple[Fed, ...]:
     """Check the option ``bloom`` of a feed."""
     if given is None:
         return ()
-    if not isinstance(given, Mapping) or not all(isinstance(each, BloomFilter) for each in given):
+    if not isinstance(given, Mapping) or not all(isinstance(each, BloomFilter) for each in cast("Any", given)):
         raise ConfigurationError(f"bloom must be a mapping of filters to key templates, got {given!r}")
     return tuple((bloom, *_around(text)) for bloom, text in cast("Mapping[BloomFilter, Any]", given).items())
 

@@ -312,10 +312,10 @@ class Linked(_Statement):
 
     def run(self, pending: Pending, lost: Lost) -> Result[Any] | None:
         """As `Bulk.run`."""
-        for rules in {id(each): each for end in self._ends for each in end.rules}.values():
-            pending.add(rules.bulk)
-            if not rules.bulk and rules.functions:
-                raise complaint(self._statement, rules, "its functions need instances")
+        for each in {id(each): each for end in self._ends for each in end.rules}.values():
+            pending.add(each.bulk)
+            if not each.bulk and each.functions:
+                raise complaint(self._statement, each, "its functions need instances")
         ends = [(end, [each for each in end.rules if not each.bulk]) for end in self._ends]
         ends = [(end, rules) for end, rules in ends if rules]
         if not ends:

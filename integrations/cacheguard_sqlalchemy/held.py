@@ -8,7 +8,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import cache
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from sqlalchemy import inspect
 from sqlalchemy.orm import Session
@@ -16,7 +16,9 @@ from sqlalchemy.orm import Session
 from cacheguard import Load
 from cacheguard.extending import load_here
 
-OfSession = Callable[[Session], None]
+OfSession: TypeAlias = Callable[[Session], None]
+
+_NAME = "Noticing"
 
 
 class _Modified(set[Any]):
@@ -33,45 +35,46 @@ class _Modified(set[Any]):
             self._on_change(session)
 
 
+_LOAD, _KEYS = "cacheguard_load", "cacheguard_keys"  # attributes of a map: a load, and the keys of what it has loaded
+
+
 @cache
-def _noticing(base: type) -> type:
+def _noticing(base: Any) -> Any:
     """The class of identity maps *base*, so that it notices."""
-    plain = cast("Any", base)
 
-    class Noticing(plain):  # type: ignore[misc]  # its base is known only at run time
-        cacheguard_load: Load | None = None  # the load that has added `cacheguard_keys`
-        cacheguard_keys: set[Any]
+    def get(held: Any, key: Any, default: Any = None) -> Any:
+        found = base.get(held, key, default)
+        load = load_here()
+        if load is not None and found is not None and not load.private and not _is_of(load, held, key, found):
+            load.private = True  # its values are those of when it was loaded, or uncommitted ones
+        return found
 
-        def get(self, key: Any, default: Any = None) -> Any:
-            found = plain.get(self, key, default)
-            load = load_here()
-            if load is not None and found is not None and not load.private and not self._is_of(load, key, found):
-                load.private = True  # its values are those of when it was loaded, or uncommitted ones
-            return found
+    def add(held: Any, state: Any) -> Any:
+        added = base.add(held, state)
+        if added:
+            _note(held, state.key)
+        return added
 
-        def _is_of(self, load: Load, key: Any, found: Any) -> bool:
-            """True if the object was loaded by *load*, or its values are about to be."""
-            return (self.cacheguard_load is load and key in self.cacheguard_keys) or inspect(found).expired
+    def add_unpresent(held: Any, state: Any, key: Any) -> None:
+        base._add_unpresent(held, state, key)  # noqa: SLF001 - what loads an object calls this
+        _note(held, key)
 
-        def _note(self, key: Any) -> None:
-            load = load_here()
-            if load is None:
-                return
-            if self.cacheguard_load is not load:
-                self.cacheguard_load, self.cacheguard_keys = load, set()
-            self.cacheguard_keys.add(key)
+    return type(_NAME, (base,), {"get": get, "add": add, "_add_unpresent": add_unpresent, _LOAD: None, _KEYS: set()})
 
-        def add(self, state: Any) -> Any:
-            added = plain.add(self, state)
-            if added:
-                self._note(state.key)
-            return added
 
-        def _add_unpresent(self, state: Any, key: Any) -> None:
-            plain._add_unpresent(self, state, key)  # noqa: SLF001 - what loads an object calls this
-            self._note(key)
+def _is_of(load: Load, held: Any, key: Any, found: Any) -> bool:
+    """True if the object was loaded by *load*, or its values are about to be."""
+    return (getattr(held, _LOAD) is load and key in getattr(held, _KEYS)) or inspect(found).expired
 
-    return Noticing
+
+def _note(held: Any, key: Any) -> None:
+    load = load_here()
+    if load is None:
+        return
+    if getattr(held, _LOAD) is not load:
+        setattr(held, _LOAD, load)
+        setattr(held, _KEYS, set())
+    getattr(held, _KEYS).add(key)
 
 
 def notice(session: Session, on_change: OfSession) -> None:
@@ -83,7 +86,7 @@ def notice(session: Session, on_change: OfSession) -> None:
             change of each object after a flush.
     """
     held = cast("Any", session.identity_map)
-    if type(held).__name__ == "Noticing":
+    if type(held).__name__ == _NAME:
         return
-    held.__class__ = _noticing(type(held))
+    held.__class__ = _noticing(held.__class__)
     held._modified = _Modified(held._modified, weakref.ref(session), on_change)  # noqa: SLF001 - nothing else tells of a change

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Table
 from sqlalchemy.orm import Mapper
@@ -47,8 +47,9 @@ class Links:
         for registry in {each.mapper.registry for each in self._rules}:
             for mapper in registry.mappers:
                 for relationship in mapper.relationships:
-                    if isinstance(relationship.secondary, Table):
-                        ends = found.setdefault(relationship.secondary, {})
+                    secondary = cast("Any", relationship.secondary)
+                    if secondary is not None:
+                        ends = found.setdefault(secondary, {})
                         self._add(ends, relationship.parent, relationship.synchronize_pairs)
                         self._add(ends, relationship.mapper, relationship.secondary_synchronize_pairs or ())
         return {table: tuple(ends.values()) for table, ends in found.items()}

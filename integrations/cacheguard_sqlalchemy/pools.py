@@ -37,5 +37,6 @@ class PoolWatch:
 
 def is_exhausted(pool: QueuePool) -> bool:
     """True if the next connection can only be one that somebody gives back."""
-    most: int = pool._max_overflow  # noqa: SLF001 - it has no other name
+    queue: Any = pool
+    most: int = queue._max_overflow  # noqa: SLF001 - it has no other name
     return most >= 0 and pool.checkedin() == 0 and pool.overflow() >= most

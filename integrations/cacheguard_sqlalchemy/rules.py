@@ -176,7 +176,8 @@ def _fed(mapper: Mapper[Any], columns: tuple[str, ...], given: Any) -> tuple[Fed
                 f"the primary key has several columns, {', '.join(key)}"
             )
         given = {given: f"{{{key[0]}}}"}
-    if not isinstance(given, Mapping) or not all(isinstance(each, BloomFilter) for each in given):
+    listed: Any = given
+    if not isinstance(given, Mapping) or not all(isinstance(each, BloomFilter) for each in listed):
         raise ConfigurationError(
             f"bloom of {name} must be a filter, or a mapping of filters to templates, got {given!r}"
         )

@@ -86,7 +86,7 @@ def is_steady(statement: Update | Delete) -> bool:
 
 def _is_steady(part: Any) -> bool:
     if isinstance(part, FunctionElement):
-        return getattr(part, "name", "") in _STEADY
+        return getattr(cast("Any", part), "name", "") in _STEADY
     if isinstance(part, Select):
         select = cast("Any", part)
         return select._limit_clause is None and select._offset_clause is None and select._for_update_arg is None  # noqa: SLF001 - they have no other name
@@ -125,11 +125,11 @@ def values_set(statement: Update, parameters: Iterable[Mapping[str, Any]]) -> tu
 
 def name_of(column: Any) -> str:
     """The name of a column, which may be given by its name."""
-    return column if isinstance(column, str) else cast("Any", column).key
+    return column if isinstance(column, str) else column.key
 
 
 def _by_column(table: Any, row: Any) -> Mapping[Any, Any]:
-    return row if isinstance(row, Mapping) else dict(zip(table.c, row, strict=False))
+    return cast("Any", row) if isinstance(row, Mapping) else dict(zip(table.c, row, strict=False))
 
 
 def _known(row: Mapping[Any, Any]) -> dict[Any, Any]:

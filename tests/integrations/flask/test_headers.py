@@ -145,7 +145,7 @@ def test_what_a_view_writes_to_the_environment_is_there_for_others(app: Flask, e
         seen.update(environ)
         return answer
 
-    app.wsgi_app = outer  # type: ignore[method-assign]
+    app.wsgi_app = outer  # type: ignore[assignment,method-assign]
 
     @app.get("/")
     @extension.cached(60)

@@ -119,7 +119,10 @@ class Client:
         context = self.context if where == "here" else self.context.run(copy_context)
 
         def run(*call: Any) -> None:
-            pool.submit(context.run, *call).result() if where == "thread" else context.run(*call)
+            def within() -> None:
+                context.run(*call)
+
+            pool.submit(within).result() if where == "thread" else within()
 
         try:
             run(self._step, name, row)
@@ -149,8 +152,8 @@ class Client:
             self.held.clear()
             session.commit()
         elif name == "read held" and self.world.alone == "open":
-            user = self.held.get(row) or session.get_one(User, row)
-            guard.get_or_set(key, lambda: user.name)
+            held = self.held.get(row) or session.get_one(User, row)
+            guard.get_or_set(key, lambda: held.name)
         elif name == "read in a session of its own":
             guard.get_or_set(key, lambda: self.world.committed(row))
         else:

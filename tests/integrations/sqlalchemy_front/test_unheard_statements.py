@@ -19,6 +19,7 @@ from tests.support.orm import OUTBOX, Club, Listening, Model, User, members
 from tests.support.postgres_server import PostgresServer
 
 Factory = sessionmaker[Session]
+TABLE: Any = User.__table__
 TOUCHED: dict[Any, Any] = {User: Touches(keys=["user:{id}"], tags=["org:{org_id}"]), Club: ["club:{id}"]}
 
 
@@ -75,7 +76,7 @@ HEARD: dict[str, tuple[Any, set[str]]] = {
         {"user:20", "#org:3", "user:21", "#org:4"},
     ),
     "values by column": (insert(User).values({User.id: 20, User.org_id: 3}), {"user:20", "#org:3"}),
-    "values by position": (insert(User.__table__).values([(20, 3, "x")]), {"user:20", "#org:3"}),
+    "values by position": (insert(TABLE).values([(20, 3, "x")]), {"user:20", "#org:3"}),
     "on conflict do nothing": (
         sqlite.insert(User).values(id=1, org_id=9, name="x").on_conflict_do_nothing(),
         {"user:1", "#org:9"},

@@ -145,7 +145,8 @@ def test_where_nothing_can_be_known_open_is_safe(guard: Listening, factory: Fact
 
     def load() -> str:
         with factory() as own:
-            return guard.get_or_set("user:2", lambda: own.get_one(User, 2).name)
+            name: str = guard.get_or_set("user:2", lambda: own.get_one(User, 2).name)
+            return name
 
     assert guard.get_or_set("both", load) == "committed"
     assert guard.get("both") == guard.get("user:2") == "committed", "sessions of loaders count for nobody else"
