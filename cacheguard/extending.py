@@ -196,7 +196,7 @@ def call_text(name: str, parameters: Sequence[str]) -> CallText:
             ``self``, give a value that identifies the object.
     """
     # `CallText` refuses a parameter named self, as nothing would identify the object. Here the value does.
-    return CallText(_stand_in(name, [f"{each}_" if each == "self" else each for each in parameters]))
+    return CallText(_stand_in(name, [f"{each}_" if each == "self" else each for each in parameters]), closure=())
 
 
 def _stand_in(name: str, parameters: Iterable[str]) -> Any:

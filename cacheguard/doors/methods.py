@@ -67,6 +67,7 @@ def decorator(
             bloom=bloom,
             bloom_item=bloom_item,
             validate=validate,
+            by=decorate,
         )
         return _decorated(function)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from inspect import Parameter, Signature
 from typing import Any
 
+from ..keys import UNBOUND
 from ..tiers.local import Entry, Index
 
 # Subscription, not `get`; `__class__`, not `type()`; a float, not an int: each is faster in CPython 3.11.
@@ -30,6 +31,15 @@ def _cg_build(_cg_index, _cg_now, _cg_slow, _cg_touch, _cg_copy, _cg_defaults, _
   return wrapper
 """
 
+# For a function that decorators have wrapped: what was given, by position or by keyword, is passed on so. Parameters
+# that may be given both ways are by position here, and all keywords are in one dict.
+_AS_GIVEN = """
+def _cg_build(_cg_index, _cg_now, _cg_slow, _cg_touch, _cg_copy, _cg_no_entry, _cg_not):
+  {prefix}def wrapper({parameters}*_cg_rest, **_cg_named):{names}{hit}
+    return {wait}_cg_slow(({values}*_cg_rest), _cg_named)
+  return wrapper
+"""
+
 _CALLER = """
 def _cg_call(_cg_function, _cg_values):
     {unpack}
@@ -39,20 +49,25 @@ def _cg_call(_cg_function, _cg_values):
 _STARS: dict[Any, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
 _NAMED_FROM_HERE = (Parameter.KEYWORD_ONLY, Parameter.VAR_POSITIONAL)
 
+_BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+
 # Equal values of these types have equal texts. Float (0.0, -0.0) and Decimal (1, 1.0) do not.
-BINDABLE = frozenset({int, str, bytes, bool, type(None)})
+_TEXTS = (str, type(UNBOUND))
+BINDABLE = frozenset({int, str, bytes, bool, type(None), type(UNBOUND)})
 
 
 class IndexKey:
     """The key of a call in its function's index, made from the values of the key's parameters.
 
     ``1 == 1.0 == True``, so a key of several values contains their types; for a single value, the hit compares the
-    type. A parameter annotated ``str`` in a template needs no type: a value equal to a text has the same text.
+    type. A parameter annotated ``str`` in a template needs no type: only texts are put into the index for it.
     """
 
-    def __init__(self, names: Sequence[str], texts: Collection[str]) -> None:
-        self._names = names
+    def __init__(self, names: Sequence[str], texts: Collection[str], variables: Sequence[str] = ()) -> None:
+        """*variables*: what the values are called in the wrapper, if not like the parameters."""
+        self._names = variables or names
         self._typed = [position for position, name in enumerate(names) if name not in texts]
+        self._texts = [position for position, name in enumerate(names) if name in texts]
 
     @property
     def source(self) -> str:
@@ -71,6 +86,8 @@ class IndexKey:
         if not BINDABLE.issuperset(map(type, values)):
             return None
         types: list[Any] = [type(value) for value in values]
+        if any(types[position] not in _TEXTS for position in self._texts):
+            return None
         if len(values) == 1:
             return values[0], types[0]
         return (*values, *(types[position] for position in self._typed)), None
@@ -101,6 +118,65 @@ def wrapper(
     exec(_WRAPPER.format(hit=hit, **pieces), scope)  # noqa: S102 - made of parameter names, which are identifiers
     defaults = {name: each.default for name, each in signature.parameters.items()}
     built: Callable[..., Any] = scope["_cg_build"](index, now, slow, touch, copy, defaults, (KeyError, TypeError))
+    return built
+
+
+def variables(signature: Signature, names: Sequence[str]) -> list[str]:
+    """What `as_given` calls the values of the parameters *names*."""
+    places = {name: place for place, name in enumerate(signature.parameters)}
+    return [f"_cg_{places[name]}" for name in names]
+
+
+def as_given(
+    signature: Signature,
+    names: Sequence[str],
+    key: IndexKey,
+    index: Index | None,
+    slow: Callable[[tuple[Any, ...], dict[str, Any]], Any],
+    *,
+    is_async: bool,
+    now: Callable[[], float],
+    touch: Callable[[Entry], None] | None,
+    copy: Callable[[Any], Any] | None,
+) -> Callable[..., Any]:
+    """Make a function like `wrapper` does, which passes to *slow* what its caller gave, as it was given.
+
+    Args:
+        signature: of the function.
+        names: the parameters that *key* consists of; their values are called as `variables` says.
+        key: the key in the index.
+        index: the entries by their keys, or None.
+        slow: takes the arguments by position and by keyword; `UNBOUND` stands for those by position that are missing.
+        is_async: make a coroutine function.
+        now: the clock.
+        touch: is called with the entry of a hit.
+        copy: copies the value of a hit.
+    """
+    parameters, found = "", ""
+    places = [(f"_cg_p{place}", each) for place, each in enumerate(signature.parameters.values())]
+    by_position = [variable for variable, each in places if each.kind in _BY_POSITION] if index is not None else []
+    if by_position:
+        parameters = f"{', '.join(f'{each}=_cg_not' for each in by_position)}, /, "
+    for place, (variable, each) in enumerate(places):
+        if index is None or each.name not in names:
+            continue
+        given = variable if each.kind in _BY_POSITION else "_cg_not"
+        if each.kind is not Parameter.POSITIONAL_ONLY:
+            given = f"_cg_named.get({each.name!r}, {given}) if _cg_named else {given}"
+        found += f"\n    _cg_{place} = {given}"
+    pieces = {
+        "prefix": "async " if is_async else "",
+        "wait": "await " if is_async else "",
+        "parameters": parameters,
+        "names": found,
+        "values": "".join(f"{each}, " for each in by_position),
+        "touch": "\n            _cg_touch(_cg_entry)" if touch else "",
+        "value": "_cg_copy(_cg_entry.value)" if copy else "_cg_entry.value",
+    }
+    hit = "" if index is None else _HIT.format(key=key.source, same_type=key.check, **pieces)
+    scope: dict[str, Any] = {}
+    exec(_AS_GIVEN.format(hit=hit, **pieces), scope)  # noqa: S102 - made of parameter names, which are identifiers
+    built: Callable[..., Any] = scope["_cg_build"](index, now, slow, touch, copy, (KeyError, TypeError), UNBOUND)
     return built
 
 
