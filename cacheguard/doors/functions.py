@@ -17,6 +17,7 @@ from ..keys import (
     UNBOUND,
     VARIADIC,
     KeyMaker,
+    Owner,
     TextTemplate,
     called_as_bound,
     compile_key,
@@ -32,10 +33,10 @@ from ..runtime import run_now
 from ..tiers.local import Index
 from ..tiers.packing import copied
 from .bloom import BloomFilter, item_of
-from .wrapper import IndexKey, as_given, caller, variables, wrapper
+from .wrapper import IndexKey, as_given, caller, wrapper
 
 
-class Given(tuple[Any, ...]):
+class Given(tuple[Any, ...]):  # noqa: SLOT001 - a tuple with slots cannot have attributes
     """The values of all parameters, for a function that sees how its arguments were given."""
 
     args: tuple[Any, ...]
@@ -82,6 +83,8 @@ class Function:
         self._shared = hub.shared
         self._keys: KeyMaker = compile_key(template, fn, closures=hub.owners.closures)
         self._key_positions = tuple(self._positions[name] for name in self._keys.fields)
+        # Without a template, the name of a class is all that a key says of it.
+        self._classes = () if template else self._key_positions
         self._tags = tuple(TextTemplate(_text(tag, "tags"), fn) for tag in _tags(tags))
         self.codec: Codec = hub.options.codec or return_codec(fn)
         hub.registry.register(self.codec)
@@ -101,12 +104,11 @@ class Function:
         indexed_by = (*self._keys.fields, *(name for name in self._guard_names() if name not in self._keys.fields))
         self._index_positions = tuple(self._positions[name] for name in indexed_by)
         self._index: Index | None = {} if self._can_index(indexed_by) else None
-        called = () if self._is_plain else variables(self.signature, indexed_by)
         self._indexed_by = indexed_by
-        self._index_key = IndexKey(indexed_by, self._texts() if template else (), called)
+        self._index_key = IndexKey(indexed_by, self._texts() if template else ())
         of_tags = [name for tag in self._tags for name in tag.fields]
         self._needed = {*(self._keys.fields if template else ()), *of_tags, *self._guard_names()}
-        warning = hub.owners.claim(scope.prefix, self._keys.pattern, fn, by, templated=template is not None)
+        warning = hub.owners.claim(scope.prefix, self._keys.pattern, Owner(fn, by), templated=template is not None)
         if warning is not None:
             log.warning(warning)
         self._copy = copied if hub.options.l1_copy else None
@@ -234,7 +236,17 @@ class Function:
 
     def text(self, values: tuple[Any, ...]) -> str:
         """Return the key text."""
+        for position in self._classes:
+            self._check_class(values[position])
         return self._keys.text_of(*[values[position] for position in self._key_positions])
+
+    def _check_class(self, kind: Any) -> None:
+        """Refuse a second class of one name: a class of a function is made anew at each call of that function."""
+        if isinstance(kind, type) and "<locals>" in kind.__qualname__:
+            try:
+                self.hub.owners.claim_class(kind)
+            except ValueError as error:
+                raise KeyTemplateError(f"{_name(self.fn)} needs a key template: {error}") from None
 
     def tags(self, values: tuple[Any, ...]) -> tuple[str, ...]:
         """Return the tags of the entry."""
@@ -362,22 +374,14 @@ class Function:
         if self._is_plain:
             slow = self.aread if self.is_async else self.read
             return wrapper(self.signature, self._index_key, self._index, slow, **options)
-        slow = self._aread_given if self.is_async else self._read_given
-        return as_given(self.signature, self._indexed_by, self._index_key, self._index, slow, **options)
+        given = self._aread_given if self.is_async else self._read_given
+        return as_given(self.signature, self._indexed_by, self._index_key, self._index, given, **options)
 
     def _read_given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self.read(self._given(_without_missing(args), kwargs))
+        return self.read(self._given(args, kwargs))
 
     async def _aread_given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return await self.aread(self._given(_without_missing(args), kwargs))
-
-
-def _without_missing(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the arguments by position that a caller gave: those before the first that is missing."""
-    for count, value in enumerate(args):
-        if value is UNBOUND:
-            return args[:count]
-    return args
+        return await self.aread(self._given(args, kwargs))
 
 
 def _name(fn: Callable[..., Any]) -> str:

@@ -31,12 +31,14 @@ def _cg_build(_cg_index, _cg_now, _cg_slow, _cg_touch, _cg_copy, _cg_defaults, _
   return wrapper
 """
 
-# For a function that decorators have wrapped: what was given, by position or by keyword, is passed on so. Parameters
-# that may be given both ways are by position here, and all keywords are in one dict.
+# For a function that decorators have wrapped, and that sees how its arguments are given: whatever can be given by
+# position is so here, and all keywords are in one dict, in their order.
 _AS_GIVEN = """
 def _cg_build(_cg_index, _cg_now, _cg_slow, _cg_touch, _cg_copy, _cg_no_entry, _cg_not):
-  {prefix}def wrapper({parameters}*_cg_rest, **_cg_named):{names}{hit}
-    return {wait}_cg_slow(({values}*_cg_rest), _cg_named)
+  {prefix}def wrapper({parameters}*_cg_rest, **_cg_named):
+    if _cg_named:{named}{named_hit}
+    else:{hit}
+    return {wait}_cg_slow(({values}*_cg_rest,), _cg_named)
   return wrapper
 """
 
@@ -63,11 +65,16 @@ class IndexKey:
     type. A parameter annotated ``str`` in a template needs no type: only texts are put into the index for it.
     """
 
-    def __init__(self, names: Sequence[str], texts: Collection[str], variables: Sequence[str] = ()) -> None:
-        """*variables*: what the values are called in the wrapper, if not like the parameters."""
-        self._names = variables or names
+    def __init__(self, names: Sequence[str], texts: Collection[str]) -> None:
+        self._names = names
         self._typed = [position for position, name in enumerate(names) if name not in texts]
         self._texts = [position for position, name in enumerate(names) if name in texts]
+
+    def called(self, variables: Sequence[str]) -> IndexKey:
+        """The same key, where the values have these names instead of the parameters'."""
+        other = IndexKey(variables, ())
+        other._typed, other._texts = self._typed, self._texts
+        return other
 
     @property
     def source(self) -> str:
@@ -121,12 +128,6 @@ def wrapper(
     return built
 
 
-def variables(signature: Signature, names: Sequence[str]) -> list[str]:
-    """What `as_given` calls the values of the parameters *names*."""
-    places = {name: place for place, name in enumerate(signature.parameters)}
-    return [f"_cg_{places[name]}" for name in names]
-
-
 def as_given(
     signature: Signature,
     names: Sequence[str],
@@ -139,45 +140,49 @@ def as_given(
     touch: Callable[[Entry], None] | None,
     copy: Callable[[Any], Any] | None,
 ) -> Callable[..., Any]:
-    """Make a function like `wrapper` does, which passes to *slow* what its caller gave, as it was given.
+    """Make a function like `wrapper` does, which passes to *slow* what its caller gave: by position and by keyword.
 
-    Args:
-        signature: of the function.
-        names: the parameters that *key* consists of; their values are called as `variables` says.
-        key: the key in the index.
-        index: the entries by their keys, or None.
-        slow: takes the arguments by position and by keyword; `UNBOUND` stands for those by position that are missing.
-        is_async: make a coroutine function.
-        now: the clock.
-        touch: is called with the entry of a hit.
-        copy: copies the value of a hit.
+    *names* are the parameters that *key* consists of. What is not given is `UNBOUND` in the key.
     """
-    parameters, found = "", ""
     places = [(f"_cg_p{place}", each) for place, each in enumerate(signature.parameters.values())]
-    by_position = [variable for variable, each in places if each.kind in _BY_POSITION] if index is not None else []
-    if by_position:
-        parameters = f"{', '.join(f'{each}=_cg_not' for each in by_position)}, /, "
-    for place, (variable, each) in enumerate(places):
-        if index is None or each.name not in names:
-            continue
-        given = variable if each.kind in _BY_POSITION else "_cg_not"
-        if each.kind is not Parameter.POSITIONAL_ONLY:
-            given = f"_cg_named.get({each.name!r}, {given}) if _cg_named else {given}"
-        found += f"\n    _cg_{place} = {given}"
+    by_position = [variable for variable, each in places if each.kind in _BY_POSITION]
     pieces = {
         "prefix": "async " if is_async else "",
         "wait": "await " if is_async else "",
-        "parameters": parameters,
-        "names": found,
+        "parameters": f"{', '.join(f'{each}=_cg_not' for each in by_position)}, /, " if by_position else "",
         "values": "".join(f"{each}, " for each in by_position),
         "touch": "\n            _cg_touch(_cg_entry)" if touch else "",
         "value": "_cg_copy(_cg_entry.value)" if copy else "_cg_entry.value",
     }
-    hit = "" if index is None else _HIT.format(key=key.source, same_type=key.check, **pieces)
+    hit, named, named_hit = " pass", " pass", ""
+    if index is not None:
+        own = {each.name: variable if each.kind in _BY_POSITION else "_cg_not" for variable, each in places}
+        only = {each.name for _, each in places if each.kind is Parameter.POSITIONAL_ONLY}
+        values = [own[name] if name in only else f"_cg_named.get({name!r}, {own[name]})" for name in names]
+        called = [f"_cg_{place}" for place, _ in enumerate(names)]
+        named = "".join(f"\n        {each} = {value}" for each, value in zip(called, values, strict=True))
+        hit, named_hit = _inner(key.called([own[name] for name in names]), pieces), _inner(key.called(called), pieces)
     scope: dict[str, Any] = {}
-    exec(_AS_GIVEN.format(hit=hit, **pieces), scope)  # noqa: S102 - made of parameter names, which are identifiers
-    built: Callable[..., Any] = scope["_cg_build"](index, now, slow, touch, copy, (KeyError, TypeError), UNBOUND)
+    exec(_AS_GIVEN.format(hit=hit, named=named, named_hit=named_hit, **pieces), scope)  # noqa: S102 - as above
+
+    def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return slow(_given(args), kwargs)
+
+    built: Callable[..., Any] = scope["_cg_build"](index, now, given, touch, copy, (KeyError, TypeError), UNBOUND)
     return built
+
+
+def _inner(key: IndexKey, pieces: dict[str, str]) -> str:
+    """The source of a hit, one block deeper."""
+    return _HIT.format(key=key.source, same_type=key.check, **pieces).replace("\n", "\n    ")
+
+
+def _given(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the arguments by position that a caller gave: those before the first that is missing."""
+    for count, value in enumerate(args):
+        if value is UNBOUND:
+            return args[:count]
+    return args
 
 
 def _parameters(signature: Signature) -> str:

@@ -14,7 +14,7 @@ from ..defenses.consistency import Version, version_text
 from ..delivery.outbox import Invalidation
 from ..durations import Duration, seconds
 from ..errors import ConfigurationError, KeyTemplateError
-from ..keys import TextTemplate, called_as_bound, given_values, signature_of
+from ..keys import Binder, TextTemplate, signature_of
 from ..protocol.entry import ms
 from ..protocol.names import Scope
 from ..runtime import run_now
@@ -274,22 +274,17 @@ class WriterTemplates:
             raise ConfigurationError(f"{_name(fn)} is a generator: use `with guard.writing(…)` inside it")
         if version is not None and not callable(version):
             raise ConfigurationError(f"version must be a function of the result, got {version!r}")
-        self._fn, self._signature, self._is_plain = fn, signature_of(fn), called_as_bound(fn)
+        self._binder = Binder(fn)
         self._version = version
         self._keys, self._result_keys = _sorted(fn, keys, "keys")
         self._tags, self._result_tags = _sorted(fn, tags, "tags")
         makers = [*self._keys, *self._tags, *self._result_keys, *self._result_tags]
         fields = {field for each in makers if isinstance(each, TextTemplate) for field in each.fields}
-        self._needed = fields & self._signature.parameters.keys()
+        self._needed = fields & {*self._binder.names}
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[str], list[str]]:
         """Return the arguments by name, and the keys and tags that depend only on them."""
-        if self._is_plain:
-            bound = self._signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            values = dict(bound.arguments)
-        else:
-            values, _ = given_values(self._fn, self._signature, self._needed, args, kwargs)
+        values = self._binder.values(args, kwargs, self._needed)
         return values, [key.text(values) for key in self._keys], [tag.text(values) for tag in self._tags]
 
     def after(self, write: Write, values: dict[str, Any], result: Any) -> None:

@@ -13,16 +13,18 @@ from typing import Any
 
 from .call import CallText
 from .identity import leaves_of
-from .owners import Owners
-from .parameters import UNBOUND, VARIADIC, called_as_bound, given_values, signature_of
+from .owners import Owner, Owners
+from .parameters import UNBOUND, VARIADIC, Binder, called_as_bound, given_values, signature_of
 from .template import TextTemplate
 from .text import KeyMaker
 
 __all__ = [
     "UNBOUND",
     "VARIADIC",
+    "Binder",
     "CallText",
     "KeyMaker",
+    "Owner",
     "Owners",
     "TextTemplate",
     "called_as_bound",

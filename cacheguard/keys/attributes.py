@@ -71,7 +71,7 @@ def _is_known(kind: type) -> bool:
             continue
         if any(name in vars(each) for name in _OPEN) and not issubclass(kind, enum.Enum):
             return False
-        if isinstance(each, type) and type(each) is not type and each.__module__ not in ("builtins", "abc", "enum"):
+        if type(each) is not type and each.__module__ not in ("builtins", "abc", "enum"):
             return _is_plain_metaclass(type(each))
     extra: dict[str, Any] = getattr(kind, "model_config", {})
     return extra.get("extra") != "allow"

@@ -47,7 +47,9 @@ class CallText:
         if closure is None:
             self._check_closure()
         named = ",".join(f"{leaf.where}={leaf.text}" for leaf in self.closure if leaf.text is not None)
-        self._head = f"{escape(f'{fn.__module__}.{fn.__qualname__}{_owner_of(fn)}')}{quote(f'[{named}]') if named else ''}("
+        self._head = (
+            f"{escape(f'{fn.__module__}.{fn.__qualname__}{_owner_of(fn)}')}{quote(f'[{named}]') if named else ''}("
+        )
         self._labels = tuple(f"{name}=" for name in self.fields)
         kinds = [each.kind for each in signature_of(fn).parameters.values()]
         self._scalars = tuple(
@@ -144,6 +146,8 @@ def _write(value: object) -> str:
 
 
 # Of a subclass, what the builtin holds: its own methods may show less of it.
+_DICT: Any = dict
+_ORDERED: Any = OrderedDict
 
 
 def _write_items(mark: str, base: Any) -> Callable[[Any], str]:
@@ -155,7 +159,7 @@ def _write_members(mark: str, base: Any) -> Callable[[Any], str]:
 
 
 def _write_dict(value: Any) -> str:
-    return f"m({','.join(sorted(_write_pairs(dict.items(value))))})"
+    return f"m({','.join(sorted(_write_pairs(_DICT.items(value))))})"
 
 
 def _write_pairs(items: Iterable[tuple[Any, Any]]) -> list[str]:
@@ -194,7 +198,7 @@ _WRITERS: dict[type, Callable[[Any], str]] = {
     frozenset: _write_members("F", frozenset),
     dict: _write_dict,
     # Two of these are equal only if their orders are.
-    OrderedDict: lambda value: f"M({','.join(_write_pairs(OrderedDict.items(value)))})",
+    OrderedDict: lambda value: f"M({','.join(_write_pairs(_ORDERED.items(value)))})",
     Unbound: lambda _value: "-",
     range: lambda value: f"g({value.start},{value.stop},{value.step})",
     slice: lambda value: f"G({_write(value.start)},{_write(value.stop)},{_write(value.step)})",
@@ -245,12 +249,12 @@ def _class_name(kind: type) -> str:
     return quote(f"{kind.__module__}.{kind.__qualname__}")
 
 
-def _write_subclass(value: object, kind: type, base: type) -> str:
+def _write_subclass(value: Any, kind: Any, base: type) -> str:
     """An instance of a class derived from a builtin: as the builtin, and whatever it has besides."""
     parts = [_WRITERS[base](value)]
     if base in _SCALARS and not has_default(kind, "__repr__", base=base):
         parts.append(quote(without_address(repr(value))))  # may tell more, such as the nanoseconds of a timestamp
-    if isinstance(value, defaultdict):
+    if defaultdict in kind.__mro__:
         parts.append(_write(value.default_factory))
     if state := dict(state_of(value)):
         parts.append(_write_dict(state))

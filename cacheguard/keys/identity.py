@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 _LOCAL = "<locals>"
 _LAMBDA = "<lambda>"
 _CACHED = type(functools.lru_cache(len))
-_METHOD_OBJECTS = (staticmethod, classmethod, property, functools.cached_property)
+_METHOD_OBJECTS: tuple[type[Any], ...] = (staticmethod, classmethod, property, functools.cached_property)
 _MOST_WRAPPERS = 100
 
 
@@ -113,17 +113,17 @@ class _Walk:
     def of_function(self, fn: Any, where: str) -> Iterator[Leaf]:
         """What a function that is not the only one of its name uses."""
         if inspect.ismethod(fn):
-            if where or not _is_importable(fn.__self__):  # the class that a class method is taken from is in the key
-                yield from self.of(fn.__self__, _join(where, "__self__"))
-            if where or not _is_importable(fn.__func__):
-                yield from self.of_function(fn.__func__, where)
+            yield from self._of_method(fn, where)
         elif isinstance(fn, FunctionType):
             name = _code_name(fn)
             if where or name != f"{fn.__module__}.{fn.__qualname__}":
                 yield Leaf(where or "def", None if _LAMBDA in name else name, fn)
             yield from self._of_cells(fn, where)
             if id(fn) not in self._chain:  # the defaults of the function itself are arguments, and part of the key
-                defaults = [*zip(_defaulted(fn), fn.__defaults__ or (), strict=True), *(fn.__kwdefaults__ or {}).items()]
+                defaults = [
+                    *zip(_defaulted(fn), fn.__defaults__ or (), strict=True),
+                    *(fn.__kwdefaults__ or {}).items(),
+                ]
                 for name, value in defaults:
                     if value is not None:
                         yield from self.of(value, _join(where, name))
@@ -133,6 +133,18 @@ class _Walk:
             yield from self.of(fn.__wrapped__, where)
         else:
             yield Leaf(where or "its own state", None, fn)
+
+    def _of_method(self, fn: Any, where: str) -> Iterator[Leaf]:
+        if where or not _is_importable(fn.__self__):  # the class that a class method is taken from is in the key
+            yield from self.of(fn.__self__, _join(where, "__self__"))
+        if where or not _is_importable(fn.__func__):
+            yield from self.of_function(fn.__func__, where)
+
+    def _of_defaults(self, fn: FunctionType, where: str) -> Iterator[Leaf]:
+        defaults = [*zip(_defaulted(fn), fn.__defaults__ or (), strict=True), *(fn.__kwdefaults__ or {}).items()]
+        for name, value in defaults:
+            if value is not None:
+                yield from self.of(value, _join(where, name))
 
     def _of_cells(self, fn: FunctionType, where: str) -> Iterator[Leaf]:
         for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
@@ -164,12 +176,8 @@ class _Walk:
                 inner = getattr(value, name, None)
                 if inner is not None:
                     yield from self.of(inner, where)
-        elif inspect.isroutine(value):
-            owner = getattr(value, "__self__", None)
-            named = owner is None or isinstance(owner, type | ModuleType)
-            yield Leaf(where, f"{_code_name(value)}" if named else None, value)
         else:
-            yield Leaf(where, None, value)
+            yield Leaf(where, _builtin_name(value), value)
 
     def _of_inner_function(self, fn: FunctionType, where: str) -> Iterator[Leaf]:
         chain = _chain(fn)
@@ -199,6 +207,13 @@ class _Walk:
             if isinstance(value, FunctionType) and value.__code__.co_filename.startswith("<"):
                 continue  # made by a decorator such as dataclass, from fields
             yield from self.of(value, _join(where, name))
+
+
+def _builtin_name(value: Any) -> str | None:
+    """The name of a function that is not written in Python, unless it is bound to an object."""
+    owner = getattr(value, "__self__", None)
+    named = inspect.isroutine(value) and (owner is None or isinstance(owner, type | ModuleType))
+    return _code_name(value) if named else None
 
 
 def _code_name(fn: Any) -> str:

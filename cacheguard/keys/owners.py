@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import CodeType
 from typing import Any
 
@@ -13,17 +13,27 @@ from .identity import Leaf, code_of, leaves_of, same_leaves
 _MOST = 10_000
 
 
-class _Owner:
-    """A function that has certain keys."""
+class Owner:
+    """A function that has certain keys.
 
-    def __init__(self, fn: Callable[..., Any], by: object) -> None:
+    Args:
+        fn: the function.
+        by: its decorator: functions that one decorator object decorates share their keys on purpose.
+    """
+
+    def __init__(self, fn: Callable[..., Any], by: object = None) -> None:
         self.name = f"{fn.__module__}:{getattr(fn, '__qualname__', repr(fn))}"
         self.code: CodeType | None = code_of(fn)
         self.closure: tuple[Leaf, ...] = leaves_of(fn)
         self.by = by
         self.is_told = False
 
-    def is_twice(self, other: _Owner) -> bool:
+    @property
+    def is_closure(self) -> bool:
+        """Does it use anything that may be another in a function of the same code?"""
+        return any(leaf.text is None for leaf in self.closure)
+
+    def is_twice(self, other: Owner) -> bool:
         """Is this the same code with other variables? If its module is loaded again, the code is another."""
         return self.code is other.code and not same_leaves(self.closure, other.closure)
 
@@ -31,26 +41,24 @@ class _Owner:
 class Owners:
     """The functions of one guard and its namespaces, by namespace and key."""
 
-    def __init__(self) -> None:
+    def __init__(self, lock: AbstractContextManager[Any]) -> None:
         self.closures: bool = False
         """Whether a function without a template may use variables of the function around it, if it is made once."""
-        self._lock = threading.Lock()
-        self._owners: dict[tuple[str, str], dict[str, _Owner]] = {}
+        self._lock = lock
+        self._owners: dict[tuple[str, str], dict[str, Owner]] = {}
         self._classes: dict[str, type] = {}
 
-    def claim(self, prefix: str, pattern: str, fn: Callable[..., Any], by: object, *, templated: bool) -> str | None:
-        """Note that *fn* has the keys *pattern* in the namespace *prefix*; return a warning if another one has them.
+    def claim(self, prefix: str, pattern: str, new: Owner, *, templated: bool) -> str | None:
+        """Note that *new* has the keys *pattern* in the namespace *prefix*; return a warning if another one has them.
 
         Args:
             prefix: the prefix of the namespace's keys.
             pattern: what the keys of all its calls have in common.
-            fn: the function.
-            by: the decorator: functions that one decorator object decorates share their keys on purpose.
+            new: the function.
             templated: the keys are made by a template.
 
         Raises `KeyTemplateError` if there is no template, and the same code has these keys with other variables.
         """
-        new = _Owner(fn, by)
         with self._lock:
             if len(self._owners) >= _MOST and (prefix, pattern) not in self._owners:
                 return None
@@ -58,8 +66,8 @@ class Owners:
             before = owners.get(new.name)
             if before is None:
                 owners[new.name] = new
-                other = next((each for each in owners.values() if each.by is not by), None)
-                return None if other is None else _shared(new, other)
+                other = next((each for each in owners.values() if each.by is None or each.by is not new.by), None)
+                return None if other is None or other is new else _shared(new, other)
             if not before.is_twice(new):
                 owners[new.name] = new
                 return None
@@ -77,14 +85,14 @@ class Owners:
             raise ValueError(f"there are two classes of the name {name}, made by one function")
 
 
-def _shared(new: _Owner, other: _Owner) -> str:
+def _shared(new: Owner, other: Owner) -> str:
     return (
         f"{new.name} has the same key template as {other.name} in this namespace, so each may get what the other has "
         "cached; give them different templates, or decorate both with one decorator object if that is meant"
     )
 
 
-def _twice(new: _Owner, before: _Owner) -> str:
+def _twice(new: Owner, before: Owner) -> str:
     pairs = zip(new.closure, before.closure, strict=False)
     leaf = next((each for each, known in pairs if not same_leaves((each,), (known,))), None)
     what = "other variables" if leaf is None else f"another {leaf.where}"

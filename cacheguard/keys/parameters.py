@@ -70,7 +70,7 @@ def given_values(
         kwargs: what the caller gives by keyword.
 
     Returns:
-        The values of all parameters, with defaults, and `UNBOUND` for those that are missing; and those that were given.
+        The values of all parameters, with defaults, `UNBOUND` for those that are missing; and those that were given.
     """
     bound = signature.bind_partial(*args, **kwargs)
     given = dict(bound.arguments)
@@ -85,6 +85,33 @@ def given_values(
     return values, given
 
 
+class Binder:
+    """Binds the calls of a function, plain or wrapped, to its parameters.
+
+    Args:
+        fn: the function; `KeyTemplateError` if its parameters cannot be known.
+    """
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self._fn, self.signature, self._is_plain = fn, signature_of(fn), called_as_bound(fn)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the parameters."""
+        return list(self.signature.parameters)
+
+    def values(self, args: tuple[Any, ...], kwargs: dict[str, Any], needed: Iterable[str] = ()) -> dict[str, Any]:
+        """Return the values of all parameters, with defaults; ``TypeError`` if the call does not fit.
+
+        What a wrapper gives may be missing, except for the parameters *needed*; `UNBOUND` stands for it.
+        """
+        if not self._is_plain:
+            return given_values(self._fn, self.signature, needed, args, kwargs)[0]
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+
 def _taken(fn: Any, left: int) -> Signature:
     if inspect.ismethod(fn):
         function = _taken(fn.__func__, left)
@@ -94,7 +121,7 @@ def _taken(fn: Any, left: int) -> Signature:
     wrapped = getattr(fn, "__wrapped__", None)
     if wrapped is None or getattr(fn, "__signature__", None) is not None or isinstance(fn, type) or left == 0:
         return inspect.signature(fn)
-    if isinstance(fn, functools.partial):
+    if issubclass(type(fn), functools.partial):
         return inspect.signature(fn, follow_wrapped=False)
     try:
         own = inspect.signature(fn, follow_wrapped=False)

@@ -17,7 +17,7 @@ def declares_fields(kind: type[Any]) -> bool:
         or hasattr(kind, "__struct_fields__")
         or hasattr(kind, "__attrs_attrs__")
         or hasattr(kind, "__pydantic_fields__")
-        or (issubclass(kind, tuple) and hasattr(kind, "_fields"))
+        or (tuple in kind.__mro__ and hasattr(kind, "_fields"))
     )
 
 
@@ -29,7 +29,10 @@ def hidden_parameters(kind: type[Any]) -> list[str]:
 
 def fields_of(value: Any) -> list[Part] | None:
     """The named parts of *value*, if its class declares them; a field that is not set is left out."""
-    kind: type[Any] = type(value)
+    return _fields_of(value, type(value))
+
+
+def _fields_of(value: Any, kind: Any) -> list[Part] | None:
     if dataclasses.is_dataclass(kind):
         return _attributes(value, [field.name for field in dataclasses.fields(kind)])
     names: Iterable[str] | None = getattr(kind, "__struct_fields__", None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections import ChainMap, Counter, OrderedDict, UserDict, defaultdict
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Set, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Set as AbstractSet
 from datetime import date, time
 from decimal import Decimal
 from enum import Enum
@@ -15,9 +16,9 @@ from uuid import UUID
 from .parts import fields_of, state_of
 from .text import without_address
 
-_CONTAINERS: tuple[type[Any], ...] = (list, tuple, set, frozenset, dict, bytes, Mapping, Set, ValuesView)
-_BUILTINS: tuple[type[Any], ...] = (list, tuple, set, frozenset, dict)
-_VIEWS: tuple[type[Any], ...] = (KeysView, ItemsView, ValuesView)
+_CONTAINERS: tuple[type[Any], ...] = (list, tuple, set, frozenset, dict, bytes, Mapping, AbstractSet, ValuesView)
+_BUILTINS: tuple[Any, ...] = (list, tuple, set, frozenset, dict)
+_SHUFFLED: tuple[type[Any], ...] = (Mapping, AbstractSet, KeysView, ItemsView, ValuesView)
 _WHOLE: tuple[type[Any], ...] = (str, bytes, int, float, type, Enum, ModuleType, date, time, Decimal, UUID)
 _MOST_PARTS = 1000
 
@@ -28,7 +29,7 @@ def is_shown(value: object) -> bool:
 
 
 def shown(value: object) -> str:
-    """The ``repr`` of *value*, with sets and dicts in order; ``ValueError`` if it depends on an order that has no meaning.
+    """The ``repr`` of *value*, with sets and dicts in order; ``ValueError`` if it depends on how they are ordered.
 
     An `OrderedDict` is equal to another only in the same order, so its order stays.
     """
@@ -41,9 +42,11 @@ def shown(value: object) -> str:
     for base in _BUILTINS:
         if issubclass(kind, base) and kind.__repr__ is base.__repr__:
             text = _SHOWS[base](value)
-            return f"{kind.__qualname__}({text})" if issubclass(base, Set) else text
-    if isinstance(value, (Mapping, Set, *_VIEWS)):
-        raise ValueError(f"the text of a {kind.__qualname__} depends on the order of its items: pass a dict or a tuple")
+            return f"{kind.__qualname__}({text})" if issubclass(base, AbstractSet) else text
+    if isinstance(value, _SHUFFLED):
+        raise ValueError(  # noqa: TRY004 - the template's error names the type, too
+            f"the text of a {kind.__qualname__} depends on the order of its items: pass a dict or a tuple"
+        )
     return told(value, repr(value))
 
 
@@ -57,22 +60,27 @@ def told(value: object, text: str) -> str:
     return without_address(text)
 
 
-def _unordered(value: object, seen: set[int]) -> Iterator[Any]:
+def _unordered(value: Any, seen: set[int]) -> Iterator[Any]:
     """The sets and dicts within *value*."""
     if isinstance(value, _WHOLE) or inspect.isroutine(value) or id(value) in seen or len(seen) > _MOST_PARTS:
         return
     seen.add(id(value))
+    kind = _class_of(value)
     parts: Iterable[Any]
-    if isinstance(value, Mapping):
+    if issubclass(kind, Mapping):
         parts = [*value.keys(), *value.values()]
-    elif isinstance(value, (list, tuple, set, frozenset)):
+    elif issubclass(kind, (list, tuple, set, frozenset)):
         parts = value
     else:
         parts = [part for _, part in fields_of(value) or state_of(value)]
     for part in parts:
-        if isinstance(part, (Mapping, Set)):
+        if issubclass(type(part), (Mapping, AbstractSet)):
             yield part
         yield from _unordered(part, seen)
+
+
+def _class_of(value: object) -> type:
+    return type(value)
 
 
 def _pairs(items: Iterable[tuple[Any, Any]]) -> list[str]:
@@ -92,13 +100,14 @@ def _members(values: Iterable[object]) -> str:
 
 
 # Of a subclass, what the builtin holds: its own methods may show less of it.
+_BASE: Mapping[Any, Any] = {each: each for each in (list, tuple, set, frozenset, dict, OrderedDict)}
 _SHOWS: Mapping[type, Callable[[Any], str]] = {
-    list: lambda value: f"[{_all(list.__iter__(value))}]",
-    tuple: lambda value: f"({_all(tuple.__iter__(value))}{',' if tuple.__len__(value) == 1 else ''})",
-    set: lambda value: f"{{{_members(set.__iter__(value))}}}" if value else "set()",
-    frozenset: lambda value: f"frozenset({{{_members(frozenset.__iter__(value))}}})",
-    dict: lambda value: f"{{{', '.join(sorted(_pairs(dict.items(value))))}}}",
-    OrderedDict: lambda value: f"OrderedDict({{{', '.join(_pairs(OrderedDict.items(value)))}}})",
+    list: lambda value: f"[{_all(_BASE[list].__iter__(value))}]",
+    tuple: lambda value: f"({_all(_BASE[tuple].__iter__(value))}{',' if _BASE[tuple].__len__(value) == 1 else ''})",
+    set: lambda value: f"{{{_members(_BASE[set].__iter__(value))}}}" if value else "set()",
+    frozenset: lambda value: f"frozenset({{{_members(_BASE[frozenset].__iter__(value))}}})",
+    dict: lambda value: f"{{{', '.join(sorted(_pairs(_BASE[dict].items(value))))}}}",
+    OrderedDict: lambda value: f"OrderedDict({{{', '.join(_pairs(_BASE[OrderedDict].items(value)))}}})",
     Counter: lambda value: f"Counter({_mapping(value)})",
     defaultdict: lambda value: f"defaultdict({without_address(repr(value.default_factory))}, {_mapping(value)})",
     MappingProxyType: lambda value: f"mappingproxy({_mapping(value)})",

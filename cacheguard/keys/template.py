@@ -219,6 +219,10 @@ def _converted(conversion: str | None, value: Any) -> Any:
     return _CONVERSIONS[conversion](value)
 
 
+def _class_of(value: object) -> type:
+    return type(value)
+
+
 def _readable(value: Any) -> str:
     """*value* as `str.format` shows it, except for what would differ between processes."""
     if type(value) is int:
@@ -228,8 +232,9 @@ def _readable(value: Any) -> str:
     if isinstance(value, str):
         return format(value)
     if is_shown(value):
-        own = not has_default(type(value), "__str__", "__format__")
-        return without_address(format(value)) if own and not isinstance(value, bytes) else shown(value)
+        kind = _class_of(value)
+        own = not has_default(kind, "__str__", "__format__") and not issubclass(kind, bytes)
+        return without_address(format(value)) if own else shown(value)
     if inspect.isroutine(value):
         raise ValueError("it is a function, and its text does not tell it apart: pass what it returns")
     return told(value, format(value))

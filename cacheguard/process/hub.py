@@ -57,7 +57,7 @@ class Hub:
         self.options = options
         self.events: Events = Events(on_state_change=options.on_state_change)
         self.registry: Registry = Registry()
-        self.owners: Owners = Owners()
+        self.owners: Owners = Owners(threading.Lock())
         if options.codec is not None:
             self.registry.register(options.codec)
         self._clock = CLOCK.get()
