@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import enum
 import inspect
 import types
 import typing
 from collections.abc import Iterator
 from typing import Any
 
-from .parts import declares_fields
 from .text import meant
 
 _UNIONS = (typing.Union, types.UnionType)
 # What a class that does one of these has is not to be seen from outside.
 _OPEN = ("__getattr__", "__getattribute__", "__setattr__")
+# Their classes set nothing but what they declare.
+_LIBRARIES = ("builtins", "typing", "abc", "enum", "datetime", "attr", "pydantic", "msgspec")
+_NOTHING = object()
 _WRITES = frozenset({"setattr", "__dict__", "__setattr__", "vars"})
 
 
 def missing(hint: Any, steps: list[str]) -> str | None:
     """Say what is wrong if no class that *hint* names has the attributes *steps*, each of the one before; else None."""
-    kinds = list(_classes(hint))
+    kinds: list[Any] = [dict if typing.is_typeddict(kind) else kind for kind in _classes(hint)]
     for step in steps:
         if not kinds or not all(isinstance(kind, type) and _is_known(kind) for kind in kinds):
             return None
@@ -67,41 +68,51 @@ def _is_known(kind: type) -> bool:
     if kind in (object, type, Any) or getattr(kind, "_is_protocol", False) or inspect.isabstract(kind):
         return False
     for each in kind.__mro__[:-1]:
-        if each.__module__ == "builtins" or (declares_fields(each) and _is_made(each)):
+        if _root(each) in _LIBRARIES or hasattr(each, "__pydantic_fields__"):
             continue
-        if any(name in vars(each) for name in _OPEN) and not issubclass(kind, enum.Enum):
+        if any(_is_written(vars(each).get(name)) for name in _OPEN) or _root(type(each)) not in _LIBRARIES:
             return False
-        if type(each) is not type and each.__module__ not in ("builtins", "abc", "enum"):
-            return _is_plain_metaclass(type(each))
     extra: dict[str, Any] = getattr(kind, "model_config", {})
     return extra.get("extra") != "allow"
 
 
-def _is_made(kind: type) -> bool:
-    """Pydantic, msgspec and attrs have ways of their own to set fields, which say nothing about others."""
-    return hasattr(kind, "__pydantic_fields__") or hasattr(kind, "__struct_fields__") or "__attrs_attrs__" in vars(kind)
+def _root(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
 
 
-def _is_plain_metaclass(meta: type) -> bool:
-    return meta.__module__ in ("abc", "enum", "typing") or meta.__module__.partition(".")[0] in ("pydantic", "msgspec")
+def _is_written(function: Any) -> bool:
+    """Is this a method that says more than its class declares? Libraries and decorators make those that do not."""
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_filename.startswith("<"):
+        return False
+    return function.__globals__.get("__name__", "").partition(".")[0] not in _LIBRARIES
 
 
 def _has(kind: type, name: str) -> bool:
     return (
-        inspect.getattr_static(kind, name, None) is not None
-        or any(name in vars(each).get("__annotations__", ()) for each in kind.__mro__)
+        inspect.getattr_static(kind, name, _NOTHING) is not _NOTHING
+        or any(_annotates(each, name) for each in kind.__mro__)
         or name in getattr(kind, "__struct_fields__", ())
         or any(name == each.name for each in getattr(kind, "__attrs_attrs__", ()))
         or any(_mentions(each, name) for each in kind.__mro__)
     )
 
 
+def _annotates(kind: type, name: str) -> bool:
+    try:
+        return name in inspect.get_annotations(kind)
+    except Exception:  # noqa: BLE001 - annotations are any expressions, which some Pythons evaluate only now
+        return True
+
+
 def _mentions(kind: type, name: str) -> bool:
     """Does a method of the class use an attribute of that name, or set attributes by their names?"""
+    if _root(kind) in _LIBRARIES:
+        return False
     for each in vars(kind).values():
         function = getattr(each, "__func__", None) or getattr(each, "fget", None) or each
         code = getattr(inspect.unwrap(function) if callable(function) else function, "__code__", None)
-        if code is not None and not code.co_filename.startswith("<") and {name, *_WRITES} & {*code.co_names}:
+        if code is not None and _is_written(function) and {name, *_WRITES} & {*code.co_names}:
             return True
     return False
 

@@ -199,14 +199,17 @@ class _Walk:
         for base in kind.__bases__:
             yield from self.of(base, _join(where, base.__name__))
         for name, value in vars(kind).items():
-            # Of the names between underscores, only functions that somebody has written are looked at.
-            if name.startswith("__") and not (isinstance(value, FunctionType) and value.__module__ == kind.__module__):
-                continue
             if inspect.ismemberdescriptor(value) or inspect.isgetsetdescriptor(value):
                 continue
-            if isinstance(value, FunctionType) and value.__code__.co_filename.startswith("<"):
-                continue  # made by a decorator such as dataclass, from fields
+            # Of the names between underscores, only functions are looked at that the module of the class has: others
+            # are made by Python, or by a decorator such as dataclass.
+            if name.startswith("__") and not (isinstance(value, FunctionType) and _is_written(value, kind)):
+                continue
             yield from self.of(value, _join(where, name))
+
+
+def _is_written(fn: FunctionType, kind: type) -> bool:
+    return fn.__globals__.get("__name__") == kind.__module__ and not fn.__code__.co_filename.startswith("<")
 
 
 def _builtin_name(value: Any) -> str | None:

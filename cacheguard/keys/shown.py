@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import ChainMap, Counter, OrderedDict, UserDict, defaultdict
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from collections.abc import Set as AbstractSet
 from datetime import date, time
 from decimal import Decimal
@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from .parts import fields_of, state_of
-from .text import without_address
+from .text import has_default, without_address
 
 _CONTAINERS: tuple[type[Any], ...] = (list, tuple, set, frozenset, dict, bytes, Mapping, AbstractSet, ValuesView)
 _BUILTINS: tuple[Any, ...] = (list, tuple, set, frozenset, dict)
@@ -26,6 +26,12 @@ _MOST_PARTS = 1000
 def is_shown(value: object) -> bool:
     """Return True if `shown` knows how to write *value* by its items."""
     return isinstance(value, _CONTAINERS)
+
+
+def has_own_text(value: object) -> bool:
+    """Return True if the class of a container says how it is written, in ``__format__`` or ``__str__``."""
+    kind = _class_of(value)
+    return kind not in _SHOWS and not issubclass(kind, bytes) and not has_default(kind, "__str__", "__format__")
 
 
 def shown(value: object) -> str:
@@ -69,7 +75,7 @@ def _unordered(value: Any, seen: set[int]) -> Iterator[Any]:
     parts: Iterable[Any]
     if issubclass(kind, Mapping):
         parts = [*value.keys(), *value.values()]
-    elif issubclass(kind, (list, tuple, set, frozenset)):
+    elif issubclass(kind, (Sequence, AbstractSet)):
         parts = value
     else:
         parts = [part for _, part in fields_of(value) or state_of(value)]

@@ -15,7 +15,7 @@ from ..errors import KeyTemplateError
 from ..protocol.names import TO_ESCAPE, escape
 from .attributes import missing, no_item
 from .parameters import VARIADIC, function_name, parameters_of, signature_of
-from .shown import is_shown, shown, told
+from .shown import has_own_text, is_shown, shown, told
 from .text import has_default, stated_classes, whole_number, without_address
 
 _Render: TypeAlias = Callable[[Any], str]
@@ -26,6 +26,7 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[([^\[\]]+)\]")
 _CONVERSIONS: Mapping[str | None, Callable[[Any], Any]] = {"r": repr, "s": str, "a": ascii}
 # The methods that a field's text comes from, by conversion.
 _SOURCES = {"r": ("__repr__",), "a": ("__repr__",), "s": ("__str__", "__repr__")}
+_A_FUNCTION = "it is a function, and its text does not tell it apart: pass what it returns"
 _ALL_SOURCES = ("__format__", "__str__", "__repr__")
 
 
@@ -205,9 +206,13 @@ def _formatted(field: _Field, value: Any) -> str:
         value = step(value)
     if not (field.conversion or field.spec):
         return _readable(value)
+    if inspect.isroutine(value):
+        raise ValueError(_A_FUNCTION)
     converted = _converted(field.conversion, value)
     text = format(converted, field.spec)
-    return text if isinstance(value, str) else told(value, text)
+    if isinstance(value, str):
+        return text
+    return without_address(text) if is_shown(value) else told(value, text)
 
 
 def _converted(conversion: str | None, value: Any) -> Any:
@@ -219,10 +224,6 @@ def _converted(conversion: str | None, value: Any) -> Any:
     return _CONVERSIONS[conversion](value)
 
 
-def _class_of(value: object) -> type:
-    return type(value)
-
-
 def _readable(value: Any) -> str:
     """*value* as `str.format` shows it, except for what would differ between processes."""
     if type(value) is int:
@@ -232,9 +233,7 @@ def _readable(value: Any) -> str:
     if isinstance(value, str):
         return format(value)
     if is_shown(value):
-        kind = _class_of(value)
-        own = not has_default(kind, "__str__", "__format__") and not issubclass(kind, bytes)
-        return without_address(format(value)) if own else shown(value)
+        return without_address(format(value)) if has_own_text(value) else shown(value)
     if inspect.isroutine(value):
-        raise ValueError("it is a function, and its text does not tell it apart: pass what it returns")
+        raise ValueError(_A_FUNCTION)
     return told(value, format(value))
