@@ -78,7 +78,7 @@ class Function:
         self._names = tuple(self.signature.parameters)
         self._positions = {name: position for position, name in enumerate(self._names)}
         self._call = caller(self.signature)
-        self._is_plain = called_as_bound(fn)
+        self.is_plain: bool = called_as_bound(fn)
         self.hub, self.scope, self.version = hub, scope, version
         self._shared = hub.shared
         self._keys: KeyMaker = compile_key(template, fn, closures=hub.owners.closures)
@@ -186,7 +186,7 @@ class Function:
             if self._names[0] in self._keys.fields:
                 raise self._needs_owner("key")
             args = (None, *args)
-        if not self._is_plain:
+        if not self.is_plain:
             return self._given(args, kwargs)
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -371,7 +371,7 @@ class Function:
             "touch": self.hub.local.touch if self.hub.local.touches else None,
             "copy": self._copy,
         }
-        if self._is_plain:
+        if self.is_plain:
             slow = self.aread if self.is_async else self.read
             return wrapper(self.signature, self._index_key, self._index, slow, **options)
         given = self._aread_given if self.is_async else self._read_given

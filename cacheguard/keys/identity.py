@@ -165,8 +165,8 @@ class _Walk:
             yield Leaf(where, value.__name__, value)
         elif isinstance(value, type):
             yield from self._of_class(value, where)
-        elif hasattr(value, "cacheguard") and hasattr(value, "__wrapped__"):
-            yield from self.of(value.__wrapped__, where)  # a cached function is what it caches
+        elif _is_cached(value):
+            yield from self.of(value.__wrapped__, where)
         elif isinstance(value, FunctionType):
             yield from self._of_inner_function(value, where)
         elif inspect.ismethod(value) or isinstance(value, _CACHED):
@@ -206,6 +206,12 @@ class _Walk:
             if name.startswith("__") and not (isinstance(value, FunctionType) and _is_written(value, kind)):
                 continue
             yield from self.of(value, _join(where, name))
+
+
+def _is_cached(value: Any) -> bool:
+    """Is it a function that a guard has decorated? Then it is what it caches."""
+    function = getattr(value, "cacheguard", None)
+    return function is not None and getattr(function, "fn", None) is getattr(value, "__wrapped__", function)
 
 
 def _is_written(fn: FunctionType, kind: type) -> bool:
