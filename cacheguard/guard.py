@@ -221,7 +221,7 @@ class CacheGuard:
             KeyTemplateError: a template does not fit the function.
             ConfigurationError: an option cannot work.
         """
-        if callable(key) or isinstance(key, classmethod):
+        if callable(key) or type(key) is classmethod:
             return self.cached()(key)
         return decorator(
             self._hub,

@@ -83,7 +83,8 @@ def _decorated(function: Function) -> Callable[..., Any]:
     for name in ("invalidate", "expire", "refresh", "peek", "put", "key", "many"):
         setattr(made, name, getattr(methods, name))
     made.cacheguard = function  # `warm` recognises a decorated function by this attribute
-    return made
+    decorated: Callable[..., Any] = made
+    return decorated
 
 
 class Operations:

@@ -30,7 +30,7 @@ def is_shown(value: object) -> bool:
 
 def has_own_text(value: object) -> bool:
     """Return True if the class of a container says how it is written, in ``__format__`` or ``__str__``."""
-    kind = _class_of(value)
+    kind: Any = type(value)
     return kind not in _SHOWS and not issubclass(kind, bytes) and not has_default(kind, "__str__", "__format__")
 
 

@@ -15,7 +15,6 @@ from cacheguard.errors import CacheGuardError, KeyTemplateError
 from tests.support.doors import Cached, Door
 from tests.support.loader import Loader
 
-
 RUNS = itertools.count(1)
 
 
@@ -294,7 +293,7 @@ def test_a_function_that_returns_a_coroutine_by_surprise_is_told_so(guard: Cache
     with pytest.raises(CacheGuardError, match="async"):
         surprise()
     with pytest.raises(CacheGuardError, match="async"):
-        guard.get_or_set("k", hidden)
+        guard.get_or_set("k", hidden)  # type: ignore[unused-coroutine]  # that is the mistake
 
 
 def test_arguments_that_cannot_be_hashed_have_keys_too(guard: CacheGuard) -> None:

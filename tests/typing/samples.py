@@ -1,4 +1,4 @@
-"""``python -m tests.typing.samples``: whether the pages' examples pass ``mypy --strict`` and pyright, as they are shown."""
+"""``python -m tests.typing.samples``: do the pages' examples pass ``mypy --strict`` and pyright, as they are shown?"""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check(programs: dict[str, str]) -> list[str]:
         cache = f"--cache-dir={ROOT / '.mypy_cache'}"
         mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--python-version=3.11", cache, *files]
         pyright = [sys.executable, "-m", "pyright", "-p", place, "--pythonpath", sys.executable]
-        said = []
+        said: list[str] = []
         for command in (mypy, pyright):
             ended = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
             if ended.returncode:

@@ -218,7 +218,7 @@ def test_tags_and_writers_are_checked_as_well() -> None:
             guard.invalidates("k:{x.a}", tags=["t:{x.nope}"]),
         ):
             with pytest.raises(KeyTemplateError, match="has no attribute nope"):
-                decorate(find)  # type: ignore[operator]
+                decorate(find)
 
 
 def test_what_only_the_call_shows_is_an_error_that_names_the_field() -> None:

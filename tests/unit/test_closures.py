@@ -1,4 +1,4 @@
-"""Without a template, a key is the name of a function and its arguments: a function that is more than that is refused."""
+"""Without a template, a key is a function's name and its arguments: a function that is more is refused."""
 
 from __future__ import annotations
 
@@ -125,10 +125,10 @@ def helpers_keyword_default(tenant: Any) -> Any:
 
 
 def a_lambda(tenant: Any) -> Any:
-    find = lambda x: f"{tenant}{x}"  # noqa: E731 - the kind in question
+    find: Any = lambda x: f"{tenant}{x}"  # noqa: E731 - the kind in question
 
     def load(x: int) -> str:
-        return find(x)
+        return str(find(x))
 
     return load
 
@@ -201,7 +201,7 @@ def not_yet(tenant: Any) -> Any:
 
 
 def nothing_yet(tenant: Any) -> Any:
-    client = None
+    client: Any = None
 
     def load(x: int) -> Any:
         nonlocal client
@@ -290,7 +290,7 @@ def recursive() -> Any:
 
 
 def uses_names() -> Any:
-    from os import path
+    from textwrap import dedent
 
     class Missing(Exception):  # noqa: N818
         def __str__(self) -> str:
@@ -304,7 +304,7 @@ def uses_names() -> Any:
         return math.sqrt(x)
 
     def load(x: int) -> Any:
-        return find(x), path.join("a", "b"), json, base, len, Service, Service.named, Missing, Row(x)
+        return find(x), dedent("a"), json, base, len, Service, Service.named, Missing, Row(x)
 
     return load
 

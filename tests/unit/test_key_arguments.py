@@ -189,7 +189,12 @@ NEIGHBOURS: list[list[Callable[[], Any]]] = [
         lambda: Model(hidden=5),
         lambda: private(Model()),
     ],
-    [Open, lambda: Open(y=1), lambda: Open(y=2), lambda: Open(z=1)],
+    [
+        Open,
+        lambda: Open.model_validate({"y": 1}),
+        lambda: Open.model_validate({"y": 2}),
+        lambda: Open.model_validate({"z": 1}),
+    ],
     [lambda: Pair(1), lambda: NamedPair(1)],
     [lambda: Whole(1), lambda: Whole(1, "bob"), lambda: Whole(2)],
     [lambda: Money(100), lambda: Money(200)],
@@ -245,7 +250,8 @@ class Read(Mapping[str, int]):
         self._items = dict(items)
 
     def __getitem__(self, key: str) -> int:
-        return self._items[key]
+        found: int = self._items[key]
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._items)

@@ -108,7 +108,7 @@ def test_one_decorator_object_says_that_sharing_is_meant(guard: CacheGuard, told
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_one_function_with_other_variables_is_two(guard: CacheGuard, told: Told, shared: bool) -> None:  # noqa: FBT001
+def test_one_function_with_other_variables_is_two(guard: CacheGuard, told: Told, shared: bool) -> None:
     decorator = guard.cached("user:{user_id}")
     for tenant in ("a", "a", "b", "c"):
         (decorator if shared else guard.cached("user:{user_id}"))(in_a_factory(tenant))

@@ -124,8 +124,8 @@ def test_a_memoized_function_is_called_as_it_was_called(app: Flask, extension: C
         return f"{x} {service}"
 
     with app.app_context():
-        assert [work(1), work(x=1)] == ["1 S", "1 S"]  # type: ignore[call-arg]
+        assert [work(1), work(x=1)] == ["1 S", "1 S"]
         assert seen == [((1,), {})]
         extension.guard.invalidate_tags("x:1")
-        assert work(x=1) == "1 S"  # type: ignore[call-arg]
+        assert work(x=1) == "1 S"
         assert seen[1:] == [((), {"x": 1})]
