@@ -222,7 +222,8 @@ class CacheGuard:
             ConfigurationError: an option cannot work.
         """
         if callable(key) or type(key) is classmethod:
-            return self.cached()(key)
+            decorated: Any = self.cached()(cast("Any", key))
+            return decorated
         return decorator(
             self._hub,
             self._scope,
