@@ -222,8 +222,8 @@ class CacheGuard:
             ConfigurationError: an option cannot work.
         """
         if callable(key) or type(key) is classmethod:
-            decorated: Any = self.cached()(cast("Any", key))
-            return decorated
+            decorate: Any = self.cached()
+            return decorate(key)
         return decorator(
             self._hub,
             self._scope,

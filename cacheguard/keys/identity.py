@@ -120,13 +120,7 @@ class _Walk:
                 yield Leaf(where or "def", None if _LAMBDA in name else name, fn)
             yield from self._of_cells(fn, where)
             if id(fn) not in self._chain:  # the defaults of the function itself are arguments, and part of the key
-                defaults = [
-                    *zip(_defaulted(fn), fn.__defaults__ or (), strict=True),
-                    *(fn.__kwdefaults__ or {}).items(),
-                ]
-                for name, value in defaults:
-                    if value is not None:
-                        yield from self.of(value, _join(where, name))
+                yield from self._of_defaults(fn, where)
         elif isinstance(fn, type):
             yield from self.of(fn, where or "class")
         elif isinstance(fn, _CACHED):

@@ -39,6 +39,14 @@ def without_wraps(fn: Any) -> Any:
     return wrapper
 
 
+def without_settings(fn: Any) -> Any:
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return fn(*args, **kwargs)
+
+    return wrapper
+
+
 @for_tenant("of all")
 def decorated(x: int) -> str:
     return "decorated"
@@ -309,6 +317,24 @@ def uses_names() -> Any:
     return load
 
 
+def uses_cached_functions() -> Any:
+    with CacheGuard("memory://") as guard:
+
+        @guard.cached("find:{x}")
+        def find(x: int) -> int:
+            return x
+
+        @guard.cached()
+        @without_settings
+        def also(x: int) -> int:
+            return find(x)
+
+    def load(x: int) -> int:
+        return find(x) + also(x)
+
+    return load
+
+
 def of_a_super_class() -> Any:
     class Child(Service):
         @classmethod
@@ -318,7 +344,7 @@ def of_a_super_class() -> Any:
     return Child.__dict__["named"].__func__
 
 
-@pytest.mark.parametrize("make", [recursive, uses_names, of_a_super_class])
+@pytest.mark.parametrize("make", [recursive, uses_names, uses_cached_functions, of_a_super_class])
 def test_what_is_the_same_in_every_process_is_no_obstacle(make: Callable[[], Any]) -> None:
     assert compile_key(None, make()).fields[-1] == "x"
     fields = compile_key(None, make()).fields
