@@ -330,7 +330,7 @@ def uses_cached_functions() -> Any:
             return find(x)
 
     def load(x: int) -> int:
-        return find(x) + also(x)
+        return int(find(x) + also(x))
 
     return load
 
