@@ -22,11 +22,11 @@ class Owner:
     """
 
     def __init__(self, fn: Callable[..., Any], by: object = None) -> None:
-        self.name = f"{fn.__module__}:{getattr(fn, '__qualname__', repr(fn))}"
+        self.name: str = f"{fn.__module__}:{getattr(fn, '__qualname__', repr(fn))}"
         self.code: CodeType | None = code_of(fn)
         self.closure: tuple[Leaf, ...] = leaves_of(fn)
-        self.by = by
-        self.is_told = False
+        self.by: object = by
+        self.is_told: bool = False
 
     @property
     def is_closure(self) -> bool:

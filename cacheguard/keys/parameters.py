@@ -93,7 +93,8 @@ class Binder:
     """
 
     def __init__(self, fn: Callable[..., Any]) -> None:
-        self._fn, self.signature, self._is_plain = fn, signature_of(fn), called_as_bound(fn)
+        self._fn, self._is_plain = fn, called_as_bound(fn)
+        self.signature: Signature = signature_of(fn)
 
     @property
     def names(self) -> list[str]:
