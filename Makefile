@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -n 3 --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test test-slow test-bundled lint format types types-public bench chaos coverage conformance-http conformance-starlette conformance-django conformance-django-redis conformance-flask-caching wheel clean
+.PHONY: help demo example test test-slow test-bundled lint format types types-mypy types-pyright types-public types-samples bench chaos coverage conformance-http conformance-starlette conformance-django conformance-django-redis conformance-flask-caching wheel clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-26s %s\n", $$1, $$2 }' Makefile
@@ -39,15 +39,20 @@ format: .venv/.dev  ## put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-types: .venv/.dev  ## mypy and pyright, both strict, on the code and on the examples of the pages
+types: types-mypy types-pyright types-public types-samples  ## all of the four; make -j2 types is faster
+
+types-mypy: .venv/.dev  ## mypy, strict
 	$(BIN)/mypy
+
+types-pyright: .venv/.dev  ## pyright, strict
 	$(BIN)/pyright
 	$(BIN)/pyright tests/typing
-	$(BIN)/python -m tests.typing.public
-	$(BIN)/python -m tests.typing.samples
 
-types-public: .venv/.dev  ## whether every public symbol of every shipped package has a known type; part of types
+types-public: .venv/.dev  ## whether every public symbol of every shipped package has a known type
 	$(BIN)/python -m tests.typing.public
+
+types-samples: .venv/.dev  ## the examples of README and docs, with mypy and pyright
+	$(BIN)/python -m tests.typing.samples
 
 bench: .venv/.dev  ## every question in benchmarks/, one after the other; ARGS=--full takes longer
 	@for script in $(filter-out %/common.py %/crowd.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; done
