@@ -891,6 +891,7 @@ async def test_a_context_that_outlives_its_request_does_not_go_past_the_cache(or
     ],
 )
 def test_a_setting_that_cannot_work_is_said_by_its_name(options: dict[str, Any], message: str) -> None:
-    with CacheGuard() as guard, pytest.raises(ConfigurationError, match=message):
+    with CacheGuard() as guard:
         settings: dict[str, Any] = {"guard": guard, **options}
-        HTTPCacheMiddleware(Origin(), **settings)
+        with pytest.raises(ConfigurationError, match=message):
+            HTTPCacheMiddleware(Origin(), **settings)
