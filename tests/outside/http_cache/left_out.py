@@ -15,11 +15,11 @@ _BOTH = {
         "by choice: a POST ends the leases of its URL, so its own response could be older than that of another POST"
     ),
     "vary-normalise-lang-select": (
-        "by choice: RFC 9111 §4.1 wants equal fields; who asks for `en, de` and gets `de` may get another text than who "
-        "asks for `de`"
+        "by choice: RFC 9111 §4.1 wants equal fields; who asks for `en, de` and gets `de` may get another text than "
+        "who asks for `de`"
     ),
     "conditional-lm-fresh-no-lm": (
-        "RFC 9111 §4.3.2: without Last-Modified the Date counts, and it is later than If-Modified-Since, so 304 is wrong"
+        "RFC 9111 §4.3.2: without Last-Modified the Date counts; it is later than If-Modified-Since, so 304 is wrong"
     ),
     "headers-store-Set-Cookie": _COOKIE,
     "headers-store-Set-Cookie2": _COOKIE,
@@ -30,8 +30,8 @@ _BOTH = {
     "partial-store-partial-reuse-partial-absent": _PART,
     "partial-store-partial-reuse-partial-suffix": _PART,
     "partial-store-partial-complete": (
-        "by choice: parts are joined only if a strong ETag proves that they belong together, and here is none (RFC 9110 "
-        "§15.3.7.3), so asking for the rest would be a run in vain"
+        "by choice: parts are joined only if a strong ETag proves that they belong together, and here is none "
+        "(RFC 9110 §15.3.7.3), so asking for the rest would be a run in vain"
     ),
 }
 

@@ -93,7 +93,7 @@ def run_all(suite: Suite, times: int) -> bool:
         "npm_config_protocol": "http",
         "npm_config_pidfile": str(scratch / "pid"),
     }
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     origin = subprocess.Popen(
         ["node", suite.server], cwd=suite.place, env={**os.environ, **settings}, **quiet
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The two releases of the public HTTP cache tests: where they come from, and how one is run. Nothing of them is kept here."""
+"""The two releases of the public HTTP cache tests: where they come from, and how one is run. No copy is kept here."""
 
 from __future__ import annotations
 

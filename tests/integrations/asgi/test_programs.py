@@ -1,0 +1,142 @@
+"""Random HTTP programs against the plainest model of a correct shared cache (`tests/support/http_model.py`)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis.errors import NoSuchExample
+
+from cacheguard import CacheGuard
+from cacheguard_asgi.rules import Verdict
+from cacheguard_asgi.shelf import Shelf
+from tests.support.http_program import Stage
+from tests.support.http_shapes import PROGRAMS, Program
+
+PROGRAMS_IN = {"dev": 30, "ci": 200}.get(os.environ.get("CACHEGUARD_HYPOTHESIS_PROFILE", "dev"), 1000)
+HEALTH = list(HealthCheck)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    logging.getLogger("cacheguard.asgi").setLevel(logging.CRITICAL)  # failing applications are a part of it
+    with asyncio.Runner() as runner:
+        yield runner
+    logging.getLogger("cacheguard.asgi").setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="module")
+def one_worker(runner: asyncio.Runner) -> Iterator[list[CacheGuard]]:
+    guard = CacheGuard("memory://", namespace="programs")
+    yield [guard]
+    runner.run(guard.aclose())
+
+
+@pytest.fixture(scope="module")
+def two_workers(runner: asyncio.Runner, redis_server: Any) -> Iterator[list[CacheGuard]]:
+    guards = [CacheGuard(redis_server.url, namespace="programs", operation_timeout=2) for _ in range(2)]
+    yield guards
+    for guard in guards:
+        runner.run(guard.aclose())
+
+
+@settings(max_examples=PROGRAMS_IN, suppress_health_check=HEALTH)
+@given(program=PROGRAMS)
+def test_every_answer_is_one_that_a_correct_cache_may_give(
+    runner: asyncio.Runner, one_worker: list[CacheGuard], program: Program
+) -> None:
+    assert runner.run(Stage(program, one_worker).play()) == []
+
+
+@settings(max_examples=max(10, PROGRAMS_IN // 5), suppress_health_check=HEALTH)
+@given(program=PROGRAMS)
+def test_two_workers_on_one_redis_answer_as_a_correct_cache_may(
+    runner: asyncio.Runner, two_workers: list[CacheGuard], program: Program
+) -> None:
+    assert runner.run(Stage(program, two_workers).play()) == []
+
+
+@pytest.mark.chaos
+@settings(max_examples=4000, suppress_health_check=HEALTH)
+@given(program=PROGRAMS)
+def test_four_thousand_programs(runner: asyncio.Runner, one_worker: list[CacheGuard], program: Program) -> None:
+    assert runner.run(Stage(program, one_worker).play()) == []
+
+
+@pytest.mark.chaos
+@settings(max_examples=1000, suppress_health_check=HEALTH)
+@given(program=PROGRAMS)
+def test_a_thousand_programs_of_two_workers(
+    runner: asyncio.Runner, two_workers: list[CacheGuard], program: Program
+) -> None:
+    assert runner.run(Stage(program, two_workers).play()) == []
+
+
+# The model is checked, too: it has to find these.
+
+
+async def _forget_nothing(*_: Any) -> None:
+    return
+
+
+def _one_variant(key: str, variants: Any, _: Any) -> str:
+    return f"{key} {variants.generation}"
+
+
+def _all_may_be_stored(*_: Any, **__: Any) -> bool:
+    return True
+
+
+def _always(*_: Any) -> bool:
+    return True
+
+
+def _fresh_for_ever(*_: Any) -> Verdict:
+    return Verdict.SERVE
+
+
+def _same_for_every_path(scope: Any, _: Any) -> str:
+    host = next(value for name, value in scope["headers"] if name == b"host")
+    return "http http://" + host.decode()
+
+
+BUGS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "fields in Vary are not looked at": ("variant_key", _one_variant),
+    "private pages are stored": ("_may_store", _all_may_be_stored),
+    "stale pages are served": ("judge", _fresh_for_ever),
+    "If-Range is not looked at": ("range_applies", _always),
+    "every condition is fulfilled": ("is_not_modified", _always),
+    "writes invalidate nothing": ("invalidate", _forget_nothing),
+    "paths are not told apart": ("key_of", _same_for_every_path),
+}
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, name: str, bug: Callable[..., Any]) -> None:
+    """Put *bug* in the place of the function *name*, wherever the middleware uses it."""
+    places = [module for path, module in sys.modules.items() if path.startswith("cacheguard_asgi.")]
+    for place in [*places, Shelf]:
+        if hasattr(place, name):
+            monkeypatch.setattr(place, name, bug)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", BUGS)
+def test_the_model_finds_planted_bugs(
+    runner: asyncio.Runner, one_worker: list[CacheGuard], monkeypatch: pytest.MonkeyPatch, bug: str
+) -> None:
+    plant(monkeypatch, *BUGS[bug])
+
+    def is_caught(program: Program) -> bool:
+        return bool(runner.run(Stage(program, one_worker).play()))
+
+    quick = settings(max_examples=400, suppress_health_check=HEALTH, phases=[Phase.generate], database=None)
+    try:
+        find(PROGRAMS, is_caught, settings=quick)
+    except NoSuchExample:
+        pytest.fail(f"400 programs, and nobody noticed: {bug}")
