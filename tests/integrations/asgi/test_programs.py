@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis.errors import NoSuchExample
 
 from cacheguard import CacheGuard
+from cacheguard_asgi import HTTPCacheMiddleware
 from cacheguard_asgi.rules import Verdict
 from cacheguard_asgi.shelf import Shelf
 from tests.support.http_program import Stage
@@ -81,48 +83,67 @@ def test_a_thousand_programs_of_two_workers(
 # The model is checked, too: it has to find these.
 
 
-async def _forget_nothing(*_: Any) -> None:
-    return
+def _forgets_nothing(_: Any) -> Any:
+    async def invalidate(*_: Any) -> None:
+        return
+
+    return invalidate
 
 
-def _one_variant(key: str, variants: Any, _: Any) -> str:
-    return f"{key} {variants.generation}"
+def _one_variant(_: Any) -> Any:
+    return lambda key, variants, _: f"{key} {variants.generation}"
 
 
-def _all_may_be_stored(*_: Any, **__: Any) -> bool:
-    return True
+def _always(_: Any) -> Any:
+    return lambda *_, **__: True
 
 
-def _always(*_: Any) -> bool:
-    return True
+def _served_whatever_its_age(_: Any) -> Any:
+    return lambda *_: Verdict.SERVE
 
 
-def _fresh_for_ever(*_: Any) -> Verdict:
-    return Verdict.SERVE
+def _one_path(key_of: Any) -> Any:
+    def same(*args: Any) -> str | None:
+        key = key_of(*args)
+        return None if key is None else re.sub(r"/r\d", "/", key)
+
+    return same
 
 
-def _same_for_every_path(scope: Any, _: Any) -> str:
-    host = next(value for name, value in scope["headers"] if name == b"host")
-    return "http http://" + host.decode()
-
-
-BUGS: dict[str, tuple[str, Callable[..., Any]]] = {
+BUGS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "fields in Vary are not looked at": ("variant_key", _one_variant),
-    "private pages are stored": ("_may_store", _all_may_be_stored),
-    "stale pages are served": ("judge", _fresh_for_ever),
+    "private pages are stored": ("_may_store", _always),
+    "stale pages are served": ("judge", _served_whatever_its_age),
     "If-Range is not looked at": ("range_applies", _always),
     "every condition is fulfilled": ("is_not_modified", _always),
-    "writes invalidate nothing": ("invalidate", _forget_nothing),
-    "paths are not told apart": ("key_of", _same_for_every_path),
+    "writes invalidate nothing": ("invalidate", _forgets_nothing),
+    "paths are not told apart": ("key_of", _one_path),
 }
 
 
-def plant(monkeypatch: pytest.MonkeyPatch, name: str, bug: Callable[..., Any]) -> None:
-    """Put *bug* in the place of the function *name*, wherever the middleware uses it."""
+def plant(monkeypatch: pytest.MonkeyPatch, name: str, bug: Callable[[Any], Any]) -> None:
+    """Put a bug in the place of the function *name*, wherever the middleware uses it."""
     places = [module for path, module in sys.modules.items() if path.startswith("cacheguard_asgi.")]
-    for place in [*places, Shelf]:
-        if hasattr(place, name):
-            monkeypatch.setattr(place, name, bug)
+    found = [place for place in [*places, Shelf] if hasattr(place, name)]
+    assert found, name
+    for place in found:
+        monkeypatch.setattr(place, name, bug(getattr(place, name)))
+
+
+class DeafMiddleware:
+    """The cache as it were if it did not notice that clients leave: the application is told without it."""
+
+    def __init__(self, app: Any, guard: CacheGuard) -> None:
+        async def told(scope: Any, _: Any, send: Any) -> None:
+            await app(scope, scope["of the server"], send)
+
+        self._cached = HTTPCacheMiddleware(told, guard)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def never() -> Any:
+            return await asyncio.get_running_loop().create_future()
+
+        await self._cached({**scope, "of the server": receive}, never, send)
 
 
 @pytest.mark.slow
@@ -131,12 +152,25 @@ def test_the_model_finds_planted_bugs(
     runner: asyncio.Runner, one_worker: list[CacheGuard], monkeypatch: pytest.MonkeyPatch, bug: str
 ) -> None:
     plant(monkeypatch, *BUGS[bug])
+    assert is_noticed(runner, one_worker, HTTPCacheMiddleware), bug
+
+
+@pytest.mark.slow
+def test_the_model_finds_a_cache_that_does_not_hear_of_clients_that_leave(
+    runner: asyncio.Runner, one_worker: list[CacheGuard]
+) -> None:
+    assert is_noticed(runner, one_worker, DeafMiddleware)
+
+
+def is_noticed(runner: asyncio.Runner, guards: list[CacheGuard], wrap: Callable[..., Any]) -> bool:
+    """Whether one of some hundred programs gets an answer that the model forbids."""
 
     def is_caught(program: Program) -> bool:
-        return bool(runner.run(Stage(program, one_worker).play()))
+        return bool(runner.run(Stage(program, guards, wrap).play()))
 
     quick = settings(max_examples=400, suppress_health_check=HEALTH, phases=[Phase.generate], database=None)
     try:
         find(PROGRAMS, is_caught, settings=quick)
     except NoSuchExample:
-        pytest.fail(f"400 programs, and nobody noticed: {bug}")
+        return False
+    return True
