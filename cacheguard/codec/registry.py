@@ -125,6 +125,11 @@ class LateCodec:
         return (self.resolved() or TAGGED).decode(payload)
 
 
+def settled(codec: Codec) -> Codec:
+    """The codec that reads what *codec* has just written or read: one that resolves later may be another by then."""
+    return (codec.resolved() or TAGGED) if isinstance(codec, LateCodec) else codec
+
+
 def return_codec(fn: Callable[..., Any]) -> Codec:
     """The codec for what *fn* returns, or what awaiting it gives; `TAGGED` without a usable annotation."""
     fn = inspect.unwrap(fn)
