@@ -23,6 +23,7 @@ from ..tiers.copies import copied
 from ..tiers.local import Index
 from .bloom import BloomFilter, item_of
 from .once import refuse_once
+from .per_request import refuse_per_request
 from .wrapper import IndexKey, caller, wrapper
 
 
@@ -51,6 +52,7 @@ class Function:
         validate: Callable[..., object] | None,
     ) -> None:
         refuse_once(fn)
+        refuse_per_request(fn, template)
         self.fn, self.rules, self.is_async = fn, rules, is_coroutine_function(fn)
         self.signature: Signature = signature(fn)
         self._names = tuple(self.signature.parameters)
