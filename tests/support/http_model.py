@@ -205,6 +205,7 @@ class History:
         self.changes: dict[str, list[tuple[int, int]]] = {name: [(0, 1)] for name in kinds}
         self.runs: list[Run] = []
         self.forgettings: list[Forgetting] = []
+        self.failing: set[str] = set()  # resources for which the origin has failed
         self.odd: set[str] = set()  # resources that were answered by something that cannot be stored
 
     def tick(self) -> int:
@@ -243,8 +244,9 @@ class History:
         if (may_be_old and not asks_for_proof) or (kind.on_error and self.failed(question)):
             return floor
         # It has to be validated, or made. A request may share what another run under way will bring.
-        shared = [run.begun for run in self.runs_of(question) if run.begun < question.begun]
-        since = min([question.begun, *shared]) if kind.stored and kind.on_error else question.begun
+        since = question.begun
+        if kind.stored and kind.on_error:
+            since = min([since, *(run.begun for run in self.runs_of(question))])
         return max(floor, self.version(resource, since))
 
     def runs_of(self, question: Question) -> list[Run]:
@@ -253,7 +255,7 @@ class History:
 
     def failed(self, question: Question) -> bool:
         """Whether the origin failed in its time."""
-        return any(run.failed for run in self.runs_of(question))
+        return bool(self.failing) and any(run.failed for run in self.runs_of(question))
 
 
 def judged(history: History, question: Question, answer: Answer, public: str) -> str | None:

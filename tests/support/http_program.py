@@ -13,7 +13,7 @@ from tests.support.http_model import NOBODY, Answer, History, Question, Rep, jud
 from tests.support.http_origin import Origin, turns
 from tests.support.http_shapes import Action, Ask, Break, Post, Program, Purge, Silent
 
-PATIENCE = 5.0  # seconds; an answer that has not come by then never comes
+PATIENCE = 5.0  # seconds
 EVIL = "evil.example"
 PROXY, STRANGER, VISITOR = "10.0.0.1", "203.0.113.9", "198.51.100.7"
 
@@ -26,12 +26,17 @@ class Stage:
     Args:
         guards: of the workers: one, which both share, or two.
         wrap: makes the middleware of a worker.
+        patience: seconds after which an answer never comes.
     """
 
     def __init__(
-        self, program: Program, guards: list[CacheGuard], wrap: Callable[..., Any] = HTTPCacheMiddleware
+        self,
+        program: Program,
+        guards: list[CacheGuard],
+        wrap: Callable[..., Any] = HTTPCacheMiddleware,
+        patience: float = PATIENCE,
     ) -> None:
-        self.program, self.guards = program, guards
+        self.program, self.guards, self.patience = program, guards, patience
         self.host = f"p{next(_programs)}.example"
         self.names = [f"r{number}" for number in range(len(program.pages))]
         pages = dict(zip(self.names, program.pages, strict=True))
@@ -41,7 +46,9 @@ class Stage:
         self.asked: list[tuple[Question, Answer]] = []
         self._numbers = itertools.count(1)
         self.origin = Origin(self.history, pages, self.host, self._place)
-        self._workers = [wrap(self.origin, guards[min(number, len(guards) - 1)]) for number in range(2)]
+        self._workers = [
+            wrap(self.origin, guards[min(number, len(guards) - 1)], trusted_proxies=(PROXY,)) for number in range(2)
+        ]
 
     async def play(self) -> list[str]:
         """Play the whole program. Returns what the model forbids."""
@@ -65,9 +72,9 @@ class Stage:
         stuck = [each for each in group if isinstance(each, Ask) and each.reader == "stuck"]
         slow = [asyncio.create_task(self._do(each, free)) for each in stuck]
         others = [asyncio.create_task(self._do(each, free)) for each in group if each not in stuck]
-        await within_patience(others)
+        await within(self.patience, others)
         free.set()
-        await within_patience(slow)
+        await within(self.patience, slow)
 
     async def _do(self, action: Action, free: asyncio.Event) -> None:
         match action:
@@ -77,6 +84,7 @@ class Stage:
                 self.origin.broken[self.names[action.resource]] = action.how
                 if action.how:
                     self.history.odd.add(self.names[action.resource])
+                    self.history.failing.add(self.names[action.resource])
             case Purge():
                 await self._purge(action)
             case Post():
@@ -117,8 +125,8 @@ class Stage:
         if ask.condition is not None:
             fields.update(self._condition(ask, *ask.condition))
         if ask.part is not None:
-            fields["range"] = ask.part
-            tag = None if ask.whole_unless is None else self._seen(ask, ask.whole_unless).tag(kind)
+            fields["range"], behind = ask.part
+            tag = None if behind is None else self._seen(ask, behind).tag(kind)
             if tag is not None:
                 fields["if-range"] = tag
             self.history.odd.add(name)
@@ -279,10 +287,10 @@ async def _one() -> int:
     return 1
 
 
-async def within_patience(tasks: list[asyncio.Task[None]]) -> None:
-    """Wait for *tasks*, and cancel what does not end."""
+async def within(patience: float, tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for *tasks*, and cancel what does not end in time."""
     if tasks:
-        _, late = await asyncio.wait(tasks, timeout=PATIENCE)
+        _, late = await asyncio.wait(tasks, timeout=patience)
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)

@@ -34,8 +34,7 @@ class Ask(Brief):
     Args:
         who: None, or the user and how the request names it: ``ann by cookie``.
         condition: None, or the field and by how many versions the client is behind.
-        part: None, or Range.
-        whole_unless: None, or by how many versions the tag in If-Range is behind.
+        part: None, or Range, and None or by how many versions the client is behind that says If-Range.
         via: ``direct``, ``proxy`` (which is trusted) or ``stranger`` (who claims another host).
         leave: None, or how the client leaves, and after how many messages.
         reader: ``quick``, ``slow`` or ``stuck``, until all others are done.
@@ -49,8 +48,7 @@ class Ask(Brief):
     language: str | None = None
     who: str | None = None
     condition: tuple[str, int] | None = None
-    part: str | None = None
-    whole_unless: int | None = None
+    part: tuple[str, int | None] | None = None
     control: str | None = None
     via: str = "direct"
     leave: tuple[str, int] | None = None
@@ -138,8 +136,10 @@ ODDITIES: dict[str, tuple[Any, ...]] = {
     "language": ("en", "de", "EN", "de, en", "en, de", "de;q=0.5, en", "fr;q=0.1, de"),
     "who": ("ann by cookie", "bob by cookie", "ann by authorization", "bob by authorization"),
     "condition": (("tag", 0), ("tag", 1), ("tags", 0), ("star", 0), ("date", 0), ("date", 1)),
-    "part": ("bytes=0-9", "bytes=10-", "bytes=-7", "bytes=20-39", f"bytes={LONGEST}-"),
-    "whole_unless": (0, 1),
+    "part": (
+        *(("bytes=0-9", None), ("bytes=10-", None), ("bytes=-7", None), ("bytes=20-39", None)),
+        *((f"bytes={LONGEST}-", None), ("bytes=0-9", 0), ("bytes=0-9", 1), ("bytes=-7", 1)),
+    ),
     "control": ("no-cache", "max-age=0", "only-if-cached", "no-store", "max-stale"),
     "via": ("proxy", "stranger"),
     "leave": tuple((how, after) for how in ("quietly", "raising", "cancelled") for after in (0, 1, 2, 3)),

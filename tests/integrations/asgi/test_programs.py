@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from cacheguard_asgi import HTTPCacheMiddleware
 from cacheguard_asgi.rules import Verdict
 from cacheguard_asgi.shelf import Shelf
 from tests.support.http_program import Stage
-from tests.support.http_shapes import PROGRAMS, Program
+from tests.support.http_shapes import PROGRAMS, Ask, Page, Program
 
 PROGRAMS_IN = {"dev": 30, "ci": 200}.get(os.environ.get("CACHEGUARD_HYPOTHESIS_PROFILE", "dev"), 1000)
 HEALTH = list(HealthCheck)
@@ -80,6 +81,47 @@ def test_a_thousand_programs_of_two_workers(
     assert runner.run(Stage(program, two_workers).play()) == []
 
 
+# Many clients of two users at once
+
+
+def crowd(count: int) -> Program:
+    """*count* requests at the same time. Many clients leave in the middle."""
+    draw = Random(count)
+    kinds = ("private", "cookie", "unstored", "fresh", "bare", "language")
+    pages = tuple(Page(kind, listens=bool(draw.getrandbits(1))) for kind in kinds)
+    hows = [None, None, *((how, after) for how in ("quietly", "raising", "cancelled") for after in range(4))]
+    asks = [
+        Ask(
+            draw.randrange(len(pages)),
+            worker=draw.randrange(2),
+            who=f"{draw.choice(['ann', 'bob'])} by {draw.choice(['cookie', 'authorization'])}",
+            language=draw.choice([None, "en", "de"]),
+            leave=draw.choice(hows),
+            delay=draw.randrange(40),
+            work=draw.randrange(4),
+        )
+        for _ in range(count)
+    ]
+    return Program(pages, (tuple(asks),))
+
+
+def test_no_answer_is_crossed_or_partial_among_five_hundred(
+    runner: asyncio.Runner, one_worker: list[CacheGuard]
+) -> None:
+    stage = Stage(crowd(500), one_worker, patience=30)
+    assert runner.run(stage.play()) == []
+    assert len(stage.asked) > 100
+
+
+@pytest.mark.slow
+def test_no_answer_is_crossed_or_partial_among_ten_thousand(
+    runner: asyncio.Runner, two_workers: list[CacheGuard]
+) -> None:
+    stage = Stage(crowd(10_000), two_workers, patience=120)
+    assert runner.run(stage.play()) == []
+    assert len(stage.asked) > 2000
+
+
 # The model is checked, too: it has to find these.
 
 
@@ -133,11 +175,11 @@ def plant(monkeypatch: pytest.MonkeyPatch, name: str, bug: Callable[[Any], Any])
 class DeafMiddleware:
     """The cache as it were if it did not notice that clients leave: the application is told without it."""
 
-    def __init__(self, app: Any, guard: CacheGuard) -> None:
+    def __init__(self, app: Any, guard: CacheGuard, **options: Any) -> None:
         async def told(scope: Any, _: Any, send: Any) -> None:
             await app(scope, scope["of the server"], send)
 
-        self._cached = HTTPCacheMiddleware(told, guard)
+        self._cached = HTTPCacheMiddleware(told, guard, **options)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def never() -> Any:
@@ -166,11 +208,17 @@ def is_noticed(runner: asyncio.Runner, guards: list[CacheGuard], wrap: Callable[
     """Whether one of some hundred programs gets an answer that the model forbids."""
 
     def is_caught(program: Program) -> bool:
-        return bool(runner.run(Stage(program, guards, wrap).play()))
+        return bool(runner.run(Stage(program, guards, wrap, patience=0.5).play()))
 
-    quick = settings(max_examples=400, suppress_health_check=HEALTH, phases=[Phase.generate], database=None)
+    quick = settings(
+        max_examples=400,
+        suppress_health_check=HEALTH,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+        database=None,
+    )
     try:
-        find(PROGRAMS, is_caught, settings=quick)
+        find(PROGRAMS, is_caught, settings=quick, random=Random(5))
     except NoSuchExample:
         return False
     return True
