@@ -48,6 +48,8 @@ def without_body(headers: Headers) -> Headers:
 
 def part_of(page: Page, request: Request) -> tuple[int, bytes, bytes | None]:
     """Status, body and Content-Range of the answer to *request* from *page*, which `covers` it."""
+    if b"range" not in request.headers:
+        return page.status, page.body, None
     code, wanted, place = place_of(page, request, len(page.body) if page.whole else page.total)
     if wanted is None:
         return code, page.body, None

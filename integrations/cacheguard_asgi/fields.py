@@ -178,8 +178,12 @@ def content_range(value: bytes | None) -> tuple[int, int, int] | None:
 
 def combined(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
     """Every field with its lines combined."""
-    found: dict[bytes, bytes] = {}
-    for name, value in headers:
+    lines = headers if isinstance(headers, list) else list(headers)
+    found = dict(lines)
+    if len(found) == len(lines):
+        return found
+    found.clear()
+    for name, value in lines:
         found[name] = found[name] + b", " + value if name in found else value
     return found
 

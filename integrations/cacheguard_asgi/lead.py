@@ -41,7 +41,8 @@ _AROUND: ContextVar[tuple[_Run, ...]] = ContextVar("cacheguard_asgi_around", def
 
 def is_led_here(url: str) -> bool:
     """True if the current code is inside the application's run for *url*: it must not wait for itself."""
-    return any(run.goes_on and run.url == url for run in _AROUND.get())
+    around = _AROUND.get()
+    return bool(around) and any(run.goes_on and run.url == url for run in around)
 
 
 class _LeaderLeftError(Exception):

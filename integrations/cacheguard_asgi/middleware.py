@@ -22,7 +22,7 @@ from .page import Page, Stored, Variants, unpacked
 from .request import SAFE, Request, Scope, invalidated_by, request_of, seen_by_application
 from .rules import Rules, Verdict, judge, page_of
 from .settings import field_names, guard_of, name_of, root_of, share_of
-from .shelf import Call, Found, Shelf
+from .shelf import Call, Shelf
 from .variants import variant_key
 
 _log = logging.getLogger("cacheguard.asgi")
@@ -129,37 +129,38 @@ class HTTPCacheMiddleware:
         if self._hidden:
             send = _without(self._hidden, send)
         method: str = scope["method"]
-        if method in {"GET", "HEAD"}:
-            await self._read(scope, receive, send)
-        elif method in SAFE:
-            await self.app(scope, receive, send)
-        else:
-            await self._unsafe(scope, receive, send)
-
-    async def _read(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if method not in {"GET", "HEAD"}:
+            await (self.app if method in SAFE else self._unsafe)(scope, receive, send)
+            return
         request = request_of(scope, self._proxies, self._root)
-        if request is None:
-            self._advise(scope)
-            await self._past(scope, receive, send, BYPASSED)
-        elif b"no-store" in request.control:
-            await self._past(scope, receive, send, REFUSED)
-        elif is_led_here(request.key):
-            await self._past(scope, receive, send, INNER)
-        elif request.is_head and not request.is_conditional:
-            await self._head(scope, receive, send, request)
+        said = self._reason(scope, request)
+        if request is None or said is not None:
+            await self._past(scope, receive, send, said or BYPASSED)
         elif b"only-if-cached" in request.control and self._shelf.rules.obey_requests:
             await self._only_if_cached((scope, receive, send, request))
         elif self._shelf.guard.closed:
             await self._past(scope, receive, send, CLOSED)
-        elif self._shelf.is_passed(request.key):
-            await self._watch((scope, receive, send, request))
+        elif request.is_head and not request.is_conditional:
+            await self._head((scope, receive, send, request))
         else:
             await self._get((scope, receive, send, request))
+
+    def _reason(self, scope: Scope, request: Request | None) -> bytes | None:
+        """Why the cache has nothing to do with this request, for Cache-Status; None if it has."""
+        if request is None:
+            self._advise(scope)
+            return BYPASSED
+        if b"no-store" in request.control:
+            return REFUSED
+        return INNER if is_led_here(request.key) else None
 
     # GET, and HEAD with conditions
 
     async def _get(self, call: Call) -> None:
         request = call[3]
+        if self._shelf.is_passed(request.key):
+            await self._watch(call)
+            return
         key: str | None = request.key
         variants, lead, until = None, None, math.inf
         now = asyncio.get_running_loop().time
@@ -174,7 +175,10 @@ class HTTPCacheMiddleware:
             if stored is Part.ANSWERED:
                 return
             if isinstance(stored, Page) and covers(stored, request):
-                await self._serve(call, Found(key, variants, stored), lead)
+                if lead is not None and lead.has_waited:
+                    await self._share(call, stored, lead)
+                else:
+                    await self._hit(call, key, variants, stored)
                 return
             if isinstance(stored, Variants) and variants is None:
                 variants, key = stored, variant_key(request.key, stored, request.headers)
@@ -188,27 +192,25 @@ class HTTPCacheMiddleware:
     def _is_of_use(self, stored: Stored | None, request: Request) -> bool:
         return isinstance(stored, Variants) or (stored is not None and self._shelf.serves(stored, request))
 
-    async def _serve(self, call: Call, found: Found, lead: Lead | None) -> None:
-        page, collapsed = found.page, lead is not None and lead.has_waited
-        if collapsed and (page.lifetime <= 0 or page.validate_always):
+    async def _share(self, call: Call, page: Page, lead: Lead) -> None:
+        """Answer with what another request's run of the application has brought."""
+        if page.lifetime <= 0 or page.validate_always:
             await self._alone(call, page, b"stale")  # it may only be served after a validation
-        elif lead is not None and collapsed:
-            await send_page(page, call[3], call[2], time(), self._shelf.said(b"; fwd=%s; collapsed" % lead.why))
-        else:
-            await self._hit(call, found)
+            return
+        await send_page(page, call[3], call[2], time(), self._shelf.said(b"; fwd=%s; collapsed" % lead.why))
 
-    async def _hit(self, call: Call, found: Found) -> None:
+    async def _hit(self, call: Call, key: str, variants: Variants | None, page: Page) -> None:
         _, _, send, request = call
-        page, now = found.page, time()
+        now = time()
         left = math.floor(page.born + page.lifetime - now)
         if left <= 0 and judge(page, request, now, self._shelf.rules) is Verdict.SERVE_AND_VALIDATE:
-            self._validate_behind(call, found)
+            self._validate_behind(call, key, variants)
         await send_page(page, request, send, now, self._shelf.said(b"; hit; ttl=%d" % left))
 
     async def _only_if_cached(self, call: Call) -> None:
         found = None if self._shelf.guard.closed else await self._shelf.find(call[3])
         if found is not None and self._shelf.serves(found.page, call[3]):
-            await self._hit(call, found)
+            await self._hit(call, *found)
             return
         text = b"The cache has no response that could be used, and the request allows nothing else."
         said = self._shelf.said(b"; detail=only-if-cached")
@@ -245,7 +247,7 @@ class HTTPCacheMiddleware:
                 if page_of(request, message["status"], headers, now, now, self._shelf.rules) is not None:
                     self._shelf.note(request.key, storable=True)
                 if label is not None:
-                    message = {**message, "headers": [*headers, (b"cache-status", label)]}
+                    message = {**message, "headers": [*message.get("headers", ()), (b"cache-status", label)]}
             await send(message)
 
         await self.app(scope, receive, watched)
@@ -261,17 +263,11 @@ class HTTPCacheMiddleware:
 
     # HEAD and unsafe methods
 
-    async def _head(self, scope: Scope, receive: Receive, send: Send, request: Request) -> None:
-        call = scope, receive, send, request
-        if b"only-if-cached" in request.control and self._shelf.rules.obey_requests:
-            await self._only_if_cached(call)
-            return
-        if self._shelf.guard.closed:
-            await self._past(scope, receive, send, CLOSED)
-            return
+    async def _head(self, call: Call) -> None:
+        scope, receive, send, request = call
         found = await self._shelf.find(request)
         if found is not None and self._shelf.serves(found.page, request):
-            await self._hit(call, found)
+            await self._hit(call, *found)
             return
 
         async def compared(message: Message) -> None:
@@ -298,8 +294,7 @@ class HTTPCacheMiddleware:
 
     # In the background
 
-    def _validate_behind(self, call: Call, found: Found) -> None:
-        key, variants, _ = found
+    def _validate_behind(self, call: Call, key: str, variants: Variants | None) -> None:
         if key in self._behind:
             return
         scope, _, _, request = call

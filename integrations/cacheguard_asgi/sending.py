@@ -60,10 +60,17 @@ class Sender:
         self._queue.clear()
         if self._task is not None:
             self._task.cancel()
+            self._task.add_done_callback(_noticed)
 
     async def _write(self) -> None:
         while self._queue:
             await self._send(self._queue.popleft())
+
+
+def _noticed(task: asyncio.Task[None]) -> None:
+    """Retrieve the exception, so that asyncio does not log that it was never retrieved."""
+    if not task.cancelled():
+        task.exception()
 
 
 class Reply:
