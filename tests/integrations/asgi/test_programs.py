@@ -49,6 +49,18 @@ def two_workers(runner: asyncio.Runner, redis_server: Any) -> Iterator[list[Cach
         runner.run(guard.aclose())
 
 
+# Programs that once got an answer which the model forbids.
+LISTENS = (Page("dated", listens=True), Page("checked"))
+FOUND = [
+    Program(LISTENS, ((Ask(0, condition=("star", 0)),), (Ask(0),))),
+]
+
+
+@pytest.mark.parametrize("program", FOUND, ids=range(len(FOUND)))
+def test_what_was_found_once_is_right(runner: asyncio.Runner, one_worker: list[CacheGuard], program: Program) -> None:
+    assert runner.run(Stage(program, one_worker).play()) == []
+
+
 @settings(max_examples=PROGRAMS_IN, suppress_health_check=HEALTH)
 @given(program=PROGRAMS)
 def test_every_answer_is_one_that_a_correct_cache_may_give(
