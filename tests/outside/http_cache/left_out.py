@@ -18,6 +18,9 @@ _BOTH = {
         "by choice: RFC 9111 §4.1 wants equal fields; who asks for `en, de` and gets `de` may get another text than "
         "who asks for `de`"
     ),
+    "vary-normalise-lang-order": (
+        "by choice: applications take the first of several languages with equal weight, so their order has a meaning"
+    ),
     "conditional-lm-fresh-no-lm": (
         "RFC 9111 §4.3.2: without Last-Modified the Date counts; it is later than If-Modified-Since, so 304 is wrong"
     ),
