@@ -96,17 +96,17 @@ def is_coroutine_function(value: object) -> bool:
     That is an ``async def``, a `functools.partial` of one, an object whose class has an ``async def __call__``, or a
     function with the mark of asyncio, as `asgiref.sync.markcoroutinefunction` sets it.
     """
-    called = _called(value)
+    called = called_function(value)
     return iscoroutinefunction(called) or type(getattr(called, "_is_coroutine", None)) is object
 
 
 def is_generator_function(value: object) -> bool:
     """Return True if a call of *value* returns a generator, plain or async."""
-    called = _called(value)
+    called = called_function(value)
     return isgeneratorfunction(called) or isasyncgenfunction(called)
 
 
-def _called(value: Any) -> Any:
+def called_function(value: Any) -> Any:
     """Return the function that runs if *value* is called."""
     while issubclass(type(value), partial):
         value = value.func

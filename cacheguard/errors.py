@@ -48,7 +48,12 @@ class LockLost(CacheGuardError):
 
 
 class CodecError(CacheGuardError):
-    """A value cannot be encoded to bytes, or bytes cannot be decoded to a value."""
+    """A value cannot be cached, or bytes cannot be decoded to a value.
+
+    - It cannot be encoded to bytes: raised by what stores a value by hand. A reader gets its value all the same.
+    - It can be read only once, as an iterator: raised by whatever loads or stores it.
+    - It is to be changed, or under ``l1_copy`` to be stored, in this process, and cannot be copied.
+    """
 
 
 class Unreachable(CacheGuardError):

@@ -52,6 +52,7 @@ Values
 
 - `TAGGED`: the codec for plain data without a stated type: builtin types, dates, `Decimal`, `UUID`, nested.
 - `Oversize`: the error for a value that is larger than ``max_value_bytes``.
+- `refuse_once`: raises `CodecError` for a value that can be read only once, such as an iterator.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ from typing import Any, Final, cast
 
 from .checks import count, flag
 from .codec import TAGGED
+from .codec.once import refuse as refuse_once
 from .current_load import CURRENT, Load
 from .defenses.consistency import Version
 from .doors.writing import (
@@ -113,6 +115,7 @@ __all__ = [
     "flag",
     "keeps_in_redis",
     "load_here",
+    "refuse_once",
     "roots_of",
     "row_template",
     "seconds",

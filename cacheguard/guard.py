@@ -58,7 +58,8 @@ class CacheGuard:
         l1_max_bytes: maximum size of L1 in bytes. Each put walks the whole value. None: only `l1_size` limits it.
         l1_eviction: which entry is evicted when L1 is full: ``"lru"`` (with second chance), ``"lfu"``, ``"fifo"``,
             ``"random"``.
-        l1_copy: give every caller its own copy. Costs a deep copy for each hit on a mutable value.
+        l1_copy: give every caller its own copy. Each hit on a mutable value makes one, by the codec, else by `pickle`
+            or `copy.deepcopy`. What cannot be copied is returned and not kept. False: callers share one object.
         serializer: an object with ``dumps`` and ``loads`` that replaces the typed, safe encoding. A serializer that can
             run code while it reads, such as `pickle`, needs a `secret`; without one, a warning is logged.
         secret: 16 bytes or more, or several such secrets (the first one signs). Entries are signed with HMAC-SHA256;

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, Literal, Protocol, TypeAlias, TypedDict, get_args
 
 from .checks import exception_classes, flag, number_of, one_of, plain_function
+from .codec.once import once
 from .durations import DAY, FOREVER, Duration, any_seconds, seconds
 from .errors import ConfigurationError
 
@@ -105,7 +106,12 @@ def _breaker(name: str, value: Any) -> LoadBreaker | None:
     return breaker
 
 
-def _anything(_name: str, value: Any) -> Any:
+def _fallback(name: str, value: Any) -> Any:
+    found = None if callable(value) else once(value)
+    if found is not None:
+        raise ConfigurationError(
+            f"{name} must be a value for every caller, or a function, got {found[0]}, which can be read only once"
+        )
     return value
 
 
@@ -160,7 +166,7 @@ class Policy:
     breaker: LoadBreaker | Unset | None = field(default=UNSET, metadata=_knob(_breaker, default=None))
     """A `Breaker`: while it is open, nothing is loaded, and a caller without a stale value gets `Overloaded`. Share one
     among all loaders that use the same database. Default none."""
-    fallback: Any | Unset = field(default=UNSET, metadata=_knob(_anything, default=None))
+    fallback: Any | Unset = field(default=UNSET, metadata=_knob(_fallback, default=None))
     """The answer that a caller gets instead of `Overloaded` or `LoadTimeout`: a value, or a function of that error (for
     ``async def`` also a coroutine function). It is not cached. The loader's own exceptions are not replaced. Default
     None: the error is raised; to return None, give ``lambda error: None``."""

@@ -30,6 +30,10 @@ class Script:
     # No dataclass: tools that print one field by field would print the whole text.
     __slots__ = ("name", "sha", "source")
 
+    name: str
+    source: str
+    sha: str
+
     def __init__(self, name: str, source: str, sha: str) -> None:
         self.name = name
         self.source = source

@@ -6,7 +6,7 @@ Inner: not for import; use `cacheguard` or `cacheguard.extending`.
 from __future__ import annotations
 
 from .form import Codec
-from .registry import ClassCodecs, CustomCodec, Registry, class_codecs, return_codec, runs_code
+from .registry import ClassCodecs, CustomCodec, Registry, class_codecs, return_codec, runs_code, settled
 from .tagged import TAGGED
 from .typed import codec_for
 
@@ -20,4 +20,5 @@ __all__ = [
     "codec_for",
     "return_codec",
     "runs_code",
+    "settled",
 ]

@@ -7,7 +7,7 @@ from functools import partial
 from inspect import Parameter, Signature, signature
 from typing import Any
 
-from ..checks import is_coroutine_function, is_generator_function, plain_function
+from ..checks import is_coroutine_function, plain_function
 from ..codec import ClassCodecs, Codec, class_codecs, return_codec
 from ..engine.ask import Ask, opened, stored_of
 from ..engine.reading import Engine
@@ -19,9 +19,11 @@ from ..protocol.envelope import Kind
 from ..protocol.exceptions import absent
 from ..protocol.names import Scope
 from ..runtime import run_now
+from ..tiers.copies import copied
 from ..tiers.local import Index
-from ..tiers.packing import copied
 from .bloom import BloomFilter, item_of
+from .once import refuse_once
+from .per_request import refuse_per_request
 from .wrapper import IndexKey, caller, wrapper
 
 
@@ -49,8 +51,8 @@ class Function:
         bloom_item: str | None,
         validate: Callable[..., object] | None,
     ) -> None:
-        if is_generator_function(fn):
-            raise ConfigurationError(f"{_name(fn)} is a generator: its items cannot be cached, return a list")
+        refuse_once(fn)
+        refuse_per_request(fn, template)
         self.fn, self.rules, self.is_async = fn, rules, is_coroutine_function(fn)
         self.signature: Signature = signature(fn)
         self._names = tuple(self.signature.parameters)
@@ -186,10 +188,6 @@ class Function:
         """Call the function itself."""
         return self._call(self.fn, values)
 
-    def own(self, answer: Any) -> Any:
-        """Return *answer* for the caller: a copy with ``l1_copy``."""
-        return answer if self._copy is None else self._copy(answer)
-
     def redis_key(self, values: tuple[Any, ...]) -> str:
         """Return the Redis key."""
         return self.scope.key(self.text(values))
@@ -241,13 +239,12 @@ class Function:
         ask = self.ask(values)
         answer = self.from_l1(ask, values)
         if answer is not None:
-            value = answer()
             if self.hub.auditor is not None:
-                run_now(self.hub.auditor.consider(self.hub.blocking(l2=self.rules.l2), ask, value))
-            return self.own(value)
+                run_now(self.hub.auditor.consider(self.hub.blocking(l2=self.rules.l2), ask, answer()))
+            return answer()
         value = run_now(self.hub.blocking(l2=self.rules.l2).read(ask))
         self.bind(ask.key, values)
-        return self.own(value)
+        return value
 
     async def aread(self, values: tuple[Any, ...]) -> Any:
         """Answer a call in an event loop, if the index did not."""
@@ -261,13 +258,12 @@ class Function:
         ask = self.ask(values)
         answer = self.from_l1(ask, values)
         if answer is not None:
-            value = answer()
             if self.hub.auditor is not None:
-                await self.hub.auditor.consider(self.hub.running(l2=self.rules.l2), ask, value)
-            return self.own(value)
+                await self.hub.auditor.consider(self.hub.running(l2=self.rules.l2), ask, answer())
+            return answer()
         value = await self.hub.running(l2=self.rules.l2).read(ask)
         self.bind(ask.key, values)
-        return self.own(value)
+        return value
 
     def rejected(self, values: tuple[Any, ...]) -> bool | None:
         """Return True if `validate` or the filter says "absent" for *values*; None if only Redis can decide."""

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any
 
+from ..codec.once import refuse
 from ..defenses.consistency import version_text
 from ..delivery.outbox import Invalidation
 from ..engine.ask import Ask, opened
+from ..engine.by_hand import VALUE
 from ..engine.reading import Engine
 from ..errors import ConfigurationError
-from ..protocol.entry import CutOff, Found
 from ..runtime import run_now
 from .bloom import BloomFilter
 from .functions import Function
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from ..engine.reading import Engine
     from ..policy import Rules
     from ..process.hub import Hub
-    from ..protocol.entry import Found
     from ..protocol.names import Scope
 
 MOST_LOADS_OF_MANY = 16
@@ -103,7 +103,7 @@ class Operations:
         ask = self._function.ask(values)
         value = await engine.refresh(ask)  # the answer of a load that began now, so older copies are old
         await self._hub.writes.refreshed(engine_of(), ask.key, l2=self._rules.l2)
-        return self._function.own(value)
+        return value
 
     async def peek(self, engine_of: EngineOf, values: Values) -> Any:
         engine, function = engine_of(l2=self._rules.l2), self._function
@@ -112,6 +112,7 @@ class Operations:
 
     async def put(self, engine_of: EngineOf, value: Any, values: Values) -> None:
         function, of_value = self._function, self._function.version
+        refuse(function.redis_key(values), value, VALUE)
         version = "" if of_value is None or value is None else version_text(of_value(value))
         key, tags = function.redis_key(values), function.tags(values)
         await self._hub.by_hand.set(
@@ -141,7 +142,9 @@ class Operations:
                 answers.setdefault(ask.key, answer)
         if wanted:
             answers |= await self._fetched(engine, wanted, most)
-        return [self._function.own(answers[ask.key]()) for ask in asks]
+        found = [answers[ask.key]() for ask in asks]
+        engine.given(found)
+        return found
 
     async def _known(self, engine: Engine, ask: Ask, values: Values) -> Answer | None:
         """Return the answer of this process or of the Bloom filter, if there is one."""
@@ -159,18 +162,11 @@ class Operations:
         survey = await engine.survey(wanted)
         answers: dict[str, Answer] = {key: partial(opened, stored, self._rules) for key, stored in survey.there.items()}
 
-        async def load(key: str, found: Found | CutOff | None) -> Any:
-            return opened(await engine.rebuilding.rebuild(wanted[key], found), self._rules)
-
-        works = [partial(load, key, found) for key, found in survey.missing.items()]
+        works = [partial(engine.rebuilding.rebuild, wanted[key], found) for key, found in survey.missing.items()]
         loaded = await engine.runtime.each(works, most)
-        for key, value in zip(survey.missing, loaded, strict=True):
-            answers[key] = partial(_itself, value)
+        for key, stored in zip(survey.missing, loaded, strict=True):
+            answers[key] = partial(opened, stored, self._rules)
         return answers
-
-
-def _itself(value: Any) -> Any:
-    return value
 
 
 class Methods:

@@ -11,6 +11,7 @@ from ..protocol.entry import Found, Granted, Stored
 from ..protocol.envelope import Kind
 from ..protocol.exceptions import made_of
 from ..protocol.names import Scope
+from ..tiers.copies import Master
 
 if TYPE_CHECKING:
     from ..codec import Codec
@@ -37,7 +38,7 @@ class Ask:
 
     def takes(self, stored: Stored) -> bool:
         """True if the cached value may be served."""
-        return self.usable is None or stored.kind is not Kind.VALUE or self.usable(stored.value)
+        return self.usable is None or stored.kind is not Kind.VALUE or self.usable(stored.own())
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -66,11 +67,17 @@ class Job:
     leases: dict[str, Granted] = field(default_factory=dict[str, Granted])
     asked: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])  # tags asked for with leases
     turn: int | None = None  # to be given back to the load breaker
+    row: Callable[[Any, str], Any] | None = None  # of what a loader of several keys returned, the value of one
 
     @property
     def failures(self) -> int:
         """How many loads of its keys have failed in a row, in whatever processes."""
         return max((lease.failures for lease in self.leases.values()), default=0)
+
+    def rows(self, loaded: Any) -> dict[str, Any]:
+        """What the loader returned, by key."""
+        row = self.row
+        return {key: loaded if row is None else row(loaded, key) for key in self.flights}
 
     @property
     def landed(self) -> bool:
@@ -132,11 +139,14 @@ def servable(found: Found, rules: Rules) -> bool:
 
 def stored_of(entry: Entry) -> Stored:
     """The entry of the in-process tier, as the engine knows it."""
-    return Stored(Kind(entry.kind), entry.value, 0.0, 0.0, entry.tags)
+    value = entry.value
+    if isinstance(value, Master):
+        return Stored(Kind(entry.kind), None, 0.0, 0.0, entry.tags, master=value)
+    return Stored(Kind(entry.kind), value, 0.0, 0.0, entry.tags)
 
 
 def opened(stored: Stored, rules: Rules) -> Any:  # noqa: ARG001 - every caller has them, and may need them again
-    """The value inside; an absence is raised as the loader would raise it."""
+    """The value inside, for one of several who may have it; an absence is raised as the loader would raise it."""
     if stored.kind is Kind.ERROR:
         raise made_of(stored.value)
-    return stored.value
+    return stored.value if stored.master is None else stored.master.make()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
-from ..tiers.packing import copied
 from .ask import Ask, opened, stored_of
 from .batch import Batch
 
@@ -27,11 +26,10 @@ class Asking:
     Args:
         shared: the state that the engines of the guard share.
         auditor: compares a share of the hits with the loader's result; None: no audit.
-        copies: every caller gets its own copy.
     """
 
-    def __init__(self, shared: Shared, auditor: Auditor | None, *, copies: bool) -> None:
-        self._shared, self._local, self._auditor, self._copies = shared, shared.local, auditor, copies
+    def __init__(self, shared: Shared, auditor: Auditor | None) -> None:
+        self._shared, self._local, self._auditor = shared, shared.local, auditor
 
     async def one(self, engine_of: EngineOf, ask: Ask) -> Any:
         """The value of *ask*. No round trip for a hit in L1."""
@@ -40,12 +38,12 @@ class Asking:
             return await engine_of(l2=rules.l2).runtime.call(ask.load)
         entry = self._local.alive(ask.key) if rules.l1 else None
         if entry is None or not (ask.usable is None or ask.takes(stored_of(entry))):
-            answer = await engine_of(l2=rules.l2).read(ask)
-        else:
-            answer = opened(stored_of(entry), rules)
-            if self._auditor is not None:
-                await self._auditor.consider(engine_of(l2=rules.l2), ask, answer)
-        return copied(answer) if self._copies else answer
+            return await engine_of(l2=rules.l2).read(ask)
+        stored = stored_of(entry)
+        answer = opened(stored, rules)
+        if self._auditor is not None:
+            await self._auditor.consider(engine_of(l2=rules.l2), ask, stored.copy())
+        return answer
 
     async def many(
         self,
@@ -78,7 +76,7 @@ class Asking:
         if asks:
             for key, value in (await Batch(engine, asks, by_key, loader).read()).items():
                 values[by_key[key]] = value
-        return {name: copied(values[name]) if self._copies else values[name] for name in names}
+        return {name: values[name] for name in names}
 
     def alone_when(self, asked: Callable[[], object]) -> Callable[[], None]:
         """Also call *asked*: if it returns True, the caller's loads are not shared. Returns a function to undo this."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CodecError, Unreachable
 from ..protocol.entry import Stored
 from ..protocol.envelope import Kind
+from ..tiers.copies import copied
 
 if TYPE_CHECKING:
     from .ask import Ask
@@ -80,13 +81,13 @@ class Auditor:
         """The value that would be served now, in a tuple; None if there is none."""
         entry = engine.shared.local.peek(ask.key) if ask.rules.l1 else None
         if entry is not None:
-            return (entry.value,)
+            return (copied(entry.value),)
         try:
             found = await engine.remote.read(ask.key, ask.codec, ask.scope, ask.tags)
         except Unreachable:
             return None
         stored = None if found is None else found.stored
-        return None if stored is None or stored.kind is not Kind.VALUE else (stored.value,)
+        return None if stored is None or stored.kind is not Kind.VALUE else (stored.own(),)
 
     def _same(self, engine: Engine, ask: Ask, one: Any, other: Any) -> bool:
         """True if two values are equal, by ``==`` or by their packed bytes."""

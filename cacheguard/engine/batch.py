@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import CacheGuardError, LoadTimeout, Overloaded, Unreachable
 from ..protocol.entry import CutOff, Failed, Found, Granted, LeaseOutcome, Stored
-from .ask import Ask, Job, Loaded, opened, servable
+from .ask import Ask, Job, opened, servable
 from .flights import Flight
 from .lifetimes import marker_ms
 from .permits import check_nesting
@@ -50,10 +50,15 @@ class Batch:
         """
         survey = await self._engine.survey(self._asks)
         answers = {key: opened(stored, self._rules) for key, stored in survey.there.items()}
-        if not survey.missing:
-            return answers
-        self._look(survey.missing)
-        seats = self._board(survey.missing)
+        if survey.missing:
+            await self._load_missing(survey.missing, answers)
+        self._engine.given(answers.values())
+        return answers
+
+    async def _load_missing(self, missing: dict[str, Found | CutOff | None], answers: dict[str, Any]) -> None:
+        """Add the values of the keys that are *missing* to *answers*."""
+        self._look(missing)
+        seats = self._board(missing)
         try:
             await self._lead_mine(seats)
             began = self._engine.runtime.now()
@@ -62,7 +67,6 @@ class Batch:
         finally:
             for seat in seats.values():
                 self._engine.flights.leave(seat.flight)
-        return answers
 
     async def _lead_mine(self, seats: Mapping[str, Seat]) -> None:
         """Lead the flights that this batch has opened."""
@@ -156,15 +160,22 @@ class Batch:
         loading = self._engine.loading
         # A key that the mapping leaves out is absent. An exception does not belong to one key: it fails all of them.
         rules = replace(self._rules, not_found=())
-        job = Job({key: self._asks[key] for key in flights}, dict(flights), rules, lambda: self._called(job), {})
+        job = Job(
+            {key: self._asks[key] for key in flights},
+            dict(flights),
+            rules,
+            lambda: self._called(job),
+            {},
+            row=self._row,
+        )
         tokens = {key: self._engine.runtime.token() for key in flights}
         with self._rebuilding.holding(tokens.values()):
             await self._lease(job, tokens)
             loaded = await loading.run(job) if job.flights else None
             if loaded is None:
                 return
-            if isinstance(loaded.value, Mapping):
-                await self._engine.filling.fill_and_land(job, loaded, self._rows(job, loaded))
+            if issubclass(type(loaded.value), Mapping):
+                await self._engine.filling.fill_and_land(job, loaded, job.rows(loaded.value))
                 return
             kind = type(loaded.value).__name__
             error = CacheGuardError(f"the loader of many keys must return a mapping, got {kind}")
@@ -174,9 +185,9 @@ class Batch:
         """Call the loader for the keys that *job* still has."""
         return self._load_many([self._names[key] for key in job.flights])
 
-    def _rows(self, job: Job, loaded: Loaded) -> dict[str, Any]:
-        """The loaded values by key; None for an absent one."""
-        return {key: loaded.value.get(self._names[key]) for key in job.flights}
+    def _row(self, loaded: Any, key: str) -> Any:
+        """The value of *key* in what the loader returned; None if it is absent."""
+        return loaded.get(self._names[key]) if issubclass(type(loaded), Mapping) else None
 
     async def _lease(self, job: Job, tokens: dict[str, str]) -> None:
         """Ask Redis for the leases of all keys, and remove from *job* the keys that it does not load. One round trip.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..codec.once import refuse
 from ..delivery.outbox import Invalidation
 from ..errors import Unreachable
 from ..missing import MISSING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .shared import Shared
     from .writes import Writes
 
+VALUE = "the value"  # in messages
 EngineOf = Callable[..., "Engine"]  # of the caller's runtime: with ``l2=False`` the one that works in this process
 
 
@@ -94,8 +96,11 @@ class ByHand:
     ) -> None:
         """Store *values*, by Redis key. Values that Redis did not take are invalidated, so that nothing older stays.
 
-        One round trip; one more if this process does not know the nonces of the namespace and the tags.
+        One round trip; one more if this process does not know the nonces of the namespace and the tags. `CodecError`
+        for a value that can be read only once, whatever the state of Redis.
         """
+        for key, value in values.items():
+            refuse(key, value, VALUE)
         codec = codec or self._codec
         codecs = {key: codec or self._registry.for_value(value) for key, value in values.items()}
         failures: list[Unreachable] = []
@@ -122,6 +127,7 @@ class ByHand:
         self, engine_of: EngineOf, key: str, value: Any, rules: Rules, scope: Scope, *, tags: tuple[str, ...]
     ) -> bool:
         """Store *value* if *key* has no fresh entry; True if it was stored."""
+        refuse(key, value, VALUE)
         codec = self._codec or self._registry.for_value(value)
 
         async def add(engine: Engine) -> bool:

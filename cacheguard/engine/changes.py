@@ -12,6 +12,7 @@ from dataclasses import replace
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
+from ..codec.once import refuse
 from ..defenses.avalanche import jittered
 from ..delivery.outbox import Invalidation
 from ..errors import CodecError, Overloaded
@@ -19,7 +20,7 @@ from ..missing import MISSING
 from ..protocol.entry import Stored, ms
 from ..protocol.envelope import Kind
 from ..protocol.names import Scope
-from ..tiers.packing import copied
+from ..tiers.copies import a_copy
 from .lifetimes import marker_ms, stale_window, ttl_of
 
 if TYPE_CHECKING:
@@ -192,8 +193,8 @@ class Changes:
             if found is None or found.stored is None or found.fresh_left <= 0 or found.stored.kind is Kind.ERROR:
                 return MISSING
             stored = found.stored
-            value = self._changed(key, change, stored.value)
-            changed = replace(stored, kind=Kind.VALUE, value=value, weight=0)
+            value = self._changed(key, change, stored)
+            changed = replace(stored, kind=Kind.VALUE, value=value, weight=0, master=None)
             # Packed by its own codec: the entry of a function stays readable for the function.
             envelope = remote.pack(key, changed, codec)
             replaced = await remote.by_hand.replace(
@@ -207,23 +208,25 @@ class Changes:
                 await self._runtime.sleep(self._runtime.random() * min(0.001 * attempt, LONGEST_PAUSE))
         raise Overloaded(f"{key} was changed by others {MOST_ATTEMPTS} times while it was to be updated")
 
-    def _changed(self, key: str, change: Callable[[Any], Any], value: Any) -> Any:
+    def _changed(self, key: str, change: Callable[[Any], Any], stored: Stored) -> Any:
         """The new value. *change* may change the one that it gets in place: it gets one of its own.
 
         one change:  gets 1 ... makes it 2 in place .......... stores it
         another:                       reads 2, stores 3: its stamp is that of the same object
         """
-        if self._in_process:
+        value = stored.own()
+        if self._in_process and stored.master is None:
             try:
-                value = copied(value)
-            except Exception as error:
-                raise CodecError(f"{key} cannot be updated: its value cannot be copied ({error!r})") from error
+                value = a_copy(value)
+            except CodecError as error:
+                raise CodecError(f"{key} cannot be updated: {error}") from error
         made = change(value)
         if isawaitable(made):
             close = getattr(made, "close", None) or getattr(made, "cancel", None)
             if close is not None:
                 close()
             raise TypeError(f"change must be a plain function of the value, got {change!r}, which returns an awaitable")
+        refuse(key, made, "the changed value")
         return made
 
     async def touch(self, key: str, rules: Rules, scope: Scope) -> bool:
@@ -238,7 +241,7 @@ class Changes:
         if found is None or found.stored is None or found.fresh_left <= 0:
             return False
         stored = found.stored
-        ttl = ttl_of(rules, stored.value, self._shared.events) if stored.kind is Kind.VALUE else rules.null_ttl
+        ttl = ttl_of(rules, stored.own(), self._shared.events) if stored.kind is Kind.VALUE else rules.null_ttl
         if ttl is None:
             return False
         fresh = jittered(ttl, rules.jitter, self._runtime.random())

@@ -95,11 +95,26 @@ class Filling:
                 return Draft(ask, stored, None, "")
         else:
             stored = Stored(Kind.ABSENT if value is None else Kind.VALUE, value, 0.0, loaded.seconds, tags)
+            if not self._has_copies(ask, stored):
+                return Draft(ask, stored, None, "")
         if ask.key not in job.tokens and not job.keep:  # no tier may take it
             return Draft(ask, stored, None, "")
         version = "" if ask.version is None else self._version_of(ask.version, ask, stored)
         ttl = None if version is None else self._drawn_ttl(ask, stored, loaded.load)
         return Draft(ask, stored, ttl, version or "")
+
+    def _has_copies(self, ask: Ask, stored: Stored) -> bool:
+        """Let callers get copies of *stored*, with ``l1_copy``; False if there are none, so that no tier takes it."""
+        copier = self._shared.copier
+        if copier is None or stored.kind is not Kind.VALUE:
+            return True
+        try:
+            stored.master = copier.master(stored.value, ask.codec)
+        except CodecError as error:
+            self._events.unencodable += 1
+            self._events.once(f"copy {type(stored.value)}", "%s is not cached: l1_copy=True, and %s", ask.key, error)
+            return False
+        return True
 
     def _version_of(self, version: Callable[[Any], Any], ask: Ask, stored: Stored) -> str | None:
         """The result of the user's function *version* for the loaded value; None if it cannot be used."""
@@ -353,7 +368,7 @@ class Filling:
             until = min(until, fresh_until - stored.load_time - early_by(stored.load_time, self._runtime.random()))
         entry = Entry(
             ask.key,
-            stored.value,
+            stored.value if stored.master is None else stored.master,
             kind=stored.kind,
             until=until,
             fresh_until=fresh_until,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..codec.once import refuse
 from ..current_load import CURRENT, Load
 from ..errors import LoadTimeout, Overloaded, Unreachable
 from ..protocol.calls import LEASE_MS
@@ -67,7 +68,7 @@ class Loading:
             # In here: to begin to watch may be where the caller is interrupted (gevent's timeouts come at any wait).
             watch = self._watch(job, job.rules.hard_timeout)
             self._events.loads += 1
-            loaded = Loaded(await self._runtime.call(job.load), None, self._runtime.now() - began, load)
+            loaded = Loaded(await self._value(job), None, self._runtime.now() - began, load)
         except Exception as error:  # noqa: BLE001 - the loader's own, for all who wait
             seconds = self._runtime.now() - began
             if not isinstance(error, job.rules.not_found):
@@ -93,6 +94,13 @@ class Loading:
         if self._shared.failures:
             self._shared.succeeded(job.flights)
         return loaded
+
+    async def _value(self, job: Job) -> Any:
+        """What the loader returns; `CodecError` if that can be read only once."""
+        value = await self._runtime.call(job.load)
+        for key, each in job.rows(value).items():
+            refuse(key, each)
+        return value
 
     def _enter_breaker(self, job: Job, breaker: LoadBreaker) -> None:
         """Enter the load breaker; `Overloaded` if it is open."""

@@ -12,7 +12,7 @@ from ..errors import Unreachable
 from ..missing import MISSING
 from ..protocol.entry import CutOff, Found, Stored
 from ..protocol.envelope import Kind
-from ..tiers.packing import copied
+from ..tiers.copies import Master
 from .ask import Ask
 
 if TYPE_CHECKING:
@@ -48,11 +48,10 @@ class Looking:
 
     Args:
         shared: the state that the engines of the guard share.
-        copies: every caller gets its own copy.
     """
 
-    def __init__(self, shared: Shared, *, copies: bool) -> None:
-        self._shared, self._local, self._copies = shared, shared.local, copies
+    def __init__(self, shared: Shared) -> None:
+        self._shared, self._local = shared, shared.local
 
     def at_hand(self, key: str, default: Any, rules: Rules) -> Any:
         """The value of *key* if L1 has it, else *default*. No round trip."""
@@ -63,12 +62,16 @@ class Looking:
         """The value in an L1 entry; *default* if it stands for an exception."""
         if entry.kind == Kind.ERROR:
             return default
-        return copied(entry.value) if self._copies else entry.value
+        value = entry.value
+        return value.make() if isinstance(value, Master) else value
 
     def _value_of(self, stored: Stored, default: Any) -> Any:
         if stored.kind is Kind.ERROR:
             return default
-        return copied(stored.value) if self._copies else stored.value
+        value = stored.own()
+        if self._local.watch is not None:
+            self._local.watch.given(value)
+        return value
 
     async def get(self, engine: Engine, key: str, default: Any, rules: Rules, scope: Scope) -> Any:
         """The value of *key* after a miss in L1; *default* if there is none. One round trip."""

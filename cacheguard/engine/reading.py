@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,11 +69,14 @@ class Engine:
     async def read(self, ask: Ask) -> Any:
         """The value of *ask*, after a miss in L1."""
         try:
-            return await self._read(ask)
+            value = await self._read(ask)
         except (Overloaded, LoadTimeout) as error:
             if ask.rules.fallback is None:
                 raise
             return await self.instead(ask.rules, error)
+        if self._local.watch is not None:
+            self._local.watch.given(value)
+        return value
 
     async def instead(self, rules: Rules, error: Exception) -> Any:
         """The caller's fallback for *error*; raises *error* if it has none."""
@@ -81,7 +84,10 @@ class Engine:
         if fallback is None or not isinstance(error, Overloaded | LoadTimeout):
             raise error
         self._events.fallbacks += 1
-        return await self.runtime.call(lambda: fallback(error)) if callable(fallback) else fallback
+        if callable(fallback):
+            return await self.runtime.call(lambda: fallback(error))
+        copier = self.shared.copier
+        return fallback if copier is None else copier.copy(fallback)
 
     async def _read(self, ask: Ask) -> Any:
         if not self._bus.ready:
@@ -96,6 +102,8 @@ class Engine:
                 stored = None
         else:
             stored = await self._usable(ask, found, ticket, asked_at)
+            if stored is not None and stored.value is not None and self.audit is None and stored.kind is Kind.VALUE:
+                return stored.value  # it was read for this caller alone
         if stored is None:
             stored = await self.rebuilding.rebuild(ask, found)
         return opened(stored, ask.rules)
@@ -125,8 +133,15 @@ class Engine:
         if floor is not None:
             await self.rebuilding.behind(ask, floor=floor)
         if self.audit is not None and verdict is Verdict.FRESH and stored.kind is Kind.VALUE:
-            await self.audit(self, ask, stored.value)
+            await self.audit(self, ask, stored.own())
         return stored
+
+    def given(self, values: Iterable[Any]) -> None:
+        """Say, where somebody looks on, that the caller gets *values*."""
+        watch = self._local.watch
+        if watch is not None:
+            for value in values:
+                watch.given(value)
 
     async def survey(self, asks: Mapping[str, Ask]) -> Survey:
         """Which of several keys can be served and which must be loaded. One round trip."""
@@ -175,8 +190,11 @@ class Engine:
     async def refresh(self, ask: Ask) -> Any:
         """Load anew, whatever is cached; the answer comes from a load that began after this call."""
         try:
-            return opened(await self.rebuilding.rebuild(ask, None, anew=True), ask.rules)
+            value = opened(await self.rebuilding.rebuild(ask, None, anew=True), ask.rules)
         except (Overloaded, LoadTimeout) as error:
             if ask.rules.fallback is None:
                 raise
             return await self.instead(ask.rules, error)
+        if self._local.watch is not None:
+            self._local.watch.given(value)
+        return value

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..ports import Bulkhead, Home, Runtime, Signal
     from ..protocol.entry import Failed
     from ..servers.buses import Buses
+    from ..tiers.copies import Copier
     from ..tiers.local import Local
     from .ask import Ask
 
@@ -67,6 +68,7 @@ class Shared:
 
     Args:
         alone: returns True if the current caller must not share its loads.
+        copier: makes the copies of ``l1_copy``; None: callers share what they get.
         leases: by token, where the loads under the leases of this process go on. Those of all its guards, if they may
             wait for each other.
     """
@@ -87,7 +89,9 @@ class Shared:
         alone: Callable[[], object] = bool,
         *,
         leases: dict[str, Home] | None = None,
+        copier: Copier | None = None,
     ) -> None:
+        self.copier: Copier | None = copier
         self.local, self.events, self.bulkhead, self.budget, self.bus = local, events, bulkhead, budget, bus
         self.leases: dict[str, Home] = {} if leases is None else leases
         self.loading: list[Home] = []  # where the loads go on that hold a permit or wait for one

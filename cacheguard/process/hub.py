@@ -38,6 +38,7 @@ from ..runtime.bulkhead import FairBulkhead
 from ..runtime.clocks import CLOCK
 from ..servers.buses import Buses
 from ..servers.lending import client_of, pools
+from ..tiers.copies import Copier
 from ..tiers.entries import Entries
 from ..tiers.local import ABSENCE_SHARE, DEAD, Local
 from ..tiers.packing import ObjectPacking, Packing, SealedPacking, weigh_stored
@@ -61,10 +62,9 @@ class Hub:
         self._clock = CLOCK.get()
         self.now: Callable[[], float] = self._clock.now
         self.closed: bool = False
-        of_l1, of_store = _bytes_of(options, memory=memory)
         self.local: Local = Local(
             options.l1_size,
-            of_l1,
+            options.l1_max_bytes,
             options.l1_eviction,
             threading.RLock(),
             self.events,
@@ -81,8 +81,8 @@ class Hub:
             options.l1_size,
             threading.RLock(),
             self.now,
-            max_bytes=of_store,
-            weigh=partial(weigh_stored, most=math.inf if of_store is None else of_store),
+            max_bytes=options.l1_max_bytes,  # the same objects as in L1
+            weigh=partial(weigh_stored, most=options.l1_max_bytes or math.inf),
         )
         root = namespace_scope(namespace).epochs[0]
         # What this process keeps in the place of Redis is nobody's to hear of, and nothing of it can be pending.
@@ -105,15 +105,22 @@ class Hub:
             self._nodes = Nodes(pool, apool, self.local, self.events, make, self.now)
         self.bus: Bus | Buses = self._unheard[0] if self._nodes is None else self._nodes.bus
         self.shared: Shared = Shared(
-            self.local, self.events, self.bulkhead, AbsenceBudget(budget), self.bus, options.alone, leases=forks.leases
+            self.local,
+            self.events,
+            self.bulkhead,
+            AbsenceBudget(budget),
+            self.bus,
+            options.alone,
+            leases=forks.leases,
+            copier=Copier(self.registry) if options.l1_copy else None,
         )
         here = Here(self._store, beside_redis=not memory)
         self.shared.limit = here.limit
-        raises, copies = options.raise_unreachable, options.l1_copy
+        raises = options.raise_unreachable
         self.writes: Writes = Writes(self.shared, here, raises=raises)
         self.by_hand: ByHand = ByHand(self.shared, here, self.writes, self.registry, options.codec, raises=raises)
-        self.looking: Looking = Looking(self.shared, copies=copies)
-        self.asking: Asking = Asking(self.shared, self.auditor, copies=copies)
+        self.looking: Looking = Looking(self.shared)
+        self.asking: Asking = Asking(self.shared, self.auditor)
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.RLock()
         forks.register(self)
@@ -166,14 +173,14 @@ class Hub:
         if self._nodes is None or ways is None:
             bus, outbox = self._unheard
             gate = Gate(self._store, self.events, outbox, bus)
-            packing: Packing = ObjectPacking(copies=self.options.l1_copy)
+            packing: Packing = ObjectPacking(self.shared.copier)
             remote: Entries
             if self.memory:
                 remote = Remote(gate, packing, self.events, runtime.token)
             else:
                 remote = OwnStore(gate, packing, self.events, runtime.token, hears=self._hears)
         else:
-            packing = SealedPacking(self.options.sealer, self.registry)
+            packing = SealedPacking(self.options.sealer, self.registry, copies=self.options.l1_copy)
             remote = self._nodes.remote(ways, runtime, packing, abreast=isinstance(runtime, AsyncRuntime))
         audit = None if self.auditor is None else self.auditor.consider
         return Engine(runtime, remote, self.shared, audit, in_process=isinstance(packing, ObjectPacking))
@@ -269,6 +276,8 @@ class Hub:
             until: monotonic seconds, how long to wait for threads that are in the middle of something.
         """
         until = time.monotonic() + PATIENCE_AT_CLOSE if until is None else until
+        if self.local.watch is not None:
+            self.local.watch.closing()
         self.closed = self.events.over = True
         self.local.drop_all()
         if self._nodes is not None:
@@ -332,18 +341,6 @@ class Hub:
                 # Held for ever: to let go would make asyncio deregister sockets in an epoll that is the parent's, too.
                 self._remove(name, engine)
                 _left_behind.append(engine)
-
-
-def _bytes_of(options: Options, *, memory: bool) -> tuple[int | None, int | None]:
-    """The most bytes of L1, and of the store that this process has in the place of Redis.
-
-    Both have the same objects. With copies no object is in both, so each gets half.
-    """
-    most = options.l1_max_bytes
-    if most is None or not options.l1_copy:
-        return most, most
-    half = max(1, most // 2)
-    return (half if memory else most), half
 
 
 def _check(options: Options, endpoint: Endpoint | None) -> None:

@@ -17,12 +17,21 @@ class Stored:
     """What an entry says, once its bytes are read."""
 
     kind: Kind
-    value: Any  # under Kind.ERROR: the `exceptions.Described`
+    value: Any  # under Kind.ERROR: the `exceptions.Described`; None if there is only a `master`
     ttl: float  # seconds it was stored to be fresh for
     load_time: float  # seconds its load took
     tags: tuple[str, ...]
     nonces: tuple[bytes, ...] = ()  # what the markers of its namespaces and its tags said when its load began
     weight: int = 0  # bytes of the value in this process; 0: nobody has weighed it
+    master: Any = None  # with ``l1_copy``, the `Master` that makes a copy for each caller
+
+    def own(self) -> Any:
+        """The value, for who alone has this object: the one that was read, or a copy."""
+        return self.value if self.master is None or self.value is not None else self.master.make()
+
+    def copy(self) -> Any:
+        """The value, for one of several who have this object: a copy with ``l1_copy``."""
+        return self.value if self.master is None else self.master.make()
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 They need no test framework. For pytest, the plugin of this distribution has fixtures for them, named `cacheguard_…`.
 """
 
+from .aliasing import AliasingChecker, AliasingError, SharedChange, check_aliasing
 from .checker import Reading, StalenessChecker, StaleRead
 from .clock import ClockStoodStillError, VirtualClock
 from .faults import Fault, Traffic
@@ -11,6 +12,8 @@ from .proxy import FaultProxy
 from .redis_server import NoRedisError, RedisServer, find_binaries, find_binary
 
 __all__ = [
+    "AliasingChecker",
+    "AliasingError",
     "ClockStoodStillError",
     "CountingLoader",
     "Fault",
@@ -18,10 +21,12 @@ __all__ = [
     "NoRedisError",
     "Reading",
     "RedisServer",
+    "SharedChange",
     "StaleRead",
     "StalenessChecker",
     "Traffic",
     "VirtualClock",
+    "check_aliasing",
     "find_binaries",
     "find_binary",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 from cachetools import Cache, FIFOCache, LFUCache, LRUCache, RRCache
 
@@ -13,6 +13,7 @@ from ..checks import count, one_of
 from ..defenses.consistency import Tickets
 from ..events import Events
 from ..protocol.names import beneath
+from .copies import Master
 from .weighing import weigh
 
 Eviction: TypeAlias = Literal["lru", "lfu", "fifo", "random"]
@@ -89,6 +90,22 @@ class Entry:
         self.bindings: tuple[tuple[Index, Any], ...] = ()
 
 
+class Watch(Protocol):
+    """Looks on, in tests: who gets which object."""
+
+    def kept(self, entry: Entry) -> None:
+        """*entry* is about to answer callers."""
+        ...
+
+    def given(self, value: Any) -> None:
+        """The caller whose frames these are gets *value*, from a load or from Redis. Hits read the entry itself."""
+        ...
+
+    def closing(self) -> None:
+        """The guard is about to be closed, and drops its entries."""
+        ...
+
+
 class _SecondChance(LRUCache[str, Entry]):
     """Least recently stored goes first, unless it was used since it last came up.
 
@@ -140,6 +157,7 @@ class Local:
         self._beside_redis = beside_redis
         self.tickets: Tickets = Tickets()
         self.trusted_until: float = math.inf
+        self.watch: Watch | None = None
         self._now = now
         self.touches: bool = eviction == "lfu"
         self._events = events
@@ -217,7 +235,9 @@ class Local:
         if self._max_bytes is not None:
             beside = OVERHEAD if self._beside_redis and entry.shared else OVERHEAD_HERE
             beside += len(entry.key) + OVERHEAD_OF_TAG * len(entry.marks)
-            entry.size = beside + (entry.weight or weigh(entry.value, room.maxsize))
+            entry.size = beside + (entry.weight or _weight(entry.value, room.maxsize))
+        if self.watch is not None:
+            self.watch.kept(entry)
         key = entry.key
         with self.lock:
             if self._off or not self.tickets.holds(ticket, key, entry.marks):
@@ -336,6 +356,11 @@ class Local:
             if entry.kind:
                 self._events.null_hits += hits
 
+    def entries(self) -> list[Entry]:
+        """All entries, usable or not."""
+        with self.lock:
+            return list(self._index.values())
+
     def census(self) -> tuple[int, int]:
         """Entries and their bytes; their hits are handed in before."""
         with self.lock:
@@ -343,6 +368,10 @@ class Local:
             for entry in entries:
                 self._bank(entry)
             return len(entries), sum(entry.size for entry in entries)
+
+
+def _weight(value: Any, most: float) -> int:
+    return value.weight(most) if isinstance(value, Master) else weigh(value, most)
 
 
 def _size(entry: Entry) -> int:

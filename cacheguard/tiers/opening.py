@@ -66,7 +66,7 @@ class Opening:
     def wanted(self, found: Found, usable: Usable | None, envelope: Any) -> Found:
         """*found*, which stands, unless the caller has no use for its value."""
         stored = found.stored
-        if usable is None or stored is None or stored.kind is not Kind.VALUE or usable(stored.value):
+        if usable is None or stored is None or stored.kind is not Kind.VALUE or usable(stored.own()):
             return found
         return self.unusable(envelope)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from hashlib import sha1
 from typing import Any, Protocol
 
-from ..codec import TAGGED, Codec, Registry
+from ..codec import TAGGED, Codec, Registry, settled
 from ..errors import CodecError
 from ..protocol.entry import Stored
 from ..protocol.envelope import Envelope, Kind, Sealer
 from ..protocol.exceptions import packed, unpacked
+from .copies import Copier, Master, master_of
 from .local import OVERHEAD, OVERHEAD_OF_TAG
 from .weighing import weigh
 
@@ -40,10 +40,14 @@ class Packing(Protocol):
 
 
 class SealedPacking:
-    """Envelopes of bytes. Which codec reads an entry is said by the fingerprint inside it."""
+    """Envelopes of bytes. Which codec reads an entry is said by the fingerprint inside it.
 
-    def __init__(self, sealer: Sealer, registry: Registry) -> None:
-        self._sealer, self._registry = sealer, registry
+    Args:
+        copies: what is read has a `Master` that makes copies of it.
+    """
+
+    def __init__(self, sealer: Sealer, registry: Registry, *, copies: bool = False) -> None:
+        self._sealer, self._registry, self._copies = sealer, registry, copies
 
     def pack(self, key: str, stored: Stored, codec: Codec | None) -> bytes:
         """The sealed bytes; `CodecError` if the value cannot be stored faithfully."""
@@ -53,7 +57,12 @@ class SealedPacking:
             payload = TAGGED.encode(packed(stored.value))
         elif stored.kind is Kind.VALUE:
             codec = codec or self._registry.for_value(stored.value)
-            schema, payload = codec.schema, codec.encode(stored.value)
+            master = stored.master
+            if master is not None and master.codec is settled(codec):
+                schema, payload = master.codec.schema, master.source
+            else:
+                payload = codec.encode(stored.own())
+                schema = codec.schema
         return self._sealer.seal(
             Envelope(stored.kind, schema, payload, stored.ttl, stored.load_time, stored.tags, stored.nonces), key
         )
@@ -62,6 +71,7 @@ class SealedPacking:
         """What the bytes say; `CodecError` if they are not ours, or of another version of the type."""
         opened = self._sealer.open(envelope, key)
         value: Any = None
+        master: Master | None = None
         if opened.kind is Kind.ERROR:
             value = unpacked(TAGGED.decode(opened.payload), self._registry.raised.values())
         elif opened.kind is Kind.VALUE:
@@ -69,7 +79,9 @@ class SealedPacking:
             if reader is None or not (reader.schema == opened.schema or self._registry.reads(reader, opened.schema)):
                 raise CodecError(f"{key} was stored under another schema")
             value = reader.decode(opened.payload)
-        return Stored(opened.kind, value, opened.ttl, opened.load_time, opened.tags, opened.nonces)
+            if self._copies:
+                master = master_of(opened.payload, reader, value)
+        return Stored(opened.kind, value, opened.ttl, opened.load_time, opened.tags, opened.nonces, master=master)
 
     def outline(self, key: str, envelope: Any) -> Stored:
         """What the bytes say beside the value, which may be of a type that only other processes know."""
@@ -86,34 +98,37 @@ class SealedPacking:
         return sha1(envelope, usedforsecurity=False).hexdigest()
 
 
-_SCALARS = (int, str, bytes, bool, float, type(None))
-
-
-def copied(value: Any) -> Any:
-    """A copy that its receiver may change."""
-    return value if type(value) in _SCALARS else deepcopy(value)
-
-
 def weigh_stored(stored: Any, most: float) -> int:
     """How many bytes what `ObjectPacking` stores takes; no closer look if there are more than *most*."""
     if not isinstance(stored, Stored):
         return OVERHEAD
     if not stored.weight:
-        stored.weight = weigh(stored.value, most)
+        stored.weight = weigh(stored.value, most) if stored.master is None else stored.master.weight(most)
     return OVERHEAD + OVERHEAD_OF_TAG * len(stored.tags) + stored.weight
 
 
 class ObjectPacking:
-    """Nothing is packed: within one process a value stays the object that it is, or a copy of it if *copies*."""
+    """Nothing is packed: within one process a value stays the object that it is.
 
-    def __init__(self, *, copies: bool = False) -> None:
-        self._copies = copies
+    Args:
+        copier: if given, only what copies are made of is kept.
+    """
 
-    def pack(self, key: str, stored: Stored, codec: Codec | None) -> Stored:  # noqa: ARG002 - the port's signature
-        """*stored* itself."""
-        if not self._copies:
+    def __init__(self, copier: Copier | None = None) -> None:
+        self._copier = copier
+
+    def pack(self, key: str, stored: Stored, codec: Codec | None) -> Stored:
+        """*stored* itself, or what copies of it are made of; `CodecError` if it cannot be copied."""
+        if self._copier is None or stored.kind is not Kind.VALUE:
             return stored
-        return Stored(stored.kind, copied(stored.value), stored.ttl, stored.load_time, stored.tags, stored.nonces)
+        master = stored.master
+        if master is None:
+            try:
+                master = self._copier.master(stored.value, codec)
+            except CodecError as error:
+                raise CodecError(f"{key}: l1_copy=True, and {error}") from error
+        value = stored.value if master is None else None
+        return Stored(stored.kind, value, stored.ttl, stored.load_time, stored.tags, stored.nonces, master=master)
 
     def unpack(self, key: str, envelope: Any, codec: Codec | None) -> Stored:  # noqa: ARG002 - the port's signature
         """*envelope* itself."""

@@ -249,7 +249,9 @@ class Remote:
         if leased.held is not None:
             opening, envelope = self._opening, leased.held.envelope
             found = opening.entry(key, leased.held, codec)
-            found = opening.wanted(await opening.standing(key, found, scope, marks.nonces, envelope), usable, envelope)
+            # What is asked for to judge the old entry says nothing of quarantines: it does not count for a fill.
+            seen = dict(marks.nonces)
+            found = opening.wanted(await opening.standing(key, found, scope, seen, envelope), usable, envelope)
             if leased.word == b"HIT":
                 return found
             old = None if found.stored is None else found

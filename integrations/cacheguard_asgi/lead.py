@@ -35,7 +35,7 @@ class _Run:
 
 
 # The runs that the current code is inside. Servers and applications let a context live on, in background tasks or for
-# the next request of a connection. So a run that has ended no longer counts.
+# the next request of a connection. So a run no longer counts once its answer is known.
 _AROUND: ContextVar[tuple[_Run, ...]] = ContextVar("cacheguard_asgi_around", default=())
 
 
@@ -87,6 +87,7 @@ class Lead:
         self._outcome.add_done_callback(_noticed)
         self._task: asyncio.Task[Any] | None = None
         self._load_here: Load | None = None
+        self._led: _Run | None = None
         self._found = False  # the stored response can serve this request
         self.old: Page | None = None  # stored, but this request cannot be served with it as it is
         self.has_waited: bool = False
@@ -166,7 +167,7 @@ class Lead:
         return b"stale" if self.old.whole else b"partial"
 
     async def _run(self) -> None:
-        run = _Run(self._request.key)
+        self._led = run = _Run(self._request.key)
         around = _AROUND.set((*(each for each in _AROUND.get() if each.goes_on), run))
         exchange = self._shelf.exchange(self._call, self.old, self._keep, self.why)
         try:
@@ -181,6 +182,10 @@ class Lead:
 
     async def _keep(self, page: Page | None, headers: Headers, fate: Fate) -> bool:
         """Store *page* under the lease of this request, and pass it to the requests that wait. True if it is stored."""
+        if self._led is not None:
+            # Nobody waits for this run any more. A server may begin the next request of a connection in its context,
+            # while it sends the last message, or while background tasks go on.
+            self._led.goes_on = False
         if fate in {Fate.FAILED, Fate.LEFT}:
             self._end(_OriginFailedError() if fate is Fate.FAILED else _LeaderLeftError())
             return False

@@ -17,6 +17,7 @@ from .answer import Message, Receive, Send, covers, send_page, send_plain
 from .exchange import Fate
 from .fields import Headers, combined
 from .lead import App, Lead, Part, is_led_here
+from .order import warn_of_order
 from .page import Page, Stored, Variants, unpacked
 from .request import SAFE, Request, Scope, invalidated_by, request_of, seen_by_application
 from .rules import Rules, Verdict, judge, page_of
@@ -101,6 +102,7 @@ class HTTPCacheMiddleware:
             obey_requests=flag("obey_requests", obey_requests),
         )
         self.app = app
+        self._is_new = True
         names = field_names("tags", tags)
         self._shelf = Shelf(
             guard_of(guard),
@@ -118,6 +120,9 @@ class HTTPCacheMiddleware:
         self._behind: dict[str, asyncio.Task[None]] = {}  # background validations, by key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._is_new:
+            self._is_new = False
+            warn_of_order(self, scope)
         if scope["type"] != "http" or not _under_asyncio():
             await self.app(scope, receive, send)
             return

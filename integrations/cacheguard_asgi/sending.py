@@ -222,7 +222,9 @@ class Reply:
         chunk: bytes = message.get("body", b"") if is_body else b""
         first, after = (max(0, each - self._at) for each in self._wanted)
         self._at += len(chunk)
-        self._is_over = self._at >= self._wanted[1] or not (is_body and message.get("more_body", False))
+        # Once the server has the last message, it tells the application that the client has left. The application may
+        # still be at work for the others, so the server gets that message when the application is done.
+        self._is_over = not (is_body and message.get("more_body", False))
         piece = chunk[first:after]
         if not piece and not self._is_over:
             return None

@@ -17,7 +17,7 @@ from .options import Settings, check_options
 from .recording import recorded
 from .texts import key_of, literal, pattern_of, text_of
 from .timeouts import in_seconds, milliseconds_left, rounded_seconds, until
-from .values import adding, counted, evaluated, serializer_errors
+from .values import adding, counted, evaluated, evaluating, serializer_errors
 
 _KEY_PARTS = 3
 
@@ -152,7 +152,7 @@ class CacheGuardCache(BaseCache):
         """`get_or_set`, to be awaited; *default* may be a coroutine function."""
         policy = self._lasting(timeout)
         if callable(default) and policy is not None:
-            return await self.guard.aget_or_set(self._text(key, version), default, **_without_stale(policy))
+            return await self.guard.aget_or_set(self._text(key, version), evaluating(default), **_without_stale(policy))
         value = await self.aget(key, MISSING, version=version)
         if value is not MISSING:
             return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -19,6 +19,16 @@ async def evaluated(value: Any) -> Any:
         async for _ in value:
             break
     return value
+
+
+def evaluating(load: Callable[[], Any]) -> Callable[[], Coroutine[Any, Any, Any]]:
+    """*load*, with the query of a queryset that it returns."""
+
+    async def evaluate() -> Any:
+        made = load()
+        return await evaluated(await made if hasattr(made, "__await__") else made)
+
+    return evaluate
 
 
 def _is_queryset(value: Any) -> bool:

@@ -17,7 +17,7 @@ from flask_caching.backends.base import BaseCache
 
 from cacheguard import MISSING, CacheGuard, Policy
 from cacheguard.errors import CodecError, ConfigurationError
-from cacheguard.extending import GUARD_OPTIONS, POLICY_FIELDS, TAGGED, keeps_in_redis
+from cacheguard.extending import GUARD_OPTIONS, POLICY_FIELDS, TAGGED, keeps_in_redis, refuse_once
 
 from .timeouts import ttl_of_call
 from .values import counted
@@ -132,18 +132,18 @@ class CacheGuardBackend(BaseCache):
         return self.guard.get(key, MISSING) is not MISSING
 
     def set(self, key: str, value: Any, timeout: int | timedelta | None = None) -> bool:
-        """Store *value*; False if it cannot be serialized. One round trip."""
+        """Store *value*; False if it cannot be serialized. `CodecError` if it can be read only once. One round trip."""
         return bool(self.set_many({key: value}, timeout))
 
     def set_many(self, mapping: Mapping[str, Any], timeout: int | timedelta | None = None) -> list[Any]:
         """Store several values; return the keys of those that could be serialized. One round trip."""
-        stored = {key: packed for key, value in mapping.items() if (packed := self._packed(value)) is not None}
+        stored = {key: packed for key, value in mapping.items() if (packed := self._packed(key, value)) is not None}
         self.guard.set_many(stored, **self._ttl(timeout))
         return list(stored)
 
     def add(self, key: str, value: Any, timeout: int | timedelta | None = None) -> bool:
         """Store *value* only if *key* has none; True if stored. Of several concurrent calls, one returns True."""
-        packed = self._packed(value)
+        packed = self._packed(key, value)
         return packed is not None and self.guard.add(key, packed, **self._ttl(timeout))
 
     def delete(self, key: str) -> bool:
@@ -173,7 +173,8 @@ class CacheGuardBackend(BaseCache):
         """Subtract *delta*, as `inc` adds it."""
         return self.inc(key, -delta)
 
-    def _packed(self, value: Any) -> bytes | int | None:
+    def _packed(self, key: str, value: Any) -> bytes | int | None:
+        refuse_once(key, value, "the value")
         return value if type(value) is int else self.serializer.dumps(value)
 
     def _opened(self, stored: Any) -> Any:

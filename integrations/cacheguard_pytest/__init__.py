@@ -16,7 +16,14 @@ import pytest
 
 if TYPE_CHECKING:
     from cacheguard import CacheGuard
-    from cacheguard.testing import CountingLoader, FaultProxy, RedisServer, StalenessChecker, VirtualClock
+    from cacheguard.testing import (
+        AliasingChecker,
+        CountingLoader,
+        FaultProxy,
+        RedisServer,
+        StalenessChecker,
+        VirtualClock,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -84,20 +91,42 @@ def cacheguard_checker() -> Generator[StalenessChecker]:
 
 
 @pytest.fixture
+def cacheguard_check_aliasing() -> Generator[Callable[..., AliasingChecker]]:
+    """A function that begins to check that nobody changes what the L1 of some guards shares (scope: function).
+
+    ``cacheguard_check_aliasing(guard, …)``: for guards that your application has built. The test fails at its end, with
+    the key and those who had got the value.
+    """
+    from contextlib import ExitStack
+
+    from cacheguard.testing import check_aliasing
+
+    with ExitStack() as checks:
+        yield lambda *guards: checks.enter_context(check_aliasing(*guards))
+
+
+@pytest.fixture
 def cacheguard_guard() -> Generator[Callable[..., CacheGuard]]:
     """A function that builds guards; they are closed at the end of the test (scope: function).
 
-    ``cacheguard_guard(url="memory://", *, clock=None, **options)``: *options* are those of `CacheGuard`; with a *clock*
-    (`cacheguard_clock`), the guard uses it.
+    ``cacheguard_guard(url="memory://", *, clock=None, check_aliasing=False, **options)``: *options* are those of
+    `CacheGuard`; with a *clock* (`cacheguard_clock`), the guard uses it; with *check_aliasing*, the test fails at its
+    end if somebody has changed a value that L1 shares (`cacheguard.testing.check_aliasing`).
     """
     from contextlib import ExitStack, nullcontext
 
     from cacheguard import CacheGuard
+    from cacheguard.testing import check_aliasing as checked
 
     with ExitStack() as guards:
 
-        def build(url: str = "memory://", *, clock: VirtualClock | None = None, **options: Any) -> CacheGuard:
+        def build(
+            url: str = "memory://", *, clock: VirtualClock | None = None, check_aliasing: bool = False, **options: Any
+        ) -> CacheGuard:
             with clock or nullcontext():
-                return guards.enter_context(CacheGuard(url, **options))
+                guard = guards.enter_context(CacheGuard(url, **options))
+            if check_aliasing:
+                guards.enter_context(checked(guard))
+            return guard
 
         yield build

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -81,7 +81,7 @@ async def fails(door: Door, key: str) -> None:
 ACTS: list[Act] = [fills, finds_nothing, sets, adds, fills_and_touches, fills_and_expires, invalidates_again, fails]
 
 
-async def together(run: Callable[[Any, str], Awaitable[None]], *cases: Any) -> None:
+async def together(run: Callable[[Any, str], Coroutine[Any, Any, None]], *cases: Any) -> None:
     """Run all *cases* at once, each on a key of its own: they wait at the same time. A failure names its key."""
     async with anyio.create_task_group() as group:
         for case in cases:

@@ -127,3 +127,20 @@ def test_the_version_of_a_value_that_another_clock_wrote_is_the_floor_neverthele
     server.answer(calls.lease(KEY, token="t"))
     fill = Fill(KEY, "t", object(), 300.0, 0.0, version_text(9))
     assert calls.filled(server.answer(calls.fill(fill, channel=""))) is Filled.OLD
+
+
+def test_a_tag_that_is_known_from_the_entry_before_is_not_known_to_be_without_a_quarantine() -> None:
+    # writer:     invalidates the tag, a replica lags
+    # reader:                                         fills "old", until the quarantine ends
+    # refresher:        (does not know the tag)                            leases, finds it in that entry, fills "old"
+    world = World(REDIS_ONLY, lagging=True, late_tags=(TAG,))
+    here, there = world.process("A", threads=True), world.process("B", threads=True)
+    world.warm(here)
+    world.tag_writer("writer", there, lag=LAG)
+    world.stepper.run(following())
+    world.reader("reader", here)
+    world.stepper.run(following())
+    assert world.server.value(SCOPE.key(KEY), stale=True) == 0
+    world.refresher("refresher", world.process("C", threads=True))
+    world.run(following())
+    assert world.server.value(SCOPE.key(KEY), stale=True) is None

@@ -71,6 +71,35 @@ def test_a_wrong_number_of_loads_and_a_stale_read_fail_a_test(pytester: pytest.P
     result.stdout.fnmatch_lines(["*1 of 2 reads were stale*", "*AssertionError: the loader ran 3 times, expected 1*"])
 
 
+def test_who_changes_what_l1_shares_fails_the_test_at_its_end(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_shop="""
+        from cacheguard import CacheGuard
+
+        def changes(guard):
+            guard.get_or_set("k", lambda: [1]).append(2)
+
+        def test_option(cacheguard_guard):
+            changes(cacheguard_guard(check_aliasing=True))
+
+        def test_fixture(cacheguard_check_aliasing):
+            with CacheGuard("memory://") as guard:
+                checker = cacheguard_check_aliasing(guard)
+                changes(guard)
+                assert not checker.changes
+
+        def test_nobody_looks(cacheguard_guard):
+            changes(cacheguard_guard())
+
+        def test_right(cacheguard_guard):
+            changes(cacheguard_guard(check_aliasing=True, l1_copy=True))
+    """
+    )
+    result = pytester.runpytest_inprocess(*ALONE)
+    result.assert_outcomes(passed=4, errors=2)
+    result.stdout.fnmatch_lines(["*AliasingError: *:e:k was changed*test_shop.py:4 in changes*"])
+
+
 @needs_redis
 def test_a_test_leaves_nothing_in_redis_for_the_next_one(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
@@ -196,13 +225,14 @@ def test_fixtures_say_their_scope_and_are_named_after_us(pytester: pytest.Pytest
     result = pytester.runpytest_inprocess(*ALONE, "--fixtures", "-v")
     said = result.stdout.str()
     names = re.findall(r"^(cacheguard_\w+)", said, re.MULTILINE)
-    assert names == [
+    assert set(names) == {
         "cacheguard_redis",
         "cacheguard_redis_url",
         "cacheguard_proxy",
         "cacheguard_clock",
         "cacheguard_loader",
         "cacheguard_checker",
+        "cacheguard_check_aliasing",
         "cacheguard_guard",
-    ]
+    }
     assert said.count("(scope: ") == len(names)
