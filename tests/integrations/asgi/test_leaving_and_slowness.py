@@ -381,3 +381,41 @@ async def test_a_page_that_asks_for_itself_does_not_wait_for_itself(guard: Cache
     cached = HTTPCacheMiddleware(app, guard)
     for _ in range(2):
         assert (await visit(cached, "/x")).body == b"inner outer"
+
+
+# Two workers on one Redis
+
+
+async def test_another_worker_runs_the_application_when_the_client_of_one_has_left(redis_url: str) -> None:
+    async with CacheGuard(redis_url) as one, CacheGuard(redis_url) as two:
+        pages = Pages(a_part)
+        here, there = HTTPCacheMiddleware(pages, one), HTTPCacheMiddleware(pages, two)
+        leader = Visit(here).begin()
+        await pages.looking.wait()
+        followers = [Visit(app).begin() for app in (here, there) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        leader.leave()
+        await leader.over()
+        await until(lambda: pages.runs == 2)
+        pages.gate.set()
+        assert {(await each.over()).body for each in followers} == {b"whole"}
+        assert {(await visit(app)).body for app in (here, there)} == {b"whole"}
+        assert pages.runs == 2
+
+
+async def test_a_page_slower_than_the_patience_of_another_worker_is_stored_for_both(redis_url: str) -> None:
+    async with CacheGuard(redis_url) as one, CacheGuard(redis_url) as two:
+        pages = Pages(a_part)
+        here, there = (HTTPCacheMiddleware(pages, guard, wait="50ms") for guard in (one, two))
+        leader = Visit(here, reads=False).begin()
+        await until(lambda: pages.runs == 1)
+        follower = Visit(there).begin()
+        await until(lambda: pages.runs == 2)
+        pages.gate.set()
+        assert ((await follower.over()).body, follower.said) == (b"whole", "fwd=uri-miss")
+        async with asyncio.timeout(10):
+            while (await visit(there, headers={"cache-control": "only-if-cached"})).status != 200:
+                await asyncio.sleep(0.01)
+        leader.read_on()
+        assert (await leader.over()).body == b"whole"
+        assert pages.runs == 2
