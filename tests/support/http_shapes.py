@@ -158,7 +158,13 @@ CHANGES = st.one_of(
     st.builds(Silent, resource=RESOURCES),
     st.builds(Break, resource=RESOURCES, how=often("", "raises", "says", "midway")),
 )  # fmt: skip
+CROWDS = st.builds(
+    lambda ask, count: tuple(replace(ask, worker=number % 2, delay=number % 3) for number in range(count)),
+    ASKS,
+    st.integers(2, 6),
+)
 GROUPS = st.one_of(
+    CROWDS,
     st.tuples(ASKS),
     st.tuples(ASKS),
     st.tuples(CHANGES),

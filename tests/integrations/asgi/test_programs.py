@@ -179,6 +179,7 @@ BUGS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "every condition is fulfilled": ("is_not_modified", _always),
     "writes invalidate nothing": ("invalidate", _forgets_nothing),
     "paths are not told apart": ("key_of", _one_path),
+    "nothing is served from the cache": ("is_led_here", _always),
 }
 
 
