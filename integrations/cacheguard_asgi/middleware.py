@@ -367,7 +367,7 @@ def _lowered(message: Message) -> Headers:
 def _is_another(page: Page, message: Message) -> bool:
     """True if the answer to a HEAD request describes another representation than the stored one."""
     fields = combined(_lowered(message))
-    if message["status"] >= 500 or message["status"] == 304:  # noqa: PLR2004
+    if message["status"] >= 500:  # noqa: PLR2004
         return False
     if message["status"] != page.status:
         return True

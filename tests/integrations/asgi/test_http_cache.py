@@ -882,6 +882,8 @@ async def test_a_context_that_outlives_its_request_does_not_go_past_the_cache(or
         ({"stale_if_error": -1}, "stale_if_error"),
         ({"keep": "soon"}, "keep"),
         ({"wait": 0}, "wait"),
+        ({"longest_run": "soon"}, "longest_run"),
+        ({"strip_tags": 1}, "strip_tags must be True or False, got 1"),
         ({"targets": "cdn-cache-control"}, "targets must be a tuple of field names, got 'cdn-cache-control'"),
         ({"tags": (1,)}, "tags must be a tuple of field names"),
         ({"obey_requests": "yes"}, "obey_requests must be True or False, got 'yes'"),
@@ -889,5 +891,7 @@ async def test_a_context_that_outlives_its_request_does_not_go_past_the_cache(or
     ],
 )
 def test_a_setting_that_cannot_work_is_said_by_its_name(options: dict[str, Any], message: str) -> None:
-    with CacheGuard() as guard, pytest.raises(ConfigurationError, match=message):
-        HTTPCacheMiddleware(Origin(), **{"guard": guard, **options})
+    with CacheGuard() as guard:
+        settings: dict[str, Any] = {"guard": guard, **options}
+        with pytest.raises(ConfigurationError, match=message):
+            HTTPCacheMiddleware(Origin(), **settings)
