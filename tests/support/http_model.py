@@ -409,6 +409,19 @@ def wasted(history: History, asked: list[tuple[Question, Answer]]) -> str | None
     return None
 
 
+def crowded(history: History, group: list[tuple[Question, Answer]], since: int) -> str | None:
+    """More than one run for a group of requests for one page that can be stored, all at the same time."""
+    questions = [question for question, _ in group]
+    alike = {(each.resource, each.fields.get("accept-language"), each.method) for each in questions}
+    plain = all(_is_plain(history, each) and "range" not in each.fields for each in questions)
+    if len(alike) != 1 or not plain or "GET" not in {each.method for each in questions}:
+        return None
+    if any(each.ended < 0 or max(each.ended, each.heard) >= since for each in history.forgettings):
+        return None
+    runs = [run for run in history.runs if run.begun >= since and run.resource == questions[0].resource]
+    return None if len(runs) <= 1 else f"{len(runs)} runs for {len(questions)} equal requests at the same time"
+
+
 def _is_before(question: Question, later: Question) -> bool:
     language = question.fields.get("accept-language") == later.fields.get("accept-language")
     return question.resource == later.resource and language and question.ended < later.begun

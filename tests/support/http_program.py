@@ -9,7 +9,7 @@ from typing import Any
 
 from cacheguard import CacheGuard
 from cacheguard_asgi import HTTPCacheMiddleware, url_key
-from tests.support.http_model import NOBODY, Answer, History, Question, Rep, judged, language_of, wasted
+from tests.support.http_model import NOBODY, Answer, History, Question, Rep, crowded, judged, language_of, wasted
 from tests.support.http_origin import Origin, turns
 from tests.support.http_shapes import Action, Ask, Break, Post, Program, Purge, Silent
 
@@ -52,20 +52,25 @@ class Stage:
 
     async def play(self) -> list[str]:
         """Play the whole program. Returns what the model forbids."""
+        wrong: list[str | None] = []
         for group in self.program.groups:
+            since, already = self.history.tick(), len(self.asked)
             await self._play_group(group)
+            if all(isinstance(each, Ask) and each.leave is None for each in group):
+                wrong.append(crowded(self.history, self.asked[already:], since))
             if len(self.guards) > 1:
                 await settle(*self.guards)
             for each in self.history.forgettings:
                 if each.ended >= 0 > each.heard:
                     each.heard = self.history.tick()
-        wrong = [
-            f"request {question.number} ({question.method} {question.resource} {question.fields}): {said}"
-            for question, answer in self.asked
-            if (said := judged(self.history, question, answer, self.host)) is not None
-        ]
-        needless = wasted(self.history, self.asked)
-        return wrong if needless is None else [*wrong, needless]
+        for question, answer in self.asked:
+            said = judged(self.history, question, answer, self.host)
+            if said is not None:
+                wrong.append(
+                    f"request {question.number} ({question.method} {question.resource} {question.fields}): {said}"
+                )
+        wrong.append(wasted(self.history, self.asked))
+        return [each for each in wrong if each is not None]
 
     async def _play_group(self, group: tuple[Action, ...]) -> None:
         free = asyncio.Event()  # for those who read nothing until all others are done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from hypothesis import strategies as st
@@ -129,7 +130,11 @@ def often(usual: Any, *others: Any) -> st.SearchStrategy[Any]:
 SMALL = st.integers(0, 3)
 RESOURCES = often(0, 1)
 WORKERS = st.integers(0, 1)
-PLAIN = st.builds(Ask, resource=RESOURCES, worker=WORKERS, delay=SMALL, work=SMALL)
+# One draw of many ready ones is quicker than a draw for each field.
+PLAIN = st.sampled_from([
+    Ask(resource, worker=worker, delay=delay, work=work)
+    for resource, worker, delay, work in product((0, 0, 0, 1), (0, 1), range(4), range(4))
+])  # fmt: skip
 # What is odd of a request; most have one oddity or none.
 ODDITIES: dict[str, tuple[Any, ...]] = {
     "method": ("HEAD",),
@@ -145,10 +150,9 @@ ODDITIES: dict[str, tuple[Any, ...]] = {
     "leave": tuple((how, after) for how in ("quietly", "raising", "cancelled") for after in (0, 1, 2, 3)),
     "reader": ("slow", "stuck"),
 }
-ODD = st.sampled_from([(name, value) for name, values in ODDITIES.items() for value in values])
-ASKS = st.builds(
-    lambda plain, odd: replace(plain, **dict(odd)), PLAIN, st.lists(ODD, max_size=3, unique_by=lambda one: one[0])
-)
+EVERY = [{name: value} for name, values in ODDITIES.items() for value in values]
+ODD: st.SearchStrategy[dict[str, Any]] = st.sampled_from([{}] * len(EVERY) + EVERY)
+ASKS = st.builds(lambda plain, one, other: replace(plain, **(one | other)), PLAIN, ODD, ODD)
 CHANGES = st.one_of(
     st.builds(
         Post, resource=RESOURCES, worker=WORKERS, other=often(None, 0, 1), absolute=st.booleans(),
@@ -158,21 +162,24 @@ CHANGES = st.one_of(
     st.builds(Silent, resource=RESOURCES),
     st.builds(Break, resource=RESOURCES, how=often("", "raises", "says", "midway")),
 )  # fmt: skip
+CROWDS = st.builds(
+    lambda ask, count: tuple(replace(ask, worker=number % 2, delay=number % 3) for number in range(count)),
+    ASKS,
+    st.integers(2, 6),
+)
 GROUPS = st.one_of(
+    CROWDS,
     st.tuples(ASKS),
     st.tuples(ASKS),
     st.tuples(CHANGES),
     st.lists(ASKS, min_size=2, max_size=5).map(tuple),
     st.lists(st.one_of(PLAIN, ASKS, CHANGES), min_size=2, max_size=4).map(tuple),
 )
-PAGES = st.builds(
-    Page,
-    kind=st.sampled_from(sorted(KINDS)),
-    length=st.booleans(),
-    listens=st.booleans(),
-    reads=st.booleans(),
-    rewrites=often("", "weak", "other"),
-)
+PAGES = st.sampled_from([
+    Page(kind, length, listens, reads, rewrites)
+    for length, listens, reads, rewrites in product(*[(False, True)] * 3, ("", "", "weak", "other"))
+    for kind in sorted(KINDS)
+])  # fmt: skip
 PROGRAMS = st.builds(
     Program, pages=st.tuples(PAGES, PAGES), groups=st.lists(GROUPS, min_size=2, max_size=10).map(tuple)
 )
