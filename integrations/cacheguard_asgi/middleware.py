@@ -27,7 +27,7 @@ from .variants import variant_key
 
 _log = logging.getLogger("cacheguard.asgi")
 
-LEAST_PATIENCE = 0.001  # seconds
+PATIENCES = 16  # steps of `wait`
 BYPASSED = b"; fwd=bypass"
 CLOSED = b"; fwd=bypass; detail=closed"
 INNER = b"; fwd=bypass; detail=inner"
@@ -168,8 +168,8 @@ class HTTPCacheMiddleware:
             at_hand = unpacked(self._shelf.guard.at_hand(key))
             stored: Stored | Part | None = at_hand
             if not self._is_of_use(at_hand, request):
-                until = min(until, now() + self._wait)
-                patience = max(LEAST_PATIENCE, until - now())
+                patience = self._wait if until == math.inf else self._left(until - now())
+                until = min(until, now() + patience)
                 lead = Lead(self.app, self._shelf, call, key, variants, patience=patience)
                 stored = await lead.take_part()
             if stored is Part.ANSWERED:
@@ -188,6 +188,11 @@ class HTTPCacheMiddleware:
         await self._alone(
             call, old, b"uri-miss" if lead is None else lead.why, is_cut_off=lead is not None and lead.is_cut_off
         )
+
+    def _left(self, left: float) -> float:
+        """The patience of a request that has waited before: in steps, because the guard remembers each policy."""
+        step = self._wait / PATIENCES
+        return max(1, math.ceil(left / step)) * step
 
     def _is_of_use(self, stored: Stored | None, request: Request) -> bool:
         return isinstance(stored, Variants) or (stored is not None and self._shelf.serves(stored, request))
