@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -n 3 --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test test-slow test-bundled lint format types types-mypy types-pyright types-public types-samples bench chaos coverage conformance-http conformance-starlette conformance-django conformance-django-redis conformance-flask-caching wheel clean
+.PHONY: help demo example test test-slow test-bundled lint format types types-mypy types-pyright types-public types-samples bench chaos coverage conformance-http conformance-http-npm conformance-starlette conformance-django conformance-django-redis conformance-flask-caching wheel clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-26s %s\n", $$1, $$2 }' Makefile
@@ -69,6 +69,9 @@ coverage: .venv/.dev  ## branch coverage of cacheguard/
 
 conformance-http: .venv/.dev  ## the public HTTP cache tests against the ASGI middleware; ARGS=5 runs them five times
 	$(BIN)/python -m tests.outside.http_cache.run $(ARGS)
+
+conformance-http-npm: .venv/.dev  ## the older release of those tests, from the npm registry
+	$(BIN)/python -m tests.outside.http_cache.run --npm $(ARGS)
 
 conformance-starlette: .venv/.dev  ## Starlette's own tests, with every application behind the ASGI middleware
 	$(BIN)/python -m tests.outside.starlette.run

@@ -34,6 +34,7 @@ from ..tiers.copies import copied
 from ..tiers.local import Index
 from .bloom import BloomFilter, item_of
 from .once import refuse_once
+from .per_request import refuse_per_request
 from .wrapper import IndexKey, as_given, caller, wrapper
 
 
@@ -73,6 +74,7 @@ class Function:
     ) -> None:
         """*by*: the decorator; functions of one decorator object share their keys on purpose."""
         refuse_once(fn)
+        refuse_per_request(fn, template)
         self.fn, self.rules, self.is_async = fn, rules, is_coroutine_function(fn)
         self.signature: Signature = signature_of(fn)
         self._names = tuple(self.signature.parameters)

@@ -72,7 +72,7 @@ class Filling:
             flight.absence = loaded.absence
             self._flights.retire(key, flight)  # none may join once a fill is on its way
         if job.tokens:
-            await self._store(job, drafts)
+            await self._store(job, drafts, loaded.load)
             if drafts[0].filled is Filled.OLD and values is None and loaded.load.asked_for and not job.primary:
                 return True
         for draft in drafts:
@@ -152,7 +152,7 @@ class Filling:
 
     # Storing in Redis
 
-    async def _store(self, job: Job, drafts: Sequence[Draft]) -> None:
+    async def _store(self, job: Job, drafts: Sequence[Draft], load: Load) -> None:
         """Fill the drafts that may be cached, give the other leases back, and record the outcome in each draft."""
         fills: list[Fill] = []
         filled: list[Draft] = []
@@ -177,6 +177,7 @@ class Filling:
             if fills:
                 for draft, outcome in zip(filled, await self._remote.fill_many(fills), strict=True):
                     self._count(draft, outcome)
+                    load.stored = load.stored or outcome in STORED
             if held:
                 await self._give_back(job, held)
         except Unreachable as error:
@@ -304,6 +305,7 @@ class Filling:
                 self.keep(ask, stored, ttl, ticket, began)
         elif ttl is not None:  # Redis is unreachable: only the ticket can tell
             proven = self._keep_alone(ask, draft, ttl, ticket, began)
+            loaded.load.stored = proven and ask.rules.l1
         else:
             proven = job.keep and self._heard_nothing(ask, stored, ticket)
         if loaded.load.private:
