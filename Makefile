@@ -39,11 +39,12 @@ format: .venv/.dev  ## put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-types: .venv/.dev  ## mypy and pyright, both strict
+types: .venv/.dev  ## mypy and pyright, both strict, on the code and on the examples of the pages
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/pyright tests/typing
 	$(BIN)/python -m tests.typing.public
+	$(BIN)/python -m tests.typing.samples
 
 types-public: .venv/.dev  ## whether every public symbol of every shipped package has a known type; part of types
 	$(BIN)/python -m tests.typing.public

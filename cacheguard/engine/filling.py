@@ -299,10 +299,9 @@ class Filling:
         flight, proven = job.flights[ask.key], draft.filled in STORED
         if ask.key in job.tokens:
             if ttl is not None and draft.filled is Filled.STORED:
-                if (
-                    flight.anew
-                ):  # a reader that asked Redis before may still bring the old value: its ticket is unusable
-                    ticket = self._local.renewed_ticket(ask.key, ticket)
+                if flight.anew:
+                    # A reader that asked Redis before may still bring the old value: its ticket becomes void.
+                    ticket = self._local.renewed_ticket(ask.key, ask.scope.markers(stored.tags), ticket)
                 self.keep(ask, stored, ttl, ticket, began)
         elif ttl is not None:  # Redis is unreachable: only the ticket can tell
             proven = self._keep_alone(ask, draft, ttl, ticket, began)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -64,8 +65,7 @@ class Writes:
         """Invalidate *items*. One round trip for each thousand, in a loop for each 250."""
 
         async def say(part: Sequence[Invalidation]) -> bool:
-            self._here.forget(part)
-            return await engine.changes.invalidate(part)
+            return bool(await _around(partial(self._here.forget, part), partial(engine.changes.invalidate, part)))
 
         await self._deliver(engine, say, items, quietly=quietly)
 
@@ -82,8 +82,7 @@ class Writes:
         """Make *keys* stale. One round trip for each thousand."""
 
         async def say(part: Sequence[str]) -> bool:
-            self._here.expire(part)
-            return await engine.changes.expire(part)
+            return bool(await _around(partial(self._here.expire, part), partial(engine.changes.expire, part)))
 
         await self._deliver(engine, say, keys)
 
@@ -102,12 +101,12 @@ class Writes:
             if here is not None:
                 count += (await here.changes.remove(part, scope))[1]
             items = [Invalidation(key) for key in part]
-            self._here.forget(items)
+            forget = partial(self._here.forget, items)
             if here is not None:
-                return await engine.changes.invalidate(items)
-            done, there = await engine.changes.remove(part, scope)
+                return bool(await _around(forget, partial(engine.changes.invalidate, items)))
+            done, there = await _around(forget, partial(engine.changes.remove, part, scope))
             count += there
-            return done
+            return bool(done)
 
         await self._deliver(engine, removed, keys)
         return count
@@ -168,6 +167,19 @@ class Writes:
         if not done:
             self._shared.bus.listen()  # the listener delivers it, even if this process reads nothing any more
         return done
+
+
+async def _around(forget: Callable[[], None], say: Callable[[], Awaitable[T]]) -> T:
+    """Forget here before and after that is published, even if it fails.
+
+    reader:                      leases here, loads "old" ................................ fills here: refused
+    writers:  one forgets here ........................... another commits; the invalidation of the first one ends
+    """
+    forget()
+    try:
+        return await say()
+    finally:
+        forget()
 
 
 def _parts(what: Iterable[T], most: int) -> Iterator[list[T]]:

@@ -28,6 +28,7 @@ from ..engine.shared import Shared
 from ..engine.writes import Writes
 from ..errors import CacheGuardError, ConfigurationError
 from ..events import Events, Stats, log
+from ..keys import Owners
 from ..options import Options
 from ..protocol.messages import Drop, Woken
 from ..protocol.model import MemoryCommands
@@ -57,6 +58,7 @@ class Hub:
         self.options = options
         self.events: Events = Events(on_state_change=options.on_state_change)
         self.registry: Registry = Registry()
+        self.owners: Owners = Owners(threading.Lock())
         if options.codec is not None:
             self.registry.register(options.codec)
         self._clock = CLOCK.get()

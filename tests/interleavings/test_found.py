@@ -144,3 +144,31 @@ def test_a_tag_that_is_known_from_the_entry_before_is_not_known_to_be_without_a_
     world.refresher("refresher", world.process("C", threads=True))
     world.run(following())
     assert world.server.value(SCOPE.key(KEY), stale=True) is None
+
+
+def test_a_load_that_began_before_an_invalidation_ended_fills_no_store_of_a_process() -> None:
+    # reader 1:                       leases here, loads 1 ................................... fills here: refused
+    # writers:   the first has begun ....................... the second commits 2; the first ends
+    # reader 2:                                                                                          must not get 1
+    world = World(TWO_TIERS, bus=True)
+    here, there = world.process("A", threads=True, own=True), world.process("B", threads=True)
+    world.writer("writer 1", here)
+    world.reader("reader 1", here)
+    world.writer("writer 2", there)
+    world.reader("reader 2", here)
+    steps = ["writer 1"] * 1 + ["reader 1"] * 6 + ["writer 2"] + ["writer 1"] * 2 + ["A.bus1"] + ["reader 1"] * 3
+    world.run(following(*steps, *["reader 2"] * 3))
+    assert world.stepper.results["reader 2"] == 2
+
+
+def test_a_refresh_keeps_nothing_whose_tag_was_invalidated_before_it_is_answered() -> None:
+    # refresher:  loads "old", fills: accepted ........................ is answered: must not keep "old"
+    # writer:                                   invalidates the tag
+    def build() -> World:
+        world = World(TWO_TIERS, bus=True, tags=(TAG,))
+        here, there = world.process("A", threads=True), world.process("B", threads=True)
+        world.refresher("refresher", here)
+        world.tag_writer("writer", there)
+        return world
+
+    assert explored(build) > 20

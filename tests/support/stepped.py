@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import nullcontext
 from enum import Enum
@@ -308,6 +309,8 @@ class Process:
         self.apart = apart
         self.told: dict[str, int] = {}
         self.heard: dict[str, dict[str, int]] = {}  # by name, what the database said when the news of it was published
+        self.parked: dict[str, dict[str, int]] = {}  # the same, of its own changes that are under way
+        self.changing: Counter[str] = Counter()  # by name, its own changes that are under way
         self.events = Events()
         self.local = Local(100, None, "lru", nullcontext(), self.events, lambda: stepper.now)
         self.bulkhead = _OpenBulkhead()
@@ -388,7 +391,9 @@ class Process:
             self.bus.hear(message)
             news = heard(message)
             if not isinstance(news, Woken) and said:
-                self.heard[news.key] = said
+                # Of its own change a process needs no news: it drops its copies once it is answered.
+                own = isinstance(news, Drop) and news.echo.startswith(f"{self.name}.") and self.changing[news.key] > 0
+                (self.parked if own else self.heard)[news.key] = said
             if self.inbox:
                 await self.pause("hears", writes=self.here)
 
@@ -409,6 +414,13 @@ class Process:
     def check_alive(self) -> None:
         if self.dead:
             raise Crashed
+
+    def answered(self, names: Sequence[str]) -> None:
+        """A change of *names* here is over: what was heard of it counts."""
+        self.changing.subtract(names)
+        for name in names:
+            if not self.changing[name] and name in self.parked:
+                self.heard[name] = self.parked.pop(name)
 
     def l1_value(self, key: str) -> Any:
         """What a reader would be given without a question; None if nothing is there."""

@@ -270,7 +270,7 @@ class World:
 
     async def _write(self, process: Process, key: str, *, softly: bool, lag: float, says: bool) -> None:
         version, name = self._commit(key), self._name(key)
-        begun = self._begun([name])
+        begun = self._begun(process, [name])
         if softly:
             await process.writes.expire(process.engine, [name])
         else:
@@ -288,7 +288,7 @@ class World:
     async def _write_tag(self, process: Process, key: str, *, clears: bool, lag: float) -> None:
         version = self._commit(key)
         marker = SCOPE.epochs[0] if clears else SCOPE.tag((*self.tags, *self.late_tags)[-1])
-        begun = self._begun([marker])
+        begun = self._begun(process, [marker])
         if clears:
             self._clearing()
         await process.writes.write(process.engine, [Invalidation(marker, round(lag * 1000))])
@@ -322,7 +322,7 @@ class World:
     async def _write_guarded(self, process: Process, key: str, mode: Mode, options: dict[str, Any]) -> None:
         terms = WriteTerms(mode, options.get("settle"), "1s", "10s")
         write = Write(self.scope, [key], [], None)
-        begun = self._begun([self._name(key)])
+        begun = self._begun(process, [self._name(key)])
         await write.begin(process.writes, process.engine, terms)
         await process.pause("commits", writes=DATABASE | HISTORY)
         version = self._commit(key)
@@ -366,7 +366,7 @@ class World:
 
     async def _set(self, process: Process, key: str, *, says: bool) -> None:
         name, version = self._name(key), self._commit(key)
-        begun, text = self._begun([name]), version_text(version) if says else ""
+        begun, text = self._begun(process, [name]), version_text(version) if says else ""
         setting = process.by_hand.set(
             process.engine_of, {name: version}, self._rules(process), self.scope, tags=self.tags, version=text
         )
@@ -378,7 +378,7 @@ class World:
 
         async def add() -> None:
             entry, version = self._name(key), self._commit(key)
-            begun = self._begun([entry])
+            begun = self._begun(process, [entry])
             adding = process.by_hand.add(
                 process.engine_of, entry, version, self._rules(process), self.scope, tags=self.tags
             )
@@ -392,7 +392,7 @@ class World:
 
         async def update() -> None:
             entry, version = self._name(key), self._commit(key)
-            begun = self._begun([entry])
+            begun = self._begun(process, [entry])
             updating = process.by_hand.update(
                 process.engine_of,
                 entry,
@@ -411,8 +411,12 @@ class World:
         except Unreachable:
             return None
 
-    def _begun(self, names: Iterable[str]) -> tuple[int, int]:
+    def _begun(self, process: Process, names: Sequence[str]) -> tuple[int, int]:
         """What a writer remembers from before its invalidation: what it leaves may be lost meanwhile."""
+        process.changing.update(names)
+        return self._losses(names)
+
+    def _losses(self, names: Iterable[str]) -> tuple[int, int]:
         return self.cleared, sum(self.server.lost[name] for name in names)
 
     def _note(
@@ -427,11 +431,12 @@ class World:
         says: bool,
     ) -> None:
         """A writer has been answered."""
+        process.answered(names)
         process.told[key] = max(process.told.get(key, 0), version)
         if any(item.key in names for item in process.outbox.pending):
             return
         self.acknowledged[key] = max(self.acknowledged.get(key, 0), version)
-        cleared, lost = self._begun(names)
+        cleared, lost = self._losses(names)
         if self.lagging and lost == begun[1]:
             promises = self.promises.setdefault(key, [])
             if lag >= LAG:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("database", "cache")
 
 
 def name_of(person_id: int) -> str | None:
-    return guard().get_or_set(  # type: ignore[no-any-return]
+    return guard().get_or_set(
         f"person:{person_id}", lambda: Person.objects.filter(pk=person_id).values_list("name", flat=True).first()
     )
 
