@@ -177,7 +177,8 @@ GROUPS = st.one_of(
 )
 PAGES = st.sampled_from([
     Page(kind, length, listens, reads, rewrites)
-    for length, listens, reads, rewrites in product(*[(False, True)] * 3, ("", "", "weak", "other"))
+    for length, listens, reads in product((False, True), repeat=3)
+    for rewrites in ("", "", "weak", "other")
     for kind in sorted(KINDS)
 ])  # fmt: skip
 PROGRAMS = st.builds(
