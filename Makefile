@@ -39,7 +39,7 @@ format: .venv/.dev  ## put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-types: types-mypy types-pyright types-public types-samples  ## all of the four; make -j2 types is faster
+types: types-mypy types-pyright types-public types-samples  ## all of the four; make types -j2 is faster
 
 types-mypy: .venv/.dev  ## mypy, strict
 	$(BIN)/mypy
