@@ -225,7 +225,7 @@ def _raise_dict(form: Tagged, data: memoryview) -> dict[Any, Any]:
 
 def _raise_counter(form: Tagged, data: memoryview) -> Counter[Any]:
     counter: Counter[Any] = Counter()
-    counter |= _raise_dict(form, data)
+    dict.update(counter, _raise_dict(form, data))  # its own operators drop what is not positive
     return counter
 
 
