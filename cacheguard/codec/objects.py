@@ -180,7 +180,11 @@ class _Objects:
 
 def _made_of_copies(kind: type[Struct]) -> Callable[..., Any]:
     """Makes a Struct of copies, for its ``__post_init__`` to change; what it has comes afterwards."""
-    return lambda **state: kind(**deepcopy(state))
+
+    def make(**state: Any) -> Struct:
+        return kind(**deepcopy(state))
+
+    return make
 
 
 def _plan(kind: type[Any], number: int) -> _Plan:

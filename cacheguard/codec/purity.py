@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from enum import Enum
 from inspect import getattr_static
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodDescriptorType, MethodType
 from typing import Any
@@ -54,6 +55,7 @@ _NEVER = frozenset(
 )
 _NUMBER = re.compile(r":\d+")
 _NOT_FOR_READING = frozenset({"serialization", "metadata", "default"})
+_DICTS: tuple[type[Any], ...] = (dict,)
 _ROWS: tuple[type[Any], ...] = (list, tuple)
 _ROUTINES = (FunctionType, MethodType)
 _COMPUTED = (*_ROUTINES, property, staticmethod, classmethod, functools.cached_property)
@@ -77,6 +79,8 @@ class Purity:
 
     def makes(self, kind: Any) -> bool:
         """True for a class of which msgspec writes all fields, and which has only pure hooks."""
+        if Enum in kind.__mro__:
+            return True  # its members are there already
         has_attributes = hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__attrs_attrs__")
         if has_attributes and any(name.startswith("_") for name in field_names(kind)):
             return False  # msgspec leaves these out, and reads their defaults
@@ -95,9 +99,10 @@ class Purity:
         asked = (part for part in parts if callable(part) and not isinstance(part, type | BuiltinFunctionType))
         return all(map(self._of_validator, asked))
 
-    def of_hooks(self, kind: Any, names: Iterable[str] = (*_HOOKS, "__setattr__")) -> bool:
+    def of_hooks(self, kind: Any, names: Iterable[str] = (*_HOOKS, "__setattr__", "__new__")) -> bool:
         """True if the methods of *kind* and its bases of these names are pure, as far as the user has written them."""
-        methods = (vars(base).get(name) for base in kind.__mro__[:-1] for name in names if not _is_library(base))
+        bases: tuple[type[Any], ...] = kind.__mro__[:-1]
+        methods = (vars(base).get(name) for base in bases for name in names if not _is_library(base))
         return all(map(self.of, (fn for method in methods for fn in written_in(method))))
 
     def of(self, fn: Any) -> bool:
@@ -176,14 +181,17 @@ class ModelPurity(Purity):
             made: Any = schema["cls"]
             names = [name for name in ("custom_init", "post_init") if schema.get(name)]
             hooks = ["__init__"] if "custom_init" in names else []
-            return self.of_hooks(made, (*hooks, *_HOOKS)) and (kind == "model" or _takes_all(schema))
+            return self.of_hooks(made, (*hooks, *_HOOKS, "__new__")) and (kind == "model" or _takes_all(schema))
         if isinstance(kind, str) and kind.startswith("function-"):
             function: Any = schema["function"]
-            called = function["function"] if isinstance(function, dict) else function
+            called: Any = function["function"] if isinstance(function, _DICTS) else function
             self._said.append([kind, stable(called)])
             return self._called(called)
+        if kind == "tagged-union" and callable(schema["discriminator"]):
+            self._said.append([kind, stable(schema["discriminator"])])
+            return self._called(schema["discriminator"])
         if kind == "union":
-            choices = [each[0] if isinstance(each, tuple) else each for each in schema["choices"]]
+            choices: list[Any] = [each[0] if isinstance(each, _ROWS) else each for each in schema["choices"]]
             self._said.append([kind, schema.get("mode"), list(map(_label, choices))])
         return kind not in ("call", "custom-error") or self._called(schema.get("function", len))
 
@@ -237,10 +245,10 @@ def _schemas(schema: Any) -> Iterator[Mapping[str, Any]]:
     waiting: list[Any] = [schema]
     while waiting:
         each = waiting.pop()
-        if isinstance(each, dict):
+        if isinstance(each, _DICTS):
             is_schema = isinstance(each.get("type"), str)  # else it is a dict of fields, one of which may be "type"
             if is_schema:
                 yield each
             waiting += [part for name, part in each.items() if not (is_schema and name in _NOT_FOR_READING)]
-        elif isinstance(each, list | tuple):
+        elif isinstance(each, _ROWS):
             waiting += each

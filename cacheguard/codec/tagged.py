@@ -36,6 +36,8 @@ OBJECT = 32
 
 _MICROSECOND = timedelta(microseconds=1)
 
+_DICT_TYPE: Any = dict
+
 # What MessagePack keeps as it is. Integers are not here: it has none beyond 64 bits.
 PLAIN = frozenset({str, float, bool, type(None), bytes})
 _TEXT_ONLY = frozenset({str})
@@ -224,9 +226,10 @@ def _raise_dict(form: Tagged, data: memoryview) -> dict[Any, Any]:
 
 
 def _raise_counter(form: Tagged, data: memoryview) -> Counter[Any]:
-    counter: Counter[Any] = Counter()
-    dict.update(counter, _raise_dict(form, data))  # its own operators drop what is not positive
-    return counter
+    counter: Any = Counter()
+    _DICT_TYPE.update(counter, _raise_dict(form, data))  # its own operators drop what is not positive
+    made: Counter[Any] = counter
+    return made
 
 
 def _raise_defaultdict(form: Tagged, data: memoryview) -> defaultdict[Any, Any]:

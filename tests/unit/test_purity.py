@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 import attrs
 import msgspec
 import pydantic
 import pytest
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from cacheguard.codec import codec_for
 from cacheguard.codec.typed import TypedCodec
@@ -167,6 +178,39 @@ class AttrsPre:
         HERE["made"] = "yes"
 
 
+class One(BaseModel):
+    x: int
+
+
+class Two(BaseModel):
+    x: int
+
+
+class Chosen(BaseModel):
+    part: Annotated[
+        Annotated[One, Tag("here")] | Annotated[Two, Tag("there")], Discriminator(lambda _value: HERE["name"])
+    ]
+
+
+class Wrapped(BaseModel):
+    a: Annotated[str, WrapValidator(lambda value, handler: with_place(handler(value)))]
+
+
+class OfData(BaseModel):
+    a: int
+    where: str = Field(default_factory=lambda data: f"{HERE['name']} {data['a']}")
+
+
+@dataclasses.dataclass
+class New:
+    a: int
+
+    def __new__(cls, *_given: Any) -> Self:
+        made = object.__new__(cls)
+        made.__dict__["where"] = HERE["name"]
+        return made
+
+
 IMPURE: list[tuple[Any, Callable[[], Any]]] = [
     (PostInit, lambda: PostInit("x")),
     (list[PostInit], lambda: [PostInit("x")]),
@@ -186,6 +230,10 @@ IMPURE: list[tuple[Any, Callable[[], Any]]] = [
     (PrivateFactory, lambda: PrivateFactory(a=1)),
     (PrivateSet, lambda: PrivateSet(a=1)),
     (Constructor, lambda: Constructor(a="x")),
+    (Chosen, lambda: Chosen.model_validate({"part": {"x": 1}})),
+    (Wrapped, lambda: Wrapped(a="x")),
+    (OfData, lambda: OfData(a=1)),
+    (New, lambda: New(1)),
     (PydanticPost, lambda: PydanticPost("x")),
     (StructPost, lambda: StructPost("x")),
     (StructOfList, lambda: StructOfList(["x"])),
