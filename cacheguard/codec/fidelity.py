@@ -93,7 +93,7 @@ class Judge:
             if value is not other and (path := self.differ(value, other)) is not None:
                 path.append(f".{name}")
                 return path
-        if self._made_up and (unset := self._made_up.get(type(given), _NONE) - mine.get(_FIELDS_SET, _NONE)):
+        if self._made_up and (unset := self._made_up.get(given.__class__, _NONE) - mine.get(_FIELDS_SET, _NONE)):
             return [f".{min(unset)}"]
         return None if anatomy.base is None and not anatomy.opaque else self._beyond(given, back, anatomy)
 

@@ -213,7 +213,7 @@ def stable(value: Any, room: int = 20) -> Any:  # noqa: PLR0911 - a case for eac
     if isinstance(value, type):
         return ["type", value.__qualname__]
     if _shows_too_little(type(value)) and room:
-        held = attributes_of(value, anatomy_of(type(value)))
+        held = attributes_of(value, anatomy_of(value.__class__))
         parts = [[name, stable(part, room - 1)] for name, part in sorted(held.items())]
         return ["object", type(value).__qualname__, parts]
     if isinstance(value, _MAPPINGS):

@@ -91,7 +91,7 @@ class Purity:
 
     def _of_validator(self, validator: Any) -> bool:
         """True for a pure function, and for a validator of attrs with pure functions in it."""
-        kind = type(validator)
+        kind: Any = validator.__class__
         if kind.__module__.partition(".")[0] != "attr":
             return self.of(validator)
         parts: list[Any] = list(attributes_of(validator, anatomy_of(kind)).values())
@@ -196,7 +196,7 @@ class ModelPurity(Purity):
         return kind not in ("call", "custom-error") or self._called(schema.get("function", len))
 
     def _called(self, fn: Any) -> bool:
-        module = str(getattr(fn, "__module__", None) or getattr(type(fn), "__module__", ""))
+        module = str(getattr(fn, "__module__", None) or getattr(fn.__class__, "__module__", ""))
         own: Any = getattr(fn, "__func__", fn)
         if is_of_library(module):
             return not isinstance(own, FunctionType) or self.of(own)
@@ -235,7 +235,9 @@ def _label(schema: Mapping[str, Any]) -> list[Any]:
 
 def _takes_all(schema: Mapping[str, Any]) -> bool:
     """True if the arguments of a dataclass are all of its fields."""
-    fields: list[Any] = next((each["fields"] for each in _schemas(schema) if each.get("type") == "dataclass-args"), [])
+    nothing: list[Any] = []
+    found = (each["fields"] for each in _schemas(schema) if each.get("type") == "dataclass-args")
+    fields: list[Any] = next(found, nothing)
     taken = {each["name"] for each in fields if each.get("init", True) and not each.get("init_only")}
     return set(field_names(schema["cls"])) <= taken
 

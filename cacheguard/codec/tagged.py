@@ -226,9 +226,8 @@ def _raise_dict(form: Tagged, data: memoryview) -> dict[Any, Any]:
 
 
 def _raise_counter(form: Tagged, data: memoryview) -> Counter[Any]:
-    counter: Any = Counter()
-    _DICT_TYPE.update(counter, _raise_dict(form, data))  # its own operators drop what is not positive
-    made: Counter[Any] = counter
+    made: Counter[Any] = Counter()
+    _DICT_TYPE.update(made, _raise_dict(form, data))  # its own operators drop what is not positive
     return made
 
 
