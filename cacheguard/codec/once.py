@@ -42,6 +42,7 @@ UNREAD: Once = "a response whose body has not been read", "return its content"
 
 # Classes that do not show it by their methods.
 _BY_NAME: dict[str, Once] = {
+    "os._wrap_close": FILE,
     "tempfile._TemporaryFileWrapper": FILE,
     "contextlib._GeneratorContextManagerBase": ("a context manager", "return what it yields"),
     "django.db.backends.utils.CursorWrapper": CURSOR,
@@ -53,7 +54,7 @@ _BY_NAME: dict[str, Once] = {
 _PLAIN: frozenset[type[Any]] = frozenset({str, int, float, bool, bytes, type(None), complex, bytearray})
 _NO_DATA = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
 _CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque, types.MappingProxyType)
-_AROUND = (collections.ChainMap, collections.UserDict, collections.UserList)
+_AROUND = (collections.ChainMap, collections.UserDict, collections.UserList, types.SimpleNamespace)
 _DECLARED = ("__dataclass_fields__", "__attrs_attrs__", "__struct_fields__", "__pydantic_fields__")
 _MOST = 4096  # objects in one step
 

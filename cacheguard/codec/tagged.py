@@ -36,6 +36,8 @@ OBJECT = 32
 
 _MICROSECOND = timedelta(microseconds=1)
 
+_DICT_TYPE: Any = dict
+
 # What MessagePack keeps as it is. Integers are not here: it has none beyond 64 bits.
 PLAIN = frozenset({str, float, bool, type(None), bytes})
 _TEXT_ONLY = frozenset({str})
@@ -224,9 +226,9 @@ def _raise_dict(form: Tagged, data: memoryview) -> dict[Any, Any]:
 
 
 def _raise_counter(form: Tagged, data: memoryview) -> Counter[Any]:
-    counter: Counter[Any] = Counter()
-    counter |= _raise_dict(form, data)
-    return counter
+    made: Counter[Any] = Counter()
+    _DICT_TYPE.update(made, _raise_dict(form, data))  # its own operators drop what is not positive
+    return made
 
 
 def _raise_defaultdict(form: Tagged, data: memoryview) -> defaultdict[Any, Any]:

@@ -11,6 +11,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from logging import Logger
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -171,7 +172,7 @@ class _Walk:
                 if inner is not None:
                     yield from self.of(inner, where)
         else:
-            yield Leaf(where, _builtin_name(value), value)
+            yield Leaf(where, _logger_name(value) or _builtin_name(value), value)
 
     def _of_inner_function(self, fn: FunctionType, where: str) -> Iterator[Leaf]:
         chain = _chain(fn)
@@ -210,6 +211,12 @@ def _is_cached(value: Any) -> bool:
 
 def _is_written(fn: FunctionType, kind: type) -> bool:
     return fn.__globals__.get("__name__") == kind.__module__ and not fn.__code__.co_filename.startswith("<")
+
+
+def _logger_name(value: Any) -> str | None:
+    """What a logger is got by: there is one of that name."""
+    known = type(value) is Logger and value.manager.loggerDict.get(value.name) is value
+    return f"logging.getLogger({value.name!r})" if known else None
 
 
 def _builtin_name(value: Any) -> str | None:

@@ -136,11 +136,14 @@ def _field(name: str, spec: str, conversion: str | None, complain: _Complain) ->
     return _Field(name, root, path, steps, conversion, spec)
 
 
+_NAMES = ("__name__", "__qualname__", "__module__")  # of a class: {cls.__name__}
+
+
 def _step(step: re.Match[str], name: str, complain: _Complain) -> Callable[[Any], Any]:
     attribute, item = step[1], step[2]
     if attribute is None:
         return itemgetter(int(item) if item.isdecimal() else item)
-    if attribute.startswith("_"):
+    if attribute.startswith("_") and attribute not in _NAMES:
         raise complain(f"{{{name}}} reads the private attribute {attribute}")
     return attrgetter(attribute)
 

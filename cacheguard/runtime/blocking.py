@@ -190,8 +190,11 @@ class BlockingRuntime:
             close = getattr(value, "close", None)
             if close is not None:
                 close()
-            msg = f"{load!r} returned an awaitable to a blocking call: decorate an `async def`, or use the a… method"
-            raise CacheGuardError(msg)
+            what = getattr(value, "__qualname__", None) or type(value).__qualname__
+            raise CacheGuardError(
+                f"a load returned an awaitable, {what}, to a blocking call: "
+                "decorate an `async def`, or use the a… method"
+            )
         return value
 
     def watch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -335,6 +336,16 @@ def uses_cached_functions() -> Any:
     return load
 
 
+def logs() -> Any:
+    log = logging.getLogger("shop.prices")
+
+    def load(x: int) -> int:
+        log.debug("%s", x)
+        return x
+
+    return load
+
+
 def of_a_super_class() -> Any:
     class Child(Service):
         @classmethod
@@ -344,7 +355,7 @@ def of_a_super_class() -> Any:
     return Child.__dict__["named"].__func__
 
 
-@pytest.mark.parametrize("make", [recursive, uses_names, uses_cached_functions, of_a_super_class])
+@pytest.mark.parametrize("make", [recursive, uses_names, logs, uses_cached_functions, of_a_super_class])
 def test_what_is_the_same_in_every_process_is_no_obstacle(make: Callable[[], Any]) -> None:
     assert compile_key(None, make()).fields[-1] == "x"
     fields = compile_key(None, make()).fields

@@ -633,3 +633,13 @@ def test_a_decorated_function_keeps_its_name_and_parameters() -> None:
     text = compile_key(None, wrapper).text_of(1, "en")
     assert text.startswith(f"{get_user.__module__}.get_user[")  # there is a function of that name without the decorator
     assert text.endswith("](user_id=i1,lang=sen)")
+
+
+def test_a_template_may_name_a_class() -> None:
+    class Shop:
+        @classmethod
+        def find(cls, row: int) -> int:
+            return row
+
+    keys = compile_key("{cls.__name__}:{cls.__qualname__}:{row}", Shop.find.__func__)  # type: ignore[attr-defined]
+    assert keys.text({"cls": Shop, "row": 1}).startswith("Shop:")
