@@ -250,7 +250,10 @@ def _here() -> Iterator[None]:
     HERE["name"] = "here"
 
 
-@pytest.mark.parametrize(("annotation", "make"), IMPURE, ids=str)
+NAMES = [str(annotation) for annotation, _ in IMPURE]
+
+
+@pytest.mark.parametrize(("annotation", "make"), IMPURE, ids=NAMES)
 def test_what_a_constructor_would_ask_for_is_not_asked_for_by_a_reader(
     annotation: Any, make: Callable[[], Any]
 ) -> None:
