@@ -38,6 +38,7 @@ Keys
 Loads
 
 - `load_here`: returns the load that this code is part of. Unlike `current_load`, it has no side effect.
+- `at_thread_end`: calls a function at the end of each thread in which a guard has run loads behind.
 
 Writes
 
@@ -61,7 +62,7 @@ Values
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from inspect import Parameter, Signature, signature
 from string import Formatter
@@ -112,6 +113,7 @@ __all__ = [
     "Version",
     "Write",
     "Writing",
+    "at_thread_end",
     "bus_channel",
     "call_text",
     "check_writing",
@@ -166,6 +168,15 @@ def load_here() -> Load | None:
     This function has no such effect: it is for code that only reads.
     """
     return CURRENT.get()
+
+
+def at_thread_end(guard: CacheGuard, end: Callable[[], object]) -> None:
+    """Call *end* at the end of each thread that *guard* starts for loads: refreshes behind, and `CacheGuard.warm`.
+
+    For what a load opens once in each thread, such as a database connection: nobody else can close it. *end* is called
+    in that thread and in the context of the load; what it raises is logged. No round trip.
+    """
+    guard._hub.thread_ends.append(end)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this package
 
 
 def check_writing(mode: Mode, settle: Duration | None, delay: Duration, intent: Duration) -> None:

@@ -123,6 +123,7 @@ class Hub:
         self.by_hand: ByHand = ByHand(self.shared, here, self.writes, self.registry, options.codec, raises=raises)
         self.looking: Looking = Looking(self.shared)
         self.asking: Asking = Asking(self.shared, self.auditor)
+        self.thread_ends: list[Callable[[], object]] = []
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.RLock()
         forks.register(self)
@@ -172,6 +173,8 @@ class Hub:
 
     def _engine(self, runtime: Any, ways: Mapping[str, Any] | None = None) -> Engine:
         """An engine that goes to Redis these *ways*; without any, it works on what this process keeps instead."""
+        if isinstance(runtime, BlockingRuntime):
+            runtime.thread_ends = self.thread_ends
         if self._nodes is None or ways is None:
             bus, outbox = self._unheard
             gate = Gate(self._store, self.events, outbox, bus)
