@@ -57,7 +57,9 @@ class Rows:
         self._meta: Any = model._meta  # noqa: SLF001 - public API
         self.keys = [_template(model, each, "keys") for each in keys]
         self.tags = [_template(model, each, "tags") for each in tags]
-        self.items = [(each, row_item(text, _known(model, text), model.__name__)) for each, text in bloom.items()]
+        self.items = [
+            (each, roots_of(text), row_item(text, _known(model, text), model.__name__)) for each, text in bloom.items()
+        ]
         roots = [root for each in (*self.keys, *self.tags) for root in each.fields]
         roots += [root for text in bloom.values() for root in roots_of(text)]
         self.roots = tuple(dict.fromkeys(roots))
@@ -174,8 +176,9 @@ class Rows:
                 text = _text(each, values)
                 if text is not None:
                     found[text] = None
-        for bloom, item in self.items:
-            texts.items[bloom, item(values)] = None
+        for bloom, roots, item in self.items:
+            if all(values[root] is not None for root in roots):  # nobody asks for the row by what is NULL
+                texts.items[bloom, item(values)] = None
         return texts
 
 
