@@ -34,3 +34,14 @@ def every_model(model: type[models.Model]) -> Iterator[type[models.Model]]:
     registry: Any = model._meta.apps  # noqa: SLF001 - public API
     for of_app in list(registry.all_models.values()):
         yield from list(of_app.values())
+
+
+def has_same_key(model: type[models.Model], parent: type[models.Model]) -> bool:
+    """True if the primary key of *model* is that of *parent*, by links from child to parent."""
+    concrete: Any = model._meta.concrete_model  # noqa: SLF001 - public API
+    while concrete is not parent:
+        pk: Any = concrete._meta.pk  # noqa: SLF001 - public API
+        if pk.remote_field is None or not pk.remote_field.parent_link:
+            return False
+        concrete = pk.remote_field.model._meta.concrete_model  # noqa: SLF001 - public API
+    return True
