@@ -194,7 +194,7 @@ class SavedRows:
             if common is None:
                 raise ConfigurationError(f"rows must be of {self.model.__name__}, got {row!r}")
             database = using or row._state.db or router.db_for_write(self.model, instance=row)  # noqa: SLF001 - documented
-            return database, row, self._primary(row, database), fresh and self._has_all(row)
+            return database, row, self._primary(row, database), fresh and self._has_all(row) and not row.get_deferred_fields()
         if isinstance(row, Mapping):
             meta: Any = self.model._meta  # noqa: SLF001 - public API
             row = next((row[name] for name in ("pk", meta.pk.name, meta.pk.attname) if name in row), None)
