@@ -84,10 +84,22 @@ def _listen(connection: Any) -> None:
         if is_in_testcase(connection) and not is_open_on(connection):
             # They stay in the list, so that `captureOnCommitCallbacks` shows them.
             _call([each for each in _ours(connection) if not each.done])
+        elif _has_committed(connection):
+            _call(_taken(connection))
 
     connection.commit, connection.set_autocommit = commit_and_call, set_autocommit_and_call
     connection.run_and_clear_commit_hooks = call_and_run_hooks
     connection.savepoint_commit = savepoint_commit_and_call
+
+
+def _has_committed(connection: Any) -> bool:
+    """True if the release of a savepoint was a COMMIT.
+
+    In SQLite it is, where autocommit is off and the savepoint was the first statement of the transaction.
+    """
+    if connection.vendor != "sqlite" or connection.autocommit or connection.connection is None:
+        return False
+    return not connection.connection.in_transaction
 
 
 def _ours(connection: Any) -> list[Waiting]:
