@@ -9,6 +9,7 @@ run: Django runs it before it lets an exception of ``commit()`` out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from cacheguard import CacheGuard
@@ -126,7 +127,7 @@ def _call(ours: list[Waiting]) -> None:
         guard, settle = each.group
         members = groups.setdefault((id(guard), settle), [])
         if not members:
-            calls.append(lambda members=members: _invalidate(members))
+            calls.append(partial(_invalidate, members))
         members.append(each)
     for call in calls:
         try:

@@ -1,5 +1,8 @@
 """What Django changes in a row through its relations, mostly without a signal of the row itself."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# Django makes the managers of related rows at run time: they have no types.
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
@@ -88,12 +91,12 @@ class Sides:
 
 def sides_of(model: type[models.Model], relation: str) -> Sides:
     """The sides of the relation of *model* with this name; `ConfigurationError` if there is none."""
-    descriptor: Any = getattr(model, relation, None) if isinstance(relation, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+    descriptor: Any = getattr(model, str(relation), None)
     through = getattr(descriptor, "through", None)
     if through is None:
         raise ConfigurationError(f"many_to_many must name relations of {model.__name__}, got {relation!r}")
     field = descriptor.rel.field
-    meta = through._meta
+    meta = through._meta  # noqa: SLF001 - public API
     source, target = meta.get_field(field.m2m_field_name()), meta.get_field(field.m2m_reverse_field_name())
     return Sides(through, source, target, model, symmetrical=bool(descriptor.rel.symmetrical))
 

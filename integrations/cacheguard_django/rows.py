@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 from django.core.exceptions import FieldDoesNotExist, ObjectDoesNotExist, ValidationError
@@ -27,8 +27,9 @@ class Texts(NamedTuple):
 
     def add(self, other: Texts) -> None:
         """Add what belongs to other rows."""
-        for mine, theirs in zip(self, other, strict=True):
-            mine.update(theirs)
+        self.keys.update(other.keys)
+        self.tags.update(other.tags)
+        self.items.update(other.items)
 
 
 def no_texts() -> Texts:
@@ -129,7 +130,7 @@ class Rows:
 
     def values(self, primary: Any, followed: Mapping[str, Any]) -> dict[str, Any]:
         """The values of all names in the templates."""
-        return {name: followed[name] if name in followed else primary for name in self.roots}
+        return {name: followed.get(name, primary) for name in self.roots}
 
     def of_all(self, using: str, primaries: Iterable[Any], field: str = "pk") -> Texts:
         """The texts of the rows with these keys, as the database has them. One SELECT for 500 rows, or none."""
@@ -221,7 +222,7 @@ def _is_stored_as_it_is(field: Any, value: Any) -> bool:
     """True if the database gives *value* back as it is: no expression, no other form, no field of another kind."""
     if value is None:
         return True
-    kind = type(field)
+    kind = cast("type[object]", type(field))
     if type(value) not in PLAIN or not kind.__module__.startswith("django.db.models.fields"):
         return False
     if getattr(field, "generated", False) or hasattr(field, "from_db_value"):

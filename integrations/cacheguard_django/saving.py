@@ -172,20 +172,21 @@ class SavedRows:
 
     def _each(self, rows: object, using: str | None) -> Iterable[tuple[str, models.Model | None, Any, bool]]:
         """Of each row: its database, the instance, the primary key, and whether the instance was read just now."""
-        if isinstance(rows, models.Manager):
-            rows = rows.all()
         fresh = False
-        if isinstance(rows, models.QuerySet):
-            fresh = rows._result_cache is None  # noqa: SLF001 - no other way to know
-            using = using or rows.db
+        given: Any = rows
+        if isinstance(rows, models.Manager):
+            given = given.all()
+        if isinstance(rows, models.Manager | models.QuerySet):
+            fresh = given._result_cache is None  # noqa: SLF001 - no other way to know
+            using = using or given.db
         elif isinstance(rows, models.Model):
-            rows = [rows]
+            given = [rows]
         elif isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
             raise ConfigurationError(
                 f"rows must be an instance of {self.model.__name__}, or an iterable of instances or primary keys, "
                 f"got {rows!r}"
             )
-        for each in cast("Iterable[Any]", rows):
+        for each in given:
             yield self._one(each, using, fresh=fresh)
 
     def _one(self, row: Any, using: str | None, *, fresh: bool) -> tuple[str, models.Model | None, Any, bool]:
@@ -194,15 +195,22 @@ class SavedRows:
             if common is None:
                 raise ConfigurationError(f"rows must be of {self.model.__name__}, got {row!r}")
             database = using or row._state.db or router.db_for_write(self.model, instance=row)  # noqa: SLF001 - documented
-            return database, row, self._primary(row, database), fresh and self._has_all(row) and not row.get_deferred_fields()
+            return (
+                database,
+                row,
+                self._primary(row, database),
+                fresh and self._has_all(row) and not row.get_deferred_fields(),
+            )
+        primary: Any = row
         if isinstance(row, Mapping):
             meta: Any = self.model._meta  # noqa: SLF001 - public API
-            row = next((row[name] for name in ("pk", meta.pk.name, meta.pk.attname) if name in row), None)
-        if row is None or isinstance(row, list | tuple | set | dict):
+            values = cast("Mapping[str, Any]", row)
+            primary = next((values[name] for name in ("pk", meta.pk.name, meta.pk.attname) if name in values), None)
+        if primary is None or isinstance(primary, list | tuple | set):
             raise ConfigurationError(
                 f"rows must be instances of {self.model.__name__}, primary keys, or dicts with one, got {row!r}"
             )
-        return using or router.db_for_write(self.model), None, self._rows.primary(row), False
+        return using or router.db_for_write(self.model), None, self._rows.primary(primary), False
 
     def _primary(self, row: models.Model, using: str) -> Any:
         """The primary key of our row for a row of a model that shares a table with it; None if there is none."""
@@ -243,7 +251,7 @@ class SavedRows:
                 self._listen(model)
 
         # After what waits for this class already: the relations to it.
-        meta = sender._meta
+        meta = sender._meta  # noqa: SLF001 - public API
         meta.apps.lazy_model_operation(ready, (meta.app_label, meta.model_name))
 
     def _connect(self, signal: ModelSignal, sender: Any, name: str, act: Callable[..., Any]) -> None:
@@ -268,11 +276,15 @@ class SavedRows:
             if shared(target, model) is not None:
                 self._around_deletion(model, f"set {key.name}", partial(self._set_by, key))
         for number, sides in enumerate(self._sides):
-            for ours, other in sides.watched:
-                if shared(other.related_model, model) is not None:
-                    self._around_deletion(model, f"partner{number}{ours.name}", partial(sides.partners_of, ours, other))
-            if not sides.is_hidden and shared(sides.through, model) is not None:
-                self._follow_through(model, f"through{number}", sides)
+            self._listen_to_sides(model, f"{number}", sides)
+
+    def _listen_to_sides(self, model: type[models.Model], number: str, sides: Sides) -> None:
+        """Listen to *model*, if it is the other side of a many-to-many relation, or the program's own model between."""
+        for ours, other in sides.watched:
+            if shared(other.related_model, model) is not None:
+                self._around_deletion(model, f"partner{number}{ours.name}", partial(sides.partners_of, ours, other))
+        if not sides.is_hidden and shared(sides.through, model) is not None:
+            self._follow_through(model, f"through{number}", sides)
 
     def _around_deletion(
         self, model: type[models.Model], name: str, primaries: Callable[[models.Model, str], list[Any]]
@@ -284,7 +296,8 @@ class SavedRows:
             self._note(instance, name, (found, self._rows.of_all(using, found)))
 
         def after(instance: models.Model, using: str, **_: Any) -> None:
-            found, texts = self._noted(instance, name) or ([], no_texts())
+            noted: tuple[list[Any], Texts] = self._noted(instance, name) or ([], no_texts())
+            found, texts = noted
             texts.add(self._rows.of_all(using, found))
             self._invalidate(texts, using)
 
@@ -360,9 +373,7 @@ class SavedRows:
         values = self._rows.written(instance, old, names) if self._has_all(instance) else None
         return None if values is None else self._rows.of_values(values)
 
-    def _saved(
-        self, instance: models.Model, using: str, update_fields: frozenset[str] | None = None, **_: Any
-    ) -> None:
+    def _saved(self, instance: models.Model, using: str, update_fields: frozenset[str] | None = None, **_: Any) -> None:
         before = cast("Before", self._noted(instance, "row") or Before(adding=False))
         primary = self._primary(instance, using)
         texts = no_texts()
@@ -419,12 +430,11 @@ def changed(model: type[models.Model], rows: object, *, using: str | None = None
     watching = [each for each in tuple(_handles) if shared(each.model, model) is not None]
     if not watching:
         raise ConfigurationError(f"nobody has called invalidate_on_save for {model.__name__}")
-    if not isinstance(rows, models.Manager | models.QuerySet | models.Model | str | bytes) and isinstance(
-        rows, Iterable
-    ):
-        rows = list(cast("Iterable[Any]", rows))
+    given: Any = rows
+    if hasattr(given, "__next__"):  # it can be read only once
+        given = list(given)
     for each in watching:
-        each.changed(rows, using=using)
+        each.changed(given, using=using)
 
 
 def invalidate_on_save(
@@ -484,7 +494,8 @@ def _filters(bloom: Any) -> Mapping[BloomFilter, str]:
     given: Any = {bloom: "{pk}"} if isinstance(bloom, BloomFilter) else bloom
     if not isinstance(given, Mapping) or not all(isinstance(each, BloomFilter) for each in cast("Any", given)):
         raise ConfigurationError(f"bloom must be a Bloom filter, or a mapping of filters to templates, got {bloom!r}")
-    for template in cast("Mapping[Any, Any]", given).values():
+    filters = cast("Mapping[BloomFilter, Any]", given)
+    for template in filters.values():
         if not isinstance(template, str):
             raise ConfigurationError(f"bloom must have templates like '{{pk}}', got {template!r}")
-    return cast("Mapping[BloomFilter, str]", given)
+    return filters

@@ -167,7 +167,10 @@ class TransactionWriting:
 
     def _entering(self) -> tuple[Writing, bool]:
         waits = bool(open_on(self._using))
-        return self._open_block("delete" if waits else self._mode, self._keys, self._tags, self._version), waits
+        mode = self._mode
+        if waits:
+            mode = "delete"
+        return self._open_block(mode, self._keys, self._tags, self._version), waits
 
     def _entered(self, block: Writing, write: Write, *, waits: bool) -> Write:
         noted = NotedWrite(write, self._keys, self._tags)

@@ -13,7 +13,6 @@ from cacheguard import MISSING
 from cacheguard.errors import CodecError
 from cacheguard.extending import Oversize
 
-
 log: logging.Logger = logging.getLogger("cacheguard")
 _MOST_TOLD = 1000
 _told: dict[str, None] = {}

@@ -41,5 +41,10 @@ def test_a_thread_of_ours_says_that_it_ends(caplog: pytest.LogCaptureFixture) ->
         assert ended == loaded[1:]
         assert threading.current_thread() not in ended
         assert "at the end of a thread" in caplog.text
-        guard.warm(guard.cached("n:{n}")(lambda n: n), [(1,), (2,), (3,)], concurrency=2)
+
+        @guard.cached("n:{number}")
+        def same(number: int) -> int:
+            return number
+
+        guard.warm(same, [(1,), (2,), (3,)], concurrency=2)
         assert len(ended) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,9 @@ if not settings.configured:
         CACHES={"default": {"BACKEND": BACKEND, "LOCATION": "memory://"}},
     )
     django.setup()
+
+
+import_module("tests.integrations.django.shop.more_models")  # before the tables are made
 
 
 @pytest.fixture(scope="session")

@@ -37,5 +37,3 @@ class Stranger(Person):
     class Meta:
         app_label = "shop"
         proxy = True
-
-from . import more_models as more_models  # noqa: E402 - Django looks for models here

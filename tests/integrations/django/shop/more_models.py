@@ -9,14 +9,14 @@ from django.db import models
 from .models import Label
 
 
-class Org(models.Model):
+class Org(models.Model):  # noqa: DJ008 - nobody shows them
     slug: Any = models.CharField(max_length=20, unique=True, default="")
 
     class Meta:
         app_label = "shop"
 
 
-class Member(models.Model):
+class Member(models.Model):  # noqa: DJ008 - nobody shows them
     email: Any = models.CharField(max_length=50)
     level: Any = models.IntegerField(default=0)
     price: Any = models.DecimalField(max_digits=6, decimal_places=2, default=0)
@@ -25,10 +25,10 @@ class Member(models.Model):
         Org, null=True, on_delete=models.SET(None), to_field="slug", related_name="at_home", db_constraint=False
     )
     boss: Any = models.ForeignKey("self", null=True, on_delete=models.SET_NULL, related_name="team")
-    labels = models.ManyToManyField(Label, related_name="members")
-    friends = models.ManyToManyField("self")
-    follows = models.ManyToManyField("self", symmetrical=False, related_name="followers")
-    clubs = models.ManyToManyField("Club", through="Membership", related_name="members")
+    labels: Any = models.ManyToManyField(Label, related_name="members")
+    friends: Any = models.ManyToManyField("self")
+    follows: Any = models.ManyToManyField("self", symmetrical=False, related_name="followers")
+    clubs: Any = models.ManyToManyField("Club", through="Membership", related_name="members")
 
     class Meta:
         app_label = "shop"
@@ -38,25 +38,25 @@ class Member(models.Model):
         return str(self.email).rpartition("@")[2]
 
 
-class Junior(Member):
+class Junior(Member):  # noqa: DJ008 - as above
     toy: Any = models.CharField(max_length=20, default="")
 
     class Meta:
         app_label = "shop"
 
 
-class Guest(Member):
+class Guest(Member):  # noqa: DJ008 - as above
     class Meta:
         app_label = "shop"
         proxy = True
 
 
-class Club(models.Model):
+class Club(models.Model):  # noqa: DJ008 - nobody shows them
     class Meta:
         app_label = "shop"
 
 
-class Membership(models.Model):
+class Membership(models.Model):  # noqa: DJ008 - nobody shows them
     member: Any = models.ForeignKey(Member, on_delete=models.CASCADE)
     club: Any = models.ForeignKey(Club, on_delete=models.CASCADE)
 
@@ -64,7 +64,7 @@ class Membership(models.Model):
         app_label = "shop"
 
 
-class Log(models.Model):
+class Log(models.Model):  # noqa: DJ008 - nobody shows them
     text: Any = models.CharField(max_length=20)
 
     class Meta:
