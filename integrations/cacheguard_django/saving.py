@@ -49,7 +49,7 @@ class Before:
     """
 
     adding: bool
-    found: list[tuple[Any, Mapping[str, Any]]] = field(default_factory=list)
+    found: list[tuple[Any, Mapping[str, Any]]] = field(default_factory=list[tuple[Any, Mapping[str, Any]]])
     had: Texts = field(default_factory=no_texts)
     added: Texts = field(default_factory=no_texts)
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 CACHE_ONLY = "django.contrib.sessions.backends.cache"
-_PREFIX = "django.contrib.sessions.cache"  # KEY_PREFIX of that module, which may not be imported before the settings
+# KEY_PREFIX of that module, which may not be imported before the settings; and that of ``cached_db``, which begins alike.
+_PREFIX, _NOT = "django.contrib.sessions.cache", "django.contrib.sessions.cached_db"
 
 
 def is_session(key: Any) -> bool:
     """True for the key under which Django's session store keeps a session that is nowhere else."""
-    return isinstance(key, str) and key.startswith(_PREFIX)
+    return isinstance(key, str) and key.startswith(_PREFIX) and not key.startswith(_NOT)

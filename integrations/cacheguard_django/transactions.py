@@ -139,7 +139,8 @@ class TransactionWriting:
         mode: Mode,
         using: str | None,
     ) -> None:
-        self._open_block, self._using, self._mode = open_block, using, mode
+        self._open_block, self._using = open_block, using
+        self._mode: Mode = mode
         self._keys, self._tags, self._version = keys, tags, version
         self._open = OpenBlocks[tuple[Writing, NotedWrite, bool]]()
 
@@ -167,10 +168,9 @@ class TransactionWriting:
 
     def _entering(self) -> tuple[Writing, bool]:
         waits = bool(open_on(self._using))
-        mode = self._mode
         if waits:
-            mode = "delete"
-        return self._open_block(mode, self._keys, self._tags, self._version), waits
+            return self._open_block("delete", self._keys, self._tags, self._version), True
+        return self._open_block(self._mode, self._keys, self._tags, self._version), False
 
     def _entered(self, block: Writing, write: Write, *, waits: bool) -> Write:
         noted = NotedWrite(write, self._keys, self._tags)
