@@ -86,7 +86,7 @@ def _listen(connection: Any) -> None:
             # They stay in the list, so that `captureOnCommitCallbacks` shows them.
             _call([each for each in _ours(connection) if not each.done])
         elif _has_committed(connection):
-            _call(_taken(connection))
+            _call(_ours(connection))  # and again at `commit()`, which the program takes for the COMMIT
 
     connection.commit, connection.set_autocommit = commit_and_call, set_autocommit_and_call
     connection.run_and_clear_commit_hooks = call_and_run_hooks

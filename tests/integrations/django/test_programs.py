@@ -356,4 +356,5 @@ BUGS = [filled_inside, not_waiting, asked_in_the_loop, no_row_read, lost_with_ot
 def test_the_programs_find_a_planted_bug(bug: Any, monkeypatch: pytest.MonkeyPatch, configure: Configure) -> None:
     bug(monkeypatch, configure)
     leaks, _ = run_programs(300, seed=4)
+    vars(connections["default"]).pop("_cacheguard_commits", None)  # it was not listened to, maybe
     assert leaks

@@ -52,11 +52,19 @@ async def test_a_session_begins_at_once_while_redis_is_away(
     made.save()
     made.cycle_key()
     assert len(tries) == 2
+    tries.clear()
+    adrawn = base._aget_new_session_key  # noqa: SLF001 - no other way in
+
+    async def adraw(self: Any) -> Any:
+        tries.append("")
+        return await adrawn(self)
+
+    monkeypatch.setattr(base, "_aget_new_session_key", adraw)
     again = session("cache")
     await again.aset("user", 7)
     await again.asave()
     await again.acycle_key()
-    assert len(tries) == 4
+    assert len(tries) == 2
 
 
 @pytest.mark.usefixtures("database")
@@ -80,14 +88,14 @@ async def test_what_is_too_large_is_counted_and_logged_once(
 ) -> None:
     cache = configure(OPTIONS={"max_value_bytes": 1000})
     big = "x" * 2000
-    assert cache.set("k", big) is False
-    assert await cache.aset("k", big) is False
+    assert cache.set("large", big) is False
+    assert await cache.aset("large", big) is False
     assert cache.add("other", big) is False
     assert await cache.aadd("other", big) is False
     assert cache.get_or_set("given", big) == big
     assert cache.guard.stats().oversize == 5
     assert [record.args[0] for record in caplog.records if "is not cached" in record.msg] == [  # type: ignore[index]
-        ":1:k",
+        ":1:large",
         ":1:other",
         ":1:given",
     ]
