@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 CACHE_ONLY = "django.contrib.sessions.backends.cache"
-# KEY_PREFIX of that module, which may not be imported before the settings; and that of ``cached_db``, which begins alike.
+# KEY_PREFIX of that module, which may not be imported before the settings; that of ``cached_db`` begins alike.
 _PREFIX, _NOT = "django.contrib.sessions.cache", "django.contrib.sessions.cached_db"
 
 
