@@ -30,6 +30,7 @@ from ..errors import CacheGuardError, ConfigurationError
 from ..events import Events, Stats, log
 from ..keys import Owners
 from ..options import Options
+from ..ports import Commands
 from ..protocol.messages import Drop, Woken
 from ..protocol.model import MemoryCommands
 from ..protocol.names import bus_channel, namespace_scope
@@ -139,14 +140,19 @@ class Hub:
             if engine is None:
                 nodes = self._nodes if l2 else None
                 if nodes is None:
-                    engine = self._engine(self._clock.threads(self._store))
+                    engine = self._engine(self._threads(self._store))
                 else:
                     if self._pool is None:
                         raise ConfigurationError("this guard was given no blocking Redis client: pass client= or a URL")
                     ways = nodes.blocking()
-                    engine = self._engine(self._clock.threads(nodes.commands(ways)), ways)
+                    engine = self._engine(self._threads(nodes.commands(ways)), ways)
                 self._engines[0, l2] = engine
             return engine
+
+    def _threads(self, commands: Commands) -> BlockingRuntime:
+        runtime = self._clock.threads(commands)
+        runtime.thread_ends = self.thread_ends
+        return runtime
 
     def running(self, *, l2: bool = True) -> Engine:
         """The engine of the event loop that runs here."""
@@ -173,8 +179,6 @@ class Hub:
 
     def _engine(self, runtime: Any, ways: Mapping[str, Any] | None = None) -> Engine:
         """An engine that goes to Redis these *ways*; without any, it works on what this process keeps instead."""
-        if isinstance(runtime, BlockingRuntime):
-            runtime.thread_ends = self.thread_ends
         if self._nodes is None or ways is None:
             bus, outbox = self._unheard
             gate = Gate(self._store, self.events, outbox, bus)
