@@ -27,6 +27,7 @@ Keys
 
 - `TextTemplate`: a key text with fields over the parameters of a function: ``"user:{user_id}"``.
 - `row_template`: a `TextTemplate` over the attributes of a row.
+- `row_item`: makes the item of a Bloom filter from the attributes of a row, as ``bloom_item=`` makes it from arguments.
 - `roots_of`: the names that the fields of a template begin with.
 - `CallText`: the key text of a call: the function's name and all arguments, each with its type.
 - `call_text`: makes a `CallText` from a name and a list of parameters.
@@ -38,6 +39,7 @@ Keys
 Loads
 
 - `load_here`: returns the load that this code is part of. Unlike `current_load`, it has no side effect.
+- `at_thread_end`: calls a function at the end of each thread in which a guard has run loads behind.
 
 Writes
 
@@ -61,7 +63,7 @@ Values
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from inspect import Parameter, Signature, signature
 from string import Formatter
@@ -72,6 +74,7 @@ from .codec import TAGGED
 from .codec.once import refuse as refuse_once
 from .current_load import CURRENT, Load
 from .defenses.consistency import Version
+from .doors.bloom import item_of
 from .doors.writing import (
     DELAY,
     INTENT,
@@ -84,6 +87,7 @@ from .doors.writing import (
     settle_seconds,
 )
 from .durations import FOREVER, Duration, any_seconds, seconds
+from .errors import ConfigurationError
 from .events import log
 from .guard import CacheGuard
 from .keys import Binder, CallText, Owner, TextTemplate
@@ -112,6 +116,7 @@ __all__ = [
     "Version",
     "Write",
     "Writing",
+    "at_thread_end",
     "bus_channel",
     "call_text",
     "check_writing",
@@ -122,6 +127,7 @@ __all__ = [
     "load_here",
     "refuse_once",
     "roots_of",
+    "row_item",
     "row_template",
     "seconds",
     "seconds_up_to_forever",
@@ -168,6 +174,15 @@ def load_here() -> Load | None:
     return CURRENT.get()
 
 
+def at_thread_end(guard: CacheGuard, end: Callable[[], object]) -> None:
+    """Call *end* at the end of each thread that *guard* starts for loads: refreshes behind, and `CacheGuard.warm`.
+
+    For what a load opens once in each thread, such as a database connection: nobody else can close it. *end* is called
+    in that thread and in the context of the load; what it raises is logged. No round trip.
+    """
+    guard._hub.thread_ends.append(end)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this package
+
+
 def check_writing(mode: Mode, settle: Duration | None, delay: Duration, intent: Duration) -> None:
     """Check the options of `CacheGuard.writing`; `ConfigurationError` names the one that cannot work."""
     WriteTerms(mode, settle, delay, intent)
@@ -194,6 +209,32 @@ def row_template(template: str, attributes: Iterable[str], called: str) -> TextT
         called: the name of the row's class in messages.
     """
     return TextTemplate(template, _stand_in(called, ()), more=attributes)
+
+
+def row_item(template: str, attributes: Iterable[str], called: str) -> Callable[[Mapping[str, Any]], object]:
+    """Make the function that returns the item of a Bloom filter for a row: a mapping of attributes to values.
+
+    The item is the one that ``bloom_item=`` of `CacheGuard.cached` makes of the same values. The function raises
+    `ConfigurationError` for values that readers may have in other forms; the row must not be committed then.
+
+    Args:
+        template: like ``"{id}"``; `KeyTemplateError` if a field begins with another name than *attributes*.
+        attributes: the names that its fields may begin with.
+        called: the name of the row's class in messages.
+    """
+    made = TextTemplate(template, _stand_in(called, ()), escaped=False, more=attributes)
+    if not made.fields:
+        raise ConfigurationError(f"bloom={template!r} names no attribute of {called}")
+
+    def item(values: Mapping[str, Any]) -> object:
+        found = item_of(made, [values[name] for name in made.fields])
+        if found is None:
+            raise ConfigurationError(
+                f"the Bloom filter of {called} takes text and whole numbers for {template!r}, got {dict(values)!r:.200}"
+            )
+        return found
+
+    return item
 
 
 def call_text(name: str, parameters: Sequence[str]) -> CallText:

@@ -11,11 +11,19 @@ from typing import Any, cast
 
 from django.conf import settings
 from django.core.cache.backends.base import InvalidCacheBackendError
+from django.db import connections
 from django.utils.module_loading import import_string
 
 from cacheguard import CacheGuard, Policy
 from cacheguard.errors import ConfigurationError
-from cacheguard.extending import FOREVER, GUARD_OPTIONS, POLICY_FIELDS, keeps_in_redis, take_closures
+from cacheguard.extending import (
+    FOREVER,
+    GUARD_OPTIONS,
+    POLICY_FIELDS,
+    at_thread_end,
+    keeps_in_redis,
+    take_closures,
+)
 
 from .atomic import is_open
 
@@ -74,6 +82,7 @@ class Settings:
         except ConfigurationError as error:
             raise InvalidCacheBackendError(f"CACHES: {error}") from error
         take_closures(guard)
+        at_thread_end(guard, connections.close_all)
         return guard
 
 
