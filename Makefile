@@ -3,8 +3,8 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
-# Three on two cores: many tests wait for something most of the time.
-PYTEST := $(BIN)/pytest -n 3 --dist worksteal
+# Four on two cores: many tests wait for something most of the time.
+PYTEST := $(BIN)/pytest -n 4 --dist worksteal
 
 # Bytecode is kept, whatever the shell says: tests start hundreds of processes, and each would compile the library anew.
 unexport PYTHONDONTWRITEBYTECODE

@@ -121,7 +121,9 @@ def number(text: str) -> int:
 
 @needs_redis
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    "end", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=["ctrl-c", "sigterm"]
+)
 def test_a_demo_that_is_interrupted_leaves_nothing(tmp_path: Path, end: signal.Signals) -> None:
     room, report = tmp_path / "tmp", tmp_path / "report.html"
     room.mkdir()

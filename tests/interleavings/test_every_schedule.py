@@ -43,6 +43,7 @@ def world_of(
     return build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [pytest.param(True, marks=slow, id="threads"), pytest.param(False, id="tasks")])
 @pytest.mark.parametrize("places", ["ABC", pytest.param("ABA", marks=slow)])
 def test_two_readers_and_a_writer(places: str, threads: bool) -> None:

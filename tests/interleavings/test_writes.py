@@ -80,6 +80,7 @@ def test_a_reader_and_a_fenced_writer_that_dies_anywhere() -> None:
     assert explored(fenced("A", "B", crash=True)) > 20
 
 
+@pytest.mark.slow
 def test_a_reader_a_fenced_write_and_an_eviction() -> None:
     assert explored(fenced("A", "B", evict=True)) > 50
 
@@ -158,6 +159,7 @@ def lagging(writer: str) -> Build:
     return build
 
 
+@pytest.mark.slow
 def test_with_versions_nothing_old_is_left_by_a_replica_that_lags() -> None:
     assert explored(lagging("version")) > 50
 
