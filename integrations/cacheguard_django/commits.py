@@ -36,8 +36,10 @@ class Waiting:
         tags: Iterable[str] = (),
     ) -> None:
         self._call = call
-        self.group, self.keys, self.tags = group, tuple(keys), tuple(tags)
-        self.done = False
+        self.group: tuple[CacheGuard, Duration | None] | None = group
+        self.keys: tuple[str, ...] = tuple(keys)
+        self.tags: tuple[str, ...] = tuple(tags)
+        self.done: bool = False
 
     def __call__(self) -> None:
         self.done = True

@@ -47,10 +47,13 @@ class Sides:
     """
 
     def __init__(self, through: Any, source: Any, target: Any, model: type[models.Model], *, symmetrical: bool) -> None:
-        self.through, self._source, self._target, self._symmetrical = through, source, target, symmetrical
+        self.through: Any = through
+        self._source, self._target, self._symmetrical = source, target, symmetrical
         pairs = ((source, target), (target, source))
         # Pairs: the foreign key to our row, and the one to its partner.
-        self.watched = [(one, other) for one, other in pairs if shared(one.related_model, model) is not None]
+        self.watched: list[tuple[Any, Any]] = [
+            (one, other) for one, other in pairs if shared(one.related_model, model) is not None
+        ]
 
     @property
     def is_hidden(self) -> bool:

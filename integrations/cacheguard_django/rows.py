@@ -56,18 +56,18 @@ class Rows:
     ) -> None:
         self.model = model
         self._meta: Any = model._meta  # noqa: SLF001 - public API
-        self.keys = [_template(model, each, "keys") for each in keys]
-        self.tags = [_template(model, each, "tags") for each in tags]
-        self.items = [
+        self.keys: list[TextTemplate] = [_template(model, each, "keys") for each in keys]
+        self.tags: list[TextTemplate] = [_template(model, each, "tags") for each in tags]
+        self.items: list[tuple[BloomFilter, Any, Any]] = [
             (each, roots_of(text), row_item(text, _known(model, text), model.__name__)) for each, text in bloom.items()
         ]
         roots = [root for each in (*self.keys, *self.tags) for root in each.fields]
         roots += [root for text in bloom.values() for root in roots_of(text)]
-        self.roots = tuple(dict.fromkeys(roots))
+        self.roots: tuple[str, ...] = tuple(dict.fromkeys(roots))
         self.columns: dict[str, Any] = {root: field for root in self.roots if (field := self._column(root)) is not None}
-        self.followed = tuple(name for name in self.columns if not self.is_primary(name))
-        self.by_instance = len(self.columns) < len(self.roots)  # a property, or something of a related row
-        self.only_primary = not self.followed and not self.by_instance
+        self.followed: tuple[str, ...] = tuple(name for name in self.columns if not self.is_primary(name))
+        self.by_instance: bool = len(self.columns) < len(self.roots)  # a property, or something of a related row
+        self.only_primary: bool = not self.followed and not self.by_instance
 
     def is_primary(self, name: str) -> bool:
         """True if *name* is the primary key."""

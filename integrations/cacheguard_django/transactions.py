@@ -100,7 +100,8 @@ class NotedWrite:
 
     def __init__(self, write: Write, keys: Iterable[str], tags: Iterable[str]) -> None:
         self._write = write
-        self.keys, self.tags = dict.fromkeys(keys), dict.fromkeys(tags)
+        self.keys: dict[str, None] = dict.fromkeys(keys)
+        self.tags: dict[str, None] = dict.fromkeys(tags)
 
     @property
     def version(self) -> Version | None:
