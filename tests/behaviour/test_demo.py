@@ -88,8 +88,9 @@ def still_running(room: Path) -> list[str]:
 
 
 @needs_redis
+@pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("names", ["inconsistency", pytest.param(ALL_NAMES, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("names", ["inconsistency", ALL_NAMES])
 def test_the_demo_runs_through_and_leaves_only_its_report(tmp_path: Path, names: str) -> None:
     room, report = tmp_path / "tmp", tmp_path / "report.html"
     room.mkdir()

@@ -43,7 +43,7 @@ def world_of(
     return build
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("threads", [pytest.param(True, marks=slow, id="threads"), pytest.param(False, id="tasks")])
 @pytest.mark.parametrize("places", ["ABC", pytest.param("ABA", marks=slow)])
 def test_two_readers_and_a_writer(places: str, threads: bool) -> None:
@@ -55,13 +55,13 @@ def test_two_readers_and_a_writer_in_one_process() -> None:
     assert explored(world_of("AA", "A", threads=True)) > 100_000
 
 
-@slow
+@chaos
 @pytest.mark.parametrize("threads", [True, False], ids=["threads", "tasks"])
 def test_two_readers_in_one_process_and_a_writer_elsewhere(threads: bool) -> None:
     assert explored(world_of("AA", "B", threads=threads)) > 1000
 
 
-@slow
+@chaos
 def test_two_readers_and_a_writer_beside_one_of_them_with_both_tiers() -> None:
     assert explored(world_of("AB", "A", threads=True, rules=TWO_TIERS)) > 1000
 
