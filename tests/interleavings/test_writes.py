@@ -71,7 +71,7 @@ def fenced(places: str, writers: str, *, crash: bool = False, evict: bool = Fals
     return build
 
 
-@slow
+@chaos
 def test_two_readers_and_a_fenced_write() -> None:
     assert explored(fenced("AB", "C")) > 100
 
