@@ -25,6 +25,7 @@ from zoneinfo import ZoneInfo
 from msgspec.msgpack import Decoder, Encoder, Ext
 
 from ..errors import CodecError
+from .fidelity import difference
 from .form import Refused, fingerprint, type_name
 
 DEEPEST = 100  # levels of nesting; far below the interpreter's limit, far above what people store
@@ -355,12 +356,19 @@ class Tagged:
             raise refused from None
 
     def encode(self, value: Any) -> bytes:
+        """The bytes of *value*, which were read back and compared with it."""
         try:
-            return self.dump(value)
+            payload = self.dump(value)
+            path = difference(value, self.unpack(payload))
         except Refused as refused:
             raise CodecError(f"a value of type {type_name(value)} cannot be stored: {refused.said()}") from refused
         except Exception as error:  # a container that is changed meanwhile
             raise CodecError(f"a value of type {type_name(value)} cannot be stored: {error}") from error
+        if path is not None:
+            raise CodecError(
+                f"a value of type {type_name(value)} would not come back as itself: {path or 'it'} would be another"
+            )
+        return payload
 
     def decode(self, payload: bytes | memoryview) -> Any:
         try:
