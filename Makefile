@@ -3,14 +3,14 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
-# Three on two cores: many tests wait for something most of the time.
-PYTEST := $(BIN)/pytest -n 3 --dist worksteal
+# Four on two cores: many tests wait for something most of the time.
+PYTEST := $(BIN)/pytest -n 4 --dist worksteal
 
 # Bytecode is kept, whatever the shell says: tests start hundreds of processes, and each would compile the library anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test test-slow test-bundled lint format types types-public bench chaos coverage conformance-http conformance-starlette conformance-django conformance-django-redis conformance-flask-caching wheel clean
+.PHONY: help demo example test test-slow test-bundled lint format types types-mypy types-pyright types-public types-samples bench chaos coverage conformance-http conformance-http-npm conformance-starlette conformance-django conformance-django-redis conformance-flask-caching wheel clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-26s %s\n", $$1, $$2 }' Makefile
@@ -39,14 +39,20 @@ format: .venv/.dev  ## put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-types: .venv/.dev  ## mypy and pyright, both strict
+types: types-mypy types-pyright types-public types-samples  ## all of the four; make types -j2 is faster
+
+types-mypy: .venv/.dev  ## mypy, strict
 	$(BIN)/mypy
+
+types-pyright: .venv/.dev  ## pyright, strict
 	$(BIN)/pyright
 	$(BIN)/pyright tests/typing
+
+types-public: .venv/.dev  ## whether every public symbol of every shipped package has a known type
 	$(BIN)/python -m tests.typing.public
 
-types-public: .venv/.dev  ## whether every public symbol of every shipped package has a known type; part of types
-	$(BIN)/python -m tests.typing.public
+types-samples: .venv/.dev  ## the examples of README and docs, with mypy and pyright
+	$(BIN)/python -m tests.typing.samples
 
 bench: .venv/.dev  ## every question in benchmarks/, one after the other; ARGS=--full takes longer
 	@for script in $(filter-out %/common.py %/crowd.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; done
@@ -63,6 +69,9 @@ coverage: .venv/.dev  ## branch coverage of cacheguard/
 
 conformance-http: .venv/.dev  ## the public HTTP cache tests against the ASGI middleware; ARGS=5 runs them five times
 	$(BIN)/python -m tests.outside.http_cache.run $(ARGS)
+
+conformance-http-npm: .venv/.dev  ## the older release of those tests, from the npm registry
+	$(BIN)/python -m tests.outside.http_cache.run --npm $(ARGS)
 
 conformance-starlette: .venv/.dev  ## Starlette's own tests, with every application behind the ASGI middleware
 	$(BIN)/python -m tests.outside.starlette.run

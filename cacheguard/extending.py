@@ -31,11 +31,15 @@ Keys
 - `roots_of`: the names that the fields of a template begin with.
 - `CallText`: the key text of a call: the function's name and all arguments, each with its type.
 - `call_text`: makes a `CallText` from a name and a list of parameters.
+- `Binder`: binds the calls of a function, which decorators may have wrapped, to its parameters.
+- `KeyOwner`: refuses a key that functions of the same code with other variables would share.
+- `take_closures`: lets a guard cache functions that are made inside of others without a template.
 - `bus_channel`: the Redis channel on which the processes of a namespace publish their invalidations.
 
 Loads
 
 - `load_here`: returns the load that this code is part of. Unlike `current_load`, it has no side effect.
+- `at_thread_end`: calls a function at the end of each thread in which a guard has run loads behind.
 
 Writes
 
@@ -86,7 +90,7 @@ from .durations import FOREVER, Duration, any_seconds, seconds
 from .errors import ConfigurationError
 from .events import log
 from .guard import CacheGuard
-from .keys import CallText, TextTemplate
+from .keys import Binder, CallText, Owner, TextTemplate
 from .policy import DEFAULTS, Policy
 from .protocol.envelope import Oversize
 from .protocol.names import bus_channel
@@ -100,8 +104,10 @@ __all__ = [
     "INTENT",
     "POLICY_FIELDS",
     "TAGGED",
+    "Binder",
     "CallText",
     "Duration",
+    "KeyOwner",
     "Mode",
     "OfResult",
     "OpenBlocks",
@@ -110,6 +116,7 @@ __all__ = [
     "Version",
     "Write",
     "Writing",
+    "at_thread_end",
     "bus_channel",
     "call_text",
     "check_writing",
@@ -125,6 +132,7 @@ __all__ = [
     "seconds",
     "seconds_up_to_forever",
     "settle_seconds",
+    "take_closures",
 ]
 
 GUARD_OPTIONS: Final[tuple[str, ...]] = tuple(name for name in signature(CacheGuard).parameters if name != "policy")
@@ -164,6 +172,15 @@ def load_here() -> Load | None:
     This function has no such effect: it is for code that only reads.
     """
     return CURRENT.get()
+
+
+def at_thread_end(guard: CacheGuard, end: Callable[[], object]) -> None:
+    """Call *end* at the end of each thread that *guard* starts for loads: refreshes behind, and `CacheGuard.warm`.
+
+    For what a load opens once in each thread, such as a database connection: nobody else can close it. *end* is called
+    in that thread and in the context of the load; what it raises is logged. No round trip.
+    """
+    guard._hub.thread_ends.append(end)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this package
 
 
 def check_writing(mode: Mode, settle: Duration | None, delay: Duration, intent: Duration) -> None:
@@ -229,7 +246,37 @@ def call_text(name: str, parameters: Sequence[str]) -> CallText:
             ``self``, give a value that identifies the object.
     """
     # `CallText` refuses a parameter named self, as nothing would identify the object. Here the value does.
-    return CallText(_stand_in(name, [f"{each}_" if each == "self" else each for each in parameters]))
+    return CallText(_stand_in(name, [f"{each}_" if each == "self" else each for each in parameters]), closure=())
+
+
+def take_closures(guard: CacheGuard) -> None:
+    """Let *guard* cache a function that uses variables of the function around it, without a key template.
+
+    For frameworks whose users decorate inside of factories. A second function of the same code with other variables is
+    refused when it is decorated.
+    """
+    cast("Any", guard)._hub.owners.closures = True  # noqa: SLF001 - fronts have no way to it but this function
+
+
+class KeyOwner:
+    """A function of a front's decorator, which makes its own keys.
+
+    Args:
+        fn: the function; what it uses of the function around it is read now.
+    """
+
+    def __init__(self, fn: Any) -> None:
+        self._owner = Owner(fn)
+
+    def claim(self, guard: CacheGuard, key: str) -> None:
+        """Note that *key* of *guard* is the function's. No round trip.
+
+        `KeyTemplateError` if a function of the same code with other variables had it before.
+        """
+        if self._owner.is_closure:
+            inner: Any = guard
+            owners, prefix = inner._hub.owners, inner._scope.prefix  # noqa: SLF001 - as above
+            owners.claim(prefix, f"={key}", self._owner, templated=False)
 
 
 def _stand_in(name: str, parameters: Iterable[str]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from types import TracebackType
@@ -14,7 +14,7 @@ from .delivery.outbox import Invalidation
 from .doors.bloom import BloomFilter, queues_of
 from .doors.feed import Change, Latest
 from .doors.methods import decorator
-from .doors.shapes import CachedCoroutineFunction, CachedFunction, Decorator
+from .doors.shapes import CachedCoroutineFunction, CachedFunction, Decorator, LoadOptions
 from .doors.warming import Progress, Warmed, warm
 from .doors.writing import (
     DELAY,
@@ -41,6 +41,7 @@ from .tiers.local import Eviction
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class CacheGuard:
@@ -221,8 +222,9 @@ class CacheGuard:
             KeyTemplateError: a template does not fit the function.
             ConfigurationError: an option cannot work.
         """
-        if callable(key):
-            return self.cached()(key)
+        if callable(key) or type(key) is classmethod:
+            decorate: Any = self.cached()
+            return decorate(key)
         return decorator(
             self._hub,
             self._scope,
@@ -293,7 +295,7 @@ class CacheGuard:
     def get_or_set(
         self,
         key: str,
-        loader: Callable[[], Any],
+        loader: Callable[[], T],
         *,
         tags: Sequence[str] = (),
         version: Callable[[Any], Any] | None = None,
@@ -301,7 +303,7 @@ class CacheGuard:
         returns: Any = None,
         bounded: bool = True,
         **policy: Unpack[PolicyOptions],
-    ) -> Any:
+    ) -> T:
         """Return the value of *key*; on a miss, load it with *loader*. No round trip for an L1 hit.
 
         Args:
@@ -323,7 +325,14 @@ class CacheGuard:
         ask = self._ask(
             key, loader, policy, tags=tags, version=version, usable=usable, returns=returns, bounded=bounded
         )
-        return run_now(self._hub.asking.one(self._hub.blocking, ask))
+        value: T = run_now(self._hub.asking.one(self._hub.blocking, ask))
+        return value
+
+    @overload
+    async def aget_or_set(self, key: str, loader: Callable[[], Awaitable[T]], **options: Unpack[LoadOptions]) -> T: ...
+
+    @overload
+    async def aget_or_set(self, key: str, loader: Callable[[], T], **options: Unpack[LoadOptions]) -> T: ...
 
     async def aget_or_set(
         self,
@@ -376,12 +385,12 @@ class CacheGuard:
     def get_or_set_many(
         self,
         keys: Iterable[str],
-        loader: Callable[[list[str]], Any],
+        loader: Callable[[list[str]], Mapping[str, T]],
         *,
         tags: Sequence[str] = (),
         version: Callable[[Any], Any] | None = None,
         **policy: Unpack[PolicyOptions],
-    ) -> dict[str, Any]:
+    ) -> dict[str, T | None]:
         """Return a dict with the values of all *keys*; *loader* gets a list of the missing keys and returns a dict.
 
         A key that the loader's dict does not contain is an absence, and None in the result. If another call in this
@@ -392,12 +401,12 @@ class CacheGuard:
     async def aget_or_set_many(
         self,
         keys: Iterable[str],
-        loader: Callable[[list[str]], Any],
+        loader: Callable[[list[str]], Awaitable[Mapping[str, T]] | Mapping[str, T]],
         *,
         tags: Sequence[str] = (),
         version: Callable[[Any], Any] | None = None,
         **policy: Unpack[PolicyOptions],
-    ) -> dict[str, Any]:
+    ) -> dict[str, T | None]:
         """`get_or_set_many` for coroutines; *loader* may be a coroutine function."""
         return await self._ask_many(self._hub.running, keys, loader, policy, tags, version)
 

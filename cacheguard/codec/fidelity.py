@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum
@@ -36,6 +36,9 @@ _HERE: Path = []
 
 _FLOATS = {float}
 
+_FIELDS_SET = "__pydantic_fields_set__"
+_NONE: frozenset[str] = frozenset()
+
 _IDENTICAL = (Enum, type, FunctionType, BuiltinFunctionType, ModuleType)
 
 
@@ -52,12 +55,16 @@ class Judge:
     """Compares values, and remembers how the classes are made that it has met.
 
     Every method that compares returns None for "the same", else the path from the part that differs.
+
+    Args:
+        made_up: by class, fields that are made up when they were not set, such as by a clock. They count as different.
     """
 
-    __slots__ = ("_anatomies",)
+    __slots__ = ("_anatomies", "_made_up")
 
-    def __init__(self) -> None:
+    def __init__(self, made_up: Mapping[type[Any], frozenset[str]] | None = None) -> None:
         self._anatomies: dict[type, Anatomy] = {}
+        self._made_up = made_up or {}
 
     def differ(self, given: object, back: object) -> Path | None:
         kind = type(given)
@@ -86,6 +93,8 @@ class Judge:
             if value is not other and (path := self.differ(value, other)) is not None:
                 path.append(f".{name}")
                 return path
+        if self._made_up and (unset := self._made_up.get(given.__class__, _NONE) - mine.get(_FIELDS_SET, _NONE)):
+            return [f".{min(unset)}"]
         return None if anatomy.base is None and not anatomy.opaque else self._beyond(given, back, anatomy)
 
     def _beyond(self, given: Any, back: Any, anatomy: Anatomy) -> Path | None:

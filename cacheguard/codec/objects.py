@@ -7,6 +7,7 @@ no class, so they can make none that is not in the table.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from enum import Enum, Flag
 from functools import partial
 from typing import Any, Protocol
@@ -107,7 +108,7 @@ class _Objects:
     def _maker(self) -> Callable[..., Any]:
         kind, base = self._kind, self._anatomy.base
         if issubclass(kind, Struct):
-            return kind
+            return _made_of_copies(kind) if hasattr(kind, "__post_init__") else kind
         return partial(_new(base or object), kind)
 
     def lower(self, form: Tagged, value: Any, room: int) -> list[Any]:
@@ -131,7 +132,7 @@ class _Objects:
             return self._declared_only(parts)
         _, state, content = parts
         if issubclass(self._kind, Struct):
-            made = self._empty(**{name: state.pop(name) for name in self._fields})
+            made = self._empty(**{name: state[name] for name in self._fields})
         else:
             made = self._made(content)
         if state:
@@ -175,6 +176,15 @@ class _Objects:
                 made.__dict__[name] = value
             else:
                 setter(made, value)
+
+
+def _made_of_copies(kind: type[Struct]) -> Callable[..., Any]:
+    """Makes a Struct of copies, for its ``__post_init__`` to change; what it has comes afterwards."""
+
+    def make(**state: Any) -> Struct:
+        return kind(**deepcopy(state))
+
+    return make
 
 
 def _plan(kind: type[Any], number: int) -> _Plan:

@@ -11,7 +11,7 @@ import collections.abc
 import gc
 import io
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from inspect import isawaitable
 from itertools import compress
 from typing import Any
@@ -42,6 +42,7 @@ UNREAD: Once = "a response whose body has not been read", "return its content"
 
 # Classes that do not show it by their methods.
 _BY_NAME: dict[str, Once] = {
+    "os._wrap_close": FILE,
     "tempfile._TemporaryFileWrapper": FILE,
     "contextlib._GeneratorContextManagerBase": ("a context manager", "return what it yields"),
     "django.db.backends.utils.CursorWrapper": CURSOR,
@@ -53,7 +54,7 @@ _BY_NAME: dict[str, Once] = {
 _PLAIN: frozenset[type[Any]] = frozenset({str, int, float, bool, bytes, type(None), complex, bytearray})
 _NO_DATA = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
 _CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque, types.MappingProxyType)
-_AROUND = (collections.ChainMap, collections.UserDict, collections.UserList)
+_AROUND = (collections.ChainMap, collections.UserDict, collections.UserList, types.SimpleNamespace)
 _DECLARED = ("__dataclass_fields__", "__attrs_attrs__", "__struct_fields__", "__pydantic_fields__")
 _MOST = 4096  # objects in one step
 
@@ -111,8 +112,8 @@ def _within(value: object) -> Once | None:
         return None
     if isinstance(value, types.CoroutineType):
         return COROUTINE
-    if _is_mock(kind):
-        return None
+    if not _shows[kind]:
+        return STREAM if "body_iterator" in getattr(value, "__dict__", ()) else None
     return _of_methods(kind) or _iterated(value, kind) or _streamed(value, kind)
 
 
@@ -195,30 +196,45 @@ def of_class(kind: type[Any]) -> Once | None:
     return found
 
 
-# The parts of a value. Every loaded value is looked into, so this is left to C code as far as it goes.
+class _ByClass(dict[type[Any], int]):
+    """What *find* says of a class, which is found out once.
 
+    A class that a function makes is not kept: there may be any number of them.
+    """
 
-class _Holds(dict[type[Any], int]):
-    """By class: 0 for no concern of ours, 1 if its objects hold data, 2 if they may be what is sought."""
+    def __init__(self, find: Callable[[type[Any]], int]) -> None:
+        super().__init__(dict.fromkeys(_PLAIN, 0))
+        self._find = find
 
     def __missing__(self, kind: type[Any]) -> int:
-        found = _class_holds(kind)
-        if "<locals>" not in kind.__qualname__:  # a class that a function makes would be kept for ever
+        found = self._find(kind)
+        if "<locals>" not in kind.__qualname__:
             self[kind] = found
         return found
 
 
-def _class_holds(kind: Any) -> int:
+def _may_be(kind: type[Any]) -> int:
+    """0 if no object of *kind* is what is sought, as far as its class tells."""
+    if _is_mock(kind):
+        return 0
+    names = ("__next__", "__anext__", "is_streamed", "iter_bytes", "iter_content")
+    known = kind is types.CoroutineType or _of_methods(kind) is not None
+    return int(known or any(_has(kind, name) for name in names))
+
+
+# The parts of a value. Every loaded value is looked into, so this is left to C code as far as it goes.
+
+
+def _class_holds(kind: type[Any]) -> int:
+    """0 for no concern of ours, 1 if objects of *kind* hold data, 2 if they may be what is sought."""
     if issubclass(kind, _NO_DATA) or _is_mock(kind):
         return 0
     if issubclass(kind, (*_CONTAINERS, *_AROUND)) or any(_has(kind, name) for name in _DECLARED):
         return 1
-    names = ("__next__", "__anext__", "is_streamed", "iter_bytes", "iter_content")
-    known = kind is types.CoroutineType or _of_methods(kind) is not None
-    return 2 if known or any(_has(kind, name) for name in names) else 0
+    return 2 * _may_be(kind)
 
 
-_holds = _Holds(dict.fromkeys(_PLAIN, 0))
+_shows, _holds = _ByClass(_may_be), _ByClass(_class_holds)
 
 
 def _may_hold_any(value: object) -> bool:

@@ -16,11 +16,13 @@ from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
 from .annotation import Facts, bare, field_names, fields_of, has_fields, is_alias, is_model, is_row, is_storable
+from .state import anatomy_of, attributes_of
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _MAPPINGS: tuple[type[Any], ...] = (Mapping,)
 _ROWS: tuple[type[Any], ...] = (list, tuple)
 _SETS: tuple[type[Any], ...] = (set, frozenset)
+_EMPTY_CELL = types.CellType()
 _SIMPLE = (str, int, float, complex, bytes, bool, type(None))
 
 # Written by hand, these take part in what an object is after it was made.
@@ -28,6 +30,7 @@ _HOOKS = (
     *("__init__", "__new__", "__post_init__", "__post_init_post_parse__", "__attrs_pre_init__", "__attrs_post_init__"),
     *("__setattr__", "__setstate__", "__getattr__", "model_post_init", "_missing_", "_generate_next_value_"),
 )
+_LIBRARIES = frozenset({"pydantic", "pydantic_core", "msgspec", "attr", "attrs", "enum", "typing", "annotated_types"})
 _MODEL_HOOKS = ("validators", "field_validators", "root_validators", "model_validators", "computed_fields")
 
 
@@ -119,15 +122,35 @@ def _hooks(kind: Any) -> list[Any]:
     found: list[Any] = []
     for base in kind.__mro__[:-1]:
         for name in _HOOKS:
-            method: Any = base.__dict__.get(name)
-            code = getattr(getattr(method, "__func__", method), "__code__", None)
-            if code is not None and not code.co_filename.startswith("<attrs") and _is_users(base):
-                found.append([base.__qualname__, name, *_code(code)])
+            codes = [each.__code__ for each in written_in(base.__dict__.get(name))]
+            if codes and _is_users(base):
+                found.append([base.__qualname__, name, *map(_code, codes)])
     return found
 
 
+def written_in(method: Any) -> list[types.FunctionType]:
+    """The functions of the user's in *method*: itself, or those that a library calls in what it has made of it."""
+    fn = getattr(method, "__func__", method)
+    if not isinstance(fn, types.FunctionType) or _is_generated(fn.__code__):
+        return []
+    if not is_of_library(fn.__globals__.get("__name__", "")):
+        return [fn]
+    cells = [cell.cell_contents for cell in fn.__closure__ or () if cell != _EMPTY_CELL]
+    return [each for cell in cells for each in written_in(cell)]
+
+
+def _is_generated(code: types.CodeType) -> bool:
+    """True for what dataclass and attrs make of the fields."""
+    return code.co_filename.startswith("<attrs") or code.co_qualname.startswith("__create_fn__")
+
+
+def is_of_library(module: str) -> bool:
+    """True for the modules of what makes classes with fields."""
+    return module.partition(".")[0] in _LIBRARIES
+
+
 def _is_users(base: Any) -> bool:
-    return base.__module__.partition(".")[0] not in {"pydantic", "msgspec", "attr", "attrs", "enum", "typing"}
+    return not is_of_library(base.__module__)
 
 
 def _ways(kind: Any, name: str) -> list[Any]:  # noqa: PLR0911 - a case for each kind of class
@@ -135,9 +158,11 @@ def _ways(kind: Any, name: str) -> list[Any]:  # noqa: PLR0911 - a case for each
     if is_model(kind):
         field = kind.model_fields.get(name)
         if field is None:
-            return ["private"]
+            private = kind.__private_attributes__.get(name)
+            return ["private", *([] if private is None else _default(private.default, private.default_factory))]
         aliases = [field.alias, field.validation_alias, field.serialization_alias]
-        told = [stable(each) for each in (*aliases, field.exclude, field.discriminator, *field.metadata)]
+        others = (field.exclude, field.discriminator, field.validate_default, *field.metadata)
+        told = [stable(each) for each in (*aliases, *others)]
         return [told, _default(field.default, field.default_factory)]
     if hasattr(kind, "__struct_fields__"):
         from msgspec.structs import fields
@@ -179,7 +204,7 @@ def _manner(kind: Any) -> Any:
     return [stable(getattr(config, name)) for name in names]
 
 
-def stable(value: Any) -> Any:  # noqa: PLR0911 - a case for each kind of value
+def stable(value: Any, room: int = 20) -> Any:  # noqa: PLR0911 - a case for each kind of value
     """*value* as something that every process writes alike."""
     if isinstance(value, Enum):
         return ["member", type(value).__qualname__, value._name_]
@@ -187,16 +212,25 @@ def stable(value: Any) -> Any:  # noqa: PLR0911 - a case for each kind of value
         return [type(value).__name__, repr(value)]
     if isinstance(value, type):
         return ["type", value.__qualname__]
+    if _shows_too_little(type(value)) and room:
+        held = attributes_of(value, anatomy_of(value.__class__))
+        parts = [[name, stable(part, room - 1)] for name, part in sorted(held.items())]
+        return ["object", type(value).__qualname__, parts]
     if isinstance(value, _MAPPINGS):
-        return ["mapping", sorted(([stable(key), stable(part)] for key, part in value.items()), key=_text)]
+        return ["mapping", sorted(([stable(key, room), stable(part, room)] for key, part in value.items()), key=_text)]
     if isinstance(value, _ROWS):
-        return [type(value).__name__, [stable(part) for part in value]]
+        return [type(value).__name__, [stable(part, room) for part in value]]
     if isinstance(value, _SETS):
-        return [type(value).__name__, sorted((stable(part) for part in value), key=_text)]
+        return [type(value).__name__, sorted((stable(part, room) for part in value), key=_text)]
     code = getattr(getattr(value, "__func__", value), "__code__", None)
     if code is not None:
-        return ["function", *_code(code)]
+        return ["function", _code(code)]
     return _described(value)
+
+
+def _shows_too_little(kind: Any) -> bool:
+    """True if a text of an instance may leave out what it consists of."""
+    return has_fields(kind) or is_model(kind) or (kind.__repr__ is object.__repr__ and kind is not object)
 
 
 def _described(value: Any) -> Any:
@@ -208,9 +242,13 @@ def _described(value: Any) -> Any:
 
 
 def _code(code: types.CodeType) -> list[Any]:
-    """What a function does, as far as that is the same for all versions of Python."""
-    constants = [repr(each) for each in code.co_consts if type(each) in _SIMPLE and each is not None]
-    return [code.co_qualname, list(code.co_names), list(code.co_varnames), sorted(constants)]
+    """What a function does: all of it, which is another for each version of Python."""
+    constants = [_constant(each) for each in code.co_consts]
+    return [code.co_qualname, code.co_code.hex(), list(code.co_names), list(code.co_varnames), constants]
+
+
+def _constant(value: Any) -> Any:
+    return _code(value) if isinstance(value, types.CodeType) else stable(value)
 
 
 def _text(outline: object) -> str:

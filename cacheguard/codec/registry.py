@@ -175,7 +175,7 @@ def class_codecs(fn: Callable[..., Any]) -> ClassCodecs | None:
 
 def _quietly(fn: Callable[..., Any], written: Any, names: Names) -> Any:
     try:
-        return _annotation(fn, written, names)
+        return annotation_of(fn, written, names)
     except Exception:  # noqa: BLE001 - an annotation is any expression, and may name what is not defined yet
         return None
 
@@ -202,11 +202,12 @@ def _resolve(fn: Callable[..., Any], names: Names) -> Codec | None:
 
 def return_annotation(fn: Callable[..., Any], names: Names) -> Any:
     """What *fn* returns, or what awaiting it gives; ``NameError`` if that has a name that cannot be resolved."""
-    annotation = _annotation(fn, getattr(fn, "__annotations__", {}).get("return", Any), names)
+    annotation = annotation_of(fn, getattr(fn, "__annotations__", {}).get("return", Any), names)
     return _without_awaiting(annotation)
 
 
-def _annotation(fn: Callable[..., Any], written: Any, names: Names) -> Any:
+def annotation_of(fn: Callable[..., Any], written: Any, names: Names) -> Any:
+    """What *written* in the head of *fn* means; ``NameError`` if it has a name that cannot be resolved."""
     outer: dict[str, Any] = getattr(fn, "__globals__", {})
     parameters = {each.__name__: each for each in getattr(fn, "__type_params__", ())}
     known = Scopes(parameters, closure_of(fn), names, outer, for_checkers=getattr(fn, "__module__", ""))

@@ -25,6 +25,7 @@ from zoneinfo import ZoneInfo
 from msgspec.msgpack import Decoder, Encoder, Ext
 
 from ..errors import CodecError
+from .fidelity import difference
 from .form import Refused, fingerprint, type_name
 
 DEEPEST = 100  # levels of nesting; far below the interpreter's limit, far above what people store
@@ -35,6 +36,8 @@ _FRACTION, _RANGE, _PATTERN = range(21, 24)
 OBJECT = 32
 
 _MICROSECOND = timedelta(microseconds=1)
+
+_DICT_TYPE: Any = dict
 
 # What MessagePack keeps as it is. Integers are not here: it has none beyond 64 bits.
 PLAIN = frozenset({str, float, bool, type(None), bytes})
@@ -224,9 +227,9 @@ def _raise_dict(form: Tagged, data: memoryview) -> dict[Any, Any]:
 
 
 def _raise_counter(form: Tagged, data: memoryview) -> Counter[Any]:
-    counter: Counter[Any] = Counter()
-    counter |= _raise_dict(form, data)
-    return counter
+    made: Counter[Any] = Counter()
+    _DICT_TYPE.update(made, _raise_dict(form, data))  # its own operators drop what is not positive
+    return made
 
 
 def _raise_defaultdict(form: Tagged, data: memoryview) -> defaultdict[Any, Any]:
@@ -353,12 +356,19 @@ class Tagged:
             raise refused from None
 
     def encode(self, value: Any) -> bytes:
+        """The bytes of *value*, which were read back and compared with it."""
         try:
-            return self.dump(value)
+            payload = self.dump(value)
+            path = difference(value, self.unpack(payload))
         except Refused as refused:
             raise CodecError(f"a value of type {type_name(value)} cannot be stored: {refused.said()}") from refused
         except Exception as error:  # a container that is changed meanwhile
             raise CodecError(f"a value of type {type_name(value)} cannot be stored: {error}") from error
+        if path is not None:
+            raise CodecError(
+                f"a value of type {type_name(value)} would not come back as itself: {path or 'it'} would be another"
+            )
+        return payload
 
     def decode(self, payload: bytes | memoryview) -> Any:
         try:

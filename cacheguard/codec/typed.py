@@ -15,6 +15,7 @@ from .form import Codec, Refused, fingerprint, type_name
 from .names import NO_NAMES, Names
 from .objects import objects_form
 from .outline import outline_of
+from .purity import ModelPurity, is_decided_by_bytes
 from .tagged import TAGGED, Tagged
 
 _MARK = 0xC1  # begins the form with objects; the one byte that begins neither MessagePack nor JSON
@@ -30,6 +31,10 @@ class Form(NamedTuple):
 
     dump: Callable[[Any], bytes]
     load: Callable[[Any], Any]
+    judge: Judge | None = None
+    """Says whether a value is the same; None: that of the codec."""
+    said: str = ""
+    """What decides the outcome beside the annotation."""
 
 
 class TypedCodec:
@@ -75,7 +80,7 @@ class TypedCodec:
         for form in self._forms:
             try:
                 payload = form.dump(value)
-                path = difference(value, form.load(payload), self._judge)
+                path = difference(value, form.load(payload), form.judge or self._judge)
             except Refused as refused:
                 reason, cause = refused.said(), refused
             except Exception as error:  # noqa: BLE001 - user classes run code of their own when rebuilt and compared
@@ -158,9 +163,10 @@ def build(annotation: object, names: Names = NO_NAMES) -> Codec:
     facts = facts_of(annotation, names)
     said = not facts.unsaid and not facts.strange
     if facts.classes or facts.strange:
-        plain = _pydantic_form(annotation) if any(map(is_model, facts.classes)) else _msgspec_form(annotation)
+        form_of = _pydantic_form if any(map(is_model, facts.classes)) else _msgspec_form
+        plain = form_of(annotation, facts)
     else:
-        plain = _msgspec_form(annotation) if said else None
+        plain = _msgspec_form(annotation, facts) if said else None
         if plain is None:
             return TAGGED
     codec = _typed(annotation, facts, plain)
@@ -175,7 +181,8 @@ def build(annotation: object, names: Names = NO_NAMES) -> Codec:
 def _typed(annotation: object, facts: Facts, plain: Form | None) -> TypedCodec:
     classes = sorted(facts.classes, key=lambda kind: (kind.__qualname__, kind.__module__))
     homes = [kind.__module__ for kind in classes]
-    schema = fingerprint("typed 2", outline_of(annotation, facts), homes)
+    said = "" if plain is None else plain.said
+    schema = fingerprint("typed 2", outline_of(annotation, facts) + said, homes)
     table = [kind for kind in classes if not is_row(kind)]
     objects = objects_form(table, facts.aliases, partial(_unknown, tuple(facts.strange)))
     codec = TypedCodec(_name(annotation), schema, plain, objects, _roots(annotation, facts))
@@ -203,14 +210,16 @@ def _unknown(strange: tuple[type, ...], value: object) -> str:
     return _ANNOTATE
 
 
-def _msgspec_form(annotation: Any) -> Form | None:
+def _msgspec_form(annotation: Any, facts: Facts) -> Form | None:
+    if not is_decided_by_bytes(facts.classes):
+        return None
     try:
         return Form(msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(annotation).decode)
     except Exception:  # noqa: BLE001 - it evaluates annotations of the user, and knows some types only
         return None
 
 
-def _pydantic_form(annotation: Any) -> Form | None:
+def _pydantic_form(annotation: Any, facts: Facts) -> Form | None:
     from pydantic import VERSION, TypeAdapter
 
     if tuple(map(int, VERSION.split(".")[:2])) < _OLDEST_PYDANTIC:
@@ -219,12 +228,15 @@ def _pydantic_form(annotation: Any) -> Form | None:
         adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     except Exception:  # noqa: BLE001 - schemas are built by code of other libraries, and of the user
         return None
+    purity = ModelPurity(facts.classes)
+    if not purity.reads(adapter.core_schema):
+        return None
     dump = partial(adapter.dump_json, round_trip=True, by_alias=False, exclude_unset=True, warnings="error")
 
     def load(payload: bytes | memoryview) -> Any:
         return adapter.validate_json(bytes(payload), by_alias=False, by_name=True)
 
-    return Form(dump, load)
+    return Form(dump, load, Judge(purity.made_up()), purity.said)
 
 
 def _no_plain_form(_payload: bytes | memoryview) -> Any:

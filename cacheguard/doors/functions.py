@@ -12,7 +12,18 @@ from ..codec import ClassCodecs, Codec, class_codecs, return_codec
 from ..engine.ask import Ask, opened, stored_of
 from ..engine.reading import Engine
 from ..errors import ConfigurationError, KeyTemplateError
-from ..keys import KeyMaker, TextTemplate, compile_key
+from ..events import log
+from ..keys import (
+    UNBOUND,
+    VARIADIC,
+    KeyMaker,
+    Owner,
+    TextTemplate,
+    called_as_bound,
+    compile_key,
+    given_values,
+    signature_of,
+)
 from ..policy import Rules
 from ..process.hub import Hub
 from ..protocol.envelope import Kind
@@ -23,7 +34,17 @@ from ..tiers.copies import copied
 from ..tiers.local import Index
 from .bloom import BloomFilter, item_of
 from .once import refuse_once
-from .wrapper import IndexKey, caller, wrapper
+from .per_request import refuse_per_request
+from .wrapper import IndexKey, as_given, caller, wrapper
+
+
+class Given(tuple[Any, ...]):  # noqa: SLOT001 - a tuple with slots cannot have attributes
+    """The values of all parameters, for a function that sees how its arguments were given."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    named: dict[str, Any]
+    """The values that were given, by parameter."""
 
 
 class Function:
@@ -49,17 +70,23 @@ class Function:
         bloom: BloomFilter | None,
         bloom_item: str | None,
         validate: Callable[..., object] | None,
+        by: object,
     ) -> None:
+        """*by*: the decorator; functions of one decorator object share their keys on purpose."""
         refuse_once(fn)
+        refuse_per_request(fn, template)
         self.fn, self.rules, self.is_async = fn, rules, is_coroutine_function(fn)
-        self.signature: Signature = signature(fn)
+        self.signature: Signature = signature_of(fn)
         self._names = tuple(self.signature.parameters)
         self._positions = {name: position for position, name in enumerate(self._names)}
         self._call = caller(self.signature)
+        self.is_plain: bool = called_as_bound(fn)
         self.hub, self.scope, self.version = hub, scope, version
         self._shared = hub.shared
-        self._keys: KeyMaker = compile_key(template, fn)
+        self._keys: KeyMaker = compile_key(template, fn, closures=hub.owners.closures)
         self._key_positions = tuple(self._positions[name] for name in self._keys.fields)
+        # Without a template, the name of a class is all that a key says of it.
+        self._classes = () if template else self._key_positions
         self._tags = tuple(TextTemplate(_text(tag, "tags"), fn) for tag in _tags(tags))
         self.codec: Codec = hub.options.codec or return_codec(fn)
         hub.registry.register(self.codec)
@@ -79,7 +106,13 @@ class Function:
         indexed_by = (*self._keys.fields, *(name for name in self._guard_names() if name not in self._keys.fields))
         self._index_positions = tuple(self._positions[name] for name in indexed_by)
         self._index: Index | None = {} if self._can_index(indexed_by) else None
+        self._indexed_by = indexed_by
         self._index_key = IndexKey(indexed_by, self._texts() if template else ())
+        of_tags = [name for tag in self._tags for name in tag.fields]
+        self._needed = {*(self._keys.fields if template else ()), *of_tags, *self._guard_names()}
+        warning = hub.owners.claim(scope.prefix, self._keys.pattern, Owner(fn, by), templated=template is not None)
+        if warning is not None:
+            log.warning(warning)
         self._copy = copied if hub.options.l1_copy else None
         self._owner = _owner(fn, self._names)
 
@@ -94,11 +127,10 @@ class Function:
             ) from error
 
     def _can_index(self, names: Sequence[str]) -> bool:
-        variadic = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
         kinds = [self.signature.parameters[name].kind for name in names]
         # An auditor samples all hits, so no hit may be answered by the index.
         return (
-            self.rules.l1 and self.hub.auditor is None and bool(kinds) and not any(kind in variadic for kind in kinds)
+            self.rules.l1 and self.hub.auditor is None and bool(kinds) and not any(kind in VARIADIC for kind in kinds)
         )
 
     def _guard_names(self) -> list[str]:
@@ -121,8 +153,7 @@ class Function:
             positions = [self._positions[name] for name in text.fields]
             return lambda values: item_of(text, [values[position] for position in positions])
         own = [name for name in self._names if not (self._positions[name] == 0 and name in {"self", "cls"})]
-        variadic = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
-        if len(own) != 1 or self.signature.parameters[own[0]].kind in variadic:
+        if len(own) != 1 or self.signature.parameters[own[0]].kind in VARIADIC:
             raise ConfigurationError(
                 f"bloom_item is needed: {_name(self.fn)} has the parameters ({', '.join(self._names)}), "
                 f"say which of them the filter holds, like bloom_item='{{{own[0] if own else 'id'}}}'"
@@ -157,9 +188,18 @@ class Function:
             if self._names[0] in self._keys.fields:
                 raise self._needs_owner("key")
             args = (None, *args)
+        if not self.is_plain:
+            return self._given(args, kwargs)
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
         return tuple(bound.arguments[name] for name in self._names)
+
+    def _given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
+        """Return the values of all parameters; one that is missing may come from a decorator below."""
+        values, named = given_values(self.fn, self.signature, self._needed, args, kwargs)
+        given = Given(values.values())
+        given.args, given.kwargs, given.named = args, kwargs, named
+        return given
 
     def _is_owner(self, value: object) -> bool:
         kind = value if isinstance(value, type) else type(value)
@@ -183,7 +223,9 @@ class Function:
         return [self.runnable_values(arguments_of(call), {}) for call in calls]
 
     def call(self, values: tuple[Any, ...]) -> Any:
-        """Call the function itself."""
+        """Call the function itself; one that would see the difference as it was called."""
+        if isinstance(values, Given):
+            return self.fn(*values.args, **values.kwargs)
         return self._call(self.fn, values)
 
     def redis_key(self, values: tuple[Any, ...]) -> str:
@@ -192,7 +234,17 @@ class Function:
 
     def text(self, values: tuple[Any, ...]) -> str:
         """Return the key text."""
+        for position in self._classes:
+            self._check_class(values[position])
         return self._keys.text_of(*[values[position] for position in self._key_positions])
+
+    def _check_class(self, kind: Any) -> None:
+        """Refuse a second class of one name: a class of a function is made anew at each call of that function."""
+        if isinstance(kind, type) and "<locals>" in kind.__qualname__:
+            try:
+                self.hub.owners.claim_class(kind)
+            except ValueError as error:
+                raise KeyTemplateError(f"{_name(self.fn)} needs a key template: {error}") from None
 
     def tags(self, values: tuple[Any, ...]) -> tuple[str, ...]:
         """Return the tags of the entry."""
@@ -299,23 +351,33 @@ class Function:
         """Put the entry into the index under these arguments, so that the next call finds it there."""
         if self._index is None:
             return
-        found = self._index_key.of([values[position] for position in self._index_positions])
+        if isinstance(values, Given):
+            found = self._index_key.of([values.named.get(name, UNBOUND) for name in self._indexed_by])
+        else:
+            found = self._index_key.of([values[position] for position in self._index_positions])
         entry = self.hub.local.find(key)
         if found is not None and entry is not None and entry.kind is not Kind.ERROR:
             self.hub.local.bind(entry, self._index, *found)
 
     def index_wrapper(self) -> Callable[..., Any]:
         """Return a function with the same parameters that answers hits from the index itself."""
-        return wrapper(
-            self.signature,
-            self._index_key,
-            self._index,
-            self.aread if self.is_async else self.read,
-            is_async=self.is_async,
-            now=self.hub.now,
-            touch=self.hub.local.touch if self.hub.local.touches else None,
-            copy=self._copy,
-        )
+        options: dict[str, Any] = {
+            "is_async": self.is_async,
+            "now": self.hub.now,
+            "touch": self.hub.local.touch if self.hub.local.touches else None,
+            "copy": self._copy,
+        }
+        if self.is_plain:
+            slow = self.aread if self.is_async else self.read
+            return wrapper(self.signature, self._index_key, self._index, slow, **options)
+        given = self._aread_given if self.is_async else self._read_given
+        return as_given(self.signature, self._indexed_by, self._index_key, self._index, given, **options)
+
+    def _read_given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.read(self._given(args, kwargs))
+
+    async def _aread_given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return await self.aread(self._given(args, kwargs))
 
 
 def _name(fn: Callable[..., Any]) -> str:

@@ -67,6 +67,7 @@ def decorator(
             bloom=bloom,
             bloom_item=bloom_item,
             validate=validate,
+            by=decorate,
         )
         return _decorated(function)
 
@@ -75,12 +76,15 @@ def decorator(
 
 def _decorated(function: Function) -> Callable[..., Any]:
     """Return the wrapper that replaces the decorated function."""
-    made = update_wrapper(function.index_wrapper(), function.fn)
+    made: Any = update_wrapper(function.index_wrapper(), function.fn)
+    if not function.is_plain:
+        made.__signature__ = function.signature  # its own parameters have other names
     methods = AsyncMethods(function) if function.is_async else Methods(function)
     for name in ("invalidate", "expire", "refresh", "peek", "put", "key", "many"):
         setattr(made, name, getattr(methods, name))
-    made.cacheguard = function  # type: ignore[attr-defined]  # `warm` recognises a decorated function by this attribute
-    return made
+    made.cacheguard = function  # `warm` recognises a decorated function by this attribute
+    decorated: Callable[..., Any] = made
+    return decorated
 
 
 class Operations:

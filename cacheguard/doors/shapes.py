@@ -1,11 +1,12 @@
-"""The types of decorated functions for type checkers."""
+"""The types of decorated functions and of options, for type checkers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from ..missing import Missing
+from ..policy import PolicyOptions
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -72,3 +73,13 @@ class Decorator(Protocol):
     ) -> CachedCoroutineFunction[P, R]: ...
     @overload
     def __call__(self, fn: Callable[P, R], /) -> CachedFunction[P, R]: ...
+
+
+class LoadOptions(PolicyOptions, total=False):
+    """The options of ``guard.aget_or_set(…)``."""
+
+    tags: Sequence[str]
+    version: Callable[[Any], Any] | None
+    usable: Callable[[Any], bool] | None
+    returns: Any
+    bounded: bool

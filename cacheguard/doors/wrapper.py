@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from inspect import Parameter, Signature
 from typing import Any
 
+from ..keys import UNBOUND
 from ..tiers.local import Entry, Index
 
 # Subscription, not `get`; `__class__`, not `type()`; a float, not an int: each is faster in CPython 3.11.
@@ -30,6 +31,17 @@ def _cg_build(_cg_index, _cg_now, _cg_slow, _cg_touch, _cg_copy, _cg_defaults, _
   return wrapper
 """
 
+# For a function that decorators have wrapped, and that sees how its arguments are given: whatever can be given by
+# position is so here, and all keywords are in one dict, in their order.
+_AS_GIVEN = """
+def _cg_build(_cg_index, _cg_now, _cg_slow, _cg_touch, _cg_copy, _cg_no_entry, _cg_not):
+  {prefix}def wrapper({parameters}*_cg_rest, **_cg_named):
+    if _cg_named:{named}{named_hit}
+    else:{hit}
+    return {wait}_cg_slow(({values}*_cg_rest,), _cg_named)
+  return wrapper
+"""
+
 _CALLER = """
 def _cg_call(_cg_function, _cg_values):
     {unpack}
@@ -39,20 +51,30 @@ def _cg_call(_cg_function, _cg_values):
 _STARS: dict[Any, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
 _NAMED_FROM_HERE = (Parameter.KEYWORD_ONLY, Parameter.VAR_POSITIONAL)
 
+_BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+
 # Equal values of these types have equal texts. Float (0.0, -0.0) and Decimal (1, 1.0) do not.
-BINDABLE = frozenset({int, str, bytes, bool, type(None)})
+_TEXTS = (str, type(UNBOUND))
+BINDABLE = frozenset({int, str, bytes, bool, type(None), type(UNBOUND)})
 
 
 class IndexKey:
     """The key of a call in its function's index, made from the values of the key's parameters.
 
     ``1 == 1.0 == True``, so a key of several values contains their types; for a single value, the hit compares the
-    type. A parameter annotated ``str`` in a template needs no type: a value equal to a text has the same text.
+    type. A parameter annotated ``str`` in a template needs no type: only texts are put into the index for it.
     """
 
     def __init__(self, names: Sequence[str], texts: Collection[str]) -> None:
         self._names = names
         self._typed = [position for position, name in enumerate(names) if name not in texts]
+        self._texts = [position for position, name in enumerate(names) if name in texts]
+
+    def called(self, variables: Sequence[str]) -> IndexKey:
+        """The same key, where the values have these names instead of the parameters'."""
+        other = IndexKey(variables, ())
+        other._typed, other._texts = self._typed, self._texts
+        return other
 
     @property
     def source(self) -> str:
@@ -71,6 +93,8 @@ class IndexKey:
         if not BINDABLE.issuperset(map(type, values)):
             return None
         types: list[Any] = [type(value) for value in values]
+        if any(types[position] not in _TEXTS for position in self._texts):
+            return None
         if len(values) == 1:
             return values[0], types[0]
         return (*values, *(types[position] for position in self._typed)), None
@@ -102,6 +126,63 @@ def wrapper(
     defaults = {name: each.default for name, each in signature.parameters.items()}
     built: Callable[..., Any] = scope["_cg_build"](index, now, slow, touch, copy, defaults, (KeyError, TypeError))
     return built
+
+
+def as_given(
+    signature: Signature,
+    names: Sequence[str],
+    key: IndexKey,
+    index: Index | None,
+    slow: Callable[[tuple[Any, ...], dict[str, Any]], Any],
+    *,
+    is_async: bool,
+    now: Callable[[], float],
+    touch: Callable[[Entry], None] | None,
+    copy: Callable[[Any], Any] | None,
+) -> Callable[..., Any]:
+    """Make a function like `wrapper` does, which passes to *slow* what its caller gave: by position and by keyword.
+
+    *names* are the parameters that *key* consists of. What is not given is `UNBOUND` in the key.
+    """
+    places = [(f"_cg_p{place}", each) for place, each in enumerate(signature.parameters.values())]
+    by_position = [variable for variable, each in places if each.kind in _BY_POSITION]
+    pieces = {
+        "prefix": "async " if is_async else "",
+        "wait": "await " if is_async else "",
+        "parameters": f"{', '.join(f'{each}=_cg_not' for each in by_position)}, /, " if by_position else "",
+        "values": "".join(f"{each}, " for each in by_position),
+        "touch": "\n            _cg_touch(_cg_entry)" if touch else "",
+        "value": "_cg_copy(_cg_entry.value)" if copy else "_cg_entry.value",
+    }
+    hit, named, named_hit = " pass", " pass", ""
+    if index is not None:
+        own = {each.name: variable if each.kind in _BY_POSITION else "_cg_not" for variable, each in places}
+        only = {each.name for _, each in places if each.kind is Parameter.POSITIONAL_ONLY}
+        values = [own[name] if name in only else f"_cg_named.get({name!r}, {own[name]})" for name in names]
+        called = [f"_cg_{place}" for place, _ in enumerate(names)]
+        named = "".join(f"\n        {each} = {value}" for each, value in zip(called, values, strict=True))
+        hit, named_hit = _inner(key.called([own[name] for name in names]), pieces), _inner(key.called(called), pieces)
+    scope: dict[str, Any] = {}
+    exec(_AS_GIVEN.format(hit=hit, named=named, named_hit=named_hit, **pieces), scope)  # noqa: S102 - as above
+
+    def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return slow(_given(args), kwargs)
+
+    built: Callable[..., Any] = scope["_cg_build"](index, now, given, touch, copy, (KeyError, TypeError), UNBOUND)
+    return built
+
+
+def _inner(key: IndexKey, pieces: dict[str, str]) -> str:
+    """The source of a hit, one block deeper."""
+    return _HIT.format(key=key.source, same_type=key.check, **pieces).replace("\n", "\n    ")
+
+
+def _given(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the arguments by position that a caller gave: those before the first that is missing."""
+    for count, value in enumerate(args):
+        if value is UNBOUND:
+            return args[:count]
+    return args
 
 
 def _parameters(signature: Signature) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial, wraps
-from inspect import isasyncgen, isawaitable, isgenerator, signature
+from inspect import isasyncgen, isawaitable, isgenerator
 from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args
@@ -14,7 +14,7 @@ from ..defenses.consistency import Version, version_text
 from ..delivery.outbox import Invalidation
 from ..durations import Duration, seconds
 from ..errors import ConfigurationError, KeyTemplateError
-from ..keys import TextTemplate
+from ..keys import Binder, TextTemplate, signature_of
 from ..protocol.entry import ms
 from ..protocol.names import Scope
 from ..runtime import run_now
@@ -274,16 +274,17 @@ class WriterTemplates:
             raise ConfigurationError(f"{_name(fn)} is a generator: use `with guard.writing(…)` inside it")
         if version is not None and not callable(version):
             raise ConfigurationError(f"version must be a function of the result, got {version!r}")
-        self._signature = signature(fn)
+        self._binder = Binder(fn)
         self._version = version
         self._keys, self._result_keys = _sorted(fn, keys, "keys")
         self._tags, self._result_tags = _sorted(fn, tags, "tags")
+        makers = [*self._keys, *self._tags, *self._result_keys, *self._result_tags]
+        fields = {field for each in makers if isinstance(each, TextTemplate) for field in each.fields}
+        self._needed = fields & {*self._binder.names}
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[str], list[str]]:
         """Return the arguments by name, and the keys and tags that depend only on them."""
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        values = dict(bound.arguments)
+        values = self._binder.values(args, kwargs, self._needed)
         return values, [key.text(values) for key in self._keys], [tag.text(values) for tag in self._tags]
 
     def after(self, write: Write, values: dict[str, Any], result: Any) -> None:
@@ -309,7 +310,7 @@ def _sorted(
             late.append(each)
             continue
         template = TextTemplate(each, fn, more=("result",))
-        known = "result" in template.fields and "result" not in signature(fn).parameters
+        known = "result" in template.fields and "result" not in signature_of(fn).parameters
         (late if known else early).append(template)
     return early, late
 

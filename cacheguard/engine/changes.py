@@ -18,7 +18,7 @@ from ..delivery.outbox import Invalidation
 from ..errors import CodecError, Overloaded
 from ..missing import MISSING
 from ..protocol.entry import Stored, ms
-from ..protocol.envelope import Kind
+from ..protocol.envelope import Kind, Oversize
 from ..protocol.names import Scope
 from ..tiers.copies import a_copy
 from .lifetimes import marker_ms, stale_window, ttl_of
@@ -122,7 +122,7 @@ class Changes:
             for key, (stored, fresh) in drawn.items():
                 stored.nonces = nonces
                 stale = 0.0 if fresh > limit else stale_window(stored, rules)
-                items[key] = remote.pack(key, stored, codecs[key]), min(fresh, limit), stale
+                items[key] = self._packed(remote, key, stored, codecs[key]), min(fresh, limit), stale
             put = await remote.by_hand.store(items, version, under, markers, keep_ms)
             if put.nonces == nonces and (not put.quarantine or limit < math.inf):
                 self._count_absences(drawn.values(), scope, keep_ms)
@@ -147,7 +147,7 @@ class Changes:
         limit, token, unusable = math.inf, self._runtime.token(), ""
         while True:
             stored = replace(stored, nonces=nonces)
-            envelope = remote.pack(key, stored, codec)
+            envelope = self._packed(remote, key, stored, codec)
             stale = 0.0 if fresh > limit else stale_window(stored, rules)
             put = await remote.by_hand.add(
                 key,
@@ -196,7 +196,7 @@ class Changes:
             value = self._changed(key, change, stored)
             changed = replace(stored, kind=Kind.VALUE, value=value, weight=0, master=None)
             # Packed by its own codec: the entry of a function stays readable for the function.
-            envelope = remote.pack(key, changed, codec)
+            envelope = self._packed(remote, key, changed, codec)
             replaced = await remote.by_hand.replace(
                 key, envelope, exact.stamp, codec=codec, scope=scope, token=self._runtime.token()
             )
@@ -207,6 +207,13 @@ class Changes:
             if attempt >= EAGER_ATTEMPTS:
                 await self._runtime.sleep(self._runtime.random() * min(0.001 * attempt, LONGEST_PAUSE))
         raise Overloaded(f"{key} was changed by others {MOST_ATTEMPTS} times while it was to be updated")
+
+    def _packed(self, remote: Any, key: str, stored: Stored, codec: Codec | None) -> Any:
+        try:
+            return remote.pack(key, stored, codec)
+        except Oversize:
+            self._shared.events.oversize += 1
+            raise
 
     def _changed(self, key: str, change: Callable[[Any], Any], stored: Stored) -> Any:
         """The new value. *change* may change the one that it gets in place: it gets one of its own.

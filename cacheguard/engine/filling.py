@@ -72,7 +72,7 @@ class Filling:
             flight.absence = loaded.absence
             self._flights.retire(key, flight)  # none may join once a fill is on its way
         if job.tokens:
-            await self._store(job, drafts)
+            await self._store(job, drafts, loaded.load)
             if drafts[0].filled is Filled.OLD and values is None and loaded.load.asked_for and not job.primary:
                 return True
         for draft in drafts:
@@ -152,7 +152,7 @@ class Filling:
 
     # Storing in Redis
 
-    async def _store(self, job: Job, drafts: Sequence[Draft]) -> None:
+    async def _store(self, job: Job, drafts: Sequence[Draft], load: Load) -> None:
         """Fill the drafts that may be cached, give the other leases back, and record the outcome in each draft."""
         fills: list[Fill] = []
         filled: list[Draft] = []
@@ -177,6 +177,7 @@ class Filling:
             if fills:
                 for draft, outcome in zip(filled, await self._remote.fill_many(fills), strict=True):
                     self._count(draft, outcome)
+                    load.stored = load.stored or outcome in STORED
             if held:
                 await self._give_back(job, held)
         except Unreachable as error:
@@ -298,13 +299,13 @@ class Filling:
         flight, proven = job.flights[ask.key], draft.filled in STORED
         if ask.key in job.tokens:
             if ttl is not None and draft.filled is Filled.STORED:
-                if (
-                    flight.anew
-                ):  # a reader that asked Redis before may still bring the old value: its ticket is unusable
-                    ticket = self._local.renewed_ticket(ask.key, ticket)
+                if flight.anew:
+                    # A reader that asked Redis before may still bring the old value: its ticket becomes void.
+                    ticket = self._local.renewed_ticket(ask.key, ask.scope.markers(stored.tags), ticket)
                 self.keep(ask, stored, ttl, ticket, began)
         elif ttl is not None:  # Redis is unreachable: only the ticket can tell
             proven = self._keep_alone(ask, draft, ttl, ticket, began)
+            loaded.load.stored = proven and ask.rules.l1
         else:
             proven = job.keep and self._heard_nothing(ask, stored, ticket)
         if loaded.load.private:

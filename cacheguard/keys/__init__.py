@@ -12,20 +12,35 @@ from collections.abc import Callable
 from typing import Any
 
 from .call import CallText
+from .identity import leaves_of
+from .owners import Owner, Owners
+from .parameters import UNBOUND, VARIADIC, Binder, called_as_bound, given_values, signature_of
 from .template import TextTemplate
 from .text import KeyMaker
 
 __all__ = [
+    "UNBOUND",
+    "VARIADIC",
+    "Binder",
     "CallText",
     "KeyMaker",
+    "Owner",
+    "Owners",
     "TextTemplate",
+    "called_as_bound",
     "compile_key",
+    "given_values",
+    "signature_of",
 ]
 
 
-def compile_key(template: str | None, fn: Callable[..., Any]) -> KeyMaker:
+def compile_key(template: str | None, fn: Callable[..., Any], *, closures: bool = False) -> KeyMaker:
     """Return the key maker for the calls of *fn*: from *template*, or from all arguments and their types.
+
+    *closures*: without a template, take a function that other variables make different from others of its name.
 
     `KeyTemplateError` if the template does not fit the function, or if no unique text can be made without a template.
     """
-    return CallText(fn) if template is None else TextTemplate(template, fn)
+    if template is not None:
+        return TextTemplate(template, fn)
+    return CallText(fn, closure=leaves_of(fn) if closures else None)

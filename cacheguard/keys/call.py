@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from enum import Enum, Flag
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from ..errors import KeyTemplateError
+from ..events import log
 from ..protocol.names import escape, quote
-from .text import function_name, has_default, parameters_of, stated_classes, whole_number, without_address
+from .identity import Leaf, leaves_of
+from .parameters import VARIADIC, Unbound, function_name, parameters_of, signature_of
+from .parts import declares_fields, fields_of, hidden_parameters, state_of, undeclared
+from .text import has_default, scalars, stated_classes, whole_number, without_address
 
 
 class CallText:
@@ -24,19 +29,33 @@ class CallText:
     quoted, so no value can pose as two. Sets and dicts are sorted.
     """
 
-    __slots__ = ("_head", "_labels", "_name", "fields")
+    __slots__ = ("_head", "_labels", "_name", "_scalars", "_told", "closure", "fields")
 
-    def __init__(self, fn: Callable[..., Any]) -> None:
+    def __init__(self, fn: Callable[..., Any], *, closure: tuple[Leaf, ...] | None = None) -> None:
+        """*closure*: what tells *fn* from others of its name; None: it is found out, and must have names."""
         self._name = function_name(fn)
         parameters = parameters_of(fn)
         self.fields: tuple[str, ...] = tuple(parameters)
         _check_function(fn, self.fields)
         for name, hint in parameters.items():
             for kind in stated_classes(hint):
-                if has_default(kind, "__repr__") and not _declares_fields(kind):
+                if has_default(kind, "__repr__") and not declares_fields(kind):
                     raise self._complaint(name, f"a {kind.__qualname__} has only a default repr")
-        self._head = escape(f"{fn.__module__}.{fn.__qualname__}{_owner_of(fn)}(")
+                if hidden := hidden_parameters(kind):
+                    raise self._complaint(name, _hides(kind, hidden))
+        self.closure: tuple[Leaf, ...] = leaves_of(fn) if closure is None else closure
+        if closure is None:
+            self._check_closure()
+        named = ",".join(f"{leaf.where}={leaf.text}" for leaf in self.closure if leaf.text is not None)
+        self._head = (
+            f"{escape(f'{fn.__module__}.{fn.__qualname__}{_owner_of(fn)}')}{quote(f'[{named}]') if named else ''}("
+        )
         self._labels = tuple(f"{name}=" for name in self.fields)
+        kinds = [each.kind for each in signature_of(fn).parameters.values()]
+        self._scalars = tuple(
+            None if kind in VARIADIC else scalars(hint) for kind, hint in zip(kinds, parameters.values(), strict=True)
+        )
+        self._told: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<CallText of {self._name}{self.fields}>"
@@ -44,9 +63,44 @@ class CallText:
     def text(self, arguments: Mapping[str, Any]) -> str:
         return self.text_of(*[arguments[name] for name in self.fields])
 
+    @property
+    def pattern(self) -> str:
+        """What all texts have in common; two functions with the same one share their entries."""
+        return self._head
+
     def text_of(self, *values: Any) -> str:
-        parts = [label + self._written(label, value) for label, value in zip(self._labels, values, strict=True)]
+        parts: list[str] = []
+        for label, scalar, value in zip(self._labels, self._scalars, values, strict=True):
+            if scalar is not None and type(value) not in scalar:
+                self._tell(label, scalar, value)
+            parts.append(label + self._written(label, value))
         return f"{self._head}{','.join(parts)})"
+
+    def _check_closure(self) -> None:
+        for leaf in self.closure:
+            if leaf.text is None:
+                raise KeyTemplateError(
+                    f"{self._name} needs a key template such as {_example(self.fields)}: its key does not tell it from "
+                    f"other functions of its name, since it uses {leaf.where}, {leaf.what}; a parameter would be part "
+                    "of the key"
+                )
+
+    def _tell(self, label: str, scalar: tuple[type, ...], value: object) -> None:
+        """Log once for each parameter that a value of another type than annotated has entries of its own."""
+        if label in self._told or value is None or type(value) is Unbound:
+            return
+        self._told.add(label)
+        stated = " | ".join("None" if kind is type(None) else kind.__qualname__ for kind in scalar)
+        log.warning(
+            "%s: its parameter %s is annotated %s and got %.100r, a %s: calls with values of different types have "
+            "different entries, and an invalidation reaches those of its own type; convert the argument, or give a "
+            "key template",
+            self._name,
+            label[:-1],
+            stated,
+            value,
+            type(value).__qualname__,
+        )
 
     def _written(self, label: str, value: Any) -> str:
         try:
@@ -91,16 +145,25 @@ def _write(value: object) -> str:
     return write(value) if write is not None else _write_other(value)
 
 
-def _write_items(mark: str) -> Callable[[Any], str]:
-    return lambda value: f"{mark}({','.join(map(_write, value))})"
+# Of a subclass, what the builtin holds: its own methods may show less of it.
+_DICT: Any = dict
+_ORDERED: Any = OrderedDict
 
 
-def _write_members(mark: str) -> Callable[[Any], str]:
-    return lambda value: f"{mark}({','.join(sorted(map(_write, value)))})"
+def _write_items(mark: str, base: Any) -> Callable[[Any], str]:
+    return lambda value: f"{mark}({','.join(map(_write, base.__iter__(value)))})"
+
+
+def _write_members(mark: str, base: Any) -> Callable[[Any], str]:
+    return lambda value: f"{mark}({','.join(sorted(map(_write, base.__iter__(value))))})"
 
 
 def _write_dict(value: Any) -> str:
-    return f"m({','.join(sorted(f'{_write(key)}={_write(item)}' for key, item in value.items()))})"
+    return f"m({','.join(sorted(_write_pairs(_DICT.items(value))))})"
+
+
+def _write_pairs(items: Iterable[tuple[Any, Any]]) -> list[str]:
+    return [f"{_write(key)}={_write(item)}" for key, item in items]
 
 
 def _write_moment(mark: str) -> Callable[[Any], str]:
@@ -129,11 +192,14 @@ _WRITERS: dict[type, Callable[[Any], str]] = {
     date: lambda value: f"D{value.isoformat()}",
     time: _write_moment("h"),
     timedelta: lambda value: f"x{value.days}_{value.seconds}_{value.microseconds}",
-    list: _write_items("l"),
-    tuple: _write_items("t"),
-    set: _write_members("S"),
-    frozenset: _write_members("F"),
+    list: _write_items("l", list),
+    tuple: _write_items("t", tuple),
+    set: _write_members("S", set),
+    frozenset: _write_members("F", frozenset),
     dict: _write_dict,
+    # Two of these are equal only if their orders are.
+    OrderedDict: lambda value: f"M({','.join(_write_pairs(_ORDERED.items(value)))})",
+    Unbound: lambda _value: "-",
     range: lambda value: f"g({value.start},{value.stop},{value.step})",
     slice: lambda value: f"G({_write(value.start)},{_write(value.stop)},{_write(value.step)})",
     re.Pattern: lambda value: f"p({_write(value.pattern)},{value.flags})",
@@ -153,7 +219,7 @@ _SCALARS: tuple[type[Any], ...] = (
     time,
     timedelta,
 )
-_CONTAINERS: tuple[type[Any], ...] = (list, tuple, set, frozenset, dict)
+_CONTAINERS: tuple[type[Any], ...] = (list, tuple, set, frozenset, OrderedDict, dict)
 
 
 def _write_other(value: object) -> str:
@@ -162,8 +228,12 @@ def _write_other(value: object) -> str:
         return f"e{_class_name(kind)}({_write(value.value) if isinstance(value, Flag) else quote(value.name)})"
     if isinstance(value, type):
         return f"T{_class_name(value)}"
-    fields = _fields(value, kind)
+    fields = fields_of(value)
     if fields is not None:
+        if hidden := hidden_parameters(kind):
+            raise ValueError(_hides(kind, hidden))
+        if not hasattr(kind, "__pydantic_fields__") and (more := undeclared(value, [name for name, _ in fields])):
+            raise ValueError(f"a {kind.__qualname__} has {', '.join(more)}, which is no declared field")
         return f"o{_class_name(kind)}({','.join(f'{name}={_write(part)}' for name, part in fields)})"
     for base in (*_SCALARS, *_CONTAINERS):
         if base in kind.__mro__:
@@ -171,17 +241,23 @@ def _write_other(value: object) -> str:
     return f"r{_class_name(kind)}({quote(_meaningful_repr(value))})"
 
 
+def _hides(kind: type, hidden: Iterable[str]) -> str:
+    return f"a {kind.__qualname__} does not say what its InitVar {', '.join(hidden)} was"
+
+
 def _class_name(kind: type) -> str:
     return quote(f"{kind.__module__}.{kind.__qualname__}")
 
 
-def _write_subclass(value: object, kind: type, base: type) -> str:
+def _write_subclass(value: Any, kind: Any, base: type) -> str:
     """An instance of a class derived from a builtin: as the builtin, and whatever it has besides."""
     parts = [_WRITERS[base](value)]
     if base in _SCALARS and not has_default(kind, "__repr__", base=base):
         parts.append(quote(without_address(repr(value))))  # may tell more, such as the nanoseconds of a timestamp
-    if getattr(value, "__dict__", None):
-        parts.append(_write_dict(vars(value)))
+    if defaultdict in kind.__mro__:
+        parts.append(_write(value.default_factory))
+    if state := dict(state_of(value)):
+        parts.append(_write_dict(state))
     return f"k{_class_name(kind)}({','.join(parts)})"
 
 
@@ -189,40 +265,13 @@ def _meaningful_repr(value: object) -> str:
     """A ``repr`` that tells two values apart.
 
     By convention one in angle brackets only describes (``<User: Ann>``, of which there may be two), and containers,
-    such as arrays, shorten theirs.
+    such as arrays, shorten theirs. What is equal to nothing but itself must show all that it has.
     """
-    text = without_address(repr(value))
-    if text.startswith("<") or hasattr(type(value), "__len__"):
+    text, kind = without_address(repr(value)), type(value)
+    if text.startswith("<") or hasattr(kind, "__len__") or isinstance(value, partial):
         raise ValueError(f"its repr does not tell it apart from others: {text:.100}")
+    if has_default(kind, "__eq__"):
+        for name, part in state_of(value):
+            if repr(part) not in text and str(part) not in text:
+                raise ValueError(f"its repr, {text:.100}, does not show its {name}")
     return text
-
-
-def _declares_fields(kind: type[Any]) -> bool:
-    return (
-        dataclasses.is_dataclass(kind)
-        or hasattr(kind, "__struct_fields__")
-        or hasattr(kind, "__attrs_attrs__")
-        or hasattr(kind, "__pydantic_fields__")
-    )
-
-
-def _fields(value: Any, kind: type[Any]) -> Iterable[tuple[str, Any]] | None:
-    """The named parts of *value*, if its class declares them."""
-    if dataclasses.is_dataclass(kind):
-        return _attributes(value, [field.name for field in dataclasses.fields(kind)])
-    names: Iterable[str] | None = getattr(kind, "__struct_fields__", None)
-    if names is not None:
-        return _attributes(value, names)
-    declared: Iterable[Any] | None = getattr(kind, "__attrs_attrs__", None)
-    if declared is not None:
-        return _attributes(value, [attribute.name for attribute in declared])
-    if hasattr(kind, "__pydantic_fields__"):
-        parts: dict[str, Any] = value.__dict__
-        return [*sorted(parts.items()), ("+", value.__pydantic_extra__), ("-", value.__pydantic_private__)]
-    if tuple in kind.__mro__ and hasattr(kind, "_fields"):
-        return zip(kind._fields, value, strict=True)
-    return None
-
-
-def _attributes(value: object, names: Iterable[str]) -> Iterable[tuple[str, Any]]:
-    return [(name, getattr(value, name)) for name in names]

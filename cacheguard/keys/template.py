@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
@@ -12,7 +13,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import KeyTemplateError
 from ..protocol.names import TO_ESCAPE, escape
-from .text import function_name, has_default, parameters_of, stated_classes, whole_number, without_address
+from .attributes import missing, no_item
+from .parameters import VARIADIC, function_name, parameters_of, signature_of
+from .shown import has_own_text, is_shown, shown, told
+from .text import has_default, stated_classes, whole_number, without_address
 
 _Render: TypeAlias = Callable[[Any], str]
 _Complain: TypeAlias = Callable[[str], KeyTemplateError]
@@ -22,7 +26,7 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[([^\[\]]+)\]")
 _CONVERSIONS: Mapping[str | None, Callable[[Any], Any]] = {"r": repr, "s": str, "a": ascii}
 # The methods that a field's text comes from, by conversion.
 _SOURCES = {"r": ("__repr__",), "a": ("__repr__",), "s": ("__str__", "__repr__")}
-_SHOWN: tuple[type[Any], ...] = (list, tuple, set, frozenset, dict, bytes)
+_A_FUNCTION = "it is a function, and its text does not tell it apart: pass what it returns"
 _ALL_SOURCES = ("__format__", "__str__", "__repr__")
 
 
@@ -39,6 +43,7 @@ class TextTemplate:
         self, template: str, fn: Callable[..., Any], *, escaped: bool = True, more: Iterable[str] = ()
     ) -> None:
         parameters = {**dict.fromkeys(more), **parameters_of(fn)}
+        variadic = {name for name, each in signature_of(fn).parameters.items() if each.kind in VARIADIC}
         complain = partial(_complaint, template, fn, tuple(parameters))
         pattern: list[str] = []
         places: dict[str, int] = {}
@@ -51,6 +56,8 @@ class TextTemplate:
                 if field.root not in parameters:
                     raise complain(f"{{{name}}} is no parameter")
                 _check_annotation(field, parameters[field.root], complain)
+                if field.root not in variadic:
+                    _check_path(field, parameters[field.root], complain)
                 pattern.append("%s")
                 steps.append((places.setdefault(field.root, len(places)), _renderer(field, complain, escaped=escaped)))
                 reads.append(partial(_careful, partial(_value, field), field, complain, False))  # noqa: FBT003
@@ -61,6 +68,11 @@ class TextTemplate:
 
     def __repr__(self) -> str:
         return f"<TextTemplate {self._pattern!r} of {self.fields}>"
+
+    @property
+    def pattern(self) -> str:
+        """The template without the names of its fields: two functions with the same one share their entries."""
+        return self._pattern
 
     def text(self, arguments: Mapping[str, Any]) -> str:
         return self.text_of(*[arguments[name] for name in self.fields])
@@ -88,6 +100,8 @@ class _Field(NamedTuple):
     name: str
     root: str
     path: tuple[Callable[[Any], Any], ...]
+    steps: tuple[tuple[str | None, str | None], ...]
+    """The same as attributes and items, one of each pair None."""
     conversion: str | None
     spec: str
 
@@ -118,14 +132,18 @@ def _field(name: str, spec: str, conversion: str | None, complain: _Complain) ->
     if "{" in spec:
         raise complain(f"{{{name}}} has a field within its format")
     path = tuple(_step(step, name, complain) for step in _STEP.finditer(rest))
-    return _Field(name, root, path, conversion, spec)
+    steps = tuple((step[1], step[2]) for step in _STEP.finditer(rest))
+    return _Field(name, root, path, steps, conversion, spec)
+
+
+_NAMES = ("__name__", "__qualname__", "__module__")  # of a class: {cls.__name__}
 
 
 def _step(step: re.Match[str], name: str, complain: _Complain) -> Callable[[Any], Any]:
     attribute, item = step[1], step[2]
     if attribute is None:
         return itemgetter(int(item) if item.isdecimal() else item)
-    if attribute.startswith("_"):
+    if attribute.startswith("_") and attribute not in _NAMES:
         raise complain(f"{{{name}}} reads the private attribute {attribute}")
     return attrgetter(attribute)
 
@@ -140,6 +158,19 @@ def _check_annotation(field: _Field, hint: Any, complain: _Complain) -> None:
                 f"{{{field.name}}} would be made of the default repr of {kind.__qualname__}, "
                 f"use an attribute such as {{{field.root}.id}}"
             )
+
+
+def _check_path(field: _Field, hint: Any, complain: _Complain) -> None:
+    """Refuse what the annotation shows to be no attribute, before the first call fails."""
+    attributes: list[str] = []
+    for attribute, _ in field.steps:
+        if attribute is None:
+            break
+        attributes.append(attribute)
+    first_item = field.steps[0][1] if field.steps else None
+    wrong = no_item(hint, first_item) if first_item is not None else missing(hint, attributes)
+    if wrong is not None:
+        raise complain(f"{{{field.name}}} cannot be made: {wrong}")
 
 
 def _renderer(field: _Field, complain: _Complain, *, escaped: bool) -> _Render:
@@ -178,9 +209,22 @@ def _formatted(field: _Field, value: Any) -> str:
         value = step(value)
     if not (field.conversion or field.spec):
         return _readable(value)
-    converted = _CONVERSIONS[field.conversion](value) if field.conversion else value
+    if inspect.isroutine(value):
+        raise ValueError(_A_FUNCTION)
+    converted = _converted(field.conversion, value)
     text = format(converted, field.spec)
-    return text if isinstance(value, str) else without_address(text)
+    if isinstance(value, str):
+        return text
+    return without_address(text) if is_shown(value) else told(value, text)
+
+
+def _converted(conversion: str | None, value: Any) -> Any:
+    if conversion is None:
+        return value
+    if is_shown(value):
+        text = shown(value)
+        return text.encode("ascii", "backslashreplace").decode("ascii") if conversion == "a" else text
+    return _CONVERSIONS[conversion](value)
 
 
 def _readable(value: Any) -> str:
@@ -191,31 +235,8 @@ def _readable(value: Any) -> str:
         return _readable(value.value)  # what format() makes of these depends on the Python version
     if isinstance(value, str):
         return format(value)
-    if isinstance(value, _SHOWN):
-        return _shown(value)
-    return without_address(format(value))
-
-
-def _shown(value: object) -> str:
-    """The ``repr`` of *value*, with sets in order."""
-    show = _SHOWS.get(type(value))
-    if show is not None:
-        return show(value)
-    return repr(value) if isinstance(value, str) else without_address(repr(value))
-
-
-def _all_shown(values: Iterable[object]) -> str:
-    return ", ".join(map(_shown, values))
-
-
-def _members_shown(values: Iterable[object]) -> str:
-    return ", ".join(sorted(map(_shown, values)))
-
-
-_SHOWS: Mapping[type, Callable[[Any], str]] = {
-    list: lambda value: f"[{_all_shown(value)}]",
-    tuple: lambda value: f"({_all_shown(value)}{',' if len(value) == 1 else ''})",
-    set: lambda value: f"{{{_members_shown(value)}}}" if value else "set()",
-    frozenset: lambda value: f"frozenset({{{_members_shown(value)}}})",
-    dict: lambda value: f"{{{', '.join(f'{_shown(key)}: {_shown(item)}' for key, item in value.items())}}}",
-}
+    if is_shown(value):
+        return without_address(format(value)) if has_own_text(value) else shown(value)
+    if inspect.isroutine(value):
+        raise ValueError(_A_FUNCTION)
+    return told(value, format(value))

@@ -1,4 +1,4 @@
-"""Common to all makers of key text: their protocol, a function's parameters, and the refusal of default reprs."""
+"""Common to all makers of key text: their protocol, what annotations say, and the refusal of default reprs."""
 
 from __future__ import annotations
 
@@ -6,22 +6,30 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any, Protocol
-
-from ..errors import KeyTemplateError
+from uuid import UUID
 
 # A text like <shop.User object at 0x7f2c…>: another one in every process, and later another object's.
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+>")
 
 _UNIONS = (typing.Union, types.UnionType)
 _CONTAINERS = (list, tuple, set, frozenset, dict)
+_SCALARS: frozenset[Any] = frozenset({str, bytes, bool, int, float, Decimal, UUID, date, datetime})
+_ALLOWED: frozenset[Any] = _SCALARS | {type(None)}
 _SAYING_NOTHING = (Any, object)  # both are classes
 _DECORATIONS = (typing.Annotated, *_UNIONS, *_CONTAINERS)
 
 
 class KeyMaker(Protocol):
     """Makes a text of a call's arguments."""
+
+    @property
+    def pattern(self) -> str:
+        """What the texts of all calls have in common."""
+        ...
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -37,32 +45,34 @@ class KeyMaker(Protocol):
         ...
 
 
-def function_name(fn: Callable[..., Any]) -> str:
-    """The name of *fn* for a message."""
-    name: str = getattr(fn, "__qualname__", type(fn).__qualname__)
-    return name
-
-
-def parameters_of(fn: Callable[..., Any]) -> dict[str, Any]:
-    """The names of the parameters and what they are annotated with, as far as that can be resolved."""
-    try:
-        names = inspect.signature(fn).parameters
-    except (TypeError, ValueError) as error:
-        raise KeyTemplateError(f"no key can be made for {fn!r}: its parameters are unknown ({error})") from error
-    try:
-        hints = typing.get_type_hints(inspect.unwrap(fn))
-    except Exception:  # noqa: BLE001 - annotations are any expressions; unresolved, they forbid nothing
-        hints = {}
-    return {name: hints.get(name) for name in names}
-
-
 def stated_classes(hint: Any) -> Iterator[type]:
     """The concrete classes an annotation names, also inside unions and builtin containers."""
+    hint = meant(hint)
     if typing.get_origin(hint) in _DECORATIONS:
         for argument in typing.get_args(hint):
             yield from stated_classes(argument)
     elif isinstance(hint, type) and hint not in _SAYING_NOTHING and not _is_abstract(hint):
         yield hint
+
+
+def scalars(hint: Any) -> tuple[type, ...] | None:
+    """The types that an annotation allows, if it names nothing but plain scalars and None."""
+    hint = meant(hint)
+    members = [meant(each) for each in typing.get_args(hint)] if typing.get_origin(hint) in _UNIONS else [hint]
+    return tuple(members) if any(each in _SCALARS for each in members) and _ALLOWED.issuperset(members) else None
+
+
+def meant(hint: Any) -> Any:
+    """What an annotation stands for: behind ``Annotated``, a `NewType` or an alias."""
+    while True:
+        if typing.get_origin(hint) is typing.Annotated:
+            hint = typing.get_args(hint)[0]
+        elif isinstance(hint, typing.NewType):
+            hint = hint.__supertype__
+        elif type(hint).__name__ == "TypeAliasType":
+            hint = hint.__value__
+        else:
+            return hint
 
 
 def _is_abstract(kind: type) -> bool:

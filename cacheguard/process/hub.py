@@ -28,7 +28,9 @@ from ..engine.shared import Shared
 from ..engine.writes import Writes
 from ..errors import CacheGuardError, ConfigurationError
 from ..events import Events, Stats, log
+from ..keys import Owners
 from ..options import Options
+from ..ports import Commands
 from ..protocol.messages import Drop, Woken
 from ..protocol.model import MemoryCommands
 from ..protocol.names import bus_channel, namespace_scope
@@ -57,6 +59,7 @@ class Hub:
         self.options = options
         self.events: Events = Events(on_state_change=options.on_state_change)
         self.registry: Registry = Registry()
+        self.owners: Owners = Owners(threading.Lock())
         if options.codec is not None:
             self.registry.register(options.codec)
         self._clock = CLOCK.get()
@@ -121,6 +124,7 @@ class Hub:
         self.by_hand: ByHand = ByHand(self.shared, here, self.writes, self.registry, options.codec, raises=raises)
         self.looking: Looking = Looking(self.shared)
         self.asking: Asking = Asking(self.shared, self.auditor)
+        self.thread_ends: list[Callable[[], object]] = []
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.RLock()
         forks.register(self)
@@ -136,14 +140,19 @@ class Hub:
             if engine is None:
                 nodes = self._nodes if l2 else None
                 if nodes is None:
-                    engine = self._engine(self._clock.threads(self._store))
+                    engine = self._engine(self._threads(self._store))
                 else:
                     if self._pool is None:
                         raise ConfigurationError("this guard was given no blocking Redis client: pass client= or a URL")
                     ways = nodes.blocking()
-                    engine = self._engine(self._clock.threads(nodes.commands(ways)), ways)
+                    engine = self._engine(self._threads(nodes.commands(ways)), ways)
                 self._engines[0, l2] = engine
             return engine
+
+    def _threads(self, commands: Commands) -> BlockingRuntime:
+        runtime = self._clock.threads(commands)
+        runtime.thread_ends = self.thread_ends
+        return runtime
 
     def running(self, *, l2: bool = True) -> Engine:
         """The engine of the event loop that runs here."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from copy import copy
 from inspect import Parameter, signature
-from types import GetSetDescriptorType, MemberDescriptorType
+from types import GetSetDescriptorType, MemberDescriptorType, MethodDescriptorType
 from typing import Any, NamedTuple
 
 from ..codec import TAGGED
@@ -239,8 +240,22 @@ def again(error: Exception) -> Exception:
     what = describe(error)
     if what.whole:
         return made_of(what)
-    twin = frameless(error)
+    twin = frameless(error) or _copied(error)
     if twin is None:
         return error
     twin.__context__ = None
     return twin
+
+
+def _copied(error: Exception) -> Exception | None:
+    """*error* as its class copies it, if that is C code and gives the same, as with pydantic's ``ValidationError``."""
+    reduce: Any = type(error).__reduce__
+    if not isinstance(reduce, MethodDescriptorType) or reduce is BaseException.__reduce__:
+        return None
+    try:
+        twin = copy(error)
+        twin.args = error.args
+        same = twin is not error and type(twin) is type(error) and str(twin) == str(error)
+    except Exception:  # noqa: BLE001 - code of others
+        return None
+    return twin.with_traceback(None) if same else None

@@ -116,10 +116,6 @@ class _Keeper:
             thread.join(max(0.0, until - time.monotonic()))
 
 
-def _run_now(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    return run_now(work())
-
-
 class BlockingRuntime:
     """Threads. A load runs in the thread of the caller that started it; only detached work gets its own."""
 
@@ -127,6 +123,7 @@ class BlockingRuntime:
 
     def __init__(self, commands: Commands) -> None:
         self.commands = commands
+        self.thread_ends: Sequence[Callable[[], object]] = ()  # called in each of our threads that has run loads
         self.now: Callable[[], float] = time.monotonic
         self.closed: bool = False
         self._reset()
@@ -179,7 +176,16 @@ class BlockingRuntime:
         try:
             context.run(run_now, work)
         finally:
+            context.run(self._thread_ends)
             self._detached.discard(threading.current_thread())
+
+    def _thread_ends(self) -> None:
+        """Let others close what the loads have opened in this thread: nobody else can."""
+        for end in tuple(self.thread_ends):
+            try:
+                end()
+            except Exception:  # noqa: BLE001 - whatever it is, the others must be called
+                log.exception("%r failed at the end of a thread that has run loads", end)
 
     async def through(self, work: Coroutine[Any, Any, Any]) -> Any:
         return await work
@@ -190,8 +196,11 @@ class BlockingRuntime:
             close = getattr(value, "close", None)
             if close is not None:
                 close()
-            msg = f"{load!r} returned an awaitable to a blocking call: decorate an `async def`, or use the a… method"
-            raise CacheGuardError(msg)
+            what = getattr(value, "__qualname__", None) or type(value).__qualname__
+            raise CacheGuardError(
+                f"a load returned an awaitable, {what}, to a blocking call: "
+                "decorate an `async def`, or use the a… method"
+            )
         return value
 
     def watch(
@@ -210,7 +219,13 @@ class BlockingRuntime:
         if most == 1 or len(works) < 2:  # noqa: PLR2004 - nothing to share out
             return [await work() for work in works]
         with ThreadPoolExecutor(min(most, len(works)), "cacheguard-each") as threads:
-            return list(threads.map(_run_now, works))
+            return list(threads.map(self._run_each, works))
+
+    def _run_each(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        try:
+            return run_now(work())
+        finally:
+            self._thread_ends()
 
     @property
     def busy(self) -> bool:

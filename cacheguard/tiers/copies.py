@@ -28,7 +28,8 @@ IMMUTABLE: frozenset[type[Any]] = frozenset(
     | {date, datetime, time, timedelta, timezone, ZoneInfo}
 )  # fmt: skip
 
-# What `pickle` raises for what it cannot take. Whatever else comes is the object's own trouble.
+# What `pickle` raises for what it cannot take: C code says TypeError or AttributeError, some classes of their own
+# NotImplementedError. Whatever else comes is the object's own trouble.
 _CANNOT_PICKLE = (pickle.PicklingError, TypeError, AttributeError, NotImplementedError)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
@@ -288,10 +288,10 @@ class Local:
             for key in self._tagged.pop(name, ()):
                 self._drop(key)
 
-    def renewed_ticket(self, key: str, ticket: int) -> int:
-        """Void every ticket of *key* and give a new one for *ticket*, if that still holds."""
+    def renewed_ticket(self, key: str, markers: Iterable[str], ticket: int) -> int:
+        """Void every ticket of *key* and give a new one for *ticket*, if that still holds for *key* and *markers*."""
         with self.lock:
-            if self.tickets.holds(ticket, key):
+            if self.tickets.holds(ticket, key, markers):
                 self.tickets.revoke(key)
                 return self.tickets.take()
         return ticket

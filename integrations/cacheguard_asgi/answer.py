@@ -31,8 +31,7 @@ async def send_page(page: Page, request: Request, send: Send, now: float, status
     if status is not None:
         headers.append((b"cache-status", status))
     if is_not_modified(page, request):
-        headers = [(name, value) for name, value in headers if name not in _OF_THE_BODY]
-        await _send(send, 304, headers, b"")
+        await _send(send, 304, without_body(headers), b"")
         return
     code, body, place = part_of(page, request)
     if place is not None:
@@ -42,21 +41,36 @@ async def send_page(page: Page, request: Request, send: Send, now: float, status
     await _send(send, code, headers, b"" if request.is_head else body)
 
 
+def without_body(headers: Headers) -> Headers:
+    """The fields of a 304 for a response with *headers*."""
+    return [(name, value) for name, value in headers if name not in _OF_THE_BODY]
+
+
 def part_of(page: Page, request: Request) -> tuple[int, bytes, bytes | None]:
     """Status, body and Content-Range of the answer to *request* from *page*, which `covers` it."""
+    if b"range" not in request.headers:
+        return page.status, page.body, None
+    code, wanted, place = place_of(page, request, len(page.body) if page.whole else page.total)
+    if wanted is None:
+        return code, page.body, None
+    return code, page.body[wanted[0] - page.first : wanted[1] - page.first], place
+
+
+def place_of(page: Page, request: Request, total: int) -> tuple[int, tuple[int, int] | None, bytes | None]:
+    """Status, bytes as [first, after the last) and Content-Range of the answer to *request*, from *total* bytes.
+
+    No bytes and no Content-Range if *request* gets all of them.
+    """
     asked = request.headers.get(b"range")
     if asked is None or page.status != 200 or request.is_head or not range_applies(page, request):  # noqa: PLR2004
-        return page.status, page.body, None
-    total = len(page.body) if page.whole else page.total
+        return page.status, None, None
     try:
         wanted = span(asked, total)
     except ValueError:
-        return 416, b"", b"bytes */%d" % total
+        return 416, (page.first, page.first), b"bytes */%d" % total
     if wanted is None:
-        return page.status, page.body, None
-    first, after = wanted
-    body = page.body[first - page.first : after - page.first]
-    return 206, body, b"bytes %d-%d/%d" % (first, after - 1, total)
+        return page.status, None, None
+    return 206, wanted, b"bytes %d-%d/%d" % (wanted[0], wanted[1] - 1, total)
 
 
 def covers(page: Page, request: Request) -> bool:
@@ -73,10 +87,12 @@ def covers(page: Page, request: Request) -> bool:
     return wanted is not None and page.first <= wanted[0] and wanted[1] <= page.first + len(page.body)
 
 
-async def send_plain(send: Send, code: int, text: bytes, headers: Headers) -> None:
+async def send_plain(send: Send, code: int, text: bytes, headers: Headers, *, is_head: bool) -> None:
     """Send a short answer made by the cache itself."""
     length = (b"content-length", b"%d" % len(text))
-    await _send(send, code, [(b"content-type", b"text/plain; charset=utf-8"), length, *headers], text)
+    await _send(
+        send, code, [(b"content-type", b"text/plain; charset=utf-8"), length, *headers], b"" if is_head else text
+    )
 
 
 async def _send(send: Send, code: int, headers: Headers, body: bytes) -> None:

@@ -1,4 +1,4 @@
-"""One run of the application for one request, and the copy of its response that is stored."""
+"""What the application is asked for one request, and the copy of its response that is stored."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ from typing import Protocol
 from .answer import Message, Receive, Send, send_page
 from .fields import Headers, combined, content_range, delta, is_strong
 from .page import Page
+from .receiving import Receiver
 from .request import Request, Scope
 from .rules import FAILURES, Rules, is_of, may_stand_in, page_of, updated, validators
+from .sending import Reply, Sender
 
 _log = logging.getLogger("cacheguard.asgi")
 
 _CONDITIONS = frozenset({
     b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since", b"if-range", b"range",
 })  # fmt: skip
+_UNSEEN = frozenset({b"x-forwarded-server"})  # differs by proxy, is no part of the URL, and must not get into a page
 _UNTOUCHED = frozenset({"http.response.debug", "http.response.early_hint"})
 _ENDLESS = b"text/event-stream"
+PARTIAL, NOT_MODIFIED = 206, 304
 
 
 class Fate(Enum):
     """How a run of the application ended, for the requests that wait for it."""
 
     ANSWERED = auto()  # with a page, or with nothing that can be shared
+    UNKNOWN = auto()  # with an answer that says nothing of what others would get
     FAILED = auto()  # a waiting request serves its stale page, if it has one
     LEFT = auto()  # it was broken off: another request must run the application
 
@@ -34,19 +39,19 @@ class Fate(Enum):
 class Keep(Protocol):
     """Stores the page of a run."""
 
-    async def __call__(self, page: Page | None, headers: Headers, fate: Fate) -> None:
-        """Store *page*, and wake the requests that wait for it."""
+    async def __call__(self, page: Page | None, headers: Headers, fate: Fate) -> bool:
+        """Store *page*, and wake the requests that wait for it. True if it is stored."""
         ...
 
 
 class _Way(Enum):
     UNKNOWN = auto()  # the application has not answered yet
-    PASS = auto()  # every message is sent on at once
-    COPY = auto()  # messages are sent on and copied; the last one waits until the copy is stored
+    PASS = auto()  # messages are sent on at the pace of the client
+    COPY = auto()  # messages are copied, and sent on as the client takes them
     VALIDATED = auto()  # the stored page is still valid: the client gets it
     STAND_IN = auto()  # the application has failed: the client gets the stored page
     COMPLETE = auto()  # the answer is the missing part of the stored page
-    AGAIN = auto()  # the answer does not match the stored page: run the application with the original request
+    AGAIN = auto()  # the answer does not match the stored page: run the application for the whole response
     DONE = auto()
 
 
@@ -55,6 +60,10 @@ _HELD = frozenset({_Way.VALIDATED, _Way.STAND_IN, _Way.COMPLETE, _Way.AGAIN})  #
 
 class Exchange:
     """Runs the application for a request. Answers with its response, or with the stored page if that may be used.
+
+    The application is asked for what everybody can be answered from: without the client's conditions, or with those
+    that validate the stored page. If its answer is about another page, it is asked once more, without conditions.
+    Nothing is stored of a run whose application was told that its client has left.
 
     Args:
         old: a stored page that this run validates or completes, or that replaces a failed answer.
@@ -75,65 +84,106 @@ class Exchange:
         name: bytes | None,
         why: bytes,
     ) -> None:
-        self._scope, self._receive, self._send, self._request = call
+        self._scope, receive, self._send, self._request = call
         self._rules, self._old, self._keep, self._most, self._name, self._why = rules, old, keep, most, name, why
+        self._receiver = Receiver(receive, self._share_nothing, again=old is not None)
+        self._sender = Sender(self._send)
+        self._decided = False
+        self._detail = b""
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget what an earlier run has answered."""
         self._way = _Way.UNKNOWN
+        self._reply: Reply | None = None
         self._chunks: list[bytes] = []
         self._size = 0
         self._page: Page | None = None
+        self._status = 0
         self._headers: Headers = []
         self._length: int | None = None
         self._asked_at = 0.0
         self._gap: bytes | None = None
-        self._kept = False
+        self._is_bare = False  # the client's conditions were left out
 
     async def run(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
         """Run *app*. However it ends, `keep` has been called when this returns or raises."""
         try:
-            scope = self._scope if self._old is None else self._conditional(self._old)
-            self._asked_at = time()
-            try:
-                await app(scope, self._receive, self._take)
-            except Exception:
-                if self._way is not _Way.UNKNOWN or not self._can_stand_in():
-                    raise
-                _log.warning(
-                    "the application failed for %s; a stale response was served", self._request.key, exc_info=True
-                )
-                await self._answer_instead()
-            if self._way in {_Way.VALIDATED, _Way.STAND_IN}:  # it ended without a body
-                await self._answer_instead()
-            if self._way in {_Way.AGAIN, _Way.COMPLETE}:
-                await self._decide(None)
-                await app(self._scope, self._receive, self._send)
+            await self._run(app, self._asked())
+            if self._way is _Way.AGAIN:
+                self._begin()
+                self._old, self._detail = None, b"; detail=second-run"
+                self._receiver.rewind()
+                await self._run(app, self._bare([]))
             await self._decide(None, Fate.LEFT)  # no effect if decided already; else the response ended in the middle
+            await self._flush()
         except Exception:
-            await self._decide(None)
+            await self._decide(None, Fate.LEFT if self._sender.failed else Fate.ANSWERED)
+            if not self._sender.failed:
+                await self._flush()
             raise
         except BaseException:
             await self._decide(None, Fate.LEFT)
             raise
+        finally:
+            if self._reply is not None:
+                self._reply.stop_waiting()
+            self._sender.stop()
 
-    def _conditional(self, old: Page) -> Scope:
-        """The request that validates *old*, or asks for its missing part."""
-        kept = [(name, value) for name, value in self._scope["headers"] if name not in _CONDITIONS]
-        if old.whole:
-            asked = validators(old)
-            return {**self._scope, "headers": [*kept, *asked]} if asked else self._scope
-        etag = old.header(b"etag")
-        if etag is None or not is_strong(etag) or self._request.wants_part or old.total > self._most:
-            return self._scope
-        after = old.first + len(old.body)
-        if old.first == 0:
-            self._gap = b"bytes=%d-" % after
-        elif after == old.total:
-            self._gap = b"bytes=0-%d" % (old.first - 1)
-        else:
-            return self._scope
-        return {**self._scope, "headers": [*kept, (b"range", self._gap), (b"if-range", etag)]}
+    async def _run(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], scope: Scope) -> None:
+        self._asked_at = time()
+        try:
+            await app(scope, self._receiver, self._take)
+        except Exception:
+            if self._way is not _Way.UNKNOWN or not self._can_stand_in():
+                raise
+            _log.warning("the application failed for %s; a stale response was served", self._request.key, exc_info=True)
+            await self._answer_instead()
+        if self._way in {_Way.VALIDATED, _Way.STAND_IN}:  # it ended without a body
+            await self._answer_instead()
+        elif self._way is _Way.COMPLETE:
+            self._way = _Way.AGAIN
+
+    async def _flush(self) -> None:
+        """Send the client all that it has not got yet, whole or not."""
+        if self._reply is not None and self._way is not _Way.DONE:
+            await self._reply.end()
+        await self._sender.drain()
+
+    # What the application is asked
+
+    def _asked(self) -> Scope:
+        """The request that validates the stored page, asks for its missing part, or asks for all."""
+        old, request = self._old, self._request
+        if old is not None and old.whole:
+            return self._bare(validators(old))
+        self._gap = None if old is None or request.wants_part else gap_in(old, self._most)
+        if old is not None and self._gap is not None:
+            return self._bare([(b"range", self._gap), (b"if-range", old.header(b"etag") or b"")])
+        if request.is_conditional or request.is_head:
+            return self._bare([])
+        if _UNSEEN & request.headers.keys():
+            return {**self._scope, "headers": [each for each in self._scope["headers"] if each[0] not in _UNSEEN]}
+        return self._scope
+
+    def _bare(self, conditions: Headers) -> Scope:
+        """The request with *conditions* instead of the client's."""
+        self._is_bare = True
+        left_out = _CONDITIONS | _UNSEEN
+        kept = [(name, value) for name, value in self._scope["headers"] if name not in left_out]
+        return {**self._scope, "method": "GET", "headers": [*kept, *conditions]}
 
     def _can_stand_in(self) -> bool:
         return self._old is not None and self._old.whole and may_stand_in(self._old, time())
+
+    # The client's messages
+
+    async def _share_nothing(self) -> None:
+        """The application knows what only this client has said: the answer may depend on it."""
+        await self._decide(None, Fate.LEFT)
+        if self._way is _Way.COPY:
+            self._way = _Way.PASS
+            self._chunks.clear()
 
     # The application's messages
 
@@ -146,42 +196,46 @@ class Exchange:
         elif kind in _UNTOUCHED:
             await self._send(message)
         elif self._way not in _HELD:  # a file that the server sends by itself, trailers, and unknown messages
-            if self._way is _Way.COPY:
-                self._way = _Way.PASS
-                await self._decide(None)
-            await self._send(message)
+            await self._only_pass()
+            await self._pass(message)
 
     async def _take_start(self, message: Message) -> None:
-        status: int = message["status"]
         headers: Headers = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
-        self._headers = headers
-        self._way = self._way_of(status, headers, message)
+        self._status, self._headers = message["status"], headers
+        self._length = delta(combined(headers).get(b"content-length"))
+        self._way = self._way_of(message)
+        if self._way not in {_Way.COPY, _Way.PASS}:
+            return
+        page = None
+        if self._is_bare and self._status != PARTIAL:
+            page = self._page or _as_page(self._status, headers)
+        self._reply = reply = Reply(
+            self._sender, self._request, message, page=page, length=self._length, label=self._label
+        )
         if self._way is _Way.COPY:
-            await self._send(self._labelled(message, b"; stored"))
-        elif self._way is _Way.PASS:
-            await self._decide(None)
-            await self._send(message)
+            reply.hold()
+            return
+        await self._decide(None, Fate.UNKNOWN if self._status == NOT_MODIFIED else Fate.ANSWERED)
+        await reply.open()
 
-    def _way_of(self, status: int, headers: Headers, message: Message) -> _Way:
-        old = self._old
-        if old is not None and old.whole and status == 304 and validators(old):  # noqa: PLR2004
+    def _way_of(self, message: Message) -> _Way:
+        old, status, headers = self._old, self._status, self._headers
+        if old is not None and old.whole and status == NOT_MODIFIED and validators(old):
             return _Way.VALIDATED if is_of(old, headers) else _Way.AGAIN
         if status in FAILURES and self._can_stand_in():
             return _Way.STAND_IN
         page = page_of(self._request, status, headers, self._asked_at, time(), self._rules)
-        if self._gap is not None and old is not None and status in {206, 416}:
+        if self._gap is not None and old is not None and status in {PARTIAL, 416}:
             self._page = page
             return _Way.COMPLETE if page is not None and self._fills_gap(old, page) else _Way.AGAIN
-        if page is None or message.get("trailers") or not self._fits(combined(headers)):
+        if self._decided or page is None or message.get("trailers") or not self._fits(combined(headers)):
             return _Way.PASS
         self._page = page
         return _Way.COPY
 
     def _fits(self, fields: Mapping[bytes, bytes]) -> bool:
         """True if the body ends, and is not announced to be longer than what is stored."""
-        length = fields.get(b"content-length")
-        self._length = delta(length)
-        if length is not None and (self._length is None or self._length > self._most):
+        if b"content-length" in fields and (self._length is None or self._length > self._most):
             return False
         return not fields.get(b"content-type", b"").lower().startswith(_ENDLESS)
 
@@ -194,38 +248,59 @@ class Exchange:
 
     async def _take_body(self, message: Message) -> None:
         more = bool(message.get("more_body", False))
-        if self._way is _Way.PASS:
-            await self._send(message)
-        elif self._way in {_Way.COPY, _Way.COMPLETE}:
+        if self._way is _Way.COPY:
             await self._copy(message, more=more)
+        elif self._way is _Way.PASS:
+            await self._pass(message)
+        elif self._way is _Way.COMPLETE:
+            await self._complete(message, more=more)
         elif not more and self._way in {_Way.VALIDATED, _Way.STAND_IN}:
             await self._answer_instead()
 
     async def _copy(self, message: Message, *, more: bool) -> None:
-        chunk = message.get("body", b"")
-        self._size += len(chunk)
-        complete = self._way is _Way.COMPLETE
-        if self._size > self._most:
-            self._chunks.clear()
-            self._way = _Way.AGAIN if complete else _Way.PASS
-            await self._decide(None)
-        else:
-            self._chunks.append(bytes(chunk))
-        if more or self._size > self._most:
-            if not complete:
-                await self._send(message)
+        reply = self._reply
+        assert reply is not None  # noqa: S101 - made with the head
+        if not self._add(message):
+            await self._only_pass()
+            await self._pass(message)
             return
-        page = self._copied()
-        if complete:
+        if more:
+            reply.copy(message)
+            return
+        self._way = _Way.DONE
+        reply.stop_waiting()
+        stored = await self._decide(self._copied())
+        await reply.finish(message, self._size, stored=stored)
+
+    async def _complete(self, message: Message, *, more: bool) -> None:
+        if not self._add(message):
+            self._way = _Way.AGAIN
+        elif not more:
+            page = self._copied()
             if page is None:
                 self._way = _Way.AGAIN
                 return
-            await self._decide(page)
-            await self._finish(page, b"; fwd=partial; fwd-status=206; stored")
-            return
-        await self._decide(page)
-        self._way = _Way.DONE
-        await self._send(message)
+            stored = await self._decide(page)
+            await self._finish(page, b"; fwd=partial; fwd-status=206" + (b"; stored" if stored else b""))
+
+    def _add(self, message: Message) -> bool:
+        """Add a part of the body to the copy; False if it gets too long."""
+        chunk = message.get("body", b"")
+        self._size += len(chunk)
+        if self._size > self._most:
+            self._chunks.clear()
+            return False
+        self._chunks.append(bytes(chunk))
+        return True
+
+    async def _only_pass(self) -> None:
+        """Copy no more."""
+        if self._way is _Way.COPY:
+            self._way = _Way.PASS
+            await self._decide(None)
+
+    async def _pass(self, message: Message) -> None:
+        await (self._sender.send(message) if self._reply is None else self._reply.pass_on(message))
 
     def _copied(self) -> Page | None:
         """The page with its body; None if the body is not as long as announced."""
@@ -249,31 +324,48 @@ class Exchange:
         assert old is not None  # noqa: S101 - both cases need a stored page
         if self._way is not _Way.VALIDATED:
             await self._decide(None, Fate.FAILED)
-            late = int(time() - old.born - old.lifetime)
-            await self._finish(old, b"; hit; ttl=%d; fwd=stale" % -late)
+            said = b"; fwd=stale%s; detail=stale-if-error" % (
+                b"; fwd-status=%d" % self._status if self._status else b""
+            )
+            await self._finish(old, said)
             return
         headers = updated(old, self._headers)
         page = page_of(self._request, old.status, headers, self._asked_at, time(), self._rules)
         if page is not None:
             page.body = old.body
-        await self._decide(page)
-        shown = page or old
-        await self._finish(shown, b"; fwd=stale; fwd-status=304" + (b"" if page is None else b"; stored"))
+        stored = await self._decide(page)
+        await self._finish(page or old, b"; fwd=stale; fwd-status=304" + (b"; stored" if stored else b""))
 
     async def _finish(self, page: Page, said: bytes) -> None:
         self._way = _Way.DONE
         await send_page(page, self._request, self._send, time(), self._name and self._name + said)
 
-    async def _decide(self, page: Page | None, fate: Fate = Fate.ANSWERED) -> None:
-        if not self._kept:
-            self._kept = True
-            await self._keep(page, self._headers, fate)
+    async def _decide(self, page: Page | None, fate: Fate = Fate.ANSWERED) -> bool:
+        """Say, once, what is stored of this exchange; True if *page* is."""
+        if self._decided:
+            return False
+        self._decided = True
+        return await self._keep(page, self._headers, fate)
 
-    def _labelled(self, message: Message, said: bytes) -> Message:
+    def _label(self, stored: bool) -> bytes | None:  # noqa: FBT001 - called by `Reply`
         if self._name is None:
-            return message
-        status = self._name + b"; fwd=" + self._why + said
-        return {**message, "headers": [*message.get("headers", ()), (b"cache-status", status)]}
+            return None
+        return self._name + b"; fwd=" + self._why + (b"; stored" if stored else b"") + self._detail
+
+
+def _as_page(status: int, headers: Headers) -> Page:
+    """The head of a response that is not stored, to apply a client's conditions to it."""
+    return Page(status, headers, b"", 0.0, 0.0, 0.0, 0.0, validate_always=False, must_validate=False)
+
+
+def gap_in(old: Page, most: int) -> bytes | None:
+    """The one Range that completes *old* to a body of at most *most* bytes; None if there is none."""
+    if not is_strong(old.header(b"etag")) or old.total > most:
+        return None
+    after = old.first + len(old.body)
+    if old.first == 0:
+        return b"bytes=%d-" % after
+    return b"bytes=0-%d" % (old.first - 1) if after == old.total else None
 
 
 def merged(old: Page, new: Page) -> Page:

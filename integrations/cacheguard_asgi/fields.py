@@ -25,6 +25,7 @@ _FIXDATE = re.compile(rb"[a-z]{3}, (\d\d) ([a-z]{3}) (\d{4}) " + _CLOCK + rb" gm
 _RFC850 = re.compile(rb"[a-z]{6,9}, (\d\d)-([a-z]{3})-(\d\d) " + _CLOCK + rb" gmt")
 _ASCTIME = re.compile(rb"[a-z]{3} ([a-z]{3}) ([ \d]\d) " + _CLOCK + rb" (\d{4})")
 _RANGE = re.compile(rb"bytes=\s*(\d*)-(\d*)\s*", re.IGNORECASE)
+_FORWARDED = re.compile(rb'\s*(?:([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=("(?:[^"\\]|\\.)*"|[^\s",;]*))?\s*([,;]|$)')
 _CONTENT_RANGE = re.compile(rb"bytes (\d+)-(\d+)/(\d+)", re.IGNORECASE)
 
 
@@ -177,7 +178,38 @@ def content_range(value: bytes | None) -> tuple[int, int, int] | None:
 
 def combined(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
     """Every field with its lines combined."""
-    found: dict[bytes, bytes] = {}
-    for name, value in headers:
+    lines = headers if isinstance(headers, list) else list(headers)
+    found = dict(lines)
+    if len(found) == len(lines):
+        return found
+    found.clear()
+    for name, value in lines:
         found[name] = found[name] + b", " + value if name in found else value
     return found
+
+
+def listed(value: bytes) -> list[bytes]:
+    """The elements of a list without quoted ones."""
+    return [each.strip() for each in value.split(b",") if each.strip()]
+
+
+def forwarded(value: bytes) -> list[dict[bytes, bytes]] | None:
+    """The elements of Forwarded (RFC 7239), the farthest proxy's first, in lower case; None if it cannot be read."""
+    elements: list[dict[bytes, bytes]] = [{}]
+    at = 0
+    while at < len(value):
+        match = _FORWARDED.match(value, at)
+        if match is None or match.end() == at:
+            return None
+        name, said, end = match.groups()
+        if name:
+            name, said = name.lower(), said.lower()
+            if said.startswith(b'"'):
+                said = re.sub(rb"\\(.)", rb"\1", said[1:-1])
+            if name in elements[-1]:
+                return None
+            elements[-1][name] = said
+        if end == b",":
+            elements.append({})
+        at = match.end()
+    return [each for each in elements if each]

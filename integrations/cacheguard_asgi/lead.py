@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
@@ -11,7 +10,7 @@ from enum import Enum, auto
 from time import time
 from typing import Any, TypeAlias
 
-from cacheguard import current_load
+from cacheguard import Load, current_load
 from cacheguard.errors import CacheGuardError
 
 from .answer import Receive, Send, covers, send_page
@@ -36,13 +35,14 @@ class _Run:
 
 
 # The runs that the current code is inside. Servers and applications let a context live on, in background tasks or for
-# the next request of a connection. So a run that has ended no longer counts.
+# the next request of a connection. So a run no longer counts once its answer is known.
 _AROUND: ContextVar[tuple[_Run, ...]] = ContextVar("cacheguard_asgi_around", default=())
 
 
 def is_led_here(url: str) -> bool:
     """True if the current code is inside the application's run for *url*: it must not wait for itself."""
-    return any(run.goes_on and run.url == url for run in _AROUND.get())
+    around = _AROUND.get()
+    return bool(around) and any(run.goes_on and run.url == url for run in around)
 
 
 class _LeaderLeftError(Exception):
@@ -75,24 +75,32 @@ class Lead:
         key: str,
         variants: Variants | None,
         *,
+        patience: float,
         fresh_only: bool = False,
     ) -> None:
         self._app, self._shelf, self._call, self._key, self._variants = app, shelf, call, key, variants
-        self._fresh_only = fresh_only
+        self._fresh_only, self._patience = fresh_only, patience
         self._request = call[3]
         loop = asyncio.get_running_loop()
         self._begun: asyncio.Future[None] = loop.create_future()
         self._outcome: asyncio.Future[tuple[bytes, tuple[str, ...]]] = loop.create_future()
         self._outcome.add_done_callback(_noticed)
         self._task: asyncio.Task[Any] | None = None
+        self._load_here: Load | None = None
+        self._led: _Run | None = None
         self._found = False  # the stored response can serve this request
         self.old: Page | None = None  # stored, but this request cannot be served with it as it is
         self.has_waited: bool = False
+        self.is_cut_off: bool = False  # the guard could not answer
 
     async def take_part(self) -> Stored | Part | None:
         """Fill the key, or wait for it. Return what it holds now, or None if nothing can be shared."""
         work: Coroutine[Any, Any, Any] = self._shelf.guard.aget_or_set(
-            self._key, self._load, usable=self._usable, bounded=False, **self._shelf.terms
+            self._key,
+            self._load,
+            usable=self._usable,
+            bounded=False,
+            **self._shelf.terms_with(self._patience),
         )
         self._task = task = asyncio.get_running_loop().create_task(work)
         task.add_done_callback(_noticed)
@@ -112,6 +120,7 @@ class Lead:
         except _OriginFailedError:
             return await self._stand_in()
         except CacheGuardError:
+            self.is_cut_off = True
             return None
         self.has_waited = not self._found
         return unpacked(raw)
@@ -121,8 +130,7 @@ class Lead:
         now, old = time(), self.old
         if old is None or not covers(old, self._request) or not may_stand_in(old, now):
             return None
-        left = math.floor(old.born + old.lifetime - now)
-        said = self._shelf.said(b"; hit; ttl=%d; collapsed" % left)
+        said = self._shelf.said(b"; fwd=stale; collapsed; detail=stale-if-error")
         await send_page(old, self._request, self._call[2], now, said)
         return Part.ANSWERED
 
@@ -141,23 +149,27 @@ class Lead:
         return self._found
 
     async def _load(self) -> bytes:
+        load = self._load_here = current_load()
         if not self._begun.done():
             self._begun.set_result(None)
         raw, tags = await self._outcome
-        load = current_load()
         if raw == UNSTORABLE:
             load.cacheable = False
         else:
             load.add_tags(*tags)
         return raw
 
+    @property
+    def why(self) -> bytes:
+        """Why the request went to the application, in the words of Cache-Status."""
+        if self.old is None:
+            return b"uri-miss" if self._variants is None else b"vary-miss"
+        return b"stale" if self.old.whole else b"partial"
+
     async def _run(self) -> None:
-        why = b"uri-miss" if self.old is None else b"stale" if self.old.whole else b"partial"
-        if self._variants is not None and self.old is None:
-            why = b"vary-miss"
-        run = _Run(self._request.key)
+        self._led = run = _Run(self._request.key)
         around = _AROUND.set((*(each for each in _AROUND.get() if each.goes_on), run))
-        exchange = self._shelf.exchange(self._call, self.old, self._keep, why)
+        exchange = self._shelf.exchange(self._call, self.old, self._keep, self.why)
         try:
             await exchange.run(self._app)
         finally:
@@ -168,23 +180,29 @@ class Lead:
         if not self._outcome.done():
             self._outcome.set_exception(error)
 
-    async def _keep(self, page: Page | None, headers: Headers, fate: Fate) -> None:
-        """Store *page* under the lease of this request, and pass it to the requests that wait."""
-        if fate is not Fate.ANSWERED:
+    async def _keep(self, page: Page | None, headers: Headers, fate: Fate) -> bool:
+        """Store *page* under the lease of this request, and pass it to the requests that wait. True if it is stored."""
+        if self._led is not None:
+            # Nobody waits for this run any more. A server may begin the next request of a connection in its context,
+            # while it sends the last message, or while background tasks go on.
+            self._led.goes_on = False
+        if fate in {Fate.FAILED, Fate.LEFT}:
             self._end(_OriginFailedError() if fate is Fate.FAILED else _LeaderLeftError())
-            return
+            return False
         # A 304 without tags leaves the stored tags as they are.
         raw, tags = UNSTORABLE, self._shelf.tags_of(headers if page is None else page.headers)
         if page is not None and tags is not None:
             raw = await self._placed(page)
-        if raw != UNSTORABLE or not self._request.is_conditional:  # a 304 says nothing of what a 200 would be
+        if fate is not Fate.UNKNOWN:
             self._shelf.note(self._request.key, storable=raw != UNSTORABLE)
         if self._outcome.done():
-            return
+            return False
         self._outcome.set_result((raw, tuple(tags or ())))
         assert self._task is not None  # noqa: S101 - set by take_part
-        if raw != UNSTORABLE:
-            await asyncio.wait((self._task,))
+        if raw == UNSTORABLE:
+            return False
+        await asyncio.wait((self._task,))
+        return self._load_here is not None and self._load_here.stored
 
     async def _placed(self, page: Page) -> bytes:
         """The bytes to store under the key for *page*; `UNSTORABLE` if nothing can be stored."""

@@ -5,27 +5,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from time import time
 from typing import Any
 
 from cacheguard import CacheGuard
-from cacheguard.errors import ConfigurationError
 from cacheguard.extending import Duration, count, flag, seconds
 
+from .address import Proxies, address_of
 from .answer import Message, Receive, Send, covers, send_page, send_plain
 from .exchange import Fate
 from .fields import Headers, combined
 from .lead import App, Lead, Part, is_led_here
+from .order import warn_of_order
 from .page import Page, Stored, Variants, unpacked
-from .request import SAFE, Request, Scope, also_invalidated, key_of, request_of
+from .request import SAFE, Request, Scope, invalidated_by, request_of, seen_by_application
 from .rules import Rules, Verdict, judge, page_of
+from .settings import field_names, guard_of, name_of, root_of, share_of
 from .shelf import Call, Shelf
 from .variants import variant_key
 
 _log = logging.getLogger("cacheguard.asgi")
 
-ATTEMPTS = 4  # after so many leaders that disconnected, a follower runs the application itself
+PATIENCES = 16  # steps of `wait`
+BYPASSED = b"; fwd=bypass"
+CLOSED = b"; fwd=bypass; detail=closed"
+INNER = b"; fwd=bypass; detail=inner"
+REFUSED = b"; fwd=request"
+ADVICE = (
+    "a request for %s came with fields like X-Forwarded-Host or X-Forwarded-Proto that name another URL. Such requests "
+    "are not cached. If a proxy of yours sends them, name it: HTTPCacheMiddleware(trusted_proxies=…)"
+)
 
 
 class HTTPCacheMiddleware:
@@ -51,7 +61,13 @@ class HTTPCacheMiddleware:
             the cache.
         status: the name of this cache in Cache-Status (RFC 9211); None: the field is not sent.
         wait: how long a request waits for another one that runs the application for the same URL; then it runs the
-            application itself.
+            application itself, and what it gets is not stored.
+        longest_run: how long the application may take for a response, its body included, that is stored; it may be
+            longer than `wait`.
+        trusted_proxies: addresses, networks (``"10.0.0.0/8"``) or names of proxies whose Forwarded and
+            X-Forwarded-Proto, -Host and -Prefix say what the public URL is. Each proxy must set or remove these fields.
+            If others send them and they name another URL, the request is not cached.
+        strip_tags: True: the fields in `tags` are not sent to clients.
 
     An L1 hit costs no round trip, a hit in Redis one, a miss three (one more for the first response of a URL with
     Vary). N requests for one storable URL run the application once, across all processes.
@@ -73,145 +89,210 @@ class HTTPCacheMiddleware:
         obey_requests: bool = True,
         status: str | None = "cacheguard",
         wait: Duration = "30s",
+        longest_run: Duration = "5m",
+        trusted_proxies: Iterable[str] = (),
+        strip_tags: bool = False,
     ) -> None:
         rules = Rules(
-            targets=_fields("targets", targets),
-            heuristic=_share(heuristic),
+            targets=field_names("targets", targets),
+            heuristic=share_of(heuristic),
             longest_heuristic=seconds(longest_heuristic, "longest_heuristic"),
             stale_if_error=0.0 if stale_if_error is None else seconds(stale_if_error, "stale_if_error"),
             keep=0.0 if keep is None else seconds(keep, "keep"),
             obey_requests=flag("obey_requests", obey_requests),
         )
         self.app = app
+        self._is_new = True
+        names = field_names("tags", tags)
         self._shelf = Shelf(
-            _guard(guard),
+            guard_of(guard),
             rules,
-            tags=_fields("tags", tags),
-            name=_name(status),
+            tags=names,
+            name=name_of(status),
             most=count("max_body_bytes", max_body_bytes),
-            wait=seconds(wait, "wait"),
+            longest=seconds(longest_run, "longest_run"),
         )
+        self._wait = seconds(wait, "wait")
+        self._proxies = Proxies(trusted_proxies)
+        self._root = root_of(app)
+        self._hidden = frozenset(names) if flag("strip_tags", strip_tags) else frozenset[bytes]()
+        self._is_advised = False
         self._behind: dict[str, asyncio.Task[None]] = {}  # background validations, by key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._is_new:
+            self._is_new = False
+            warn_of_order(self, scope)
         if scope["type"] != "http" or not _under_asyncio():
             await self.app(scope, receive, send)
             return
+        if self._hidden:
+            send = _without(self._hidden, send)
         method: str = scope["method"]
-        if method in {"GET", "HEAD"}:
-            request = request_of(scope)
-            if request is None or b"no-store" in request.control or is_led_here(request.key):
-                await self.app(scope, receive, send)
-            elif request.is_head:
-                await self._head(scope, receive, send, request)
-            else:
-                await self._get(scope, receive, send, request)
-        elif method in SAFE:
-            await self.app(scope, receive, send)
-        else:
-            await self._unsafe(scope, receive, send)
-
-    # GET
-
-    async def _get(self, scope: Scope, receive: Receive, send: Send, request: Request) -> None:
-        if b"only-if-cached" in request.control and self._shelf.rules.obey_requests:
-            await self._only_if_cached(send, request)
+        if method not in {"GET", "HEAD"}:
+            await (self.app if method in SAFE else self._unsafe)(scope, receive, send)
             return
-        call = scope, receive, send, request
+        request = request_of(scope, self._proxies, self._root)
+        said = self._reason(scope, request)
+        if request is None or said is not None:
+            await self._past(scope, receive, send, said or BYPASSED)
+        elif b"only-if-cached" in request.control and self._shelf.rules.obey_requests:
+            await self._only_if_cached((scope, receive, send, request))
+        elif self._shelf.guard.closed:
+            await self._past(scope, receive, send, CLOSED)
+        elif request.is_head and not request.is_conditional:
+            await self._head((scope, receive, send, request))
+        else:
+            await self._get((scope, receive, send, request))
+
+    def _reason(self, scope: Scope, request: Request | None) -> bytes | None:
+        """Why the cache has nothing to do with this request, for Cache-Status; None if it has."""
+        if request is None:
+            self._advise(scope)
+            return BYPASSED
+        if b"no-store" in request.control:
+            return REFUSED
+        return INNER if is_led_here(request.key) else None
+
+    # GET, and HEAD with conditions
+
+    async def _get(self, call: Call) -> None:
+        request = call[3]
         if self._shelf.is_passed(request.key):
             await self._watch(call)
             return
         key: str | None = request.key
-        variants, lead = None, None
-        for _ in range(ATTEMPTS):
-            if key is None:
-                break
+        variants, lead, until = None, None, math.inf
+        now = asyncio.get_running_loop().time
+        while key is not None:
             at_hand = unpacked(self._shelf.guard.at_hand(key))
             stored: Stored | Part | None = at_hand
             if not self._is_of_use(at_hand, request):
-                lead = Lead(self.app, self._shelf, call, key, variants)
+                patience = self._wait if until == math.inf else self._left(until - now())
+                until = min(until, now() + patience)
+                lead = Lead(self.app, self._shelf, call, key, variants, patience=patience)
                 stored = await lead.take_part()
             if stored is Part.ANSWERED:
                 return
             if isinstance(stored, Page) and covers(stored, request):
-                waited = lead is not None and lead.has_waited
-                await self._serve(call, key, variants, stored, collapsed=waited)
+                if lead is not None and lead.has_waited:
+                    await self._share(call, stored, lead)
+                else:
+                    await self._hit(call, key, variants, stored)
                 return
             if isinstance(stored, Variants) and variants is None:
                 variants, key = stored, variant_key(request.key, stored, request.headers)
-            elif stored is not Part.AGAIN:
+            elif stored is not Part.AGAIN or now() >= until:
                 break
-        await self._alone(call, None if lead is None else lead.old)
+        old = None if lead is None else lead.old
+        await self._alone(
+            call, old, b"uri-miss" if lead is None else lead.why, is_cut_off=lead is not None and lead.is_cut_off
+        )
+
+    def _left(self, left: float) -> float:
+        """The patience of a request that has waited before: in steps, because the guard remembers each policy."""
+        step = self._wait / PATIENCES
+        return max(1, math.ceil(left / step)) * step
 
     def _is_of_use(self, stored: Stored | None, request: Request) -> bool:
         return isinstance(stored, Variants) or (stored is not None and self._shelf.serves(stored, request))
 
-    async def _serve(self, call: Call, key: str, variants: Variants | None, page: Page, *, collapsed: bool) -> None:
-        _, _, send, request = call
-        if collapsed and (page.lifetime <= 0 or page.validate_always):
-            await self._alone(call, page)  # it may only be served after a validation
+    async def _share(self, call: Call, page: Page, lead: Lead) -> None:
+        """Answer with what another request's run of the application has brought."""
+        if page.lifetime <= 0 or page.validate_always:
+            await self._alone(call, page, b"stale")  # it may only be served after a validation
             return
+        await send_page(page, call[3], call[2], time(), self._shelf.said(b"; fwd=%s; collapsed" % lead.why))
+
+    async def _hit(self, call: Call, key: str, variants: Variants | None, page: Page) -> None:
+        _, _, send, request = call
         now = time()
         left = math.floor(page.born + page.lifetime - now)
         if left <= 0 and judge(page, request, now, self._shelf.rules) is Verdict.SERVE_AND_VALIDATE:
             self._validate_behind(call, key, variants)
-        said = b"; fwd=uri-miss; collapsed" if collapsed else b"; hit; ttl=%d" % left
-        await send_page(page, request, send, now, self._shelf.said(said))
+        await send_page(page, request, send, now, self._shelf.said(b"; hit; ttl=%d" % left))
 
-    async def _only_if_cached(self, send: Send, request: Request) -> None:
-        page = await self._shelf.find(request)
-        if page is not None and self._shelf.serves(page, request):
-            left = math.floor(page.born + page.lifetime - time())
-            await send_page(page, request, send, time(), self._shelf.said(b"; hit; ttl=%d" % left))
+    async def _only_if_cached(self, call: Call) -> None:
+        found = None if self._shelf.guard.closed else await self._shelf.find(call[3])
+        if found is not None and self._shelf.serves(found.page, call[3]):
+            await self._hit(call, *found)
             return
         text = b"The cache has no response that could be used, and the request allows nothing else."
-        said = self._shelf.said(b"; fwd=miss; fwd-status=504")
-        await send_plain(send, 504, text, [] if said is None else [(b"cache-status", said)])
+        said = self._shelf.said(b"; detail=only-if-cached")
+        await send_plain(call[2], 504, text, [] if said is None else [(b"cache-status", said)], is_head=call[3].is_head)
 
-    async def _alone(self, call: Call, old: Page | None) -> None:
+    async def _alone(self, call: Call, old: Page | None, why: bytes, *, is_cut_off: bool = False) -> None:
         """Run the application for this request only."""
-        old = old if old is not None and old.whole else None
-        exchange = self._shelf.exchange(call, old, _keep_nothing, b"bypass")
+        if old is None or not old.whole:
+            scope, receive, send, _ = call
+            await self._past(scope, receive, send, BYPASSED if is_cut_off else b"; fwd=" + why)
+            return
+        exchange = self._shelf.exchange(call, old, _keep_nothing, why)
         await exchange.run(self.app)
+
+    async def _past(self, scope: Scope, receive: Receive, send: Send, said: bytes) -> None:
+        """Pass the request on as it is; *said* becomes Cache-Status."""
+        label = self._shelf.said(said)
+
+        async def labelled(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), (b"cache-status", label)]}
+            await send(message)
+
+        await self.app(scope, receive, send if label is None else labelled)
 
     async def _watch(self, call: Call) -> None:
         """Pass the request on. If its answer can be stored, note that, so that the next request uses the cache."""
         scope, receive, send, request = call
+        label = self._shelf.said(BYPASSED)
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers, now = _lowered(message), time()
                 if page_of(request, message["status"], headers, now, now, self._shelf.rules) is not None:
                     self._shelf.note(request.key, storable=True)
+                if label is not None:
+                    message = {**message, "headers": [*message.get("headers", ()), (b"cache-status", label)]}
             await send(message)
 
         await self.app(scope, receive, watched)
 
+    def _advise(self, scope: Scope) -> None:
+        """Log, once, that proxies which are not trusted send fields that name another URL."""
+        if self._is_advised:
+            return
+        address = address_of(scope, combined(scope["headers"]), self._proxies, self._root)
+        if address is not None and not address.certain:
+            self._is_advised = True
+            _log.warning(ADVICE, scope["path"])
+
     # HEAD and unsafe methods
 
-    async def _head(self, scope: Scope, receive: Receive, send: Send, request: Request) -> None:
-        page = await self._shelf.find(request)
-        if page is not None and self._shelf.serves(page, request):
-            left = math.floor(page.born + page.lifetime - time())
-            await send_page(page, request, send, time(), self._shelf.said(b"; hit; ttl=%d" % left))
+    async def _head(self, call: Call) -> None:
+        scope, receive, send, request = call
+        found = await self._shelf.find(request)
+        if found is not None and self._shelf.serves(found.page, request):
+            await self._hit(call, *found)
             return
 
         async def compared(message: Message) -> None:
             # RFC 9110 §9.3.2: if the answer shows that the resource has changed, the stored response is invalidated.
-            if page is not None and message["type"] == "http.response.start" and _is_another(page, message):
+            if found is not None and message["type"] == "http.response.start" and _is_another(found.page, message):
                 await self._shelf.invalidate([request.key])
             await send(message)
 
-        await self.app(scope, receive, compared)
+        await self._past(scope, receive, compared, b"; fwd=uri-miss" if found is None else b"; fwd=stale")
 
     async def _unsafe(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on an unsafe request. A response without an error invalidates its URLs before it is sent."""
+        asked = combined(scope["headers"])
+        # Before the application runs, which may change its scope.
+        own, seen = address_of(scope, asked, self._proxies, self._root), seen_by_application(scope, asked)
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start" and 200 <= message["status"] < 400:  # noqa: PLR2004
-                headers = _lowered(message)
-                own = key_of(scope, combined(scope["headers"]))
-                await self._shelf.invalidate([*([] if own is None else [own]), *also_invalidated(scope, headers)])
+                keys = [] if own is None else invalidated_by(own, seen, _lowered(message))
+                await self._shelf.invalidate(keys)
             await send(message)
 
         await self.app(scope, receive, watched)
@@ -224,9 +305,10 @@ class HTTPCacheMiddleware:
         scope, _, _, request = call
         asked = [each for each in scope["headers"] if not each[0].startswith(b"if-") and each[0] != b"range"]
         asked = [each for each in asked if each[0] not in {b"cache-control", b"pragma"}]
-        quiet: Scope = {**scope, "headers": asked}
+        quiet: Scope = {**scope, "method": "GET", "headers": asked}
         behind = Request(request.key, combined(asked), is_head=False)
-        lead = Lead(self.app, self._shelf, (quiet, _no_client(), _swallow, behind), key, variants, fresh_only=True)
+        call = quiet, _no_client(), _swallow, behind
+        lead = Lead(self.app, self._shelf, call, key, variants, patience=self._wait, fresh_only=True)
         task = asyncio.get_running_loop().create_task(_quietly(lead.take_part()))
         self._behind[key] = task
         task.add_done_callback(lambda _: self._behind.pop(key, None))
@@ -241,8 +323,21 @@ def _under_asyncio() -> bool:
     return True
 
 
-async def _keep_nothing(page: Page | None, headers: Headers, fate: Fate) -> None:
+async def _keep_nothing(page: Page | None, headers: Headers, fate: Fate) -> bool:  # noqa: ARG001 - as `Keep` says
     """Store nothing: the answer is for this request only."""
+    return False
+
+
+def _without(hidden: frozenset[bytes], send: Send) -> Send:
+    """A `send` that leaves out the fields in *hidden*."""
+
+    async def stripped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            kept = [each for each in message.get("headers", ()) if bytes(each[0]).lower() not in hidden]
+            message = {**message, "headers": kept}
+        await send(message)
+
+    return stripped
 
 
 async def _quietly(work: Awaitable[Any]) -> None:
@@ -285,33 +380,3 @@ def _is_another(page: Page, message: Message) -> bool:
     if page.whole and length is not None and length != b"%d" % len(page.body):
         return True
     return any(name in fields and fields[name] != page.header(name) for name in (b"etag", b"last-modified"))
-
-
-def _guard(guard: object) -> CacheGuard:
-    if not isinstance(guard, CacheGuard):
-        raise ConfigurationError(f"guard must be a CacheGuard, got {guard!r}")
-    return guard
-
-
-def _fields(name: str, value: Any) -> tuple[bytes, ...]:
-    if isinstance(value, str) or not all(isinstance(each, str) and each.isascii() and each for each in value):
-        raise ConfigurationError(f"{name} must be a tuple of field names, got {value!r}")
-    return tuple(each.lower().encode() for each in value)
-
-
-def _share(value: object) -> float:
-    if value is None:
-        return 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ConfigurationError(f"heuristic must be a share in (0, 1] or None, got {value!r}")
-    return float(value)
-
-
-def _name(value: object) -> bytes | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise ConfigurationError(
-            f"status must be a name for Cache-Status (letters, digits, -_.) or None, got {value!r}"
-        )
-    return value.encode("ascii", "replace")

@@ -123,9 +123,11 @@ def _may_store(
         return False
     # With must-understand, no-store is for those who do not (RFC 9111 §5.2.2.3).
     forbidden = status not in UNDERSTOOD if b"must-understand" in control else b"no-store" in control
-    names = names_in(joined(headers, b"vary"))
     # private with names, too: what would be left without those fields is the origin's to say, not ours to guess.
-    if forbidden or b"private" in control or b"*" in names or len(names) > MOST_VARYING:
+    if forbidden or b"private" in control:
+        return False
+    names = names_in(joined(headers, b"vary"))
+    if b"*" in names or len(names) > MOST_VARYING:
         return False
     shared = is_targeted or bool({b"public", b"s-maxage", b"must-revalidate"} & control.keys())
     if request.is_authorized and not shared:
@@ -246,11 +248,15 @@ def validators(page: Page) -> Headers:
 
 
 def is_of(page: Page, headers: Headers) -> bool:
-    """Whether a 304 with *headers* is about *page* (RFC 9111 §4.3.4)."""
+    """Whether a 304 with *headers* is about *page* (RFC 9111 §4.3.4).
+
+    If-None-Match compares weakly (RFC 9110 §13.1.2), and what compresses a response often makes its ETag weak, but not
+    that of the 304: so one that is weak matches its strong twin. Two strong ones must be the same.
+    """
     etag, stored = joined(headers, b"etag"), page.header(b"etag")
     if etag is None or stored is None:
         return True
-    return etag == stored if is_strong(etag) else weakly_equal(etag, stored)
+    return etag == stored if is_strong(etag) and is_strong(stored) else weakly_equal(etag, stored)
 
 
 def updated(page: Page, headers: Headers) -> Headers:

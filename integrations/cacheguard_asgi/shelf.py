@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic, time
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from cacheguard import CacheGuard
 from cacheguard.errors import CacheGuardError
@@ -26,6 +26,14 @@ UNSTORABLE_IN_A_ROW = 3  # after that a URL is not asked for in the cache for a 
 REMEMBERED_FOR = 5.0  # seconds
 
 
+class Found(NamedTuple):
+    """A stored page, and where it is."""
+
+    key: str
+    variants: Variants | None
+    page: Page
+
+
 class Shelf:
     """One guard as a store of responses, and what this process has learned of their URLs.
 
@@ -33,25 +41,29 @@ class Shelf:
         tags: response fields that name tags.
         name: of the cache, for Cache-Status; None: nothing is said.
         most: bytes of the longest body.
-        wait: seconds that requests wait for the one that runs the application.
+        longest: seconds that a run of the application may take and still be stored.
     """
 
     guard: CacheGuard
     rules: Rules
 
     def __init__(
-        self, guard: CacheGuard, rules: Rules, *, tags: tuple[bytes, ...], name: bytes | None, most: int, wait: float
+        self, guard: CacheGuard, rules: Rules, *, tags: tuple[bytes, ...], name: bytes | None, most: int, longest: float
     ) -> None:
         self.guard, self.rules = guard, rules
         self._tags, self._name, self._most = tags, name, most
         # The policy of everything that is stored here: its times are HTTP's own.
         self.terms: dict[str, Any] = {
             "ttl": self._ttl, "jitter": None, "null_ttl": None, "not_found": (), "rebuild": "mutex",
-            "stale_while_revalidate": None, "stale_if_error": None, "soft_timeout": None, "hard_timeout": wait,
+            "stale_while_revalidate": None, "stale_if_error": None, "soft_timeout": None, "hard_timeout": longest,
             "wait_timeout": None, "error_backoff": None,
         }  # fmt: skip
         self._unstorable: dict[str, tuple[int, float]] = {}  # by key, how often in a row, and until when it counts
         self._varied: dict[str, tuple[bytes, ...]] = {}  # by key, fields that its responses have differed by
+
+    def terms_with(self, patience: float) -> dict[str, Any]:
+        """These terms for a request that waits for *patience* seconds for another one."""
+        return {**self.terms, "wait_timeout": patience}
 
     def _ttl(self, raw: bytes) -> float:
         """For how long what was made is kept, in seconds."""
@@ -70,13 +82,18 @@ class Shelf:
         """Whether *page* answers *request* as it is."""
         return judge(page, request, time(), self.rules) is not Verdict.VALIDATE and covers(page, request)
 
-    async def find(self, request: Request) -> Page | None:
+    async def find(self, request: Request) -> Found | None:
         """What is stored for *request*; at most one round trip, two for a URL with variants."""
-        stored = unpacked(await self.guard.aget(request.key))
-        if isinstance(stored, Variants):
-            key = variant_key(request.key, stored, request.headers)
-            stored = None if key is None else unpacked(await self.guard.aget(key))
-        return stored if isinstance(stored, Page) else None
+        key: str | None = request.key
+        variants = None
+        try:
+            stored = unpacked(await self.guard.aget(request.key))
+            if isinstance(stored, Variants):
+                variants, key = stored, variant_key(request.key, stored, request.headers)
+                stored = None if key is None else unpacked(await self.guard.aget(key))
+        except CacheGuardError:
+            return None
+        return Found(key, variants, stored) if isinstance(stored, Page) and key is not None else None
 
     def tags_of(self, headers: Headers) -> list[str] | None:
         """The tags that a response names; None if there are too many."""

@@ -11,7 +11,7 @@ LONGEST_SELECTION = 4096  # bytes of normalized field values; a request with mor
 
 _PREFERENCE = re.compile(rb"^\s*([^\s;]+)\s*(?:;\s*q\s*=\s*([0-9.]+)\s*)?$", re.IGNORECASE)
 _SPACE = re.compile(rb"\s*,\s*|\s+")
-# Values of these are lists of preferences whose order and case mean nothing.
+# Values of these are lists of preferences, in which case means nothing, and order only where weights are equal.
 _PREFERENCES = frozenset({b"accept-language", b"accept-encoding", b"accept-charset", b"accept"})
 
 
@@ -36,7 +36,10 @@ def normalized(name: bytes, value: bytes | None) -> bytes:
 
 
 def _preferences(value: bytes) -> bytes | None:
-    """A list of preferences by weight and then by name; None for what has parameters of its own."""
+    """A list of preferences by weight; None for what has parameters of its own.
+
+    Those of equal weight stay in their order: servers take the first one that they have.
+    """
     weighed: list[tuple[float, bytes]] = []
     for each in value.split(b","):
         if not each.strip():
@@ -49,5 +52,5 @@ def _preferences(value: bytes) -> bytes | None:
         except ValueError:
             return None
         weighed.append((weight, match[1].lower()))
-    weighed.sort(key=lambda one: (-one[0], one[1]))
+    weighed.sort(key=lambda one: -one[0])
     return b",".join(name if weight >= 1.0 else b"%s;%g" % (name, weight) for weight, name in weighed)

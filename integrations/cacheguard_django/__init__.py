@@ -6,12 +6,14 @@ PYTEST_DONT_REWRITE: the distribution has a pytest plugin, so pytest would warn 
 from .access import guard
 from .backend import CacheGuardCache
 from .guards import close_guards
-from .saving import SavedRows, invalidate_on_save
-from .transactions import invalidate, invalidates, writing
+from .saving import SavedRows, changed, invalidate_on_save
+from .transactions import ainvalidate, invalidate, invalidates, writing
 
 __all__ = [
     "CacheGuardCache",
     "SavedRows",
+    "ainvalidate",
+    "changed",
     "close_guards",
     "guard",
     "invalidate",

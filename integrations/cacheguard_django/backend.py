@@ -15,9 +15,10 @@ from .guards import opened
 from .listing import PAGE, apages, pages
 from .options import Settings, check_options
 from .recording import recorded
+from .sessions import is_session
 from .texts import key_of, literal, pattern_of, text_of
-from .timeouts import in_seconds, milliseconds_left, rounded_seconds, until
-from .values import adding, counted, evaluated, evaluating, serializer_errors
+from .timeouts import in_seconds, milliseconds_left, rounded_seconds, seconds_of, until, without_infinity
+from .values import adding, counted, evaluated, evaluating, serializer_errors, too_large
 
 _KEY_PARTS = 3
 
@@ -40,7 +41,7 @@ class CacheGuardCache(BaseCache):
 
     def __init__(self, server: Any, params: dict[str, Any]) -> None:
         check_options(params)
-        super().__init__(params)
+        super().__init__(without_infinity(params))
         timeout: Any = self.default_timeout
         self._opened = opened(server, params, timeout)
         self.guard: CacheGuard = self._opened.guard
@@ -73,10 +74,10 @@ class CacheGuardCache(BaseCache):
     # Common to all methods
 
     def get_backend_timeout(self, timeout: Any = DEFAULT_TIMEOUT) -> float | None:
-        """*timeout* in seconds, at least 0; None: no expiry."""
+        """*timeout* in seconds, at least 0; None: no expiry. `ValueError` or `TypeError` for what is no number."""
         if timeout is DEFAULT_TIMEOUT:
             timeout = self.default_timeout
-        return None if timeout is None else max(0.0, float(timeout))
+        return seconds_of(timeout)
 
     def _text(self, key: Any, version: int | None) -> str:
         return text_of(str(self.make_and_validate_key(key, version=version)))
@@ -97,6 +98,10 @@ class CacheGuardCache(BaseCache):
         """`_lifetime`, with None cached like any other value."""
         policy = self._lifetime(timeout)
         return None if policy is None else {**policy, "null_ttl": policy["ttl"]}
+
+    def _is_lost_session(self, key: Any) -> bool:
+        """True if *key* is that of a new session which cannot be stored, because Redis is away."""
+        return is_session(key) and not self.guard.stats().l2_up
 
     # Reading
 
@@ -170,16 +175,32 @@ class CacheGuardCache(BaseCache):
         policy = self._lifetime(timeout)
         if policy is None:
             return not self.has_key(key, version=version)
-        with serializer_errors():
-            return self.guard.add(self._text(key, version), value, **policy)
+        text = self._text(key, version)
+        try:
+            with serializer_errors():
+                added = self.guard.add(text, value, **policy)
+        except Oversize as error:
+            if is_session(key):  # Django would try again, with 10,000 keys
+                raise
+            too_large(text, error)
+            return False
+        return added or self._is_lost_session(key)
 
     @recorded
     async def aadd(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         policy = self._lifetime(timeout)
         if policy is None:
             return not await self.ahas_key(key, version=version)
-        with serializer_errors():
-            return await self.guard.aadd(self._text(key, version), await evaluated(value), **policy)
+        text = self._text(key, version)
+        try:
+            with serializer_errors():
+                added = await self.guard.aadd(text, await evaluated(value), **policy)
+        except Oversize as error:
+            if is_session(key):  # as above
+                raise
+            too_large(text, error)
+            return False
+        return added or self._is_lost_session(key)
 
     @recorded
     def set(  # type: ignore[override]  # Django's answers nothing; with nx it has to
@@ -193,7 +214,7 @@ class CacheGuardCache(BaseCache):
     ) -> bool:
         """Store *value*; with *nx*, only if there is no value, like `add`. True if it was stored.
 
-        A value larger than ``max_value_bytes`` is not stored, and the old value is deleted.
+        A value larger than ``max_value_bytes`` is not stored, and the old value is deleted. It is logged and counted.
         """
         if nx:
             return self.add(key, value, timeout=timeout, version=version)
@@ -204,7 +225,8 @@ class CacheGuardCache(BaseCache):
         try:
             with serializer_errors():
                 self.guard.set(text, value, **policy)
-        except Oversize:
+        except Oversize as error:
+            too_large(text, error)
             self.guard.invalidate(text)
             return False
         return True
@@ -229,7 +251,8 @@ class CacheGuardCache(BaseCache):
         try:
             with serializer_errors():
                 await self.guard.aset(text, await evaluated(value), **policy)
-        except Oversize:
+        except Oversize as error:
+            too_large(text, error)
             await self.guard.ainvalidate(text)
             return False
         return True

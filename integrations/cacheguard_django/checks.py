@@ -6,6 +6,7 @@
 ``cacheguard.W003``    pickle without signatures
 ``cacheguard.W004``    ``ATOMIC_REQUESTS`` and a cache that is not filled inside transactions
 ``cacheguard.W005``    two caches share a namespace and cannot read each other's entries
+``cacheguard.W006``    sessions that are in the cache alone
 =====================  =========================================================================================
 """
 
@@ -23,8 +24,9 @@ from django.utils.module_loading import import_string
 
 from .backend import CacheGuardCache
 from .options import Pickle, Settings
+from .sessions import CACHE_ONLY
 
-SESSIONS = ("django.contrib.sessions.backends.cache", "django.contrib.sessions.backends.cached_db")
+SESSIONS = (CACHE_ONLY, "django.contrib.sessions.backends.cached_db")
 
 
 def check_caches(
@@ -74,6 +76,15 @@ def _about(alias: str, each: Settings) -> list[CheckMessage]:
                 "after a login or a logout, other processes may see the old session.",
                 hint="Leave l1 off there, or give the sessions a cache of their own by SESSION_CACHE_ALIAS.",
                 id="cacheguard.W002",
+            )
+        )
+    if settings.SESSION_ENGINE == CACHE_ONLY and alias == settings.SESSION_CACHE_ALIAS:
+        messages.append(
+            Warning(
+                f"CACHES[{alias!r}] holds the sessions, and nothing else does: while Redis is away, and after it has "
+                "lost its data, everybody is logged out.",
+                hint="Set SESSION_ENGINE to 'django.contrib.sessions.backends.cached_db'.",
+                id="cacheguard.W006",
             )
         )
     if each.guard["secret"] is None and (

@@ -11,11 +11,19 @@ from typing import Any, cast
 
 from django.conf import settings
 from django.core.cache.backends.base import InvalidCacheBackendError
+from django.db import connections
 from django.utils.module_loading import import_string
 
 from cacheguard import CacheGuard, Policy
 from cacheguard.errors import ConfigurationError
-from cacheguard.extending import FOREVER, GUARD_OPTIONS, POLICY_FIELDS, keeps_in_redis
+from cacheguard.extending import (
+    FOREVER,
+    GUARD_OPTIONS,
+    POLICY_FIELDS,
+    at_thread_end,
+    keeps_in_redis,
+    take_closures,
+)
 
 from .atomic import is_open
 
@@ -70,9 +78,12 @@ class Settings:
         policy = Policy(**fields)
         alone = None if self.fill_in_atomic else is_open
         try:
-            return CacheGuard(self.url, policy=policy, alone=alone, **self.guard)
+            guard = CacheGuard(self.url, policy=policy, alone=alone, **self.guard)
         except ConfigurationError as error:
             raise InvalidCacheBackendError(f"CACHES: {error}") from error
+        take_closures(guard)
+        at_thread_end(guard, connections.close_all)
+        return guard
 
 
 def check_options(params: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -10,7 +11,30 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from cacheguard import Inspection
 from cacheguard.extending import FOREVER
 
+_INFINITE = (math.inf,)
 AGES = FOREVER / 2  # an entry that lives longer was stored without expiry
+
+
+def seconds_of(timeout: Any) -> float | None:
+    """*timeout* in seconds, at least 0; None: no expiry, as for Django's own backends also if it is infinite.
+
+    `ValueError` for nan and for text that is no number, `TypeError` for what cannot be one.
+    """
+    if timeout is None:
+        return None
+    try:
+        number = float(timeout)
+    except OverflowError:  # a whole number that no float can hold
+        number = math.copysign(math.inf, timeout)
+    if math.isnan(number):
+        raise ValueError(f"timeout must be a number of seconds or None, got {timeout!r}")
+    return None if number == math.inf else max(0.0, number)
+
+
+def without_infinity(params: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a cache, with None for an infinite ``TIMEOUT``, which Django's base class cannot read."""
+    infinite = {name: None for name in ("timeout", "TIMEOUT") if params.get(name) in _INFINITE}
+    return {**params, **infinite}
 
 
 def milliseconds_left(found: Inspection) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -11,6 +12,10 @@ from django.db.models import QuerySet
 from cacheguard import MISSING
 from cacheguard.errors import CodecError
 from cacheguard.extending import Oversize
+
+log: logging.Logger = logging.getLogger("cacheguard")
+_MOST_TOLD = 1000
+_told: dict[str, None] = {}
 
 
 async def evaluated(value: Any) -> Any:
@@ -33,6 +38,15 @@ def evaluating(load: Callable[[], Any]) -> Callable[[], Coroutine[Any, Any, Any]
 
 def _is_queryset(value: Any) -> bool:
     return isinstance(value, QuerySet)
+
+
+def too_large(text: str, error: Oversize) -> None:
+    """Log that a value was not stored, once for each of the last thousand keys. It is counted as ``oversize``."""
+    if text not in _told:
+        if len(_told) >= _MOST_TOLD:
+            _told.clear()
+        _told[text] = None
+        log.warning("%s is not cached: %s", text, error)
 
 
 @contextmanager

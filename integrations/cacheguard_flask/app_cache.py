@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from flask import Flask
 
 from cacheguard import CacheGuard, Change
-from cacheguard.extending import DEFAULTS, FOREVER, seconds_up_to_forever
+from cacheguard.extending import DEFAULTS, FOREVER, seconds_up_to_forever, take_closures
 
 from .pages import pages_tag
 from .passes import Passes
@@ -30,6 +30,7 @@ class AppCache:
     def __init__(self, extension: object, app: Flask, settings: Settings) -> None:
         self.extension: object = extension
         self.guard: CacheGuard = settings.guard
+        take_closures(self.guard)  # apps are made in factories
         self.hash_method: HashMethod = settings.hash_method
         self.source_check: bool = settings.source_check
         self.disabled: bool = settings.disabled

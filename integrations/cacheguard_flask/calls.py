@@ -8,7 +8,7 @@ from typing import Any
 
 from cacheguard import Policy
 from cacheguard.errors import ConfigurationError
-from cacheguard.extending import TextTemplate
+from cacheguard.extending import Binder, TextTemplate
 
 from .app_cache import AppCache
 from .settings import HashMethod, checked_hash_method
@@ -67,15 +67,15 @@ class Tags:
         if isinstance(templates, str):
             raise ConfigurationError(f"tags must be a list of texts, got the text {templates!r}")
         self._templates = [TextTemplate(each, fn) for each in templates]
-        self._signature = inspect.signature(fn) if self._templates else None
+        self._binder = Binder(fn) if self._templates else None
+        self._needed = {name for each in self._templates for name in each.fields}
 
     def of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
         """The tags of a call."""
-        if self._signature is None:
+        if self._binder is None:
             return ()
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        return tuple(each.text(bound.arguments) for each in self._templates)
+        values = self._binder.values(args, kwargs, self._needed)
+        return tuple(each.text(values) for each in self._templates)
 
 
 class Common:

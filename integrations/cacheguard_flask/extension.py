@@ -303,7 +303,7 @@ class CacheGuardFlask:
 
     def delete_cached(
         self,
-        f: CachedFunction[..., Any],
+        f: Callable[..., Any],
         path: str | None = None,
         query_args: QueryArguments | None = None,
         **view_args: Any,
@@ -316,7 +316,8 @@ class CacheGuardFlask:
             query_args: its query, for views that are cached with ``query_string=True``.
             view_args: the view's arguments.
         """
-        self.delete(f.make_cache_key(path=path, query_args=query_args, **view_args))
+        view: Any = f
+        self.delete(view.make_cache_key(path=path, query_args=query_args, **view_args))
 
     def delete_fragment(self, fragment_name: str, *vary_on: object) -> None:
         """Delete a fragment of a template. One round trip."""

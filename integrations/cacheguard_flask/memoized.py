@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 
 from cacheguard import current_load
 from cacheguard.errors import ConfigurationError, KeyTemplateError
-from cacheguard.extending import CallText, call_text
+from cacheguard.extending import Binder, CallText, KeyOwner, call_text
 
 from .app_cache import AppCache
 from .calls import Common
@@ -42,17 +42,18 @@ class Memoized:
         self._fn = fn = common.fn
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
             raise ConfigurationError(f"{fn.__qualname__} is a generator: its items cannot be cached, return a list")
-        self._signature = inspect.signature(fn)
+        self._binder, self._key_owner = Binder(fn), KeyOwner(fn)
         self._names: list[str] = self._names_in_key(args_to_ignore)
         self._owner = self._owner_name()
         self._name = f"{fn.__module__}.{fn.__qualname__}"
-        self._text: CallText = call_text(make_name(self._name) if make_name else self._name, self._names)
+        self._named_for_all = make_name(self._name) if make_name else self._name
+        self._text: CallText = call_text(self._named_for_all, self._names)
         self._owner_text: CallText = call_text(self._name, ["owner"])
         self._identities = Identities()
         self.wrapper: Any = self._wrapper()
 
     def _names_in_key(self, ignored: Sequence[str] | None) -> list[str]:
-        names = list(self._signature.parameters)
+        names = self._binder.names
         for name in ignored or ():
             if name not in names:
                 raise ConfigurationError(
@@ -62,7 +63,7 @@ class Memoized:
 
     def _owner_name(self) -> str | None:
         """``self`` or ``cls``, if the function is a method and its object is part of the key."""
-        first = next(iter(self._signature.parameters), None)
+        first = next(iter(self._binder.names), None)
         return first if first in ("self", "cls") and first in self._names else None
 
     def _wrapper(self) -> Any:
@@ -94,18 +95,19 @@ class Memoized:
         return self._named(args, kwargs).key
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        values = {name: _identity(bound.arguments[name]) for name in self._names}
+        bound = self._binder.values(args, kwargs)
+        values = {name: _identity(bound[name]) for name in self._names}
         tags, here = [self._tag], False
         if self._owner is not None:
-            values[self._owner], here = self._named_owner(bound.arguments[self._owner])
+            values[self._owner], here = self._named_owner(bound[self._owner])
             tags.append(self._tag_of_owner(values[self._owner]))
         try:
             key = self._text.text_of(*values.values())
         except KeyTemplateError as error:
             raise self._nameless(error) from error
-        key += self._common.source_digest(self._caches())
+        cache = self._caches()
+        self._key_owner.claim(cache.guard, self._named_for_all)
+        key += self._common.source_digest(cache)
         return Call(key, (*tags, *self._common.tags.of(args, kwargs)), here)
 
     def _named_owner(self, owner: Any) -> tuple[Any, bool]:
@@ -219,7 +221,7 @@ class Memoized:
             guard.invalidate_tags(self._tag)
 
     def _needs(self, owner: Any, args: tuple[Any, ...]) -> bool:
-        first = next(iter(self._signature.parameters), None)
+        first = next(iter(self._binder.names), None)
         return owner is not None and first in ("self", "cls") and not (args and args[0] is owner)
 
 

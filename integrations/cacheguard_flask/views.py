@@ -16,6 +16,7 @@ from werkzeug.wrappers import Response
 
 from cacheguard import MISSING, Load, current_load
 from cacheguard.errors import ConfigurationError, LoadTimeout, Overloaded
+from cacheguard.extending import KeyOwner
 
 from .app_cache import AppCache
 from .calls import Common
@@ -72,6 +73,7 @@ class CachedView:
         ignore_headers: bool | Sequence[str],
     ) -> None:
         self._caches, self._common, self._fn = caches, common, common.fn
+        self._key_owner = KeyOwner(common.fn)
         self._key_prefix, self._query_string, self._made_by_user = key_prefix, query_string, make_cache_key
         if make_cache_key is not None and not callable(make_cache_key):
             raise ConfigurationError(f"make_cache_key must be a function, got {make_cache_key!r}")
@@ -232,6 +234,7 @@ class CachedView:
     ) -> Any:
         """What is cached under *key*, or what *run* answers."""
         answer, page, caller = Answer(), page_of is not None, threading.get_ident()
+        self._key_owner.claim(cache.guard, key)
 
         def load() -> Any:
             # A load behind must not answer for the caller, who has an older answer, and contexts that are over by then.

@@ -418,7 +418,7 @@ def test_adding_again_what_is_there_does_not_make_it_grow(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("size", [4_000, pytest.param(20_000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("by", ["add", "rebuild"])
+@pytest.mark.parametrize("by", [pytest.param("add", marks=pytest.mark.slow), "rebuild"])
 def test_wrong_answers_stay_as_rare_as_was_asked(fleet: Fleet, clock: Clock, by: str, size: int) -> None:
     asked = 0.01
     here, there = fleet(capacity=size, error_rate=asked), fleet(capacity=size, error_rate=asked)

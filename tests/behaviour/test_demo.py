@@ -88,8 +88,9 @@ def still_running(room: Path) -> list[str]:
 
 
 @needs_redis
+@pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("names", ["inconsistency", pytest.param(ALL_NAMES, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("names", ["inconsistency", ALL_NAMES])
 def test_the_demo_runs_through_and_leaves_only_its_report(tmp_path: Path, names: str) -> None:
     room, report = tmp_path / "tmp", tmp_path / "report.html"
     room.mkdir()
@@ -121,7 +122,9 @@ def number(text: str) -> int:
 
 @needs_redis
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    "end", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=["ctrl-c", "sigterm"]
+)
 def test_a_demo_that_is_interrupted_leaves_nothing(tmp_path: Path, end: signal.Signals) -> None:
     room, report = tmp_path / "tmp", tmp_path / "report.html"
     room.mkdir()

@@ -101,8 +101,13 @@ def stampede(start: Start, url: str, colour: str, size: tuple[int, int], seconds
     return [answer for answers, _ in outcomes for answer in answers]
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(8, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("colour", ["blocking", "async"])
+@pytest.mark.parametrize(
+    ("colour", "processes"),
+    [
+        ("async", 2),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("blocking", 2), ("blocking", 8), ("async", 8))),
+    ],
+)
 def test_one_load_serves_several_processes_of_25_readers(
     redis_server: RedisServer, redis_url: str, start: Start, colour: str, processes: int
 ) -> None:

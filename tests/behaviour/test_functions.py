@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +12,25 @@ import pytest
 
 from cacheguard import CacheGuard, Policy
 from cacheguard.errors import CacheGuardError, KeyTemplateError
-from tests.support.doors import Door
+from tests.support.doors import Cached, Door
 from tests.support.loader import Loader
+
+RUNS = itertools.count(1)
+
+
+def run(*values: object) -> int:
+    """Something else each time."""
+    return next(RUNS)
+
+
+async def arun(*values: object) -> int:
+    return next(RUNS)
+
+
+def untemplated(door: Door) -> Cached:
+    """That function, cached without a template behind either door."""
+    is_async = inspect.iscoroutinefunction(door.lift(run))
+    return Cached(door, door.guard.cached()(arun if is_async else run))
 
 
 @pytest.fixture
@@ -22,30 +40,18 @@ def guard(redis_url: str) -> Iterator[CacheGuard]:
 
 
 async def test_values_that_are_equal_but_not_the_same_share_nothing(door: Door) -> None:
-    loader = Loader()
-
-    @door.cached()
-    def of(value: object) -> int:
-        run: int = loader(value)
-        return run
-
+    of = untemplated(door)
     values: list[Any] = [1, 1.0, True, "1", b"1", (1,), [1], {1}, frozenset({1}), {1: 1}]
     values += [None, "None", 0, False, 0.0, -0.0, ""]
     first = [await of(value) for value in values]
-    assert first == list(range(1, len(values) + 1))
+    assert len(set(first)) == len(values)
     for _ in range(3):
         assert [await of(value) for value in values] == first
         assert [await of(value) for value in reversed(values)] == first[::-1]
 
 
 async def test_equal_values_of_two_parameters_share_nothing(door: Door) -> None:
-    loader = Loader()
-
-    @door.cached()
-    def of(a: object, b: object) -> int:
-        run: int = loader(a, b)
-        return run
-
+    of = untemplated(door)
     pairs = [(a, b) for a in (1, 1.0, True, "1") for b in (0, False, 0.0, "0")]
     first = [await of(*pair) for pair in pairs]
     assert len(set(first)) == len(pairs)
@@ -82,18 +88,15 @@ def test_a_parameter_may_have_any_name(guard: CacheGuard, name: str) -> None:
 
 
 def test_every_kind_of_parameter_is_bound_as_before(guard: CacheGuard) -> None:
-    calls: list[Any] = []
-
     @guard.cached()
     def odd(a: int, /, b: int, *rest: int, c: int = 3, d: int, **more: int) -> list[Any]:
-        calls.append(1)
         return [a, b, list(rest), c, d, dict(more)]
 
     for _ in range(2):
         assert odd(1, 2, d=4) == [1, 2, [], 3, 4, {}]
         assert odd(1, 2, 5, 6, d=4, e=7) == [1, 2, [5, 6], 3, 4, {"e": 7}]
         assert odd(1, b=2, c=3, d=4) == [1, 2, [], 3, 4, {}]
-    assert len(calls) == 2
+    assert guard.stats().loads == 2
     for wrong in (lambda: odd(1), lambda: odd(a=1, b=2, d=4), lambda: odd(1, 2, 3)):  # type: ignore[call-arg]
         with pytest.raises(TypeError):
             wrong()  # type: ignore[no-untyped-call]
@@ -141,18 +144,15 @@ def test_a_decorator_without_parentheses_is_one_too(guard: CacheGuard) -> None:
 
 
 def test_two_functions_without_a_template_share_nothing(guard: CacheGuard) -> None:
-    def make(number: int) -> Any:
-        @guard.cached()
-        def inner(a: int) -> list[int]:
-            return [number, a]
-
-        return inner
+    @guard.cached()
+    def inner(a: int) -> list[int]:
+        return [a]
 
     @guard.cached()
     def other(a: int) -> str:
         return "other"
 
-    assert make(1)(5) == [1, 5]
+    assert inner(5) == [5]
     assert other(5) == "other"
 
 
@@ -293,7 +293,7 @@ def test_a_function_that_returns_a_coroutine_by_surprise_is_told_so(guard: Cache
     with pytest.raises(CacheGuardError, match="async"):
         surprise()
     with pytest.raises(CacheGuardError, match="async"):
-        guard.get_or_set("k", hidden)
+        guard.get_or_set("k", hidden)  # type: ignore[unused-coroutine]  # that is the mistake
 
 
 def test_arguments_that_cannot_be_hashed_have_keys_too(guard: CacheGuard) -> None:

@@ -62,10 +62,10 @@ def by_batch(guard: CacheGuard, depth: int) -> Any:
     return guard.get_or_set_many([f"{depth}"], load, error_backoff=None)[f"{depth}"]
 
 
-READS = [by_key, by_function, by_many, by_refresh, by_batch]
-
-
-@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize(
+    "read",
+    [by_key, by_function, by_batch, *(pytest.param(read, marks=pytest.mark.slow) for read in (by_many, by_refresh))],
+)
 def test_blocking_loads_are_nested_as_deep_as_the_stack_allows_or_refused_before_its_end(
     guard: CacheGuard, read: Callable[[CacheGuard, int], Any]
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cacheguard import CacheGuard, current_load
+from cacheguard import CacheGuard, Load, current_load
 from cacheguard.errors import ConfigurationError
 from tests.conftest import OpenDoor
 from tests.support.doors import Door
@@ -31,6 +31,29 @@ async def test_an_answer_that_is_not_cacheable_is_shared_and_kept_nowhere(door: 
     assert door.guard.stats().fills == 0
     await door.get_or_set("k", load)
     assert loader.runs == 2
+
+
+async def test_a_load_says_whether_its_value_was_stored(door: Door) -> None:
+    loads: list[Load] = []
+
+    def load() -> int:
+        loads.append(current_load())
+        return 1
+
+    async def stored(key: str, **policy: Any) -> bool:
+        await door.get_or_set(key, load, **policy)
+        return loads[-1].stored
+
+    def refused() -> int:
+        door.guard.invalidate("late")
+        return load()
+
+    assert await stored("k")
+    assert await stored("in this process", l2=False)
+    await door.get_or_set("late", refused)
+    assert not loads[-1].stored
+    with door.guard.disabled():
+        assert not await stored("disabled")
 
 
 async def test_a_private_answer_reaches_no_other_caller(door: Door) -> None:

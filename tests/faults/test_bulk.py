@@ -140,7 +140,14 @@ def most_steps_at_once(guard: CacheGuard, number: int, verb: str) -> int:
     return asyncio.run(main())
 
 
-@pytest.mark.parametrize("verb", ["ainvalidate", "aexpire", "aremove", "aapply", "ainvalidate_tags"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "ainvalidate",
+        "aapply",
+        *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("aexpire", "aremove", "ainvalidate_tags")),
+    ],
+)
 def test_an_event_loop_has_its_turn_however_many_there_are(verb: str) -> None:
     with CacheGuard("redis://127.0.0.1:1/0") as guard:  # nobody listens there
         few, many = (most_steps_at_once(guard, number, verb) for number in (1000, 4000))

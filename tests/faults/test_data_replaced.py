@@ -71,8 +71,17 @@ def raw(server: RedisServer) -> Any:
     return make(port=server.port)
 
 
-def by_its_snapshot(server: RedisServer, _: Path) -> Callable[[], object]:
+def save(server: RedisServer) -> None:
+    """Write a snapshot; one that the server writes for a replica goes first."""
+    until = time.monotonic() + 10
+    while server.command("INFO", "persistence")["rdb_bgsave_in_progress"]:
+        assert time.monotonic() < until, "the snapshot for a replica is not written"
+        time.sleep(0.02)
     server.command("SAVE")
+
+
+def by_its_snapshot(server: RedisServer, _: Path) -> Callable[[], object]:
+    save(server)
     return lambda: server.command("DEBUG", "RELOAD", "NOSAVE")
 
 
@@ -148,7 +157,7 @@ async def test_a_snapshot_older_than_a_failover_takes_holds_nothing_from_before_
     door = open_door(CacheGuard(own_server.url, policy=NO_L1))
     for key in ("k", "later"):
         assert await door.get_or_set(key, lambda: "old") == "old"
-    own_server.command("SAVE")
+    save(own_server)
     await asyncio.sleep(1.1)
     await door.invalidate("k")
     await asyncio.sleep(1.1)
@@ -165,7 +174,7 @@ async def test_a_process_that_only_invalidates_notices_it_too(
 ) -> None:
     with CacheGuard(own_server.url, policy=NO_L1) as elsewhere:
         await asyncio.to_thread(elsewhere.set, "k", "old")
-        own_server.command("SAVE")
+        save(own_server)
         door = open_door(CacheGuard(own_server.url))
         await door.invalidate("k")
         own_server.kill()
@@ -210,7 +219,7 @@ async def test_what_others_do_to_a_running_server_repeats_nothing(
     await door.invalidate("another")
     await asyncio.sleep(1.1)
     await asyncio.to_thread(by_a_copy, own_server, tmp_path)
-    own_server.command("SAVE")
+    save(own_server)
     own_server.command("CONFIG", "RESETSTAT")
     with raw(own_server) as client:
         client.restore("theirs", 0, client.dump(namespace_scope("cacheguard").key("k")))
@@ -243,7 +252,7 @@ async def test_with_a_file_the_journal_outlives_its_process(
     file = tmp_path / "outbox.db"
     with CacheGuard(own_server.url, policy=NO_L1) as elsewhere:
         await asyncio.to_thread(elsewhere.set, "k", "old")
-        own_server.command("SAVE")
+        save(own_server)
         process = Process(HEIR, own_server.url, file, end)
         assert await asyncio.to_thread(process.hear) == "old"
         process.tell()

@@ -116,7 +116,7 @@ database.close()
     ("colour", "mode"),
     [
         ("blocking", "fence"),
-        ("async", "delete"),
+        pytest.param("async", "delete", marks=pytest.mark.slow),
         pytest.param("blocking", "delete", marks=pytest.mark.slow),
         pytest.param("async", "fence", marks=pytest.mark.slow),
     ],

@@ -96,7 +96,7 @@ def fork_often(redis_server: RedisServer, redis_url: str, tmp_path: Path, count:
 def test_children_forked_in_the_middle_of_everything_start_clean_and_the_parent_goes_on(
     redis_server: RedisServer, redis_url: str, tmp_path: Path
 ) -> None:
-    fork_often(redis_server, redis_url, tmp_path, 3)
+    fork_often(redis_server, redis_url, tmp_path, 2)
 
 
 @pytest.mark.chaos

@@ -100,7 +100,7 @@ def uvicorn(port: int) -> list[str]:
     return ["uvicorn", "--port", str(port), "--workers", "2", "--log-level", "warning", "tests.support.served:asgi"]
 
 
-@pytest.fixture(params=["sync", "gthread", "uvicorn"])
+@pytest.fixture(params=[pytest.param("sync", marks=pytest.mark.slow), "gthread", "uvicorn"])
 def served(request: pytest.FixtureRequest, redis_url: str, port: int, tmp_path: Path) -> Iterator[Served]:
     if request.param == "uvicorn":
         words = uvicorn(port)
@@ -152,6 +152,7 @@ def test_the_bus_is_alive_in_every_worker_and_nothing_is_left_when_they_stop(ser
     assert "Traceback" not in log, log
 
 
+@pytest.mark.slow
 @needs_gunicorn
 def test_workers_that_are_replaced_leave_nothing_and_the_new_ones_hear(
     redis_url: str, port: int, tmp_path: Path

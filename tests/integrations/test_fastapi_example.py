@@ -197,6 +197,7 @@ def test_without_redis_the_shop_goes_on(database: str, redis_url: str, redis_ser
         until(lambda: drained(shop))
 
 
+@pytest.mark.slow
 def test_one_command_starts_it_all() -> None:
     port = next(port for port in PORTS if is_free(port))
     environment = {name: value for name, value in os.environ.items() if name not in ("CACHEGUARD_URL", "SHOP_DATABASE")}

@@ -43,8 +43,9 @@ def world_of(
     return build
 
 
+@slow
 @pytest.mark.parametrize("threads", [pytest.param(True, marks=slow, id="threads"), pytest.param(False, id="tasks")])
-@pytest.mark.parametrize("places", ["ABC", pytest.param("ABA", marks=slow)])
+@pytest.mark.parametrize("places", ["ABC", pytest.param("ABA", marks=chaos)])
 def test_two_readers_and_a_writer(places: str, threads: bool) -> None:
     assert explored(world_of(places[:2], places[2:], threads=threads)) > 100
 
@@ -54,13 +55,13 @@ def test_two_readers_and_a_writer_in_one_process() -> None:
     assert explored(world_of("AA", "A", threads=True)) > 100_000
 
 
-@slow
+@chaos
 @pytest.mark.parametrize("threads", [True, False], ids=["threads", "tasks"])
 def test_two_readers_in_one_process_and_a_writer_elsewhere(threads: bool) -> None:
     assert explored(world_of("AA", "B", threads=threads)) > 1000
 
 
-@slow
+@chaos
 def test_two_readers_and_a_writer_beside_one_of_them_with_both_tiers() -> None:
     assert explored(world_of("AB", "A", threads=True, rules=TWO_TIERS)) > 1000
 

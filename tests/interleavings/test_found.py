@@ -159,3 +159,16 @@ def test_a_load_that_began_before_an_invalidation_ended_fills_no_store_of_a_proc
     steps = ["writer 1"] * 1 + ["reader 1"] * 6 + ["writer 2"] + ["writer 1"] * 2 + ["A.bus1"] + ["reader 1"] * 3
     world.run(following(*steps, *["reader 2"] * 3))
     assert world.stepper.results["reader 2"] == 2
+
+
+def test_a_refresh_keeps_nothing_whose_tag_was_invalidated_before_it_is_answered() -> None:
+    # refresher:  loads "old", fills: accepted ........................ is answered: must not keep "old"
+    # writer:                                   invalidates the tag
+    def build() -> World:
+        world = World(TWO_TIERS, bus=True, tags=(TAG,))
+        here, there = world.process("A", threads=True), world.process("B", threads=True)
+        world.refresher("refresher", here)
+        world.tag_writer("writer", there)
+        return world
+
+    assert explored(build) > 20

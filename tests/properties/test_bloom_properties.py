@@ -405,6 +405,7 @@ BLIND: dict[str, tuple[str, Callable[..., Any], Forgery]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BLIND)
 @pytest.mark.usefixtures("fold_often")
 def test_a_signature_that_nobody_looks_at_is_found(
@@ -474,6 +475,7 @@ def test_a_planted_bug_is_found(client: redis.Redis, bug: str) -> None:
     assert found_within(client, PLANTED[bug], 60, losses=False, first=FIRST_SEED.get(bug, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", PLANTED_LOSSES)
 def test_a_planted_bug_about_losses_is_found(client: redis.Redis, bug: str) -> None:
     assert found_within(client, PLANTED_LOSSES[bug], 300, losses=True, first=FIRST_SEED[bug])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from contextlib import nullcontext
 from typing import Any, Protocol
@@ -27,7 +28,7 @@ class Listening(Protocol):
     def deliver(self, message: str, said: dict[str, int]) -> None: ...
 
 
-class Judged:
+class Judged(ABC):
     """A Redis under the eyes of judges: a lease is given to one at a time, and no deadline ends another.
 
     A subclass answers calls (`run`), and looks under a key (`look`, `forget`).
@@ -133,25 +134,25 @@ class Judged:
 
     # What a kind of server says
 
+    @abstractmethod
     def run(self, call: Call) -> Reply:
         """Answer one call."""
-        raise NotImplementedError
 
+    @abstractmethod
     def look(self, key: str) -> Sight | None:
         """What is under *key* and not over, without any change to it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forget(self, key: str) -> None:
         """Remove *key*, whatever is there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def packing(self) -> Packing:
         """How its processes pack what they store."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unpacked(self, key: str, envelope: Any) -> Stored:
         """What *envelope* says."""
-        raise NotImplementedError
 
 
 class ModelServer(Judged):

@@ -191,6 +191,7 @@ refused(
 COLLECTIONS = "collections"
 kept(COLLECTIONS, collections.OrderedDict[str, int], lambda: collections.OrderedDict(b=1, a=2))
 kept(COLLECTIONS, collections.Counter[str], lambda: collections.Counter("abca"))
+kept(COLLECTIONS, collections.Counter[str], lambda: collections.Counter(a=-1, b=0, c=2))
 kept(COLLECTIONS, collections.defaultdict[str, list[int]], lambda: collections.defaultdict(list, {"a": [1]}))
 kept(COLLECTIONS, collections.deque[int], lambda: collections.deque([1, 2]), lambda: collections.deque([1], 3))
 kept(COLLECTIONS, dict[str, int], lambda: collections.OrderedDict(a=1), lambda: collections.defaultdict(int, a=1))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, assert_type
 
 from cacheguard import MISSING, CacheGuard, Change, Policy, current_load
@@ -132,6 +133,40 @@ def a_decorated_function_is_a_callable() -> None:
     waiting: Callable[[int], Coroutine[Any, Any, User]] = aget_user
     wrong: Callable[[str], User | None] = get_user  # type: ignore[assignment]
     print(plain, waiting, wrong)  # noqa: T201 - uses them
+
+
+def find_user() -> User | None:
+    return None
+
+
+async def afind_user() -> User | None:
+    return None
+
+
+def load_many(keys: list[str]) -> dict[str, int]:
+    return dict.fromkeys(keys, 1)
+
+
+async def aload_many(keys: list[str]) -> dict[str, int]:
+    return dict.fromkeys(keys, 1)
+
+
+async def what_a_loader_returns_is_what_the_guard_returns() -> None:
+    assert_type(guard.get_or_set("k", find_user), User | None)
+    assert_type(guard.get_or_set("k", lambda: 1, ttl="5m", tags=["t"]), int)
+    assert_type(guard.get_or_set("k", partial(int, "1")), int)
+    assert_type(child.get_or_set("k", lambda: User("x")), User)
+    assert_type(await guard.aget_or_set("k", afind_user, ttl="5m", returns=User), User | None)
+    assert_type(await guard.aget_or_set("k", find_user), User | None)
+    number: int = await guard.aget_or_set("k", lambda: abare(1))
+    print(number)  # noqa: T201 - uses it
+    assert_type(await guard.aget_or_set("k", lambda: "x", l1=False), str)
+    assert_type(guard.get_or_set_many(["a"], load_many), dict[str, int | None])
+    assert_type(await guard.aget_or_set_many(["a"], aload_many), dict[str, int | None])
+    assert_type(await guard.aget_or_set_many(["a"], load_many), dict[str, int | None])
+    guard.get_or_set("k", bare)  # type: ignore[arg-type]
+    guard.get_or_set_many(["a"], find_user)  # type: ignore[arg-type]
+    await guard.aget_or_set("k", afind_user, tll=5)  # type: ignore[call-overload]
 
 
 async def the_guard() -> None:

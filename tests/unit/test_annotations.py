@@ -230,7 +230,7 @@ async def test_functions_of_a_class_are_cached_by_their_argument(open_door: Open
         loads.append(kind)
         return kind(number)  # type: ignore[call-arg]
 
-    cached = door.cached()(fetch)
+    cached = door.cached("{kind}:{number}")(fetch)
     for _ in range(2):
         assert await cached(Point, 1) == Point(1)
         assert await cached(Box, 1) == Box(1)  # type: ignore[arg-type]

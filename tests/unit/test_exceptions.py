@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import pytest
 from fastapi import HTTPException
+from pydantic import BaseModel, ValidationError, field_validator
 from werkzeug.exceptions import NotFound
 
 from cacheguard.codec import TAGGED
@@ -176,6 +177,28 @@ def test_what_would_not_come_back_whole_is_not_told() -> None:
             with pytest.raises(CodecError):
                 packed(what)
             assert again(error).__context__ is None
+
+
+class Sized(BaseModel):
+    size: int
+    name: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _never(cls, value: str) -> str:
+        raise ValueError(f"not {value}")
+
+
+def test_what_pydantic_has_to_say_is_a_new_object_for_each_caller() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Sized.model_validate({"size": "x", "name": "y"})
+    error = caught.value
+    error.__context__ = KeyError("of another caller")
+    twin = again(error)
+    assert isinstance(twin, ValidationError)
+    assert twin is not error
+    assert (str(twin), repr(twin.errors())) == (str(error), repr(error.errors()))
+    assert (twin.__context__, twin.__traceback__) == (None, None)
 
 
 def caused_by_exit() -> Exception:

@@ -17,6 +17,7 @@ import pytest
 
 from cacheguard.codec.fidelity import difference
 from cacheguard.codec.objects import objects_form
+from cacheguard.codec.tagged import Tagged
 from cacheguard.codec.typed import Form, TypedCodec, codec_for
 from cacheguard.errors import CodecError
 from tests.support import value_classes as c
@@ -189,3 +190,11 @@ def test_what_is_written_in_c_is_compared_by_what_pickle_would_ask_for() -> None
 
     assert difference(pydantic_core.Url("http://a/b"), pydantic_core.Url("http://a/b")) is None
     assert difference(pydantic_core.Url("http://a/b"), pydantic_core.Url("http://a/c")) == ""
+
+
+def test_what_describes_itself_is_read_back_before_it_is_stored() -> None:
+    """A form that loses something, as that of `Counter` once did, is refused with the path."""
+    loses = Tagged({Decimal: lambda form, value, room: form.lower(str(value), room)})
+    with pytest.raises(CodecError, match=r"\['price'\]"):
+        loses.encode({"price": Decimal("1.5")})
+    assert Tagged().decode(Tagged().encode({"price": Decimal("1.5")})) == {"price": Decimal("1.5")}

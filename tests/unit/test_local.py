@@ -196,7 +196,15 @@ def test_options_that_a_tier_can_have_are_taken() -> None:
 def test_a_ticket_is_renewed_for_its_holder_alone() -> None:
     local = tier()
     mine = local.tickets.take()
-    renewed = local.renewed_ticket("k", mine)
+    renewed = local.renewed_ticket("k", (), mine)
     assert not local.tickets.holds(mine, "k")
     assert local.tickets.holds(renewed, "k")
-    assert local.renewed_ticket("k", mine) == mine
+    assert local.renewed_ticket("k", (), mine) == mine
+
+
+def test_no_ticket_is_renewed_that_is_void_for_a_marker() -> None:
+    local = tier()
+    mine = local.tickets.take()
+    local.drop("marker of red")
+    assert local.renewed_ticket("k", ("marker of red",), mine) == mine
+    assert local.tickets.holds(local.renewed_ticket("k", ("marker of blue",), mine), "k")

@@ -259,6 +259,7 @@ HOLDERS: dict[str, Callable[[Any], Any]] = {
     "[0]['a'][1][2]": lambda part: ({"a": [1, {2: part}]},),
     "[0] ": lambda part: collections.deque([part]),
     "['a']": lambda part: collections.defaultdict(list, a=part),
+    ".rows  ": lambda part: types.SimpleNamespace(rows=part),
     "['a'] ": lambda part: types.MappingProxyType({"a": part}),
     ".maps[0]['a']": lambda part: collections.ChainMap({"a": part}),
     ".data[0]": lambda part: collections.UserList([part]),
@@ -442,3 +443,8 @@ def test_a_fallback_for_all_callers_must_be_readable_again() -> None:
         Policy(fallback=iter([1]))
     Policy(fallback=[])
     Policy(fallback=lambda _: iter([1]))
+
+
+def test_the_output_of_a_command_is_a_file() -> None:
+    with os.popen("true") as output:
+        assert once(output) == ("a file", "return its content: read()")

@@ -144,6 +144,51 @@ RELEASES: dict[str, tuple[str, str]] = {
         f"{MODEL}a: int\n    @pydantic.field_validator('a')\n    def check(cls, value): return value",
     ),
     "a private attribute": (f"{MODEL}a: int", f"{MODEL}a: int\n    _b: int = pydantic.PrivateAttr(1)"),
+    "the default of a private attribute": (f"{MODEL}a: int\n    _b: int = 1", f"{MODEL}a: int\n    _b: int = 2"),
+    "the factory of a private attribute": (
+        f"{MODEL}a: int\n    _b: list = pydantic.PrivateAttr(default_factory=lambda: [])",
+        f"{MODEL}a: int\n    _b: list = pydantic.PrivateAttr(default_factory=lambda: [1])",
+    ),
+    "model_post_init beside private attributes": (
+        f"{MODEL}a: int\n    _b: int = 1\n    def model_post_init(self, context): self._b = self.a + self.a",
+        f"{MODEL}a: int\n    _b: int = 1\n    def model_post_init(self, context): self._b = self.a - self.a",
+    ),
+    "an operator in __post_init__": (
+        f"{DATA}a: int\n    b: int = 0\n    def __post_init__(self): self.b = self.a + self.a",
+        f"{DATA}a: int\n    b: int = 0\n    def __post_init__(self): self.b = self.a - self.a",
+    ),
+    "what a validator of a model does": (
+        f"{MODEL}a: str\n    @pydantic.field_validator('a')\n    def check(cls, value): return value.upper()",
+        f"{MODEL}a: str\n    @pydantic.field_validator('a')\n    def check(cls, value): return value.lower()",
+    ),
+    "what a validator in an annotation does": (
+        f"{MODEL}a: Annotated[str, pydantic.AfterValidator(lambda value: value.upper())]",
+        f"{MODEL}a: Annotated[str, pydantic.AfterValidator(lambda value: value.lower())]",
+    ),
+    "an operator in a factory": (
+        f"{MODEL}a: int = pydantic.Field(default_factory=lambda: 2 + int('3'))",
+        f"{MODEL}a: int = pydantic.Field(default_factory=lambda: 2 * int('3'))",
+    ),
+    "a tuple in a factory": (
+        f"{MODEL}a: tuple = pydantic.Field(default_factory=lambda: (1, 2))",
+        f"{MODEL}a: tuple = pydantic.Field(default_factory=lambda: (1, 3))",
+    ),
+    "a default whose text hides a part": (
+        f"@dataclass\nclass In:\n    x: int = field(repr=False)\n{MODEL}a: list[In] = [In(1)]",
+        f"@dataclass\nclass In:\n    x: int = field(repr=False)\n{MODEL}a: list[In] = [In(2)]",
+    ),
+    "a member whose text hides a part": (
+        "@dataclass(repr=False, frozen=True)\nclass In:\n    x: int\nclass Thing(enum.Enum):\n    A = In(1)",
+        "@dataclass(repr=False, frozen=True)\nclass In:\n    x: int\nclass Thing(enum.Enum):\n    A = In(2)",
+    ),
+    "a default that is validated": (
+        f"{MODEL}a: str = pydantic.Field(' x', validate_default=True)",
+        f"{MODEL}a: str = pydantic.Field(' x', validate_default=False)",
+    ),
+    "the order in which a model tries a union": (
+        f"class A(pydantic.BaseModel):\n    x: int\nclass B(pydantic.BaseModel):\n    x: int\n{MODEL}a: A | B",
+        f"class A(pydantic.BaseModel):\n    x: int\nclass B(pydantic.BaseModel):\n    x: int\n{MODEL}a: B | A",
+    ),
     "extras": (f"{MODEL}a: int", f"{MODEL}model_config = pydantic.ConfigDict(extra='allow')\n    a: int"),
     "a subclass of a builtin": ("class Thing(str): pass", "class Thing(str):\n    def __init__(self, *a): self.b = 1"),
 }

@@ -313,7 +313,7 @@ def test_a_slow_load_is_answered_with_the_old_value_when_the_clock_says(
     clock.advance("10s")
     loader.stand_still()
     with ThreadPoolExecutor(1) as threads:
-        answer = threads.submit(guard.get_or_set, "k", loader, **policy)
+        answer = threads.submit(lambda: guard.get_or_set("k", loader, **policy))
         loader.until_started()
         clock.advance("99ms")
         assert not answer.done()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from django.conf import settings
 from django.core.cache import caches
 from django.core.management import call_command
+from django.core.management.color import no_style
+from django.core.management.sql import sql_flush
 from django.db import connections
 from django.test import override_settings
 
@@ -48,7 +51,7 @@ if not settings.configured:
             name: {
                 "ENGINE": "django.db.backends.sqlite3",
                 "NAME": str(Path(_home.name) / f"{name}.sqlite3"),
-                "OPTIONS": {"timeout": 30},
+                "OPTIONS": {"timeout": 30, "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF"},
             }
             for name in ("default", "other")
         },
@@ -57,6 +60,9 @@ if not settings.configured:
         CACHES={"default": {"BACKEND": BACKEND, "LOCATION": "memory://"}},
     )
     django.setup()
+
+
+import_module("tests.integrations.django.shop.more_models")  # before the tables are made
 
 
 @pytest.fixture(scope="session")
@@ -68,12 +74,18 @@ def tables() -> Iterator[None]:
     connections.close_all()
 
 
+def _empty(connection: Any) -> None:
+    """Delete all rows, and count anew. Django's own ``flush`` takes ten times as long for the events that it sends."""
+    statements = sql_flush(no_style(), connection, reset_sequences=True, allow_cascade=False)
+    connection.ops.execute_sql_flush(statements)
+
+
 @pytest.fixture
 def database(tables: None) -> Iterator[None]:
     """Empty tables in two databases."""
     yield
     for name in ("default", "other"):
-        call_command("flush", database=name, interactive=False, verbosity=0)
+        _empty(connections[name])
     connections.close_all()
 
 

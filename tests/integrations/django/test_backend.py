@@ -23,7 +23,7 @@ from django.core.signals import request_finished
 from django.test import override_settings
 
 from cacheguard import CacheGuard
-from cacheguard.errors import ConfigurationError
+from cacheguard.errors import ConfigurationError, KeyTemplateError
 from cacheguard.extending import FOREVER
 from cacheguard_django import CacheGuardCache, close_guards, guard
 from tests.integrations.django.conftest import BACKEND, Configure
@@ -523,3 +523,17 @@ def test_settings_do_not_show_what_is_secret(configure: Configure) -> None:
     with pytest.raises(InvalidCacheBackendError, match="LOCATION") as error:
         configure(LOCATION=b"redis://user:s3cr3t@localhost/0")
     assert "s3cr3t" not in str(error.value)
+
+
+def test_a_function_of_a_factory_is_taken_once() -> None:
+    def make(tenant: str) -> Any:
+        @guard().cached
+        def work(x: int) -> str:
+            return f"data of {tenant}"
+
+        return work
+
+    for _ in range(2):
+        assert make("a")(1) == "data of a"
+    with pytest.raises(KeyTemplateError, match="another tenant"):
+        make("b")

@@ -65,7 +65,17 @@ def test_sessions_in_a_cache_that_may_lag_are_complained_about(configure: Config
     configure(OPTIONS={"l1": True})
     assert ids() == []
     with override_settings(SESSION_ENGINE="django.contrib.sessions.backends.cache"):
+        assert ids() == ["cacheguard.W002", "cacheguard.W006"]
+    with override_settings(SESSION_ENGINE="django.contrib.sessions.backends.cached_db"):
         assert ids() == ["cacheguard.W002"]
+
+
+def test_sessions_that_are_in_the_cache_alone_are_complained_about(configure: Configure) -> None:
+    configure()
+    with override_settings(SESSION_ENGINE="django.contrib.sessions.backends.cache"):
+        assert ids() == ["cacheguard.W006"]
+    with override_settings(SESSION_ENGINE="django.contrib.sessions.backends.cached_db"):
+        assert ids() == []
 
 
 @pytest.mark.parametrize("serializer", ["pickle", pickle])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("database", "cache")
 
 
 def name_of(person_id: int) -> str | None:
-    return guard().get_or_set(  # type: ignore[no-any-return]
+    return guard().get_or_set(
         f"person:{person_id}", lambda: Person.objects.filter(pk=person_id).values_list("name", flat=True).first()
     )
 
@@ -305,120 +304,3 @@ async def test_a_coroutine_function_can_be_decorated(cache: CacheGuardCache) -> 
     await cache.guard.aset("person:7", 1)
     assert await rename(7) == 7
     assert await cache.guard.aget("person:7") is None
-
-
-# Random programs
-
-STEPS = ("begin", "begin", "commit", "commit", "rollback", "write", "write", "read", "read", "outside", "outside")
-
-
-class Rollback(Exception):  # noqa: N818 - a wish
-    pass
-
-
-class Program:
-    """A random program of transactions on two rows; after each of its steps the cache may hold committed values only.
-
-    Every write says what it has changed, in one of the three ways. `leaks` are the cached values that were not
-    committed at the time.
-    """
-
-    def __init__(self, choices: random.Random, people: list[Person], others: ThreadPoolExecutor) -> None:
-        self.choices, self.people, self.others = choices, people, others
-        self.left = choices.randint(5, 25)
-        self.number = 0
-        self.leaks: list[tuple[Any, Any]] = []
-        self.read = 0
-
-    def block(self, depth: int) -> None:
-        while self.left > 0:
-            self.left -= 1
-            step = self.choices.choice(STEPS)
-            person = self.choices.choice(self.people)
-            if step == "begin" and depth < 4:
-                try:
-                    with transaction.atomic(savepoint=self.choices.random() < 0.8 or depth == 0):
-                        self.block(depth + 1)
-                except Rollback:
-                    if connection.needs_rollback:
-                        raise
-            elif step == "commit" and depth:
-                return
-            elif step == "rollback" and depth:
-                raise Rollback
-            elif step == "write":
-                self.number += 1
-                change(
-                    self.choices.choice(["invalidate", "writing", "invalidates"]), person, f"{person.pk}.{self.number}"
-                )
-            elif step == "read":
-                name_of(person.pk)
-            elif step == "outside":
-                self.others.submit(name_of, person.pk).result(30)
-            self.look()
-
-    def look(self) -> None:
-        """Compare what is cached with what another connection sees."""
-        seen = dict(outside.execute("SELECT id, name FROM shop_person").fetchall())
-        found = guard().get_many([f"person:{person.pk}" for person in self.people])
-        for person in self.people:
-            value = found.get(f"person:{person.pk}", MISSING)
-            if value is not MISSING:
-                self.read += 1
-                if value != seen[person.pk]:
-                    self.leaks.append((value, seen[person.pk]))
-
-
-outside: Any = None
-
-
-def run_programs(count: int, seed: int) -> tuple[list[tuple[Any, Any]], int]:
-    """The leaks of so many programs, up to and with those of the first that has any; how often something was cached."""
-    global outside  # noqa: PLW0603 - one connection for all programs
-    people = [Person.objects.create(name=f"{number}") for number in range(2)]
-    database: Any = connection
-    outside = database.Database.connect(connection.settings_dict["NAME"])
-    leaks: list[tuple[Any, Any]] = []
-    read = 0
-    others = ThreadPoolExecutor(1)  # somebody else, with a connection of his own
-    try:
-        for number in range(count):
-            program = Program(random.Random(f"{seed} {number}"), people, others)
-            program.block(0)
-            leaks += program.leaks
-            read += program.read
-            if leaks:
-                break
-    finally:
-        others.submit(connections.close_all).result(30)
-        others.shutdown()
-        outside.close()
-    return leaks, read
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("programs", [100, pytest.param(1000, marks=pytest.mark.slow)])
-def test_random_programs_of_transactions_cache_nothing_that_is_not_committed(programs: int) -> None:
-    connection.ensure_connection()
-    with connection.cursor() as cursor:
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=OFF")
-    leaks, read = run_programs(programs, seed=4)
-    assert leaks == []
-    assert read > programs  # the programs do cache
-
-
-def test_the_programs_find_a_cache_that_is_filled_inside_transactions(configure: Configure) -> None:
-    configure(OPTIONS={"fill_in_atomic": True})
-    with connection.cursor() as cursor:
-        cursor.execute("PRAGMA journal_mode=WAL")
-    leaks, _ = run_programs(100, seed=4)
-    assert leaks
-
-
-def test_the_programs_find_an_invalidation_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("PRAGMA journal_mode=WAL")
-    monkeypatch.setattr(transaction, "on_commit", lambda function, using=None: function())
-    leaks, _ = run_programs(100, seed=4)
-    assert leaks

@@ -85,6 +85,7 @@ def test_two_processes_make_one_run_and_a_deletion_reaches_both(redis_url: str) 
         assert process.outcome() == "ended"
 
 
+@pytest.mark.slow
 # Where the system has no fork (Windows), no server forks its workers, either.
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_workers_forked_from_a_loaded_app_serve_and_end(make_app: MakeApp, redis_url: str, tmp_path: Path) -> None:
@@ -122,6 +123,7 @@ print(json.dumps([codes, found]))
     assert Process(script, ROOT / "integrations", redis_url).outcome() == [[0, 0, 0], [0, 1, 2]]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_while_it_loads_is_replaced(redis_url: str) -> None:
     import json
 

