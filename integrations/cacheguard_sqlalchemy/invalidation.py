@@ -197,8 +197,7 @@ class OnCommit:
         pending: Pending | None = session.info.get(self)
         if pending is None:
             pending = session.info[self] = Pending(self, session, load_here())
-            if pending.load is None:
-                self._all_open[id(pending)] = pending
+            self._all_open[id(pending)] = pending
             notice(session, _changed_here)
         remember_here(pending)
         return pending
@@ -407,7 +406,8 @@ class OnCommit:
         if self._alone == "open":
             # All that are open in this process: nobody can know which of them the loader's objects belong to.
             return any(
-                pending is not None and pending.open for pending in (each() for each in self._all_open.valuerefs())
+                pending is not None and pending.counts_everywhere
+                for pending in (each() for each in self._all_open.valuerefs())
             )
         return any(pending.uncommitted for pending in open_here(self))
 

@@ -104,6 +104,11 @@ class Pending:
     def open(self) -> bool:
         return not self.over and self.session() is not None
 
+    @property
+    def counts_everywhere(self) -> bool:
+        """True if it is open, unless a load began it, still runs, and has changed nothing."""
+        return self.open and (self.load is None or self.load.over or self.uncommitted)
+
     def end(self) -> None:
         self.over = True
         self.connections.clear()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, Request
 from httpx import ASGITransport, AsyncClient
 from sqlalchemy import Engine, create_engine, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
@@ -152,6 +152,30 @@ def test_where_nothing_can_be_known_open_is_safe(guard: Listening, factory: Fact
     assert guard.get("both") == guard.get("user:2") == "committed", "sessions of loaders count for nobody else"
 
 
+def test_a_transaction_that_a_load_began_and_left_open_is_open(guard: Listening, factory: Factory) -> None:
+    invalidate_on_commit(guard, factory, TOUCHED, alone="open")
+    with factory() as session:
+        assert guard.get_or_set("user:2", lambda: session.get_one(User, 2).name) == "committed"
+        user = session.get_one(User, 1)
+        user.name = "refused"
+        own = Context().run(guard.get_or_set, "user:1", lambda: user.name)
+        assert (own, guard.get("user:1")) == ("refused", None)
+        session.rollback()
+
+
+def test_what_a_load_changes_in_its_own_session_counts_at_once(guard: Listening, factory: Factory) -> None:
+    invalidate_on_commit(guard, factory, TOUCHED, alone="open")
+
+    def load() -> str:
+        with factory() as own:
+            user = unflushed(own)
+            name: str = guard.get_or_set("user:1", lambda: user.name)
+            return name
+
+    assert guard.get_or_set("outer", load) == "refused"
+    assert guard.get("user:1") is None
+
+
 def test_scoped_sessions(guard: Listening, factory: Factory) -> None:
     scoped = scoped_session(factory)
     invalidate_on_commit(guard, scoped, TOUCHED)
@@ -177,46 +201,57 @@ def test_the_end_of_a_watch_leaves_the_sessions_as_they_are(guard: Listening, fa
 # FastAPI
 
 
+def request_session(request: Request) -> Iterator[Session]:
+    with request.app.state.sessions() as made:
+        yield made
+
+
+TheSession = Annotated[Session, Depends(request_session)]
+
+
+def found_user(session: TheSession) -> User:
+    return session.get_one(User, 1)
+
+
+def changed_user(session: TheSession) -> User:
+    return flushed(session)
+
+
+Found = Annotated[User, Depends(found_user)]
+Changed = Annotated[User, Depends(changed_user)]
+
+
 async def test_fastapi_with_dependencies_in_threads(guard: Listening, watched: Factory) -> None:
     app = FastAPI()
-
-    def session() -> Iterator[Session]:
-        with watched() as made:
-            yield made
-
-    def found(s: Annotated[Session, Depends(session)]) -> User:
-        return s.get_one(User, 1)
-
-    def changed(s: Annotated[Session, Depends(session)]) -> User:
-        return flushed(s)
+    app.state.sessions = watched
 
     @guard.cached("user:{i}")
-    def name(i: int, s: Session) -> str:
-        return s.get_one(User, i).name
+    def name(i: int, session: Session) -> str:
+        return session.get_one(User, i).name
 
     @app.post("/here")
-    def here(s: Annotated[Session, Depends(session)], user: Annotated[User, Depends(found)]) -> None:
+    def here(session: TheSession, user: Found) -> None:
         user.name = "refused"
-        name(1, s)
+        name(1, session)
         raise HTTPException(409)
 
-    @app.post("/in a dependency")
-    def before(s: Annotated[Session, Depends(session)], _user: Annotated[User, Depends(changed)]) -> None:
-        name(1, s)
+    @app.post("/dependency")
+    def before(session: TheSession, _: Changed) -> None:
+        name(1, session)
         raise HTTPException(409)
 
     @app.post("/async")
-    async def in_loop(s: Annotated[Session, Depends(session)], user: Annotated[User, Depends(found)]) -> None:
+    async def in_loop(session: TheSession, user: Found) -> None:
         user.name = "refused"
-        await asyncio.to_thread(name, 1, s)
+        await asyncio.to_thread(name, 1, session)
         raise HTTPException(409)
 
     @app.get("/")
-    def show(s: Annotated[Session, Depends(session)]) -> str:
-        return name(1, s)
+    def show(session: TheSession) -> str:
+        return name(1, session)
 
     async with AsyncClient(transport=ASGITransport(app), base_url="http://shop") as client:
-        for path in ("/here", "/in a dependency", "/async"):
+        for path in ("/here", "/dependency", "/async"):
             assert (await client.post(path)).status_code == 409
             assert (await client.get("/")).json() == "committed", path
             await guard.aclear()
