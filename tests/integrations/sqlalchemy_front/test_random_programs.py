@@ -416,6 +416,7 @@ def test_random_programs_of_tasks(impatient: Engine, database_url: Callable[[str
             runner.run(whole())
 
         world = AsyncWorld(engine, guard)
-        drawn(most, TASKS, lambda program: run(world.run(program)))
-        run(engine.dispose())
-    impatient.dispose()
+        try:
+            drawn(most, TASKS, lambda program: run(world.run(program)))
+        finally:
+            run(engine.dispose())
