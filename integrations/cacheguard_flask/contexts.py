@@ -10,6 +10,7 @@ from flask import Flask, has_request_context, request
 
 from cacheguard import current_load
 
+from .headers import copy_of
 from .use import nothing_is_read
 
 
@@ -21,7 +22,7 @@ def in_its_context(app: Flask, run: Callable[[], Any], *, as_request: bool = Fal
     contexts with their own session. *as_request*: the app's before-request functions run there, too.
     """
     caller = threading.get_ident()
-    environ = dict(request.environ) if has_request_context() else None
+    environ = copy_of(request.environ) if has_request_context() else None
 
     def running() -> Any:
         if threading.get_ident() == caller:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from werkzeug.datastructures import EnvironHeaders
@@ -105,6 +105,26 @@ class WatchedEnviron(dict[str, Any]):
         self.read.add(ANY)
         return super().values()
 
+    def __iter__(self) -> Iterator[str]:  # with this, `dict(…)` and `{**…}` do not pass by
+        self.read.add(ANY)
+        return super().__iter__()
+
+    def keys(self) -> Any:
+        self.read.add(ANY)
+        return super().keys()
+
+    def copy(self) -> dict[str, Any]:
+        self.read.add(ANY)
+        return super().copy()
+
+    def __or__(self, other: Any) -> Any:
+        self.read.add(ANY)
+        return super().__or__(other)
+
+    def __ror__(self, other: Any) -> Any:
+        self.read.add(ANY)
+        return super().__ror__(other)
+
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, value)
         self._environ[key] = value
@@ -127,6 +147,10 @@ class WatchedEnviron(dict[str, Any]):
         super().update(*args, **kwargs)
         self._environ.update(*args, **kwargs)
 
+    def __ior__(self, other: Any) -> Any:
+        self.update(other)
+        return self
+
 
 class WatchedHeaders(EnvironHeaders):
     """The headers in a `WatchedEnviron`."""
@@ -143,6 +167,11 @@ def value_of(request: Any, name: str) -> str:
     plain: Any = dict
     text: str = plain.get(request.environ, key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}", "")
     return text
+
+
+def copy_of(environ: dict[str, Any]) -> dict[str, Any]:
+    """A plain copy of *environ*, without a note."""
+    return dict(dict.items(environ))
 
 
 def watch(request: Any) -> None:

@@ -23,14 +23,19 @@ def fed(given: Any) -> tuple[Fed, ...]:
 
 
 def _around(template: Any) -> tuple[str, str]:
+    """What stands before and after the one field of *template*."""
     try:
         parts = list(Formatter().parse(template)) if isinstance(template, str) else []
     except ValueError:
         parts = []
-    literals = [literal for literal, _, _, _ in parts] + [""]
-    if [field for _, field, _, _ in parts if field is not None] != [parts[0][1]] if parts else True:
-        raise ConfigurationError(f"bloom must have key templates with one field, like 'user:{{id}}', got {template!r}")
-    return literals[0], literals[1]
+    # Literals with braces in them come in several parts.
+    at = [index for index, (_, field, _, _) in enumerate(parts) if field is not None]
+    if len(at) != 1 or parts[at[0]][2] or parts[at[0]][3]:
+        raise ConfigurationError(
+            f"bloom must have key templates with one plain field, like 'user:{{id}}', got {template!r}"
+        )
+    literals = [literal for literal, _, _, _ in parts]
+    return "".join(literals[: at[0] + 1]), "".join(literals[at[0] + 1 :])
 
 
 def brought(filters: Iterable[Fed], changes: Iterable[Change]) -> list[tuple[BloomFilter, list[str]]]:

@@ -475,10 +475,10 @@ def test_filters_are_fed_with_the_keys_of_events(
     assert gaps == []
 
 
-@pytest.mark.parametrize("template", ["user", "{a}:{b}", "user:{", 5])
+@pytest.mark.parametrize("template", ["", "user", "{a}:{b}", "user:{", "user:{id:03}", "user:{id!r}", 5])
 def test_filters_need_a_template_with_one_field_and_an_answer_to_gaps(guard: CacheGuard, template: Any) -> None:
     users = guard.bloom("users", capacity=100)
-    with pytest.raises(ConfigurationError, match="one field"):
+    with pytest.raises(ConfigurationError, match="one plain field"):
         PostgresFeed(guard, "", on_gap=print, bloom={users: template})
     with pytest.raises(ConfigurationError, match="on_gap must be a function"):
         PostgresFeed(guard, "", bloom={users: "user:{id}"})

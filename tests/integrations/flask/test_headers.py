@@ -32,6 +32,12 @@ LOOKS: dict[str, tuple[View, dict[str, Any]]] = {
     "getlist": (lambda: str(request.headers.getlist("X-Api-Key")), {"headers": ADA}),
     "all": (lambda: str(dict(request.headers).get("X-Api-Key")), {"headers": ADA}),
     "environ": (lambda: request.environ.get("HTTP_X_API_KEY", "-"), {"headers": ADA}),
+    "dict": (lambda: str(dict(request.environ).get("HTTP_X_API_KEY")), {"headers": ADA}),
+    "unpacked": (lambda: str({**request.environ}.get("HTTP_X_API_KEY")), {"headers": ADA}),
+    "copy": (lambda: str(request.environ.copy().get("HTTP_X_API_KEY")), {"headers": ADA}),
+    "union": (lambda: str((request.environ | {}).get("HTTP_X_API_KEY")), {"headers": ADA}),
+    "into a union": (lambda: str(({} | request.environ).get("HTTP_X_API_KEY")), {"headers": ADA}),
+    "names": (lambda: str("HTTP_X_API_KEY" in list(request.environ)), {"headers": ADA}),
     "languages": (lambda: str(request.accept_languages), {"headers": {"Accept-Language": "de"}}),
     "accept": (lambda: str(request.accept_mimetypes.best), {"headers": {"Accept": "text/plain"}}),
     "user agent": (lambda: request.user_agent.string, {"headers": {"User-Agent": "phone"}}),
@@ -153,11 +159,12 @@ def test_what_a_view_writes_to_the_environment_is_there_for_others(app: Flask, e
         request.environ["shop.seen"] = 1
         request.environ.setdefault("shop.more", 2)
         request.environ.update({"shop.last": 3})
+        request.environ |= {"shop.united": 4}
         request.environ.pop("shop.more")
         return "x"
 
     answers(app, {})
-    assert (seen["shop.seen"], seen["shop.last"], "shop.more" in seen) == (1, 3, False)
+    assert (seen["shop.seen"], seen["shop.last"], seen["shop.united"], "shop.more" in seen) == (1, 3, 4, False)
 
 
 def test_the_reason_names_the_header_and_the_remedy(
