@@ -81,7 +81,8 @@ def invalidate_on_commit(
         versions: a model's ``version_id_col``, if it is a whole number, becomes the version of keys that are made of
             the primary key. The functions with these keys must then be cached with ``version=`` of that column, too.
         alone: when loads are private, that is for their caller only and not cached. ``"changed"``: while this thread or
-            task is inside a transaction with uncommitted changes. ``"open"``: inside any transaction.
+            task is inside a transaction with uncommitted changes. ``"open"``: while any watched session of this process
+            has a transaction; one that a load has begun counts after the load, or once it has changed something.
 
     Returns:
         A handle with `OnCommit.also` and `OnCommit.remove`.

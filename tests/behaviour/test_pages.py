@@ -30,9 +30,7 @@ NEEDS = {
     "docs/workers.md": ("celery", "rq"),
 }
 PROGRAMS = [page for page in pages() if program(page.read_text(encoding="utf-8"))]
-each_program = pytest.mark.parametrize(
-    "page", [page for page in PROGRAMS if page not in {SECURITY, TOPOLOGIES, FEEDS}], ids=name_of
-)
+RUN = [page for page in PROGRAMS if page not in {SECURITY, TOPOLOGIES, FEEDS}]
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +54,18 @@ def run_page(page: Path) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-@each_program
+@pytest.mark.parametrize(
+    "page",
+    # A program of its own takes seconds to start: `make test` runs it on Redis alone.
+    [pytest.param(page, marks=pytest.mark.slow if name_of(page) in NEEDS else ()) for page in RUN],
+    ids=map(name_of, RUN),
+)
 def test_the_examples_run_within_one_process(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CACHEGUARD_URL", raising=False)
     run_page(page)
 
 
-@each_program
+@pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_the_examples_run_on_redis(page: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CACHEGUARD_URL", redis_url)
     run_page(page)

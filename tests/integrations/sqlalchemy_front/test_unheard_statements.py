@@ -15,7 +15,7 @@ from sqlalchemy.pool import QueuePool
 from cacheguard import CacheGuard, Change
 from cacheguard.errors import ConfigurationError, Unreachable
 from cacheguard_sqlalchemy import OutboxRelay, Touches, invalidate_on_commit
-from tests.support.orm import OUTBOX, Club, Listening, Model, User, members
+from tests.support.orm import OUTBOX, Club, Listening, Model, User, members, without_waiting_for_the_disk
 from tests.support.postgres_server import PostgresServer
 
 Factory = sessionmaker[Session]
@@ -36,7 +36,7 @@ def filled(engine: Engine) -> None:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = create_engine(f"sqlite:///{tmp_path}/db")
+    engine = without_waiting_for_the_disk(create_engine(f"sqlite:///{tmp_path}/db"))
     filled(engine)
     yield engine
     engine.dispose()

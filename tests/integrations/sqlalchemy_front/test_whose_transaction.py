@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from cacheguard_sqlalchemy import OnCommit, invalidate_on_commit
-from tests.support.orm import Listening, Model, Post, User
+from tests.support.orm import Listening, Model, Post, User, without_waiting_for_the_disk
 
 Factory = sessionmaker[Session]
 TOUCHED: dict[Any, list[Any]] = {User: ["user:{id}"]}
@@ -25,7 +25,9 @@ TOUCHED: dict[Any, list[Any]] = {User: ["user:{id}"]}
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = create_engine(f"sqlite:///{tmp_path}/db", connect_args={"check_same_thread": False})
+    engine = without_waiting_for_the_disk(
+        create_engine(f"sqlite:///{tmp_path}/db", connect_args={"check_same_thread": False})
+    )
     Model.metadata.create_all(engine)
     with Session(engine) as session:
         session.add_all([User(id=1, name="committed"), User(id=2, name="committed"), Post(id=1, user_id=1)])
