@@ -199,7 +199,7 @@ class OnCommit:
         if pending is None:
             pending = session.info[self] = Pending(self, session, load_here())
             self._all_open[id(pending)] = pending
-            notice(session, _changed_here)
+        notice(session, _changed_here)  # each time: `expunge_all` gives the session another map
         remember_here(pending)
         return pending
 

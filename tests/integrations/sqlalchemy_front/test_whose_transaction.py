@@ -110,6 +110,15 @@ def test_who_changes_an_object_is_inside(guard: Listening, watched: Factory, do:
         assert guard.get("user:1") is None
 
 
+def test_a_session_that_has_let_go_of_its_objects_is_still_known(guard: Listening, watched: Factory) -> None:
+    with watched() as session:
+        session.get_one(User, 1)
+        session.expunge_all()
+        Context().run(unflushed, session)
+        own = Context().run(guard.get_or_set, "user:1", lambda: session.get_one(User, 1).name)
+        assert (own, guard.get("user:1")) == ("refused", None)
+
+
 def test_an_object_from_before_the_load_is_not_taken_for_new(guard: Listening, watched: Factory) -> None:
     watched.configure(expire_on_commit=False)
     with watched() as session:
