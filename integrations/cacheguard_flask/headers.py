@@ -171,7 +171,9 @@ def value_of(request: Any, name: str) -> str:
 
 def copy_of(environ: dict[str, Any]) -> dict[str, Any]:
     """A plain copy of *environ*, without a note."""
-    return dict(dict.items(environ))
+    plain: Any = dict
+    copied: dict[str, Any] = plain(plain.items(environ))
+    return copied
 
 
 def watch(request: Any) -> None:
