@@ -156,7 +156,12 @@ class World:
         return self._name(key), *(self.scope.markers((*self.tags, *self.late_tags)) if self.scope.epochs else ())
 
     def _heard(self, process: Process, key: str) -> int:
-        """The least that a process may have after what it has heard."""
+        """The least that a process may have after what it has heard.
+
+        What is set by hand later may be older than what the database said then, unless its version is below the floor.
+        """
+        if self.sets:
+            return 0
         return max(process.heard.get(name, {}).get(key, 0) for name in self._names(key))
 
     def _promised(self, key: str, now: float) -> int:
