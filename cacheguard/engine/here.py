@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from os import urandom
 from typing import TYPE_CHECKING
 
 from ..delivery.outbox import Invalidation
 from ..protocol import calls
-from ..protocol.layout import NONCE_BYTES
+from ..protocol.layout import new_nonce
 from ..protocol.names import epochs_of
 from ..runtime import run_now
 
@@ -81,7 +80,7 @@ class Here:
 
     def _under(self, key: str) -> str:
         """The nonces of the namespaces of *key*, as this store has them."""
-        marks = [calls.mark(epoch, nonce=urandom(NONCE_BYTES), keep_ms=calls.FLOOR_MS) for epoch in epochs_of(key)]
+        marks = [calls.mark(epoch, nonce=new_nonce(), keep_ms=calls.FLOOR_MS) for epoch in epochs_of(key)]
         return b"".join(calls.marked(reply).nonce for reply in run_now(self._store.send(*marks))).hex()
 
     def forget_all(self) -> list[str]:

@@ -185,9 +185,9 @@ class Hub:
             packing: Packing = ObjectPacking(self.shared.copier)
             remote: Entries
             if self.memory:
-                remote = Remote(gate, packing, self.events, runtime.token)
+                remote = Remote(gate, packing, self.events)
             else:
-                remote = OwnStore(gate, packing, self.events, runtime.token, hears=self._hears)
+                remote = OwnStore(gate, packing, self.events, hears=self._hears)
         else:
             packing = SealedPacking(self.options.sealer, self.registry, copies=self.options.l1_copy)
             remote = self._nodes.remote(ways, runtime, packing, abreast=isinstance(runtime, AsyncRuntime))

@@ -301,7 +301,6 @@ class Nodes:
                 self._nodes[name].gate(way, self._nodes[name].replicas(way)),
                 packing,
                 self._nodes[name].events,
-                runtime.token,
             )
             for name, way in ways.items()
         }

@@ -7,7 +7,6 @@ without Redis, in the same order.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from ..errors import Refused
 from ..ports import Call, Reply, ScriptCall
 from . import messages
 from .entry import Fill, Filled, ms
-from .layout import HEADER_BYTES, NONCE_BYTES, NOT_OURS, Held, clock, held, is_guarded, last_tagged, nonce
+from .layout import HEADER_BYTES, NOT_OURS, Held, clock, held, is_guarded, last_tagged, new_nonce, nonce
 from .lua import load
 
 MARK, LEASE, FILL, RENEW, RELEASE = load("mark"), load("lease"), load("fill"), load("renew"), load("release")
@@ -149,7 +148,7 @@ def marked(reply: Reply) -> Marked:
 
 def tagged(epoch: str, lag_ms: int = 0) -> Call:
     """Note at the marker *epoch* of a namespace that a tag of it is invalidated now, and quarantined for *lag_ms*."""
-    return ScriptCall(TAGGED, (epoch,), (os.urandom(NONCE_BYTES), lag_ms))
+    return ScriptCall(TAGGED, (epoch,), (new_nonce(), lag_ms))
 
 
 # LEASE and what ends it

@@ -6,6 +6,7 @@ when it was stored. The claims behind the value are for the scripts alone: see `
 
 from __future__ import annotations
 
+import os
 from struct import Struct
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -17,7 +18,7 @@ LAYOUT = 0xC2
 # at (6 each); bytes of the value (4). Python has no numbers of six bytes: it reads them as 2 and 4.
 HEADER = Struct(">QIHIHIHII")
 HEADER_BYTES = HEADER.size
-NONCE_BYTES = 16
+NONCE_BYTES = 8
 GUARDED = 1
 """The flag that says: only the master knows if the value may be used. A write is under way, or a quarantine goes on."""
 VALUE = 2
@@ -79,6 +80,11 @@ def held(raw: Reply, now: int) -> Held | None:
     if fresh - now > span:
         return NOT_OURS
     return Held(value, (fresh - now) / 1000, max(0, now - born) / 1000, (dead - now) / 1000)
+
+
+def new_nonce() -> bytes:
+    """Random bytes that no marker has had before."""
+    return os.urandom(NONCE_BYTES)
 
 
 def nonce(raw: Reply) -> bytes | None:

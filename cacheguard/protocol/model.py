@@ -163,9 +163,10 @@ class MemoryCommands:
         state = self._states.get(key)
         if state is None:
             return None
-        state.open(now)
-        if state.end() > now:
-            return state
+        if state.end() > now:  # else the key is gone, and with it the version of a value that nobody has seen ending
+            state.open(now)
+            if state.end() > now:
+                return state
         self._delete(key)
         return None
 

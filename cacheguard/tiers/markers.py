@@ -44,7 +44,7 @@ class Markers:
         nonce: makes the nonce of a marker that is not there yet.
     """
 
-    def __init__(self, gate: Gate, events: Events, nonce: Callable[[], str]) -> None:
+    def __init__(self, gate: Gate, events: Events, nonce: Callable[[], bytes]) -> None:
         self._gate, self._events, self._nonce = gate, events, nonce
         self._hints: OrderedDict[str, tuple[str, ...]] = OrderedDict()  # by key, tags that its loader gave it
         self._known: OrderedDict[str, bytes] = OrderedDict()  # what markers said last; manual writes begin with it
@@ -66,7 +66,7 @@ class Markers:
 
     def marks(self, markers: Sequence[str], keep_ms: int) -> list[Call]:
         """The calls that ask for the nonces of *markers*, and make those that are not there."""
-        return [calls.mark(marker, nonce=self._nonce()[:16].encode(), keep_ms=keep_ms) for marker in markers]
+        return [calls.mark(marker, nonce=self._nonce(), keep_ms=keep_ms) for marker in markers]
 
     def seen(self, markers: Sequence[str], replies: Sequence[Reply]) -> Marks:
         """What `marks` was answered."""

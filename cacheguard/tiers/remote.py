@@ -16,6 +16,7 @@ from ..events import Events
 from ..ports import Call, Reply
 from ..protocol import calls
 from ..protocol.entry import Bypass, CutOff, Failed, Fill, Filled, Found, Granted, LeaseOutcome, Stored, Usable, Wait
+from ..protocol.layout import new_nonce
 from ..protocol.names import Scope, epochs_of
 from .by_hand import ByHand
 from .markers import Markers, Marks
@@ -38,7 +39,7 @@ class Remote:
 
     abreast = 1
 
-    def __init__(self, gate: Gate, packing: Packing, events: Events, nonce: Callable[[], str]) -> None:
+    def __init__(self, gate: Gate, packing: Packing, events: Events, nonce: Callable[[], bytes] = new_nonce) -> None:
         self.gate, self._packing, self._events = gate, packing, events
         self.markers: Markers = Markers(gate, events, nonce)
         self._opening = Opening(packing, self.markers, gate, events)

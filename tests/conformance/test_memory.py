@@ -133,9 +133,9 @@ CALLS: list[st.SearchStrategy[ScriptCall | Command]] = [
     st.just(("MGET", KEY)),
 ]
 MARKER_CALLS: list[st.SearchStrategy[ScriptCall | Command]] = [
-    st.builds(MARK(KEY), st.sampled_from([b"r" * 16, b"b" * 16]), lives),
-    st.builds(MARK(KEY), st.sampled_from([b"r" * 16, b"b" * 16]), lives),
-    st.builds(TAGGED(KEY), st.sampled_from([b"1" * 16, b"2" * 16]), maybe),
+    st.builds(MARK(KEY), st.sampled_from([b"r" * 8, b"b" * 8]), lives),
+    st.builds(MARK(KEY), st.sampled_from([b"r" * 8, b"b" * 8]), lives),
+    st.builds(TAGGED(KEY), st.sampled_from([b"1" * 8, b"2" * 8]), maybe),
     st.builds(INVALIDATE(KEY), *map(st.just, BUS), maybe, *map(st.just, ("", b"", 0, "", 0, "", ""))),
     st.just(("MGET", KEY)),
 ]
@@ -332,6 +332,7 @@ def store(fresh: int, stale: int) -> ScriptCall:
 @example(program=[store(100_000, 0), lease("one", "", ALWAYS), RENEW(KEY)("one", 300_000, 100_000)])
 @example(program=[lease("one"), 11 * STEP, 11 * STEP, 11 * STEP, ("MGET", KEY)])
 @example(program=[lease("one"), lease("two"), fill("one"), ("MGET", KEY)])
+@example(program=[lease("one"), STORE(KEY)(b"v", 100_000, 0, "001", b"", *BUS), 77_000, 77_000, lease("one")])
 @settings(
     max_examples=max(300, settings.default.max_examples if settings.default else 0),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

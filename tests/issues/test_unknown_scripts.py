@@ -43,7 +43,7 @@ def invalidated() -> Call:
 
 
 def marked() -> Call:
-    return calls.mark(MARKER, nonce=b"n" * 16, keep_ms=60_000)
+    return calls.mark(MARKER, nonce=b"n" * 8, keep_ms=60_000)
 
 
 MGET = calls.nonces([MARKER])
@@ -56,7 +56,7 @@ async def test_what_is_asked_behind_an_unknown_script_is_answered_behind_it(
         await sent(guard, door_of, ("PING",))
         redis_server.command("SCRIPT", "FLUSH")
         before, _, behind = await sent(guard, door_of, *MGET, marked(), *MGET)
-        assert [calls.were_nonces([MARKER], [said])[MARKER] for said in (before, behind)] == [None, b"n" * 16]
+        assert [calls.were_nonces([MARKER], [said])[MARKER] for said in (before, behind)] == [None, b"n" * 8]
 
 
 async def test_a_known_script_behind_an_unknown_one_runs_behind_it(

@@ -28,6 +28,7 @@ KEY = "k"
 SCOPE = Scope("cg:world:e:", ("cg:world:m",))
 TAG = "red"
 LAG = 2.0  # seconds that a replica lags behind at most
+FENCE = 10.0  # seconds that the fence of a write holds, unless its process goes on
 TWO_TIERS = resolve(Policy(jitter=None))
 REDIS_ONLY = resolve(Policy(jitter=None, l1=False))
 
@@ -88,6 +89,7 @@ class World:
         self.promises: dict[str, list[Promise]] = {}  # by key, of a database that lags behind
         self.fenced: dict[str, int] = {}  # committed behind a fence: from then on nobody may read older from Redis
         self.fences_hold = True
+        self._delays = 0.0
         self.stepper = Stepper()
         self.server = server(self.stepper)
         self.database = self.server.database
@@ -154,7 +156,12 @@ class World:
         return self._name(key), *(self.scope.markers((*self.tags, *self.late_tags)) if self.scope.epochs else ())
 
     def _heard(self, process: Process, key: str) -> int:
-        """The least that a process may have after what it has heard."""
+        """The least that a process may have after what it has heard.
+
+        What is set by hand later may be older than what the database said then, unless its version is below the floor.
+        """
+        if self.sets:
+            return 0
         return max(process.heard.get(name, {}).get(key, 0) for name in self._names(key))
 
     def _promised(self, key: str, now: float) -> int:
@@ -320,7 +327,7 @@ class World:
         self.stepper.add(name, work, process.name, Pause("starts", writes=process.here))
 
     async def _write_guarded(self, process: Process, key: str, mode: Mode, options: dict[str, Any]) -> None:
-        terms = WriteTerms(mode, options.get("settle"), "1s", "10s")
+        terms = WriteTerms(mode, options.get("settle"), "1s", FENCE)
         write = Write(self.scope, [key], [], None)
         begun = self._begun(process, [self._name(key)])
         await write.begin(process.writes, process.engine, terms)
@@ -464,7 +471,13 @@ class World:
         self._fate(name, evict, Pause("evicts", writes=REDIS))
 
     def delay(self, seconds: float, name: str = "delay") -> None:
-        """Time passes while everybody stands still: an entry expires, a lease runs out."""
+        """Time passes while everybody stands still: an entry expires, a lease or a fence runs out.
+
+        Behind a fence that has run out, a value that somebody sets by hand may be older than what was committed.
+        """
+        self._delays += seconds
+        if self.sets and self._delays >= FENCE:
+            self.fences_hold = False
 
         def pass_by() -> None:
             self.stepper.now += seconds
