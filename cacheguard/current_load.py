@@ -20,15 +20,17 @@ class Load:
     - ``private = True``: only the caller that loads gets the value; no tier stores it, and waiters load for themselves.
 
     ``stored`` is True once a tier has taken the value. The loader has returned by then: to know, keep the load.
+    ``over`` is True once the loader has returned or raised.
     """
 
-    __slots__ = ("asked_for", "cacheable", "primary", "private", "stored", "tags")
+    __slots__ = ("asked_for", "cacheable", "over", "primary", "private", "stored", "tags")
 
     def __init__(self, *, primary: bool = False) -> None:
         self.primary: bool = primary
         self.cacheable: bool = True
         self.private: bool = False
         self.stored: bool = False
+        self.over: bool = False
         self.tags: dict[str, None] = {}
         self.asked_for: bool = False  # a loader that never calls current_load would return the same again
 

@@ -86,7 +86,7 @@ class Loading:
             watch.stop()
             CURRENT.reset(reset_load)
             CHAIN.reset(reset)
-            chain.over = True
+            chain.over = load.over = True
             if permit is not None:
                 permit.end()
         if job.turn is not None:

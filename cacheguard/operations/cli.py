@@ -6,19 +6,22 @@ import asyncio
 import inspect as introspection
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..doors.functions import Function, arguments_of
 from ..doors.warming import Warmed
-from ..engine.looking import Inspection
+from ..engine.looking import Inspection, look
+from ..engine.reading import Engine
 from ..errors import ConfigurationError
 from ..guard import CacheGuard
+from ..runtime import run_now
 
 PLACEHOLDER = "PASSWORD"  # a real password must not appear on a terminal
 
@@ -64,11 +67,11 @@ def demo(report: Path, *, quick: bool, seed: int) -> None:
 def warm(function: str, file: IO[str], rate: float | None, concurrency: int) -> None:
     """Call a cached FUNCTION (module:name) for each line of FILE (- for the standard input).
 
-    A line holds the arguments of one call: a JSON array of them, or the bare value of the only one. What is no JSON is
-    taken as text.
+    A line holds the arguments of one call: a JSON array of them, a JSON object of them by name, or the bare value of
+    the only one. What is no JSON is taken as text. Exit status 1 if not all of them are in Redis afterwards.
     """
     fn = _function(function)
-    calls = [_arguments(line, number) for number, line in enumerate(file, 1) if line.strip()]
+    calls = [_arguments(fn, line, number) for number, line in enumerate(file, 1) if line.strip()]
     with Progress(
         TextColumn(function), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)
     ) as bar:
@@ -78,29 +81,57 @@ def warm(function: str, file: IO[str], rate: float | None, concurrency: int) -> 
             bar.update(task, completed=done)
 
         try:
-            warmed = _warm(fn, calls, rate=rate, progress=progress, concurrency=concurrency)
+            warmed, kept = _warm(fn, calls, rate=rate, progress=progress, concurrency=concurrency)
         except ConfigurationError as error:
             raise click.ClickException(str(error)) from error
-    click.echo(f"{warmed.done - warmed.failed:,} of {warmed.done:,} calls cached")
+    click.echo(f"{kept:,} of {warmed.done:,} calls are in Redis")
     if warmed.failed:
         raise click.ClickException(f"{warmed.failed:,} calls failed")
+    if kept < warmed.done:
+        raise click.ClickException(_why_not_kept(fn))
 
 
-def _warm(fn: Any, calls: list[Any], **options: Any) -> Warmed:
+def _why_not_kept(fn: Any) -> str:
+    function = fn.cacheguard
+    if function.hub.memory:
+        return f"the guard of {fn.__qualname__} is memory://: what it caches ends with this command"
+    if not function.rules.l2:
+        return f"{fn.__qualname__} has l2=False: what it caches ends with this command"
+    if not function.hub.stats().l2_up:
+        return "Redis cannot be reached"
+    return "the other values are not in Redis: they cannot be stored, are too large, or were invalidated meanwhile"
+
+
+def _warm(fn: Any, calls: list[Any], **options: Any) -> tuple[Warmed, int]:
+    """The result, and how many of *calls* are in Redis afterwards."""
     # The function brings the guard that it is cached by; this one only lends its threads, or the event loop.
     guard = CacheGuard("memory://")
     if not introspection.iscoroutinefunction(fn):
         with guard:
-            return guard.warm(fn, calls, **options)
+            warmed = guard.warm(fn, calls, **options)
+        return warmed, run_now(_kept(fn, calls, fn.cacheguard.hub.blocking))
 
-    async def in_a_loop() -> Warmed:
+    async def in_a_loop() -> tuple[Warmed, int]:
         try:
             async with guard:
-                return await guard.awarm(fn, calls, **options)
+                warmed = await guard.awarm(fn, calls, **options)
+            return warmed, await _kept(fn, calls, fn.cacheguard.hub.running)
         finally:
             await fn.cacheguard.hub.aclose()
 
     return asyncio.run(in_a_loop())
+
+
+async def _kept(fn: Any, calls: list[Any], engine_of: Callable[..., Engine]) -> int:
+    """How many of *calls* have an entry in Redis. One round trip for each."""
+    function: Function = fn.cacheguard
+    if function.hub.memory or not function.rules.l2:
+        return 0
+    engine, kept = engine_of(l2=True), 0
+    for call in calls:
+        found = await look(engine, function.redis_key(function.values(arguments_of(call), {})), function.scope)
+        kept += found is not None and found.stored is not None
+    return kept
 
 
 def _function(path: str) -> Any:
@@ -124,7 +155,7 @@ def _function(path: str) -> Any:
     return found
 
 
-def _arguments(line: str, number: int) -> Any:
+def _arguments(fn: Any, line: str, number: int) -> Any:
     """The arguments of one call: a tuple, or the bare value of the only one."""
     text = line.strip()
     try:
@@ -133,9 +164,24 @@ def _arguments(line: str, number: int) -> Any:
         if text.startswith("["):
             raise click.ClickException(f"line {number} is no JSON array: {error}") from error
         return text
+    if isinstance(value, dict):
+        return _by_name(fn, cast("dict[str, Any]", value))
     if not isinstance(value, list):
         return value
     return (*value,)
+
+
+def _by_name(fn: Any, given: dict[str, Any]) -> Any:
+    """The arguments by name as a tuple; *given* itself, as the only argument, if it has other names."""
+    signature = introspection.signature(fn)
+    if not given or not given.keys() <= signature.parameters.keys():
+        return given
+    try:
+        bound = signature.bind(**given)
+    except TypeError:
+        return given
+    bound.apply_defaults()
+    return given if bound.kwargs else bound.args
 
 
 @commands.command()

@@ -21,6 +21,8 @@ from cacheguard_sqlalchemy import OutboxRelay, invalidate_on_commit
 from .catalogue import TOUCHED, Catalogue, Offer, offer
 from .models import Model, Product, outbox
 
+LOADS = 10  # loads at once in this process, and connections for them
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -152,11 +154,15 @@ async def health(request: Request, guard: TheGuard, catalogue: TheCatalogue) -> 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application; several in one process know nothing of each other."""
     settings = settings or Settings()
-    guard = CacheGuard(settings.redis, namespace="shop")
+    guard = CacheGuard(settings.redis, namespace="shop", max_loads=LOADS)
     engine = create_async_engine(settings.database)
+    # The loaders have connections of their own: they never wait for a request that holds one and waits for them.
+    loads = create_async_engine(settings.database, pool_size=LOADS, max_overflow=0)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     # Told at once, after COMMIT; and once more by the relay, in case this process dies before it has told.
     invalidate_on_commit(guard, sessions, TOUCHED, outbox=outbox)
+    load_sessions = async_sessionmaker(loads)
+    invalidate_on_commit(guard, load_sessions, TOUCHED)
     relay = OutboxRelay(engine, outbox, guard)
 
     @asynccontextmanager
@@ -164,12 +170,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with engine.begin() as connection:
             await connection.run_sync(Model.metadata.create_all)
         app.state.guard, app.state.sessions, app.state.relay = guard, sessions, relay
-        app.state.catalogue = Catalogue(guard, sessions, slowness=settings.slowness)
+        app.state.catalogue = Catalogue(guard, load_sessions, slowness=settings.slowness)
         running = asyncio.create_task(relay.arun())
         yield
         relay.stop()
         await running
         await engine.dispose()
+        await loads.dispose()
         await guard.aclose()
 
     app = FastAPI(title="A shop behind cacheguard", lifespan=lifespan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import sys
 import time
 from typing import Any
@@ -47,7 +48,11 @@ def stats(*, as_json: bool) -> None:
     began = time.perf_counter()
     guard.inspect(f"cacheguard-stats:{uuid4()}")
     took = (time.perf_counter() - began) * 1000
-    said: dict[str, Any] = {"guard": repr(guard), "round_trip_ms": round(took, 3)}
+    said: dict[str, Any] = {
+        "guard": repr(guard),
+        "round_trip_ms": round(took, 3),
+        "counters_of": f"this command, process {os.getpid()}, which has just begun; not of the running workers",
+    }
     counts = dataclasses.asdict(guard.stats())
     counts["age_at_serve"] = [[None if math.isinf(bound) else bound, count] for bound, count in counts["age_at_serve"]]
     said |= counts

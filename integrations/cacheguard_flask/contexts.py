@@ -10,7 +10,8 @@ from flask import Flask, has_request_context, request
 
 from cacheguard import current_load
 
-from .use import cookies_are_unread
+from .headers import copy_of
+from .use import nothing_is_read
 
 
 def in_its_context(app: Flask, run: Callable[[], Any], *, as_request: bool = False) -> Callable[[], Any]:
@@ -21,7 +22,7 @@ def in_its_context(app: Flask, run: Callable[[], Any], *, as_request: bool = Fal
     contexts with their own session. *as_request*: the app's before-request functions run there, too.
     """
     caller = threading.get_ident()
-    environ = dict(request.environ) if has_request_context() else None
+    environ = copy_of(request.environ) if has_request_context() else None
 
     def running() -> Any:
         if threading.get_ident() == caller:
@@ -31,7 +32,7 @@ def in_its_context(app: Flask, run: Callable[[], Any], *, as_request: bool = Fal
                 return run()
         # The old app context is still current here, and a new request context alone would reuse it.
         with app.app_context(), app.request_context(environ):
-            cookies_are_unread()
+            nothing_is_read()
             if as_request and app.preprocess_request() is not None:
                 current_load().private = True  # before-request functions would now answer this request without the view
                 return None

@@ -16,9 +16,9 @@ from .calls import Common
 from .commands import commands
 from .fragments import FragmentExtension, make_template_fragment_key
 from .memoized import Memoized, memoized_of
-from .settings import HashMethod, settings_of
+from .settings import HashMethod, say_what_is_ignored, settings_of
 from .timeouts import Timeout, ttl_of_call
-from .use import cookies_are_unread
+from .use import nothing_is_read
 from .views import CachedView, QueryArguments
 
 P = ParamSpec("P")
@@ -90,9 +90,12 @@ class CacheGuardFlask:
         """
         if NAME in app.extensions:
             raise ConfigurationError(f"the app {app.name!r} has a CacheGuardFlask already; init_app is called once")
-        settings = settings_of({**app.config, **self._config, **(config or {})}, app.name)
+        config = {**app.config, **self._config, **(config or {})}
+        settings = settings_of(config, app.name)
+        if "cache" not in app.extensions:  # Flask-Caching is not in use beside this
+            say_what_is_ignored(config)
         app.extensions[NAME] = AppCache(self, app, settings)
-        request_started.connect(cookies_are_unread, app)
+        request_started.connect(nothing_is_read, app)
         app.cli.add_command(commands)
         if self._with_jinja2_ext:
             app.jinja_env.add_extension(FragmentExtension)
@@ -145,6 +148,7 @@ class CacheGuardFlask:
         methods: Sequence[str] = ("GET",),
         vary: Sequence[str] = (),
         ignore_credentials: bool = False,
+        ignore_headers: bool | Sequence[str] = False,
         **policy: Any,
     ) -> Callable[[Callable[P, R]], CachedFunction[P, R]]:
         """Cache the answers of a view, or the results of a function.
@@ -154,8 +158,9 @@ class CacheGuardFlask:
 
         Never cached: streams; answers with ``Set-Cookie``, with ``Cache-Control: private`` or ``no-store``, or with a
         ``Vary`` that is not in *vary*; answers to requests with ``Authorization``, or whose session or cookies were
-        read; statuses that concern one request. ``abort(404)`` and ``abort(410)`` are cached for ``null_ttl``. If a run
-        fails, a stale page is served for ``stale_if_error``. The reason why a view is not cached is logged once.
+        read; answers for which other headers or the body of a GET were read; statuses that concern one request.
+        ``abort(404)`` and ``abort(410)`` are cached for ``null_ttl``. If a run fails, a stale page is served for
+        ``stale_if_error``. The reason why a view is not cached is logged once.
 
         Args:
             timeout: seconds, a `timedelta` or text like ``"5m"``; 0: until it is deleted; None: the app's ``ttl``.
@@ -176,6 +181,8 @@ class CacheGuardFlask:
             vary: request headers that are part of the key.
             ignore_credentials: cache answers even if session or cookies were read or the request has
                 ``Authorization``. Only if all users get the same answer, or *make_cache_key* separates them.
+            ignore_headers: request headers that make no difference, although the view reads them; True: all, and the
+                body of a GET.
             policy: fields of `Policy` except ``ttl``, such as ``stale_while_revalidate="1m"``.
 
         Raises:
@@ -207,6 +214,7 @@ class CacheGuardFlask:
                 methods=methods,
                 vary=vary,
                 ignore_credentials=ignore_credentials,
+                ignore_headers=ignore_headers,
             )
             wrapper: CachedFunction[P, R] = view.wrapper
             return wrapper

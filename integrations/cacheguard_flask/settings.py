@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,10 +13,39 @@ from cacheguard import CacheGuard, Policy
 from cacheguard.errors import ConfigurationError
 from cacheguard.extending import DEFAULTS, GUARD_OPTIONS, POLICY_FIELDS, seconds
 
+log: logging.Logger = logging.getLogger("cacheguard")
+
 PREFIX = "CACHEGUARD_"
 LONGEST_NAMESPACE = 100
 
 HashMethod: TypeAlias = Callable[[bytes], Any]
+
+# Flask-Caching's settings, with what does the same here; None: nothing does.
+_OF_FLASK_CACHING: Mapping[str, str | None] = {
+    "CACHE_TYPE": "CACHEGUARD_URL",
+    "CACHE_DEFAULT_TIMEOUT": "CACHEGUARD_TTL",
+    "CACHE_KEY_PREFIX": "CACHEGUARD_NAMESPACE",
+    "CACHE_REDIS_URL": "CACHEGUARD_URL",
+    "CACHE_REDIS_HOST": "CACHEGUARD_URL",
+    "CACHE_REDIS_PORT": "CACHEGUARD_URL",
+    "CACHE_REDIS_PASSWORD": "CACHEGUARD_URL",
+    "CACHE_REDIS_DB": "CACHEGUARD_URL",
+    "CACHE_REDIS_SENTINELS": "CACHEGUARD_URL",
+    "CACHE_REDIS_SENTINEL_MASTER": "CACHEGUARD_URL",
+    "CACHE_REDIS_CLUSTER": "CACHEGUARD_URL",
+    "CACHE_THRESHOLD": "CACHEGUARD_L1_SIZE",
+    "CACHE_SOURCE_CHECK": "CACHEGUARD_SOURCE_CHECK",
+    "CACHE_SERIALIZER": "CACHEGUARD_SERIALIZER",
+    "CACHE_OPTIONS": "CACHEGUARD_…",
+    "CACHE_NO_NULL_WARNING": None,
+    "CACHE_IGNORE_ERRORS": None,
+    "CACHE_ARGS": None,
+    "CACHE_DIR": None,
+    "CACHE_MEMCACHED_SERVERS": None,
+    "CACHE_MEMCACHED_USERNAME": None,
+    "CACHE_MEMCACHED_PASSWORD": None,
+    "CACHE_UWSGI_NAME": None,
+}
 
 _OWN = ("disabled", "hash_method", "source_check")
 _PAIRS = ("error_backoff", "not_found")  # tuples, which JSON (and so the environment) can only give as lists
@@ -76,6 +106,14 @@ def settings_of(config: Mapping[str, Any], default_namespace: str) -> Settings:
         ttl=whole.ttl,
         l1=whole.l1,
     )
+
+
+def say_what_is_ignored(config: Mapping[str, Any]) -> None:
+    """Log one warning that names the settings of Flask-Caching: they have no effect here."""
+    ignored = [name for name in config if name in _OF_FLASK_CACHING and config[name] is not None]
+    if ignored:
+        listed = [f"{name} (here {_OF_FLASK_CACHING[name]})" if _OF_FLASK_CACHING[name] else name for name in ignored]
+        log.warning("settings of Flask-Caching without an effect on CacheGuardFlask: %s", ", ".join(sorted(listed)))
 
 
 def checked_hash_method(method: Any, name: str) -> HashMethod:

@@ -8,6 +8,8 @@ from typing import Any, Self
 from flask import has_request_context
 from flask.globals import request_ctx
 
+from .headers import BODY, PARSED, WatchedEnviron, watch
+
 COOKIES, QUERY = "cookies", "args"  # werkzeug keeps what it has parsed under these names, once somebody asks
 WATCHED = "cacheguard_flask.cookies_are_watched"
 
@@ -17,8 +19,8 @@ class RequestUse:
 
     That a page may depend on the session or a cookie counts from the beginning of the request (`of_caller`): who
     looked up the user before the view ran may have left the name for the view to show. What the function itself does
-    is `of_caller_within`, `query_within` and `session_changed`; what is done before each function is done before a
-    cached answer, too.
+    is `of_caller_within`, `query_within`, `headers_within` and `session_changed`; what is done before each function is
+    done before a cached answer, too.
     """
 
     query_within: bool
@@ -32,6 +34,9 @@ class RequestUse:
         self._session: Any = None
         self._read_before = self._changed_before = False
         self._parsed_before: dict[str, Any] = {}
+        self.headers_before: set[str] = set()
+        self.headers_within: set[str] = set()
+        self.body: bool = False  # the body of the request was read
 
     def __enter__(self) -> Self:
         if self._context is None:
@@ -43,6 +48,11 @@ class RequestUse:
             session.accessed = session.modified = False
         parsed = _parsed(self._context)
         self._parsed_before = {name: parsed.pop(name) for name in (COOKIES, QUERY) if name in parsed}
+        for name in PARSED:
+            parsed.pop(name, None)  # who asks again looks at the header again
+        environ = self._context.request.environ
+        if isinstance(environ, WatchedEnviron):
+            self.headers_before, environ.read = environ.read, set()
         return self
 
     def __exit__(
@@ -52,6 +62,11 @@ class RequestUse:
             return
         parsed, session = _parsed(self._context), self._session
         self.query_within = QUERY in parsed
+        self.body = any(name in parsed for name in BODY)
+        environ = self._context.request.environ
+        if isinstance(environ, WatchedEnviron):
+            self.headers_within = environ.read
+            environ.read = self.headers_before | self.headers_within
         if COOKIES in parsed:
             self.of_caller_within = "cookies were read"
         if session is not None:
@@ -68,10 +83,11 @@ class RequestUse:
             parsed.setdefault(name, value)
 
 
-def cookies_are_unread(_app: object = None, **_: object) -> None:
-    """From now on, who asks for the cookies is noticed. Opening the session has asked for them already."""
+def nothing_is_read(_app: object = None, **_: object) -> None:
+    """From now on, who asks for cookies and headers is noticed. Opening the session has asked for cookies already."""
     context = _context()
     if context is not None:
+        watch(context.request)
         _parsed(context).pop(COOKIES, None)
         context.request.environ[WATCHED] = True
 

@@ -21,6 +21,7 @@ from cacheguard.extending import KeyOwner
 from .app_cache import AppCache
 from .calls import Common
 from .contexts import in_its_context
+from .headers import strange, value_of
 from .pages import (
     PageTtl,
     is_storable,
@@ -69,6 +70,7 @@ class CachedView:
         methods: Sequence[str],
         vary: Sequence[str],
         ignore_credentials: bool,
+        ignore_headers: bool | Sequence[str],
     ) -> None:
         self._caches, self._common, self._fn = caches, common, common.fn
         self._key_owner = KeyOwner(common.fn)
@@ -81,6 +83,9 @@ class CachedView:
         self._says_hit, self._ignore_credentials = response_hit_indication, ignore_credentials
         self._methods = frozenset(method.upper() for method in _texts("methods", methods))
         self._vary = tuple(sorted(name.lower() for name in _texts("vary", vary)))
+        ignored = () if isinstance(ignore_headers, bool) else _texts("ignore_headers", ignore_headers)
+        self._ignores_all = ignore_headers is True
+        self._named_headers = frozenset({*self._vary, *(name.lower() for name in ignored)})
         self._said: set[str] = set()
         self.wrapper: Any = self._wrapper()
 
@@ -146,8 +151,30 @@ class CachedView:
     @property
     def _must_not_query(self) -> bool:
         """Whether an answer that depends on the query would be taken for one that does not."""
+        return self._query_string is None and not self._has_own_key
+
+    @property
+    def _has_own_key(self) -> bool:
+        """Whether the user's function makes the key: it knows what the answer depends on."""
         own_key = self._made_by_user is not None or self.wrapper.make_cache_key != self.make_cache_key
-        return self._query_string is None and isinstance(self._key_prefix, str) and not own_key
+        return own_key or not isinstance(self._key_prefix, str)
+
+    def _why_of_request(self, use: RequestUse, *, page: bool) -> str | None:
+        """Why the answer may depend on headers or the body of this request, which are not part of the key."""
+        if self._ignores_all or self._has_own_key or not has_request_context():
+            return None
+        names = strange(use.headers_within, before=False, named=self._named_headers)
+        if page:
+            names += strange(use.headers_before, before=True, named=self._named_headers)
+        if names:
+            listed = ", ".join(dict.fromkeys(names))
+            return (
+                f"it looked at the request headers {listed}, which are not part of the key (vary= makes them one, "
+                "ignore_headers= says that they make no difference)"
+            )
+        if use.body and request.method in ("GET", "HEAD"):
+            return "it looked at the body of a GET, which is not part of the key (make_cache_key= can make it one)"
+        return None
 
     def _variant(self, method: str) -> str:
         """What tells the pages under one key apart: nobody may choose, by a header, what others get to see."""
@@ -155,7 +182,7 @@ class CachedView:
         parts = [f"@{request.scheme}://{root}"]
         if method != "GET":
             parts.append(f";{method}")
-        parts += [f";{name}={quote(','.join(request.headers.getlist(name)), safe='')}" for name in self._vary]
+        parts += [f";{name}={quote(value_of(request, name), safe='')}" for name in self._vary]
         return "".join(parts)
 
     # Calls
@@ -257,6 +284,8 @@ class CachedView:
         if reason is None and page and use.query_within and self._must_not_query:
             reason = "it looked at the query, which is not part of the key (query_string=True makes it one)"
         stored = packed_absence(error) if error is not None else None
+        if reason is None:
+            reason = self._why_of_request(use, page=page)
         if error is not None and stored is None and reason is None:
             reason = f"an error {error.code} may concern this request alone"
         if reason is not None:

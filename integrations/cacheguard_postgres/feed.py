@@ -11,7 +11,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
@@ -20,10 +20,11 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from cacheguard import CacheGuard, Change
+from cacheguard import BloomFilter, CacheGuard, Change
 from cacheguard.errors import ConfigurationError, Unreachable
 from cacheguard.extending import count
 
+from .items import brought, fed
 from .payload import Heard
 from .trigger import check_channel
 
@@ -84,6 +85,10 @@ class PostgresFeed:
         on_gap: ``"clear"``: call `CacheGuard.clear`; ``"ignore"``: do nothing; or a function to call instead (a
             coroutine function if the feed runs in `arun`). If it raises, the feed reconnects and calls it again.
         batch: the largest number of events that are applied at once.
+        bloom: Bloom filters, each with the template of the keys whose events bring an item: ``{users: "user:{id}"}``.
+            The template has one field, and nothing else of it varies; the item is what stands there. It is added
+            before the event is applied. The event comes after COMMIT: for some milliseconds the filter hides a new
+            row. After a gap the filter is incomplete: *on_gap* must be a function that calls `BloomFilter.rebuild`.
 
     Raises:
         ConfigurationError: an option that cannot work.
@@ -97,8 +102,14 @@ class PostgresFeed:
         channel: str = "cacheguard",
         on_gap: OnGap = "clear",
         batch: int = 500,
+        bloom: Mapping[BloomFilter, str] | None = None,
     ) -> None:
         check_channel(channel)
+        self._fed = fed(bloom)
+        if self._fed and not callable(on_gap):
+            raise ConfigurationError(
+                f"on_gap must be a function with bloom=: after a gap the filters are incomplete, got {on_gap!r}"
+            )
         if on_gap not in ("clear", "ignore") and not callable(on_gap):
             raise ConfigurationError(f"on_gap must be 'clear', 'ignore' or a function, got {on_gap!r}")
         try:
@@ -238,8 +249,12 @@ class PostgresFeed:
     def _handle(self, payloads: Iterable[str]) -> None:
         heard = self._read(payloads)
         for part in self._parts(heard):
-            with contextlib.suppress(Unreachable):  # then it is pending
-                self._guard.apply(part)
+            try:
+                for bloom, items in brought(self._fed, part):
+                    bloom.add_many(items)  # where it raises, the filter is incomplete: that is a gap
+            finally:
+                with contextlib.suppress(Unreachable):  # then it is pending
+                    self._guard.apply(part)
             self._applied += len(part)
         if heard.gap:
             self._fill_gap()
@@ -249,6 +264,7 @@ class PostgresFeed:
         if callable(self._on_gap):
             self._on_gap()
         elif self._on_gap == "clear":
+            self._say_everything()
             with contextlib.suppress(Unreachable):
                 self._guard.clear()
         self._missed = False
@@ -285,8 +301,12 @@ class PostgresFeed:
     async def _ahandle(self, payloads: Iterable[str]) -> None:
         heard = self._read(payloads)
         for part in self._parts(heard):
-            with contextlib.suppress(Unreachable):
-                await self._guard.aapply(part)
+            try:
+                for bloom, items in brought(self._fed, part):
+                    await bloom.aadd_many(items)
+            finally:
+                with contextlib.suppress(Unreachable):
+                    await self._guard.aapply(part)
             self._applied += len(part)
         if heard.gap:
             await self._afill_gap()
@@ -298,6 +318,7 @@ class PostgresFeed:
             if isinstance(answer, Awaitable):
                 await answer
         elif self._on_gap == "clear":
+            self._say_everything()
             with contextlib.suppress(Unreachable):
                 await self._guard.aclear()
         self._missed = False
@@ -320,11 +341,16 @@ class PostgresFeed:
         self._missed = True  # until it is filled
         self._gaps += 1
 
+    def _say_everything(self) -> None:
+        if not self._down:  # else it is said when the feed listens again
+            log.warning("%r clears the whole namespace: notifications on %r are missing", self._guard, self._channel)
+
     def _stands(self) -> None:
         self._connected, self._stood_since = True, time.monotonic()
         if self._down:
             self._down = False
-            log.warning("the change feed of %r listens again", self._channel)
+            cleared = "; the whole namespace was cleared" if self._on_gap == "clear" else ""
+            log.warning("the change feed of %r listens again%s", self._channel, cleared)
 
     def _lost(self, error: Exception) -> None:
         if self._connected and time.monotonic() - self._stood_since > LONGEST_PAUSE:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from sqlalchemy import Connection, Engine, Table, TextClause, event, insert, inspect
 from sqlalchemy.orm import (
@@ -20,13 +21,19 @@ from cacheguard import CacheGuard, Change, Load
 from cacheguard.errors import ConfigurationError
 from cacheguard.extending import Duration, load_here, settle_seconds
 
-from .bulk import OPTION, Bulk
+from .bulk import OPTION, Bulk, Linked, complaint
 from .doors import through
+from .held import notice
+from .links import Links
 from .outbox import check_outbox, rows_of
-from .pending import Pending, open_here, remember_here, sees_a_snapshot
-from .rows import changed_names, loaded_mappers, values_before
+from .pending import Pending, autocommits, open_here, outside_of_a_transaction, remember_here, sees_a_snapshot
+from .pools import PoolWatch
+from .rows import changed_names, known_before, loaded_mappers, values_before, values_now
 from .rules import Rules, Template, Touches, rules_of
+from .statements import Within
 from .targets import watched
+
+log: logging.Logger = logging.getLogger("cacheguard")
 
 Mode: TypeAlias = Literal["delete", "fence", "outbox"]
 Alone: TypeAlias = Literal["changed", "open"]
@@ -74,7 +81,8 @@ def invalidate_on_commit(
         versions: a model's ``version_id_col``, if it is a whole number, becomes the version of keys that are made of
             the primary key. The functions with these keys must then be cached with ``version=`` of that column, too.
         alone: when loads are private, that is for their caller only and not cached. ``"changed"``: while this thread or
-            task is inside a transaction with uncommitted changes. ``"open"``: inside any transaction.
+            task is inside a transaction with uncommitted changes. ``"open"``: while any watched session of this process
+            has a transaction; one that a load has begun counts after the load, or once it has changed something.
 
     Returns:
         A handle with `OnCommit.also` and `OnCommit.remove`.
@@ -126,6 +134,8 @@ class OnCommit:
         self._guard, self._mode, self._outbox, self._settle, self._alone = guard, mode, outbox, settle, alone
         self._rules = rules
         self._of_mapper: dict[Mapper[Any], tuple[Rules, ...]] = {}
+        self._links, self._within, self._pools = Links([*rules.values()]), Within(), PoolWatch()
+        self._all_open: WeakValueDictionary[int, Pending] = WeakValueDictionary()
         self._snapshots: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()
         self._listened: list[tuple[Any, str, Callable[..., Any]]] = []
         self._end_question = guard.load_alone_when(self._is_alone)
@@ -162,6 +172,7 @@ class OnCommit:
         for name in (
             "after_transaction_create",
             "after_begin",
+            "after_attach",
             "before_flush",
             "after_flush",
             "after_flush_postexec",
@@ -171,9 +182,11 @@ class OnCommit:
             "after_transaction_end",
             "do_orm_execute",
         ):
-            self._listen_to(target, name, getattr(self, f"_{name}"))
+            # Before the listeners that are there already: one of them may raise.
+            first = name in ("after_commit", "after_transaction_end")
+            self._listen_to(target, name, getattr(self, f"_{name}"), insert=first)
         for model in self._rules:
-            for name in ("after_insert", "before_update", "before_delete"):
+            for name in ("after_insert", "before_update", "after_update", "before_delete"):
                 self._listen_to(model, name, getattr(self, f"_{name}"), propagate=True)
 
     def _listen_to(self, target: Any, name: str, function: Callable[..., Any], **options: Any) -> None:
@@ -185,6 +198,8 @@ class OnCommit:
         pending: Pending | None = session.info.get(self)
         if pending is None:
             pending = session.info[self] = Pending(self, session, load_here())
+            self._all_open[id(pending)] = pending
+        notice(session, _changed_here)  # each time: `expunge_all` gives the session another map
         remember_here(pending)
         return pending
 
@@ -194,7 +209,12 @@ class OnCommit:
             pending.changed = True  # one of the legacy bulk methods
 
     def _after_begin(self, session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
-        self._of(session).connections.append(connection)
+        pending = self._of(session)
+        pending.connections.append(connection)
+        pending.autocommitted = pending.autocommitted or autocommits(connection)
+
+    def _after_attach(self, session: Session, _instance: object) -> None:
+        self._of(session)  # who adds an object is inside of the transaction
 
     # Flushing
 
@@ -202,9 +222,9 @@ class OnCommit:
         pending = self._of(session)
         pending.flushing, pending.unknown = True, False
         for instance in (*session.new, *session.dirty, *session.deleted):
-            self._note_other_ends(pending, instance)
+            self._note_other_ends(pending, instance, may_load=True)
 
-    def _note_other_ends(self, pending: Pending, instance: Any) -> None:
+    def _note_other_ends(self, pending: Pending, instance: Any, *, may_load: bool) -> None:
         """Note the other ends of many-to-many relations: a row of such a table touches both ends."""
         state = inspect(instance)
         for relationship in state.mapper.relationships:
@@ -212,7 +232,7 @@ class OnCommit:
                 continue
             attribute = state.attrs[relationship.key]
             goes = instance in cast("Session", state.session).deleted
-            if goes and not relationship.passive_deletes and relationship.lazy not in _NEVER_LOADED:
+            if may_load and goes and not relationship.passive_deletes and relationship.lazy not in _NEVER_LOADED:
                 history = attribute.load_history()  # the flush would load it, too
             else:
                 history = attribute.history
@@ -234,6 +254,7 @@ class OnCommit:
         pending = self._ours(instance)
         if pending is not None:
             pending.rows.append(instance)
+            pending.fed.add(id(instance))
 
     def _before_update(self, mapper: Mapper[Any], connection: Connection, instance: Any) -> None:
         pending = self._ours(instance)
@@ -243,6 +264,23 @@ class OnCommit:
         for rules in self._rules_of(mapper):
             if changed_names(instance, rules.attributes):
                 pending.add(rules.of_values(values_before(mapper, connection, instance, rules.attributes)))
+                pending.asked.add(id(instance))
+
+    def _after_update(self, mapper: Mapper[Any], _connection: Connection, instance: Any) -> None:
+        """Note what listeners of `before_update` that run after ours have changed."""
+        pending = self._ours(instance)
+        if pending is None or not cast("Session", object_session(instance)).is_modified(instance):
+            return
+        pending.rows.append(instance)
+        for rules in self._rules_of(mapper):
+            if changed_names(instance, rules.item_attributes):
+                pending.fed.add(id(instance))
+            if id(instance) in pending.asked or not changed_names(instance, rules.attributes):
+                continue
+            values, unknown = known_before(instance, rules.attributes)
+            if unknown:
+                self._lost(pending, f"a listener changed {', '.join(unknown)} of {rules.model}, which was not loaded")
+            pending.add(rules.of_known(values)[0])
 
     def _before_delete(self, mapper: Mapper[Any], connection: Connection, instance: Any) -> None:
         pending = self._ours(instance)
@@ -254,61 +292,108 @@ class OnCommit:
             pending.add(rules.of_instance(instance))
 
     def _after_flush(self, session: Session, _context: object) -> None:
-        self._of(session).changed = True
+        pending = self._of(session)
+        pending.changed = True
+        # Once more: listeners that run after ours may have changed more before the flush.
+        for instance in (*session.new, *session.dirty, *session.deleted):
+            self._note_other_ends(pending, instance, may_load=False)
+        self._note_autocommit(pending)
+
+    def _note_autocommit(self, pending: Pending) -> None:
+        if not pending.autocommitted:
+            pending.autocommitted = any(map(outside_of_a_transaction, pending.connections))
 
     def _after_flush_postexec(self, session: Session, _context: object) -> None:
         pending = self._of(session)
         pending.flushing = False
+        fed, pending.fed = pending.fed, set()
+        pending.asked.clear()
         rows, pending.rows = pending.rows, []
-        for instance in rows:
-            self._name_row(pending, instance)
+        for instance in {id(each): each for each in rows}.values():
+            self._name_row(pending, instance, is_fed=id(instance) in fed)
         if pending.committing:
             self._write_outbox(session, pending)
+            _fill_filters(pending)
             pending.unknown = True
 
-    def _name_row(self, pending: Pending, instance: Any) -> None:
+    def _name_row(self, pending: Pending, instance: Any, *, is_fed: bool) -> None:
         state = inspect(instance)
         if not state.persistent:  # deleted: its names were noted before
             return
         for rules in self._rules_of(state.mapper):
-            # This loads attributes that the database has set.
-            pending.add(rules.of_values({name: getattr(instance, name) for name in rules.attributes}))
+            session = cast("Session", state.session)
+            names = dict.fromkeys((*rules.attributes, *(rules.item_attributes if is_fed else ())))
+            values = values_now(state.mapper, session, instance, names)
+            pending.add(rules.of_values(values))
+            if is_fed:
+                pending.feed(rules, values)
             pending.add(rules.of_instance(instance))
 
     # Statements
 
     def _do_orm_execute(self, state: ORMExecuteState) -> Any:
-        session, statement = state.session, state.statement
-        pending = self._of(session)
+        statement: Any = state.statement
+        pending = self._of(state.session)
         load = load_here()
-        if load is not None and self._is_private(state, pending, load):
-            load.private = True
-        if statement.is_select:
-            return None
+        if load is not None:
+            if not pending.connections:
+                self._pools.consider(state.session.get_bind(**state.bind_arguments))
+            if self._is_private(state, pending, load):
+                load.private = True
+        if state.is_from_statement:
+            statement = statement.element
         if isinstance(statement, TextClause):
             if not statement.text.lstrip().upper().startswith(_READS):
                 pending.changed = True
             return None
-        if not statement.is_dml:
+        within = self._within.changes(statement)
+        if not statement.is_dml and not within:
             return None
         pending.changed = True
         said = state.execution_options.get(OPTION)
         if said is not None:
             pending.add(_said(said))
-            return None
-        mapper = self._mapper_of(state)
-        rules = [] if mapper is None else self._rules_beneath(mapper)
-        if mapper is None or not rules:
-            return None
-        return Bulk(state, rules, mapper).run(pending.add, partial(_lost, pending))
+            result = None
+        else:
+            self._check_within(pending, within)
+            result = self._touched(state, statement, pending) if statement.is_dml else None
+        if pending.committing and said != ():  # another listener executes this after ours, and before COMMIT
+            self._write_outbox(state.session, pending)
+            _fill_filters(pending)
+        return result
 
-    def _mapper_of(self, state: ORMExecuteState) -> Mapper[Any] | None:
+    def _touched(self, state: ORMExecuteState, statement: Any, pending: Pending) -> Any:
+        """Note what an INSERT, UPDATE or DELETE touches. The result if it had to run for that."""
+        lost = partial(self._lost, pending)
+        mapper = self._mapper_of(statement)
+        rules = [] if mapper is None else self._rules_beneath(mapper)
+        if mapper is not None and rules:
+            return Bulk(state, statement, rules, mapper).run(pending, lost)
+        ends = self._links.ends(statement.table)
+        return Linked(state, statement, ends).run(pending, lost) if ends else None
+
+    def _check_within(self, pending: Pending, statements: Iterable[Any]) -> None:
+        """Note what the statements in CTEs touch: bulk tags cover them, else they are refused."""
+        for statement in statements:
+            mapper = self._mapper_of(statement)
+            touched = [] if mapper is None else self._rules_beneath(mapper)
+            touched += [rules for end in self._links.ends(statement.table) for rules in end.rules]
+            for rules in touched:
+                if not rules.bulk or (rules.fed and not statement.is_delete):
+                    raise complaint(statement, rules, "it is inside of a CTE")
+                pending.add(rules.bulk)
+
+    def _lost(self, pending: Pending, why: str) -> None:
+        pending.everything = pending.everything or why
+
+    def _mapper_of(self, statement: Any) -> Mapper[Any] | None:
         """The model whose rows a statement changes, even if the statement names only the table."""
-        if state.bind_mapper is not None:
-            return state.bind_mapper
-        table = cast("Any", state.statement).table
+        entity = statement.entity_description.get("entity")
+        if entity is not None:
+            found: Mapper[Any] = inspect(entity).mapper
+            return found
         for rules in self._rules.values():
-            if table in rules.mapper.tables:
+            if statement.table in rules.mapper.tables:
                 return rules.mapper
         return None
 
@@ -320,7 +405,11 @@ class OnCommit:
 
     def _is_alone(self) -> bool:
         if self._alone == "open":
-            return bool(open_here(self))
+            # All that are open in this process: nobody can know which of them the loader's objects belong to.
+            return any(
+                pending is not None and pending.counts_everywhere
+                for pending in (each() for each in self._all_open.valuerefs())
+            )
         return any(pending.uncommitted for pending in open_here(self))
 
     def _is_private(self, state: ORMExecuteState, pending: Pending, load: Load) -> bool:
@@ -361,7 +450,11 @@ class OnCommit:
         self._write_outbox(session, pending)
         if not is_root:
             return
+        _fill_filters(pending)
         pending.committing = pending.unknown = True
+        if (self, "last") not in session.info:
+            session.info[self, "last"] = True
+            event.listen(session, "after_transaction_end", self._raise_last)
         if self._mode == "fence" and pending.fence is None and pending.changes:
             keys, tags = _names(pending)
             writing = self._guard.writing(*keys, tags=tags, settle=self._settle)
@@ -377,7 +470,7 @@ class OnCommit:
             if (*name, change.version) not in pending.written
         }
         lost = (None, None, None)
-        rows = rows_of(news.values(), everything=pending.everything and lost not in pending.written)
+        rows = rows_of(news.values(), everything=bool(pending.everything) and lost not in pending.written)
         if rows:
             session.execute(insert(self._outbox), rows, execution_options={OPTION: ()})
             pending.written.update(news)
@@ -404,18 +497,52 @@ class OnCommit:
         if pending is None:
             return
         pending.end()
-        concerned = pending.committed or pending.unknown
+        if not (pending.committed or pending.unknown or pending.autocommitted):
+            if pending.fence is not None:
+                self._end_fence(pending)
+            return
+        try:
+            self._tell(pending)
+        except Exception as error:
+            if (self, "last") not in session.info:
+                raise
+            session.info[self, "error"] = error
+
+    def _raise_last(self, session: Session, _transaction: SessionTransaction) -> None:
+        """Raise what telling the guard has raised, as the last listener: none of the others is left out."""
+        error = session.info.pop((self, "error"), None)
+        if error is not None:
+            raise error
+
+    def _tell(self, pending: Pending) -> None:
         if pending.fence is not None:
-            writing, write = pending.fence
-            if concerned:
-                keys, tags = _names(pending)
-                write.also(*keys, tags=tags)
-            through(partial(writing.__exit__, None, None, None), partial(writing.__aexit__, None, None, None))
-        elif concerned and pending.changes and self._mode != "outbox":
+            keys, tags = _names(pending)
+            pending.fence[1].also(*keys, tags=tags)
+            self._end_fence(pending)
+        elif pending.changes and self._mode != "outbox":
             changes = list(pending.changes.values())
             through(self._guard.apply, self._guard.aapply, changes, settle=self._settle)
-        if concerned and pending.everything and self._mode != "outbox":
+        if pending.everything and self._mode != "outbox":
+            log.warning("%r clears the whole namespace: %s", self._guard, pending.everything)
             through(self._guard.clear, self._guard.aclear)
+
+    def _end_fence(self, pending: Pending) -> None:
+        writing, _ = pending.fence
+        through(partial(writing.__exit__, None, None, None), partial(writing.__aexit__, None, None, None))
+
+
+def _fill_filters(pending: Pending) -> None:
+    """Add the new items before COMMIT, so that no process calls a row absent that is there."""
+    items, pending.items = pending.items, {}
+    for bloom, added in items.items():
+        through(bloom.add_many, bloom.aadd_many, [*added])
+
+
+def _changed_here(session: Session) -> None:
+    """An object of *session* is changed in this thread or task: it is inside of the transaction."""
+    for pending in session.info.values():
+        if isinstance(pending, Pending):
+            remember_here(pending)
 
 
 def _names(pending: Pending) -> tuple[list[str], list[str]]:
@@ -424,10 +551,6 @@ def _names(pending: Pending) -> tuple[list[str], list[str]]:
         [each.key for each in changes if each.key is not None],
         [each.tag for each in changes if each.tag is not None],
     )
-
-
-def _lost(pending: Pending) -> None:
-    pending.everything = True
 
 
 def _said(said: Any) -> list[Change]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from cacheguard import Change, Load
+from cacheguard import BloomFilter, Change, Load
+
+from .rules import Rules
 
 # At these levels a transaction reads a snapshot: of its beginning, or of the moment before its first statement.
 _SNAPSHOTS = frozenset({"REPEATABLE READ", "SERIALIZABLE", "SNAPSHOT"})
@@ -26,14 +28,18 @@ class Pending:
 
     __slots__ = (
         "__weakref__",
+        "asked",
+        "autocommitted",
         "changed",
         "changes",
         "committed",
         "committing",
         "connections",
         "everything",
+        "fed",
         "fence",
         "flushing",
+        "items",
         "load",
         "over",
         "owner",
@@ -43,6 +49,7 @@ class Pending:
         "written",
     )
 
+    autocommitted: bool
     committed: bool
     committing: bool
     flushing: bool
@@ -54,8 +61,11 @@ class Pending:
     def __init__(self, owner: object, session: Session, load: Load | None) -> None:
         self.owner, self.session, self.load = owner, weakref.ref(session), load
         self.changes: dict[tuple[str | None, str | None], Change] = {}
-        self.everything: bool = False  # more was changed than can be named
+        self.everything: str = ""  # why more was changed than can be named
         self.rows: list[Any] = []  # instances whose new names are known after the flush
+        self.asked: set[int] = set()  # ids of instances whose old names were noted in this flush
+        self.fed: set[int] = set()  # ids of instances whose items may be new
+        self.items: dict[BloomFilter, dict[object, None]] = {}  # not added yet
         self.written: set[tuple[str | None, str | None, Any]] = set()  # already in the outbox
         self.connections: list[Connection] = []
         self.fence: Any = None  # the guarded write, while a fence stands
@@ -63,6 +73,7 @@ class Pending:
         self.flushing = self.committing = False
         self.unknown: bool = False  # COMMIT may have been sent; its outcome is unknown
         self.committed = self.over = False
+        self.autocommitted = False  # the database commits each statement, so there is nothing to roll back
 
     def add(self, changes: Iterable[Change]) -> None:
         """Note changes to invalidate. Of two versions of one key the larger one counts."""
@@ -72,6 +83,11 @@ class Pending:
             # A change without a version always invalidates.
             if known is None or (known.version is not None and (change.version is None or _later(change, known))):
                 self.changes[name] = change
+
+    def feed(self, rules: Rules, values: Mapping[str, Any]) -> None:
+        """Note the items that the Bloom filters get for a row with these values."""
+        for each in rules.fed:
+            self.items.setdefault(each.bloom, {})[each.item(values)] = None
 
     @property
     def uncommitted(self) -> bool:
@@ -87,6 +103,11 @@ class Pending:
     @property
     def open(self) -> bool:
         return not self.over and self.session() is not None
+
+    @property
+    def counts_everywhere(self) -> bool:
+        """True if it is open, unless a load began it, still runs, and has changed nothing."""
+        return self.open and (self.load is None or self.load.over or self.uncommitted)
 
     def end(self) -> None:
         self.over = True
@@ -112,6 +133,21 @@ def remember_here(pending: Pending) -> None:
 def open_here(owner: object) -> list[Pending]:
     """The transactions of *owner* that this thread or task is inside."""
     return [each for each in OPEN.get() if each.owner is owner and each.open]
+
+
+def autocommits(connection: Connection) -> bool:
+    """True if each statement is committed at once. No query."""
+    level = connection.get_execution_options().get("isolation_level")
+    if level is None:
+        level = getattr(connection.dialect, "_on_connect_isolation_level", None)
+    return str(level).upper() == "AUTOCOMMIT"
+
+
+def outside_of_a_transaction(connection: Connection) -> bool:
+    """True if what SQLite has just written there is committed: its driver was told to begin no transaction."""
+    if connection.closed or connection.dialect.name != "sqlite":
+        return False
+    return not getattr(connection.connection.driver_connection, "in_transaction", True)
 
 
 def sees_a_snapshot(connection: Connection) -> bool:

@@ -288,6 +288,7 @@ class OutboxRelay:
         self._look_at_age(rows)
         changes = [change_of(row.kind, row.name, row.version) for row in rows if row.kind != ALL]
         if len(changes) < len(rows):
+            self._say_everything()
             through(self._guard.clear, self._guard.aclear)
         through(self._guard.apply, self._guard.aapply, changes)
         self._check_acknowledged()
@@ -296,9 +297,17 @@ class OutboxRelay:
         self._look_at_age(rows)
         changes = [change_of(row.kind, row.name, row.version) for row in rows if row.kind != ALL]
         if len(changes) < len(rows):
+            self._say_everything()
             await self._guard.aclear()
         await self._guard.aapply(changes)
         self._check_acknowledged()
+
+    def _say_everything(self) -> None:
+        log.warning(
+            "%r clears the whole namespace: a transaction wrote to the outbox %s that it changed more than it can name",
+            self._guard,
+            self._table.fullname,
+        )
 
     def _check_acknowledged(self) -> None:
         """Check that nothing is pending: a guard that queues invalidations does not raise if Redis does not answer."""

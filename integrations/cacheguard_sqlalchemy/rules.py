@@ -9,9 +9,9 @@ from typing import Any, TypeAlias, cast
 from sqlalchemy import Column, inspect
 from sqlalchemy.orm import ColumnProperty, Mapper
 
-from cacheguard import Change
+from cacheguard import BloomFilter, Change
 from cacheguard.errors import ConfigurationError, KeyTemplateError
-from cacheguard.extending import TextTemplate, roots_of, row_template
+from cacheguard.extending import TextTemplate, roots_of, row_item, row_template
 
 OfRow: TypeAlias = Callable[[Any], "str | Iterable[str]"]
 Template: TypeAlias = "str | OfRow"
@@ -27,11 +27,30 @@ class Touches:
         tags: likewise, like ``"org:{org_id}"``.
         bulk: tags that cover every change of a bulk statement in this model. With them, the rows that the statement
             touches are not read.
+        bloom: a Bloom filter of the primary keys, or a mapping of filters to templates of their items:
+            ``{users: "{id}"}``. What is inserted, or gets another item, is added before COMMIT, in one round trip for
+            each filter. Where `BloomFilter.add` raises, nothing is committed. A statement whose new items are unknown
+            is refused.
     """
 
     keys: Sequence[Template] = ()
     tags: Sequence[Template] = ()
     bulk: Sequence[str] = ()
+    bloom: BloomFilter | Mapping[BloomFilter, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """A Bloom filter that holds an item for each row of a model.
+
+    Args:
+        attributes: those that the item is made of.
+        item: makes it.
+    """
+
+    bloom: BloomFilter
+    attributes: tuple[str, ...]
+    item: Callable[[Mapping[str, Any]], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +81,12 @@ class Rules:
     bulk: tuple[Change, ...]
     version: str | None = None
     attributes: tuple[str, ...] = field(default=())
+    fed: tuple[Fed, ...] = ()
+
+    @property
+    def item_attributes(self) -> tuple[str, ...]:
+        """The attributes that the items of Bloom filters are made of."""
+        return tuple(dict.fromkeys(name for each in self.fed for name in each.attributes))
 
     @property
     def model(self) -> str:
@@ -107,9 +132,12 @@ def _rules(model: Any, touched: Any, versions: bool) -> Rules:  # noqa: FBT001 -
     touches = touched if isinstance(touched, Touches) else Touches(keys=touched)
     keys, tags = _checked(mapper, "keys", touches.keys), _checked(mapper, "tags", touches.tags)
     bulk = _checked(mapper, "bulk", touches.bulk)
-    if not keys and not tags and not bulk:
-        raise ConfigurationError(f"models[{mapper.class_.__name__}] names no keys, tags or bulk tags, got {touched!r}")
     columns = column_attributes(mapper)
+    fed = _fed(mapper, columns, touches.bloom)
+    if not keys and not tags and not bulk and not fed:
+        raise ConfigurationError(
+            f"models[{mapper.class_.__name__}] names no keys, tags, bulk tags or filters, got {touched!r}"
+        )
     primary = {mapper.get_property_by_column(column).key for column in mapper.primary_key}
     named: list[Named] = []
     functions: list[tuple[bool, OfRow]] = []
@@ -132,7 +160,34 @@ def _rules(model: Any, touched: Any, versions: bool) -> Rules:  # noqa: FBT001 -
         tuple(_tag(mapper, tag) for tag in bulk),
         version,
         tuple(fields),
+        fed,
     )
+
+
+def _fed(mapper: Mapper[Any], columns: tuple[str, ...], given: Any) -> tuple[Fed, ...]:
+    name = mapper.class_.__name__
+    if given is None:
+        return ()
+    if isinstance(given, BloomFilter):
+        key = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
+        if len(key) != 1:
+            raise ConfigurationError(
+                f"bloom of {name} must say what its items are, like {{a_filter: '{{{key[0]}}}:{{{key[1]}}}'}}: "
+                f"the primary key has several columns, {', '.join(key)}"
+            )
+        given = {given: f"{{{key[0]}}}"}
+    listed: Any = given
+    if not isinstance(given, Mapping) or not all(isinstance(each, BloomFilter) for each in listed):
+        raise ConfigurationError(
+            f"bloom of {name} must be a filter, or a mapping of filters to templates, got {given!r}"
+        )
+    fed: list[Fed] = []
+    for bloom, text in cast("Mapping[BloomFilter, Any]", given).items():
+        if not isinstance(text, str):
+            raise ConfigurationError(f"bloom of {name} must have templates like '{{id}}', got {text!r}")
+        _check_roots(columns, text, name)
+        fed.append(Fed(bloom, tuple(roots_of(text)), row_item(text, columns, name)))
+    return tuple(fed)
 
 
 def column_attributes(mapper: Mapper[Any]) -> tuple[str, ...]:
@@ -170,12 +225,16 @@ def _checked(mapper: Mapper[Any], what: str, given: Any) -> list[Any]:
 
 def _template(mapper: Mapper[Any], columns: tuple[str, ...], text: str) -> TextTemplate:
     name = mapper.class_.__name__
+    _check_roots(columns, text, name)
+    return row_template(text, columns, name)
+
+
+def _check_roots(columns: tuple[str, ...], text: str, name: str) -> None:
     for root in roots_of(text):
         if root not in columns:
             raise KeyTemplateError(
                 f"template {text!r} of {name}: {{{root}}} is no column attribute; they are: {', '.join(columns)}"
             )
-    return row_template(text, columns, name)
 
 
 def _tag(mapper: Mapper[Any], tag: str) -> Change:

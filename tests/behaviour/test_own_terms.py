@@ -56,6 +56,24 @@ async def test_a_load_says_whether_its_value_was_stored(door: Door) -> None:
         assert not await stored("disabled")
 
 
+async def test_a_load_says_when_it_is_over(door: Door) -> None:
+    loads: list[Load] = []
+
+    def load() -> int:
+        loads.append(current_load())
+        assert not loads[-1].over
+        return 1
+
+    def fails() -> int:
+        load()
+        raise ValueError("no row")
+
+    await door.get_or_set("k", load)
+    with pytest.raises(ValueError, match="no row"):
+        await door.get_or_set("other", fails)
+    assert [each.over for each in loads] == [True, True]
+
+
 async def test_a_private_answer_reaches_no_other_caller(door: Door) -> None:
     runs: list[int] = []
     slow = Loader(seconds=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -20,12 +21,16 @@ from tests.support.tls import Authority, TlsServer, binary_with_tls
 DOCS = ROOT / "docs"
 # They need more than one Redis, and have tests of their own.
 SECURITY, TOPOLOGIES, FEEDS = DOCS / "security.md", DOCS / "topologies.md", DOCS / "change-feeds.md"
-# A project of its own: Django is set up once in a process.
-IN_A_PROCESS_OF_ITS_OWN = {"docs/django.md"}
+# Programs of their own: Django is set up once in a process, RQ and Strawberry look for the module that they run in.
+IN_A_PROCESS_OF_ITS_OWN = {"docs/async-apps.md", "docs/django.md", "docs/rest-framework.md", "docs/workers.md"}
+# What a page is about; it comes with the group `dev`.
+NEEDS = {
+    "docs/async-apps.md": ("aiohttp", "strawberry"),
+    "docs/rest-framework.md": ("rest_framework",),
+    "docs/workers.md": ("celery", "rq"),
+}
 PROGRAMS = [page for page in pages() if program(page.read_text(encoding="utf-8"))]
-each_program = pytest.mark.parametrize(
-    "page", [page for page in PROGRAMS if page not in {SECURITY, TOPOLOGIES, FEEDS}], ids=name_of
-)
+RUN = [page for page in PROGRAMS if page not in {SECURITY, TOPOLOGIES, FEEDS}]
 
 
 @pytest.fixture(autouse=True)
@@ -35,24 +40,32 @@ def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_page(page: Path) -> None:
+    for needed in NEEDS.get(name_of(page), ()):
+        if importlib.util.find_spec(needed) is None:
+            pytest.skip(f"{needed} is not installed")
     if name_of(page) not in IN_A_PROCESS_OF_ITS_OWN:
         run(page)
         return
-    script = Path("example.py")
-    script.write_text(program(page.read_text(encoding="utf-8")), encoding="utf-8")
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-W", "error", str(script)]
+    Path("example.py").write_text(program(page.read_text(encoding="utf-8")), encoding="utf-8")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), *filter(None, sys.path)])}
+    words = ["-m", "example"] if name_of(page) == "docs/django.md" else ["-c", "import example"]
+    command = [sys.executable, "-W", "error", *words]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=50, check=False)
     assert ended.returncode == 0, ended.stderr
 
 
-@each_program
+@pytest.mark.parametrize(
+    "page",
+    # A program of its own takes seconds to start: `make test` runs it on Redis alone.
+    [pytest.param(page, marks=pytest.mark.slow if name_of(page) in NEEDS else ()) for page in RUN],
+    ids=map(name_of, RUN),
+)
 def test_the_examples_run_within_one_process(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CACHEGUARD_URL", raising=False)
     run_page(page)
 
 
-@each_program
+@pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_the_examples_run_on_redis(page: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CACHEGUARD_URL", redis_url)
     run_page(page)
@@ -103,6 +116,7 @@ def test_the_url_of_a_ring_is_shown_as_the_error_about_a_wrong_one_shows_it() ->
 def test_every_page_with_examples_is_found() -> None:
     names = {name_of(page) for page in PROGRAMS}
     front = {f"docs/{name}.md" for name in ("django", "flask", "http-cache", "sqlalchemy", "testing", "change-feeds")}
+    front |= NEEDS.keys()
     assert names >= front | {"README.md", "docs/consistency.md", "docs/outages.md"}
 
 

@@ -9,7 +9,7 @@ from tests.support.postgres_server import PostgresServer, find_postgres
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
+def _postgres_of_the_session() -> Iterator[PostgresServer]:
     binaries = find_postgres()
     if binaries is None:
         reason = "no postgres and initdb on PATH or in /usr/lib/postgresql/*/bin; install PostgreSQL"
@@ -21,3 +21,9 @@ def postgres_server() -> Iterator[PostgresServer]:
         yield server.start()
     finally:
         server.stop()
+
+
+@pytest.fixture
+def postgres_server(_postgres_of_the_session: PostgresServer) -> PostgresServer:
+    _postgres_of_the_session.end_sessions()
+    return _postgres_of_the_session

@@ -449,6 +449,43 @@ def test_a_gap_may_be_ignored_or_given_to_a_function(
     assert len(calls) == 2
 
 
+def test_filters_are_fed_with_the_keys_of_events(
+    database: psycopg.Connection[Any],
+    postgres_server: PostgresServer,
+    guard: CacheGuard,
+    channel: str,
+    running: RunFeed,
+) -> None:
+    users, others = guard.bloom("users", capacity=100), guard.bloom("others", capacity=100)
+    for each in (users, others):
+        each.mark_complete()
+    gaps: list[int] = []
+    bloom = {users: "user:{id}", others: "other:{id}:x"}
+    feed = PostgresFeed(guard, postgres_server.conninfo, channel=channel, on_gap=lambda: gaps.append(1), bloom=bloom)
+    with running(feed):
+        events = [{"key": key} for key in ("user:42", "user:a%3Ab", "other:7:x", "user:1:2", "other:8")]
+        notify(database, channel, [*events, {"tag": "user:9"}])
+        until(lambda: feed.stats().applied == len(events) + 1)
+        assert not users.absent(42)
+        assert not users.absent("a:b")
+        assert not others.absent(7)
+        assert users.absent("1:2")
+        assert users.absent(9)
+        assert others.absent(8)
+    assert gaps == []
+
+
+@pytest.mark.parametrize("template", ["", "user", "{a}:{b}", "user:{", "user:{id:03}", "user:{id!r}", 5])
+def test_filters_need_a_template_with_one_field_and_an_answer_to_gaps(guard: CacheGuard, template: Any) -> None:
+    users = guard.bloom("users", capacity=100)
+    with pytest.raises(ConfigurationError, match="one plain field"):
+        PostgresFeed(guard, "", on_gap=print, bloom={users: template})
+    with pytest.raises(ConfigurationError, match="on_gap must be a function"):
+        PostgresFeed(guard, "", bloom={users: "user:{id}"})
+    with pytest.raises(ConfigurationError, match="a mapping of filters"):
+        PostgresFeed(guard, "", on_gap=print, bloom=users)  # type: ignore[arg-type]
+
+
 def test_a_coroutine_function_for_gaps_is_awaited(
     database: psycopg.Connection[Any], guard: CacheGuard, postgres_server: PostgresServer, channel: str
 ) -> None:

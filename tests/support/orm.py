@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Column, ForeignKey, MetaData, Table
+from sqlalchemy import Column, Engine, ForeignKey, MetaData, Table, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from cacheguard import CacheGuard
@@ -61,6 +61,17 @@ class Book(Item):
 
 
 OUTBOX = outbox_table(Model.metadata)
+
+
+def without_waiting_for_the_disk(engine: Engine) -> Engine:
+    """*engine*; if it is SQLite, its commits do not wait until they would survive a power failure."""
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def connected(connection: Any, _record: object) -> None:
+            connection.execute("PRAGMA synchronous = OFF").close()
+
+    return engine
 
 
 class Listening(CacheGuard):

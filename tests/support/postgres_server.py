@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psycopg
+from psycopg.sql import SQL, Literal
 
 from .redis_server import PORTS, is_free
 
@@ -93,6 +94,16 @@ class PostgresServer:
     def connect(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.conninfo, autocommit=True)
 
+    def end_sessions(self) -> None:
+        """End what is still connected. A test that failed in a transaction holds its locks, and the next would wait."""
+        with self.connect() as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+            for (name,) in connection.execute("SELECT gid FROM pg_prepared_xacts").fetchall():
+                connection.execute(SQL("ROLLBACK PREPARED {}").format(Literal(name)))
+
     def _create(self) -> None:
         if self._user is not None:
             account = pwd.getpwnam(self._user)
@@ -121,6 +132,7 @@ class PostgresServer:
             "full_page_writes": "off",
             "autovacuum": "off",
             "max_connections": 40,
+            "max_prepared_transactions": 4,
             "shared_buffers": "16MB",
         }
         for name, value in settings.items():

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tests.support.pages import ROOT, name_of, pages, program
 
-# Examples that no checker can follow: without their stubs, Django's classes have no types, and the arguments of tests
-# are fixtures, which only pytest knows.
-WITHOUT_TYPES = {"docs/django.md", "docs/testing.md"}
+# Examples that no checker can follow: without their stubs, the classes of Django, REST framework and Celery have no
+# types, and the arguments of tests are fixtures, which only pytest knows.
+WITHOUT_TYPES = {"docs/django.md", "docs/rest-framework.md", "docs/testing.md", "docs/workers.md"}
 
 
 def samples() -> dict[str, str]:

@@ -26,6 +26,8 @@ def test_stats_says_how_redis_is(app: Flask) -> None:
     said = json.loads(run(app, "stats", "--json").output)
     assert said["l2_up"] is True
     assert said["round_trip_ms"] > 0
+    assert "this command" in said["counters_of"]
+    assert "not of the running workers" in said["counters_of"]
     assert "l2_up                  True" in run(app, "stats").output
 
 

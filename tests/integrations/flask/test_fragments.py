@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from flask import Flask, render_template_string
+from jinja2 import TemplateSyntaxError
 
 from cacheguard.errors import ConfigurationError
 from cacheguard_flask import CacheGuardFlask, make_template_fragment_key
@@ -73,3 +75,61 @@ def test_the_tag_may_be_left_to_others() -> None:
     CacheGuardFlask(app, with_jinja2_ext=False)
     assert not any("Fragment" in name for name in app.jinja_env.extensions)
     app.extensions["cacheguard"].close()
+
+
+class AsyncApp(Flask):
+    jinja_options = {"enable_async": True}  # noqa: RUF012 - as Flask declares it
+
+
+@pytest.fixture(params=[Flask, AsyncApp])
+def either(request: pytest.FixtureRequest, url: str) -> Iterator[Flask]:
+    """An app whose templates are rendered as ever, and one whose templates run in an event loop."""
+    made: Flask = request.param("shop")
+    made.config["CACHEGUARD_URL"] = url
+    CacheGuardFlask(made)
+    yield made
+    made.extensions["cacheguard"].close()
+
+
+CALLED = """
+{%- macro m() %}{% set x = caller() %}{% cache 60, "h", x %}[{{ x }}]{% endcache %}{% endmacro -%}
+{% call m() %}hi{% endcall %}"""
+
+
+@pytest.mark.parametrize(
+    ("template", "shown"),
+    [
+        ('{% cache 60, "a" %}hello{% endcache %}', "hello"),
+        ('{% cache 60, "b" %}{% for x in "hello" %}{{ x }}{% endfor %}{% endcache %}', "hello"),
+        ('{% cache 60, "c" %}he{% cache 60, "d" %}llo{% endcache %}{% endcache %}', "hello"),
+        ('{% macro m(x) %}{% cache 60, "e", x %}{{ x }}{% endcache %}{% endmacro %}{{ m(1) }}{{ m(2) }}', "12"),
+        ('{% macro m(x) %}<b>{{ x }}</b>{% endmacro %}{% cache 60, "f" %}{{ m("<") }}{% endcache %}', "<b>&lt;</b>"),
+        ('{% for x in [1, 2] %}{% cache 60, "g", x %}{{ loop.index }}{% endcache %}{% endfor %}', "12"),
+        ('{% cache "del", "a" %}gone{% endcache %}', "gone"),
+        (CALLED, "[hi]"),
+    ],
+)
+def test_a_fragment_is_its_text_in_templates_of_either_kind(either: Flask, template: str, shown: str) -> None:
+    assert [rendered(either, template) for _ in range(2)] == [shown, shown]
+
+
+def test_a_fragment_of_an_event_loop_is_kept_for_the_next(url: str) -> None:
+    app = AsyncApp("shop")
+    app.config["CACHEGUARD_URL"] = url
+    CacheGuardFlask(app)
+    template = '{% cache 60, "box" %}{{ value }}{% endcache %}'
+    assert rendered(app, template, value=1) == rendered(app, template, value=2) == "1"
+    app.extensions["cacheguard"].close()
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("{% cache 60 %}{{ x }}{% endcache %}", "needs a name"),
+        ('{% cache 60, "a" %}{{ caller() }}{% endcache %}', "cannot see the macro's caller"),
+        ('{% cache 60, "a" %}{% if x %}{{ varargs }}{% endif %}{% endcache %}', "cannot see the macro's varargs"),
+    ],
+)
+def test_what_a_fragment_in_a_macro_cannot_know_is_refused(either: Flask, body: str, why: str) -> None:
+    with pytest.raises(TemplateSyntaxError, match=why):
+        rendered(either, f"{{% macro m(x) %}}{body}{{% endmacro %}}{{{{ m(1) }}}}")

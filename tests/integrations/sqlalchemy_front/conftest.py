@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from tests.support.orm import Listening, Model
+from tests.support.orm import Listening, Model, without_waiting_for_the_disk
 from tests.support.postgres_server import PostgresServer
 
 Url = Callable[[str], str]
@@ -26,7 +26,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Url:
 
 @pytest.fixture
 def engine(database_url: Url) -> Iterator[Engine]:
-    engine = create_engine(database_url("sync"))
+    engine = without_waiting_for_the_disk(create_engine(database_url("sync")))
     Model.metadata.drop_all(engine)
     Model.metadata.create_all(engine)
     yield engine
