@@ -37,10 +37,10 @@ from cacheguard.protocol.calls import (
 )
 from cacheguard.protocol.glob import glob
 from cacheguard.protocol.layout import HEADER, HEADER_BYTES, Record
-from cacheguard.protocol.lua import load
 from cacheguard.protocol.model import MemoryCommands
 from cacheguard.protocol.state import Claim
 from cacheguard.runtime import run_now
+from tests.support.ageing import AGE, PRELUDE
 from tests.support.redis_server import RedisServer
 
 KEY = "k"
@@ -48,25 +48,6 @@ LONG = 1_000  # ms before any moment of a program: no difference to it looks lik
 STEP = 7_000  # ms
 TOLERANCE = 3_000  # ms: what a busy machine may take for one program
 BUS = ("cg:bus", "me.1")
-PRELUDE = load("renew").source.split("-- RENEW")[0]
-
-# What happens to a key when everyone stands still for a while: every deadline comes nearer.
-AGE = (
-    PRELUDE
-    + """
-local e, ms = open(KEYS[1]), tonumber(ARGV[1])
-e.fresh, e.dead, e.born = e.fresh - ms, e.dead - ms, e.born - ms
-for _, name in ipairs({'l', 'q', 'f', 'x', 't'}) do
-  if e.c[name] then e.c[name][1] = e.c[name][1] - ms end
-end
-for _, name in ipairs({'w', 'r', 'g'}) do
-  for _, claim in pairs(e.c[name] or {}) do claim[1] = claim[1] - ms end
-end
-if e.c.b then e.c.b = e.c.b - ms end
-if e.vlen > 0 and e.fresh < 0 then e.fresh = 0 end
-save(e)
-"""
-)
 
 # All that is there, as JSON; times as the time to go.
 STATE = (
