@@ -1,4 +1,4 @@
-"""All that is private or undocumented of redis-py, and of asyncio's transports beneath it; but for `wire`, nobody needs it.
+"""All that is private or undocumented of redis-py, and of asyncio's transports beneath it; only `wire` needs it, too.
 
 Checked against redis-py 6.4.0, 7.4.1 and 8.1.0; `pyproject.toml` allows ``redis>=6.4,<9``. Before that range grows, run
 ``tests/unit/test_redispy.py`` under the new release: for each row of `PRIVATE` that is not true any more it fails by
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from ..ports import Reply
 from . import resp
 from .deadline import Deadline
-from .wire import exchange
+from .wire import aexchange, exchange
 
 FINDER = "connection_pool"  # the setting of a managed connection that says whom it asks for its master
 
@@ -74,6 +74,11 @@ PRIVATE = (
     Private("redis._parsers.hiredis._HiredisParser", "_buffer", "into which the socket's bytes are read"),
     Private("redis._parsers.hiredis._HiredisParser", "_hiredis_PushNotificationType", "tells pushes from replies"),
     Private("redis._parsers.hiredis._HiredisParser", "handle_push_response(response)", "tells the client of a push"),
+    Private("redis.asyncio.connection.Connection", "_parser", "likewise"),
+    Private("redis._parsers.hiredis", "_AsyncHiredisParser", "likewise"),
+    Private("redis._parsers.hiredis._AsyncHiredisParser", "_reader", "takes bytes, gives replies"),
+    Private("redis._parsers.hiredis._AsyncHiredisParser", "_hiredis_PushNotificationType", "tells pushes from replies"),
+    Private("redis._parsers.hiredis._AsyncHiredisParser", "handle_push_response(response)", "tells the client"),
     # The connections of event loops
     Private("redis.asyncio.connection.Connection", "_reader", "dropped where the event loop is gone"),
     Private("redis.asyncio.connection.Connection", "_writer", "closed where the event loop is gone"),
@@ -237,6 +242,9 @@ def expect_anything(connection: Any) -> None:
 
 async def aask(connection: Any, payloads: list[bytes], counts: list[int]) -> list[list[Reply]]:
     """Send what `resp.pack` has made, several times over; for each of *counts*, that many replies."""
+    received = await aexchange(connection, payloads, counts)
+    if received is not None:
+        return received
     await connection.send_packed_command(payloads, check_health=False)
     answers: list[list[Reply]] = []
     for count in counts:

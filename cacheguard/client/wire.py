@@ -1,4 +1,4 @@
-"""Questions and answers over a connection that redis-py has opened, in threads, without redis-py in between.
+"""Questions and answers over a connection that redis-py has opened, without redis-py in between.
 
 URLs, TLS, authentication, Sentinel and Cluster stay the client's. Once a connection stands, its commands are one piece
 of bytes, and its replies are taken from hiredis as they come: all that a piece holds, instead of one for each walk
@@ -16,6 +16,7 @@ from .deadline import Deadline
 from .resp import refused
 
 _BYTES = False  # whether the reader makes text of what it has read
+_PIECE = 65536  # bytes that are taken from a stream at a time
 
 
 def exchange(connection: Any, payload: bytes, count: int) -> list[Reply] | None:
@@ -54,6 +55,42 @@ def exchange(connection: Any, payload: bytes, count: int) -> list[Reply] | None:
         raise known.lost(f"Error on the socket: {error}") from error
 
 
+async def aexchange(connection: Any, payloads: list[bytes], counts: list[int]) -> list[list[Reply]] | None:
+    """`exchange` in an event loop: several payloads in one piece, and the replies of each.
+
+    The caller watches the time.
+    """
+    reader, writer = getattr(connection, "_reader", None), getattr(connection, "_writer", None)
+    parser, known = getattr(connection, "_parser", None), _known()
+    if known is None or reader is None or writer is None or type(parser) is not known.running_parser:
+        return None
+    source, push = parser._reader, parser._hiredis_PushNotificationType  # noqa: SLF001 - see redispy.PRIVATE
+    if source.has_data():
+        return None  # something came unasked
+    gets, nothing = source.gets, known.nothing
+    answers: list[list[Reply]] = []
+    try:
+        writer.write(payloads[0] if len(payloads) == 1 else b"".join(payloads))
+        await writer.drain()
+        for count in counts:
+            replies: list[Reply] = []
+            while len(replies) < count:
+                reply = gets(_BYTES)
+                if reply is nothing:
+                    piece = await reader.read(_PIECE)
+                    if not piece:
+                        raise known.lost("Connection closed by server.")
+                    source.feed(piece)
+                elif push is not None and type(reply) is push:
+                    await parser.handle_push_response(reply)
+                else:
+                    replies.append(_refusal(reply, known) if isinstance(reply, Exception) else reply)
+            answers.append(replies)
+    except OSError as error:
+        raise known.lost(f"Error on the socket: {error}") from error
+    return answers
+
+
 def _refusal(reply: Exception, known: _Known) -> Reply:
     """A server's error as a value; raises one that says that the connection is of no use."""
     if isinstance(reply, known.refusal):
@@ -65,6 +102,7 @@ class _Known(NamedTuple):
     """What of redis-py is needed here."""
 
     parser: type[Any]
+    running_parser: type[Any]
     nothing: object
     refusal: type[Exception]
     lost: type[Exception]
@@ -76,11 +114,11 @@ def _known() -> _Known | None:
     """None where hiredis is missing, or redis-py is another one."""
     try:
         import hiredis  # noqa: F401 - whether it is there
-        from redis._parsers.hiredis import NOT_ENOUGH_DATA, _HiredisParser
+        from redis._parsers.hiredis import NOT_ENOUGH_DATA, _AsyncHiredisParser, _HiredisParser
     except ImportError:
         return None
     from redis.exceptions import ConnectionError as Lost
     from redis.exceptions import ResponseError
     from redis.exceptions import TimeoutError as TimedOut
 
-    return _Known(_HiredisParser, NOT_ENOUGH_DATA, ResponseError, Lost, TimedOut)
+    return _Known(_HiredisParser, _AsyncHiredisParser, NOT_ENOUGH_DATA, ResponseError, Lost, TimedOut)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -64,6 +66,27 @@ def by_ourselves(connection: Any, payload: bytes, count: int) -> list[Reply]:
     return replies
 
 
+async def aconnected(port: int, protocol: int = 2) -> Any:
+    connection = redis.asyncio.Connection(port=port, protocol=protocol)
+    await connection.connect()
+    return connection
+
+
+async def aby_the_client(connection: Any, payloads: list[bytes], counts: list[int]) -> list[list[Reply]]:
+    async def away(*_: Any) -> None:
+        return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redispy, "aexchange", away)
+        return await redispy.aask(connection, payloads, counts)
+
+
+async def aby_ourselves(connection: Any, payloads: list[bytes], counts: list[int]) -> list[list[Reply]]:
+    replies = await wire.aexchange(connection, payloads, counts)
+    assert replies is not None
+    return replies
+
+
 def shown(replies: list[Reply]) -> list[Any]:
     return [(type(each), str(each), each.fault) if isinstance(each, Refused) else each for each in replies]
 
@@ -83,6 +106,43 @@ def test_the_replies_are_those_that_the_client_reads(server: RedisServer, protoc
         assert len(one) == len(calls)
         for mine, theirs, call in zip(one, other, calls, strict=True):
             assert mine == theirs or call == ("TIME",)
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@given(packets=st.lists(st.lists(CALLS, min_size=1, max_size=8), min_size=1, max_size=4))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_several_packets_in_a_loop_are_answered_as_by_the_client(
+    server: RedisServer, protocol: int, packets: list[Any]
+) -> None:
+    async def run(read: Any) -> list[list[Reply]]:
+        connection = await aconnected(server.port, protocol)
+        await redispy.asay(connection, "FLUSHALL")
+        await redispy.asay(connection, "SCRIPT", "FLUSH")
+        answers: list[list[Reply]] = await read(connection, list(map(resp.pack, packets)), list(map(len, packets)))
+        await connection.disconnect(nowait=True)
+        return answers
+
+    one, other = asyncio.run(run(aby_the_client)), asyncio.run(run(aby_ourselves))
+    for mine, theirs, calls in zip(one, other, packets, strict=True):
+        assert len(mine) == len(calls)
+        for left, right, call in zip(shown(mine), shown(theirs), calls, strict=True):
+            assert left == right or call == ("TIME",)
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_in_a_loop_a_reply_in_the_smallest_pieces_is_whole(server: RedisServer, protocol: int) -> None:
+    with FaultProxy(server.port) as proxy:
+        connection = await aconnected(proxy.port, protocol)
+        calls = [("SET", "apiece", "v" * 30), ("GET", "apiece"), ("LPUSH", "apiece", "x")]
+        await aby_ourselves(connection, [resp.pack(calls)], [3])
+        proxy.inject(Fault.DRIBBLE)
+        ((first,), (second,)) = await aby_ourselves(connection, [resp.pack([each]) for each in calls[1:]], [1, 1])
+        assert first == b"v" * 30
+        assert isinstance(second, Refused)
+        proxy.inject(Fault.RESET)
+        with pytest.raises(redis.ConnectionError):
+            await aby_ourselves(connection, [resp.pack(calls)], [3])
+        await connection.disconnect(nowait=True)
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
@@ -127,7 +187,7 @@ def test_what_does_not_come_is_raised_as_the_client_does(server: RedisServer, fa
 def test_a_push_is_for_the_client_and_no_reply(server: RedisServer) -> None:
     connection, heard = connected(server.port, 3), []
     other = connected(server.port)
-    connection._parser.set_invalidation_push_handler(heard.append)
+    connection._parser.set_invalidation_push_handler(heard.append)  # noqa: SLF001 - the client has no other place for it
     assert redispy.say(connection, "CLIENT", "TRACKING", "ON") == b"OK"
     assert by_ourselves(connection, resp.pack([("SET", "tracked", "1"), ("GET", "tracked")]), 2) == [b"OK", b"1"]
     assert by_ourselves(other, resp.pack([("SET", "tracked", "2")]), 1) == [b"OK"]

@@ -111,6 +111,14 @@ def parser() -> Any:
     return standing
 
 
+def running_parser() -> Any:
+    """`parser`, of an event loop."""
+    module = importlib.import_module("redis._parsers.hiredis")
+    standing = module._AsyncHiredisParser(1024)  # noqa: SLF001 - that is its name
+    standing.on_connect(redis.asyncio.connection.Connection())
+    return standing
+
+
 def running_cluster() -> Any:
     return RUNNING.cluster.RedisCluster(startup_nodes=[RUNNING.cluster.ClusterNode("here", 1)])
 
@@ -123,6 +131,7 @@ INSTANCES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "redis.connection.Connection": made(redis.connection.Connection),
     "redis.asyncio.connection.Connection": made(redis.asyncio.connection.Connection),
     "redis._parsers.hiredis._HiredisParser": made(parser),
+    "redis._parsers.hiredis._AsyncHiredisParser": made(running_parser),
     "asyncio.selector_events._SelectorSocketTransport": socket_transport,
     "asyncio.sslproto.SSLProtocol": tls_protocol,
     "asyncio.sslproto._SSLProtocolTransport": tls_transport,
