@@ -25,7 +25,8 @@ def exchange(connection: Any, payload: bytes, count: int) -> list[Reply] | None:
     Raises what the client raises: ``TimeoutError`` and ``ConnectionError`` of redis-py. The connection is of no use
     then.
     """
-    sock, parser = getattr(connection, "_sock", None), getattr(connection, "_parser", None)
+    sock: Any = getattr(connection, "_sock", None)
+    parser: Any = getattr(connection, "_parser", None)
     known = _known()
     if known is None or type(sock) is not Deadline or type(parser) is not known.parser:
         return None
@@ -60,8 +61,10 @@ async def aexchange(connection: Any, payloads: list[bytes], counts: list[int]) -
 
     The caller watches the time.
     """
-    reader, writer = getattr(connection, "_reader", None), getattr(connection, "_writer", None)
-    parser, known = getattr(connection, "_parser", None), _known()
+    reader: Any = getattr(connection, "_reader", None)
+    writer: Any = getattr(connection, "_writer", None)
+    parser: Any = getattr(connection, "_parser", None)
+    known = _known()
     if known is None or reader is None or writer is None or type(parser) is not known.running_parser:
         return None
     source, push = parser._reader, parser._hiredis_PushNotificationType  # noqa: SLF001 - see redispy.PRIVATE

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha1
 from typing import Any, Protocol
 
 from ..codec import TAGGED, Codec, Registry, settled
 from ..errors import CodecError
-from ..protocol.entry import Stored
+from ..ports import Reply
+from ..protocol.entry import Found, Stored
 from ..protocol.envelope import Envelope, Kind, Sealer
 from ..protocol.exceptions import packed, unpacked
+from ..protocol.plain import plain
 from .copies import Copier, Master, master_of
 from .local import OVERHEAD, OVERHEAD_OF_TAG
 from .weighing import weigh
@@ -32,6 +35,10 @@ class Packing(Protocol):
 
     def glance(self, key: str, head: Any) -> Stored:
         """What the beginning of something stored says, unverified; `CodecError` if it says too little."""
+        ...
+
+    def plain(self, replies: Sequence[Reply], codec: Codec | None) -> Found | None:
+        """The plain hit that *replies* show (`protocol.plain`); None if it is none, or has to be looked at closely."""
         ...
 
     def stamp(self, envelope: Any) -> Any:
@@ -93,6 +100,21 @@ class SealedPacking:
         opened = self._sealer.glance(head)
         return Stored(opened.kind, None, opened.ttl, opened.load_time, opened.tags, opened.nonces)
 
+    def plain(self, replies: Sequence[Reply], codec: Codec | None) -> Found | None:
+        """The plain hit that *replies* show; whatever else they show is for `unpack`."""
+        hit = None if self._copies or self._sealer.signs else plain(replies, self._sealer.most)
+        if hit is None:
+            return None
+        schema, payload, ttl, load_time, nonces, fresh_left, age, dead_left = hit
+        reader = codec or self._registry.by_schema(schema)
+        if reader is None or reader.schema != schema:
+            return None
+        try:
+            value = reader.decode(payload)
+        except CodecError:
+            return None
+        return Found(Stored(Kind.VALUE, value, ttl, load_time, (), nonces), fresh_left, "", age, dead_left)
+
     def stamp(self, envelope: Any) -> str:
         """What LEASE knows these bytes by; no secret."""
         return sha1(envelope, usedforsecurity=False).hexdigest()
@@ -143,6 +165,10 @@ class ObjectPacking:
     def glance(self, key: str, head: Any) -> Stored:
         """*head* itself: an object has no beginning."""
         return self.outline(key, head)
+
+    def plain(self, replies: Sequence[Reply], codec: Codec | None) -> Found | None:  # noqa: ARG002 - likewise
+        """None: there is nothing to decode."""
+        return None
 
     def stamp(self, envelope: Any) -> Any:
         """*envelope* itself: it cannot be another one while somebody holds it."""

@@ -85,8 +85,28 @@ class Remote:
             (found,) = await self._near.read([key], codec, scope, [tags], markers, usable)
             if found is not None:
                 return found
-        raws, time = await self.gate.ask(*calls.read(key, markers))
-        # As `calls.were_read` and `Opening.found` do, but here a hit passes.
+        replies = await self.gate.read_entry(key, markers)
+        if replies is None:
+            replies = await self.gate.ask(*calls.read(key, markers))
+        elif usable is None and not tags:
+            hit = self._packing.plain(replies, codec)
+            if hit is not None and not self.gate.bus.is_dirty(key, markers):
+                return hit
+        return await self._judged(replies, key, codec, scope, tags, markers=markers, usable=usable)
+
+    async def _judged(
+        self,
+        replies: list[Reply],
+        key: str,
+        codec: Codec | None,
+        scope: Scope,
+        tags: tuple[str, ...],
+        *,
+        markers: tuple[str, ...],
+        usable: Usable | None,
+    ) -> Found | None:
+        """What the *replies* to `calls.read` show; as `calls.were_read` and `Opening.found` do for several keys."""
+        raws, time = replies
         raw = raws[0]
         if raw is None:
             return None

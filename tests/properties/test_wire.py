@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 from cacheguard.client import redispy, resp, wire
 from cacheguard.errors import Refused
-from cacheguard.ports import Reply, ScriptCall
+from cacheguard.ports import Call, Reply, ScriptCall
 from cacheguard.protocol.lua import load
 from cacheguard.testing import Fault, FaultProxy
 from tests.support.redis_server import RedisServer
 
+CONNECTION: Any = redis.Connection  # it has no types
+RUNNING_CONNECTION: Any = redis.asyncio.Connection
 SCRIPT = load("tagged")
 KEYS = st.sampled_from(["a", "b", "list", "none"])
 VALUES = st.one_of(st.binary(max_size=40), st.integers(0, 200_000).map(lambda size: b"v" * size))
@@ -47,7 +49,7 @@ def connected(port: int, protocol: int = 2, timeout: float = 5.0) -> Any:
     """A connection as pools make them."""
 
     def make() -> Any:
-        return redis.Connection(port=port, protocol=protocol, socket_timeout=timeout)
+        return CONNECTION(port=port, protocol=protocol, socket_timeout=timeout)
 
     connection = redispy.limited(make)()
     connection.connect()
@@ -67,7 +69,7 @@ def by_ourselves(connection: Any, payload: bytes, count: int) -> list[Reply]:
 
 
 async def aconnected(port: int, protocol: int = 2) -> Any:
-    connection = redis.asyncio.Connection(port=port, protocol=protocol)
+    connection = RUNNING_CONNECTION(port=port, protocol=protocol)
     await connection.connect()
     return connection
 
@@ -162,7 +164,7 @@ def test_a_reply_in_the_smallest_pieces_is_whole(server: RedisServer, protocol: 
 def test_a_large_reply_between_small_ones_shifts_nothing(server: RedisServer) -> None:
     connection = connected(server.port)
     large = b"x" * (8 << 20)
-    calls = [("SET", "large", large), *(("SET", f"small:{number}", number) for number in range(500))]
+    calls: list[Call] = [("SET", "large", large), *(("SET", f"small:{number}", number) for number in range(500))]
     by_ourselves(connection, resp.pack(calls), len(calls))
     asked = [("GET", f"small:{number}") for number in range(500)]
     replies = by_ourselves(connection, resp.pack([*asked[:250], ("GET", "large"), *asked[250:]]), 501)
@@ -185,7 +187,8 @@ def test_what_does_not_come_is_raised_as_the_client_does(server: RedisServer, fa
 
 
 def test_a_push_is_for_the_client_and_no_reply(server: RedisServer) -> None:
-    connection, heard = connected(server.port, 3), []
+    heard: list[Any] = []
+    connection = connected(server.port, 3)
     other = connected(server.port)
     connection._parser.set_invalidation_push_handler(heard.append)  # noqa: SLF001 - the client has no other place for it
     assert redispy.say(connection, "CLIENT", "TRACKING", "ON") == b"OK"
@@ -202,7 +205,7 @@ def test_where_there_is_no_hiredis_the_client_reads(server: RedisServer) -> None
     kind = redis.connection.PythonParser if hasattr(redis.connection, "PythonParser") else None
     if kind is None:
         from redis._parsers import _RESP2Parser as kind
-    connection = redispy.limited(lambda: redis.Connection(port=server.port, parser_class=kind))()
+    connection = redispy.limited(lambda: CONNECTION(port=server.port, parser_class=kind))()
     connection.connect()
     assert wire.exchange(connection, resp.pack([("PING",)]), 1) is None
     assert redispy.ask(connection, resp.pack([("PING",)]), 1) == [b"PONG"]
