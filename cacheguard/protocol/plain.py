@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from struct import Struct
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from ..ports import Reply
 from .envelope import FOREVER, VERSION
@@ -38,40 +38,58 @@ class Plain(NamedTuple):
     dead_left: float
 
 
-def plain(replies: Sequence[Reply], most: int) -> Plain | None:  # noqa: PLR0911 - in pieces, it would cost twice as much
-    """The hit that the replies to READ of one key show; None if it is none, or not plain.
+class Around(NamedTuple):
+    """What stands around the entries of one reply.
 
     Args:
-        replies: to ``MGET`` of the entry and of the markers around it, and to ``TIME``.
+        now: the server's time.
+        nonces: of the namespaces, from the root down.
+        marks: how an envelope without tags says these.
+    """
+
+    now: int
+    nonces: tuple[bytes, ...]
+    marks: bytes
+
+
+def around(markers: Sequence[Reply], time: Reply) -> Around | None:
+    """What the replies for the *markers* of the namespaces and to ``TIME`` say; None if that is not plain."""
+    if type(time) is not list:
+        return None
+    nonces: tuple[bytes, ...] = ()
+    for marker in markers:
+        if type(marker) is not bytes or len(marker) < _NONCE_END or marker[0] != LAYOUT or not marker[1] & VALUE:
+            return None
+        nonces += (marker[HEADER_BYTES:_NONCE_END],)
+    now = int(time[0]) * 1000 + int(time[1]) // 1000
+    if not nonces:
+        return Around(now, (), b"")
+    if len(nonces) > _MOST_IN_LIST:
+        return None
+    return Around(now, nonces, b"".join((_NO_TAGS, bytes((_LIST + len(nonces),)), *[_NONCE + each for each in nonces])))
+
+
+def plain(raw: Reply, beside: Around, most: int) -> Plain | None:
+    """The hit that lies under a key; None if it is none, or not plain.
+
+    Args:
+        raw: what READ has found.
+        beside: what stands around it.
         most: bytes that a payload may have.
     """
-    raws, time = cast("tuple[list[Reply], list[bytes]]", replies)
-    raw = raws[0]
-    if type(raw) is not bytes or len(raw) < _SIZE or type(time) is not list:
+    if type(raw) is not bytes or len(raw) < _SIZE:
         return None
     (
         first, _, span_2, span_4, dead_2, dead_4, born_2, born_4, size,
         version, kind, flags, schema, ttl, load_time, marks, length,
     ) = _BOTH.unpack_from(raw)  # fmt: skip
+    now, nonces, known = beside
     start = _SIZE + marks
     end = start + length
     if first >> 56 != LAYOUT or version != VERSION or kind or flags or length > most or end != HEADER_BYTES + size:
         return None
-    now = int(time[0]) * 1000 + int(time[1]) // 1000
     fresh, dead = first & _MOMENT, dead_2 << 32 | dead_4
-    if not 0 < fresh - now <= span_2 << 32 | span_4 or dead <= now or len(raw) < end:
-        return None
-    nonces: tuple[bytes, ...] = ()
-    if marks:
-        markers = raws[1:]
-        for marker in markers:
-            if type(marker) is not bytes or len(marker) < _NONCE_END or marker[0] != LAYOUT or not marker[1] & VALUE:
-                return None
-            nonces += (marker[HEADER_BYTES:_NONCE_END],)
-        listed = bytes((_LIST + len(nonces),)) if len(nonces) <= _MOST_IN_LIST else b""
-        if raw[_SIZE:start] != b"".join((_NO_TAGS, listed, *[_NONCE + nonce for nonce in nonces])):
-            return None
-    elif len(raws) > 1:
+    if not 0 < fresh - now <= span_2 << 32 | span_4 or dead <= now or len(raw) < end or raw[_SIZE:start] != known:
         return None
     return Plain(
         schema,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from hashlib import sha1
 from typing import Any, Protocol
 
@@ -12,7 +11,7 @@ from ..ports import Reply
 from ..protocol.entry import Found, Stored
 from ..protocol.envelope import Envelope, Kind, Sealer
 from ..protocol.exceptions import packed, unpacked
-from ..protocol.plain import plain
+from ..protocol.plain import Around, plain
 from .copies import Copier, Master, master_of
 from .local import OVERHEAD, OVERHEAD_OF_TAG
 from .weighing import weigh
@@ -37,8 +36,8 @@ class Packing(Protocol):
         """What the beginning of something stored says, unverified; `CodecError` if it says too little."""
         ...
 
-    def plain(self, replies: Sequence[Reply], codec: Codec | None) -> Found | None:
-        """The plain hit that *replies* show (`protocol.plain`); None if it is none, or has to be looked at closely."""
+    def plain(self, raw: Reply, beside: Around, codec: Codec | None) -> Found | None:
+        """The plain hit that *raw* is (`protocol.plain`); None if it is none, or has to be looked at closely."""
         ...
 
     def stamp(self, envelope: Any) -> Any:
@@ -55,6 +54,7 @@ class SealedPacking:
 
     def __init__(self, sealer: Sealer, registry: Registry, *, copies: bool = False) -> None:
         self._sealer, self._registry, self._copies = sealer, registry, copies
+        self._most = -1 if copies or sealer.signs else sealer.most  # what is signed or copied is never plain
 
     def pack(self, key: str, stored: Stored, codec: Codec | None) -> bytes:
         """The sealed bytes; `CodecError` if the value cannot be stored faithfully."""
@@ -100,9 +100,9 @@ class SealedPacking:
         opened = self._sealer.glance(head)
         return Stored(opened.kind, None, opened.ttl, opened.load_time, opened.tags, opened.nonces)
 
-    def plain(self, replies: Sequence[Reply], codec: Codec | None) -> Found | None:
-        """The plain hit that *replies* show; whatever else they show is for `unpack`."""
-        hit = None if self._copies or self._sealer.signs else plain(replies, self._sealer.most)
+    def plain(self, raw: Reply, beside: Around, codec: Codec | None) -> Found | None:
+        """The plain hit that *raw* is; whatever else it is, is for `unpack`."""
+        hit = plain(raw, beside, self._most)
         if hit is None:
             return None
         schema, payload, ttl, load_time, nonces, fresh_left, age, dead_left = hit
@@ -166,7 +166,7 @@ class ObjectPacking:
         """*head* itself: an object has no beginning."""
         return self.outline(key, head)
 
-    def plain(self, replies: Sequence[Reply], codec: Codec | None) -> Found | None:  # noqa: ARG002 - likewise
+    def plain(self, raw: Reply, beside: Around, codec: Codec | None) -> Found | None:  # noqa: ARG002 - likewise
         """None: there is nothing to decode."""
         return None
 

@@ -14,7 +14,7 @@ from cacheguard.errors import CodecError, Refused
 from cacheguard.protocol import calls
 from cacheguard.protocol.envelope import Envelope, Kind, Sealer
 from cacheguard.protocol.layout import HEADER, LAYOUT, VALUE
-from cacheguard.protocol.plain import Plain, plain
+from cacheguard.protocol.plain import Plain, around, plain
 
 NOW = 1_700_000_000_000
 TIME = [b"1700000000", b"000000"]
@@ -47,6 +47,11 @@ def marker(nonce: bytes) -> bytes:
     return stored(nonce + bytes(8), 0, 0, NOW + 1, 0)
 
 
+def plainly(raws: list[Any], time: Any = TIME, most: int = MOST) -> Plain | None:
+    beside = around(raws[1:], time)
+    return None if beside is None else plain(raws[0], beside, most)
+
+
 def by_the_long_way(raws: list[Any]) -> Plain | None:
     """What `layout` and `envelope` say, of what a plain hit may be."""
     held = calls.held(raws[0], NOW)
@@ -68,7 +73,7 @@ def test_what_is_plain_is_what_the_long_way_finds(
 ) -> None:
     sealer = data.draw(st.sampled_from([SEALER, SEALER, SEALER, *OTHERS]))
     raw = stored(sealer.seal(envelope, "k"), NOW + fresh, abs(span), NOW + dead, NOW - 5_000, claims)
-    around: list[Any] = list(map(marker, envelope.nonces))
+    markers: list[Any] = list(map(marker, envelope.nonces))
     match data.draw(st.sampled_from(["whole", "whole", "cut", "longer", "byte", "marker", "no marker", "none"])):
         case "cut":
             raw = raw[: data.draw(st.integers(0, len(raw)))]
@@ -77,14 +82,14 @@ def test_what_is_plain_is_what_the_long_way_finds(
         case "byte":
             at = data.draw(st.integers(0, len(raw) - 1))
             raw = raw[:at] + bytes((data.draw(st.integers(0, 255)),)) + raw[at + 1 :]
-        case "marker" if around:
-            around[data.draw(st.integers(0, len(around) - 1))] = data.draw(st.one_of(nonces.map(marker), nonces))
-        case "no marker" if around:
-            around[-1] = data.draw(st.sampled_from([None, b"", raw]))
+        case "marker" if markers:
+            markers[data.draw(st.integers(0, len(markers) - 1))] = data.draw(st.one_of(nonces.map(marker), nonces))
+        case "no marker" if markers:
+            markers[-1] = data.draw(st.sampled_from([None, b"", raw]))
         case _:
             pass
-    hit = plain([[raw, *around], TIME], MOST)
-    assert hit is None or hit == by_the_long_way([raw, *around])
+    hit = plainly([raw, *markers])
+    assert hit is None or hit == by_the_long_way([raw, *markers])
 
 
 @given(envelope=envelopes, fresh=st.integers(1, 400_000), claims=st.binary(max_size=20))
@@ -92,7 +97,7 @@ def test_what_should_be_plain_is(envelope: Envelope, fresh: int, claims: bytes) 
     envelope.kind, envelope.tags, envelope.nonces = Kind.VALUE, (), envelope.nonces[:15]
     raw = stored(SEALER.seal(envelope, "k"), NOW + fresh, 400_000, NOW + fresh, NOW - 5_000, claims)
     raws = [raw, *map(marker, envelope.nonces)]
-    hit = plain([raws, TIME], MOST)
+    hit = plainly(raws)
     assert hit is not None
     assert hit == by_the_long_way(raws)
 
@@ -100,8 +105,8 @@ def test_what_should_be_plain_is(envelope: Envelope, fresh: int, claims: bytes) 
 def test_more_than_may_be_is_not_plain() -> None:
     envelope = Envelope(Kind.VALUE, b"schema 8", b"x" * MOST, 1.0, 0.0)
     raw = stored(SEALER.seal(envelope, "k"), NOW + 1, 1, NOW + 1, NOW)
-    assert plain([[raw], TIME], MOST) is not None
-    assert plain([[raw], TIME], MOST - 1) is None
+    assert plainly([raw]) is not None
+    assert plainly([raw], most=MOST - 1) is None
 
 
 ENVELOPE = Envelope(Kind.VALUE, b"schema 8", b"payload " * 4, 60.0, 0.25, (), (b"nonce  1", b"nonce  2"))
@@ -140,18 +145,18 @@ NOT_PLAIN: dict[str, list[Any]] = {
 
 
 def test_this_one_is_plain() -> None:
-    assert plain([[RAW, *AROUND], TIME], MOST) == by_the_long_way([RAW, *AROUND]) is not None
-    assert plain([[RAW + b"claims", *AROUND], TIME], MOST) is not None
+    assert plainly([RAW, *AROUND]) == by_the_long_way([RAW, *AROUND]) is not None
+    assert plainly([RAW + b"claims", *AROUND]) is not None
 
 
 @pytest.mark.parametrize("name", NOT_PLAIN)
 def test_this_one_is_not(name: str) -> None:
-    assert plain([NOT_PLAIN[name], TIME], MOST) is None
+    assert plainly(NOT_PLAIN[name]) is None
 
 
 def test_the_times_of_several_servers_are_not_plain() -> None:
-    assert plain([[RAW, *AROUND], {"k": TIME}], MOST) is None
+    assert plainly([RAW, *AROUND], {"k": TIME}) is None
 
 
 def test_no_beginning_of_one_is_plain() -> None:
-    assert all(plain([[RAW[:size], *AROUND], TIME], MOST) is None for size in range(len(RAW)))
+    assert all(plainly([RAW[:size], *AROUND]) is None for size in range(len(RAW)))
