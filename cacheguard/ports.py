@@ -120,6 +120,20 @@ class Commands(Protocol):
         ...
 
 
+class ShortCommands(Protocol):
+    """What commands on one server may have beside `Commands`: the way of a plain hit, with nothing on it but that."""
+
+    async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply] | None:
+        """Return the replies to ``MGET key markers…`` and ``TIME``; None if the question must take the usual way.
+
+        None if anything is out of the ordinary: a new connection, an open circuit, a reply that is an error. Then
+        nothing was asked, or nothing that counts.
+
+        Raises `Unreachable` if the server does not answer in time.
+        """
+        ...
+
+
 class Replicas(Protocol):
     """Access to the replicas of the masters."""
 

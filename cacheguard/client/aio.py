@@ -52,6 +52,7 @@ class AsyncCommands:
         self._pump: asyncio.Task[None] | None = None
         self.beside: list[Any] = []  # what else belongs to this event loop, and ends with it
         self._closed = False
+        self._packer = resp.EntryPacker()
 
     @property
     def away(self) -> bool:
@@ -68,6 +69,10 @@ class AsyncCommands:
             again = calls[known:]
             replies[known:] = await self._exchange(resp.pack(again, sources=True), len(again), since)
         return replies
+
+    async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply] | None:
+        replies = await self._exchange(self._packer.packed(key, markers), 2, self._identity.generation)
+        return replies if type(replies[0]) is list and type(replies[1]) is list else None
 
     async def masters(self) -> list[Commands]:
         return [self]

@@ -23,6 +23,7 @@ from .endpoints import Endpoint
 from .finders import BlockingFinder
 from .identity import Identity, facts_of, is_wrong
 from .names import resolve_within
+from .wire import exchange
 
 
 class BlockingCommands:
@@ -65,6 +66,7 @@ class BlockingCommands:
         self._made = 0
         self._waiting = 0
         self._closed = False
+        self._packer = resp.EntryPacker()
 
     async def send(self, *calls: Call) -> list[Reply]:
         return resp.first_error(await self.send_each(*calls))
@@ -77,6 +79,45 @@ class BlockingCommands:
             again = calls[known:]
             replies[known:] = self._exchange(resp.pack(again, sources=True), len(again), since)
         return replies
+
+    async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply] | None:
+        circuit, identity = self._circuit, self._identity
+        if not circuit.closed or self._waiting:
+            return None
+        turn, began = circuit.ask(), time.monotonic()
+        try:
+            connection, generation = self._idle.pop()
+        except IndexError:
+            return None
+        if generation != identity.generation:
+            self._idle.append((connection, generation))
+            return None
+        try:
+            replies = exchange(connection, self._packer.packed(key, markers), 2)
+        except redis.exceptions.TimeoutError as error:
+            self._drop(connection)
+            away = resp.unreachable(error)
+            circuit.failed(turn, away.fault)
+            raise away from error
+        except Exception:  # noqa: BLE001 - an idle link that the server has dropped: the usual way makes a new one
+            self._drop(connection)
+            circuit.leave(turn, Outcome.NONE)
+            return None
+        except BaseException:
+            self._drop(connection)
+            circuit.leave(turn, Outcome.NONE)
+            raise
+        ended = time.monotonic()
+        self._give_back(connection, generation)
+        if replies is None or type(replies[0]) is not list or type(replies[1]) is not list:
+            circuit.leave(turn, Outcome.NONE)
+            return None
+        circuit.leave(turn, Outcome.OK, ended - began, ended)
+        return replies
+
+    def _drop(self, connection: Any) -> None:
+        connection.disconnect()
+        self._discard()
 
     def _exchange(self, payload: bytes, count: int, since: int) -> list[Reply]:
         circuit = self._circuit

@@ -1,4 +1,4 @@
-"""All that is private or undocumented of redis-py, and of asyncio's transports beneath it; nobody else relies on it.
+"""All that is private or undocumented of redis-py, and of asyncio's transports beneath it; only `wire` needs it, too.
 
 Checked against redis-py 6.4.0, 7.4.1 and 8.1.0; `pyproject.toml` allows ``redis>=6.4,<9``. Before that range grows, run
 ``tests/unit/test_redispy.py`` under the new release: for each row of `PRIVATE` that is not true any more it fails by
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from ..ports import Reply
 from . import resp
 from .deadline import Deadline
+from .wire import aexchange, exchange
 
 FINDER = "connection_pool"  # the setting of a managed connection that says whom it asks for its master
 
@@ -65,6 +66,19 @@ PRIVATE = (
     Private("redis.connection.Connection", "read_response(disable_decoding)", "values are bytes"),
     Private("redis.connection.Connection", "read_response(push_request)", "messages come as pushes under RESP 3"),
     Private("redis.connection.Connection", "can_read(timeout)", "waits for a message"),
+    # What `wire` reads itself
+    Private("redis.connection.Connection", "_parser", "has the reader of the replies"),
+    Private("redis._parsers.hiredis", "NOT_ENOUGH_DATA", "what its reader returns where a reply is not there yet"),
+    Private("redis._parsers.hiredis", "_HiredisParser", "the only parser that is known well enough"),
+    Private("redis._parsers.hiredis._HiredisParser", "_reader", "takes bytes, gives replies; None if unconnected"),
+    Private("redis._parsers.hiredis._HiredisParser", "_buffer", "into which the socket's bytes are read"),
+    Private("redis._parsers.hiredis._HiredisParser", "_hiredis_PushNotificationType", "tells pushes from replies"),
+    Private("redis._parsers.hiredis._HiredisParser", "handle_push_response(response)", "tells the client of a push"),
+    Private("redis.asyncio.connection.Connection", "_parser", "likewise"),
+    Private("redis._parsers.hiredis", "_AsyncHiredisParser", "likewise"),
+    Private("redis._parsers.hiredis._AsyncHiredisParser", "_reader", "takes bytes, gives replies"),
+    Private("redis._parsers.hiredis._AsyncHiredisParser", "_hiredis_PushNotificationType", "tells pushes from replies"),
+    Private("redis._parsers.hiredis._AsyncHiredisParser", "handle_push_response(response)", "tells the client"),
     # The connections of event loops
     Private("redis.asyncio.connection.Connection", "_reader", "dropped where the event loop is gone"),
     Private("redis.asyncio.connection.Connection", "_writer", "closed where the event loop is gone"),
@@ -126,6 +140,9 @@ PRIVATE = (
 
 def ask(connection: Any, payload: bytes, count: int) -> list[Reply]:
     """Send what `resp.pack` has made of *count* calls, and read that many replies within one timeout."""
+    replies = exchange(connection, payload, count)
+    if replies is not None:
+        return replies
     expect_answer(connection)
     connection.send_packed_command([payload], check_health=False)
     if count == 1:
@@ -225,6 +242,9 @@ def expect_anything(connection: Any) -> None:
 
 async def aask(connection: Any, payloads: list[bytes], counts: list[int]) -> list[list[Reply]]:
     """Send what `resp.pack` has made, several times over; for each of *counts*, that many replies."""
+    received = await aexchange(connection, payloads, counts)
+    if received is not None:
+        return received
     await connection.send_packed_command(payloads, check_health=False)
     answers: list[list[Reply]] = []
     for count in counts:

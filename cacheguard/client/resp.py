@@ -10,6 +10,7 @@ from ..errors import Refused, Unreachable
 from ..faults import TREATMENTS, Fault, fault_of
 from ..ports import Arg, Call, Reply, ScriptCall
 
+_MOST_NAMESPACES = 1000  # whose questions are kept half packed
 NONE: frozenset[Fault] = frozenset()
 
 
@@ -26,6 +27,32 @@ def pack(calls: Sequence[Call], *, sources: bool = False) -> bytes:
             text = word if type(word) is str and word.isascii() else _latin(word)
             parts.append(f"${len(text)}\r\n{text}\r\n")
     return "".join(parts).encode("latin-1")
+
+
+class EntryPacker:
+    """Packs the question about one entry: ``MGET`` of its key and of the markers around it, then ``TIME``."""
+
+    __slots__ = ("_around",)
+
+    def __init__(self) -> None:
+        self._around: dict[tuple[str, ...], tuple[str, str]] = {}
+
+    def packed(self, key: str, markers: tuple[str, ...]) -> bytes:
+        around = self._around.get(markers)
+        if around is None:
+            around = self._learnt(markers)
+        text = key if key.isascii() else _latin(key)
+        return f"{around[0]}{len(text)}\r\n{text}\r\n{around[1]}".encode("latin-1")
+
+    def _learnt(self, markers: tuple[str, ...]) -> tuple[str, str]:
+        """What stands before and behind the key: the same for all entries of a namespace."""
+        whole = pack([("MGET", "", *markers), ("TIME",)]).decode("latin-1")
+        before, _, behind = whole.partition("$0\r\n\r\n")
+        around = f"{before}$", behind
+        if len(self._around) >= _MOST_NAMESPACES:
+            self._around.clear()
+        self._around[markers] = around
+        return around
 
 
 def _latin(word: Arg) -> str:

@@ -181,6 +181,11 @@ class Bus:
             self._dirty.pop(next(iter(self._dirty)), None)
         self._dirty[key] = self.now() + DIRTY_FOR
 
+    @property
+    def has_dirty(self) -> bool:
+        """True if `is_dirty` may be true of anything."""
+        return bool(self._dirty)
+
     def is_dirty(self, key: str, markers: Iterable[str]) -> bool:
         """True if a process could not invalidate *key* or a marker in Redis: the entry there must not be used."""
         if not self._dirty:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +16,7 @@ from ..protocol import calls as protocol
 from .bus import Bus
 from .outbox import Invalidation, Outbox
 
+_ReadEntry = Callable[[str, tuple[str, ...]], Awaitable[list[Reply] | None]]
 PART = 250  # pending invalidations in one round trip; an event loop stands still while they are packed
 MOST_ANNOUNCED = 10_000  # dirty keys, every second
 _ANSWERS = frozenset({list, tuple, dict})  # to MGET, and to TIME: of one server, of the model, of several servers
@@ -31,6 +32,25 @@ class Gate:
     ) -> None:
         self.replicas = replicas
         self._commands, self._events, self._outbox, self.bus = commands, events, outbox, bus
+        self._read_entry: _ReadEntry | None = getattr(commands, "read_entry", None)
+
+    async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply] | None:
+        """The short way of `ask` for the reading of one entry; None if it has to take the usual one.
+
+        Raises `Unreachable` if the server does not answer.
+        """
+        read, outbox, events = self._read_entry, self._outbox, self._events
+        if read is None or not events.l2_up or outbox.has_pending:
+            return None
+        changes = outbox.changes
+        try:
+            replies = await read(key, markers)
+        except AnotherServer:
+            return None
+        except Unreachable as error:
+            self._failed(error)
+            raise
+        return replies if changes == outbox.changes else None
 
     async def send(self, *calls: Call, reading: bool = True) -> list[Reply]:
         """Deliver pending invalidations, then `Commands.send_each`; failures are counted.

@@ -148,8 +148,9 @@ async def peek(
             shared.events.l2_hits += 1
             shared.events.null_hits += each.stored.kind is not Kind.VALUE
             shared.events.served(each.age)
-            ask = Ask(key, rules, codec, _nothing, scope=scope)
-            engine.filling.keep_found(ask, each, ticket, asked_at)
+            if rules.l1:
+                ask = Ask(key, rules, codec, _nothing, scope=scope)
+                engine.filling.keep_found(ask, each, ticket, asked_at)
             answers[key] = each.stored
         elif verdict is Verdict.REVALIDATE:
             shared.events.stale_hits += 1

@@ -23,10 +23,10 @@ DEFAULT_COMPRESS_ABOVE = 2048
 DEFAULT_MAX_VALUE_BYTES = 8 * 1024 * 1024
 
 # version, kind, flags, schema, ttl in ms, load time in µs, length of the tags, length of the stored payload
-_HEADER = Struct(">BBB8sQIII")
-_VERSION = 0xC6  # says "an envelope of ours, in its first layout"
+HEADER = Struct(">BBB8sQIII")
+VERSION = 0xC6  # says "an envelope of ours, in its first layout"
 _SIGNED = 0x80  # flag; the lower bits number the compression
-_FOREVER = 2**64 - 1
+FOREVER = 2**64 - 1
 _LONGEST_LOAD = 2**32 - 1
 _MAC_BYTES = 32
 _LARGEST_SIZE = 2**32 - 1
@@ -104,6 +104,16 @@ class Sealer:
     def __repr__(self) -> str:
         return f"<Sealer, {'signing' if self._secrets else 'unsigned'}, {self._max_value_bytes} bytes at most>"
 
+    @property
+    def signs(self) -> bool:
+        """Whether only signed envelopes are opened."""
+        return bool(self._secrets)
+
+    @property
+    def most(self) -> int:
+        """Bytes that a payload may have."""
+        return self._max_value_bytes
+
     def seal(self, envelope: Envelope, key: str) -> bytes:
         """The bytes to store under *key*.
 
@@ -137,8 +147,8 @@ class Sealer:
             raise CodecError(f"these bytes are no envelope: {error}") from error
 
     def _opened(self, blob: bytes, key: str) -> Envelope:
-        version, kind, flags, schema, ttl, load_time, tags_length, length = _HEADER.unpack_from(blob)
-        if version != _VERSION:
+        version, kind, flags, schema, ttl, load_time, tags_length, length = HEADER.unpack_from(blob)
+        if version != VERSION:
             raise CodecError(f"these bytes are no envelope: they begin with {version:#x}")
         signed = bool(flags & _SIGNED)
         if signed is not bool(self._secrets):
@@ -146,7 +156,7 @@ class Sealer:
         limit = self._max_value_bytes
         if length > limit or tags_length > max(limit, _MOST_MARKS):  # before anything is done with so much
             raise Oversize(f"an envelope of {len(blob)} bytes, where max_value_bytes={limit}")
-        start = _HEADER.size + tags_length
+        start = HEADER.size + tags_length
         end = start + length
         if len(blob) != end + (_MAC_BYTES if signed else 0):
             raise CodecError(f"the envelope should be longer or shorter than its {len(blob)} bytes")
@@ -156,9 +166,9 @@ class Sealer:
             _KINDS[kind],
             schema,
             self._inflated(flags & ~_SIGNED, blob[start:end]),
-            math.inf if ttl == _FOREVER else ttl / 1000,
+            math.inf if ttl == FOREVER else ttl / 1000,
             load_time / 1_000_000,
-            *(_MARKS.decode(blob[_HEADER.size : start]) if tags_length else ((), ())),
+            *(_MARKS.decode(blob[HEADER.size : start]) if tags_length else ((), ())),
         )
 
     def glance(self, head: bytes) -> Envelope:
@@ -174,12 +184,12 @@ class Sealer:
             raise CodecError(f"these bytes are no beginning of an envelope: {error}") from error
 
     def _glanced(self, head: bytes) -> Envelope:
-        version, kind, flags, schema, ttl, load_time, tags_length, _ = _HEADER.unpack_from(head)
-        marks = head[_HEADER.size : _HEADER.size + tags_length]
-        if version != _VERSION or bool(flags & _SIGNED) is not bool(self._secrets) or len(marks) != tags_length:
+        version, kind, flags, schema, ttl, load_time, tags_length, _ = HEADER.unpack_from(head)
+        marks = head[HEADER.size : HEADER.size + tags_length]
+        if version != VERSION or bool(flags & _SIGNED) is not bool(self._secrets) or len(marks) != tags_length:
             raise CodecError("these bytes are no beginning of an envelope, or too few of them")
         tags, nonces = _MARKS.decode(marks) if tags_length else ((), ())
-        lasts = math.inf if ttl == _FOREVER else ttl / 1000
+        lasts = math.inf if ttl == FOREVER else ttl / 1000
         return Envelope(_KINDS[kind], schema, b"", lasts, load_time / 1_000_000, tags, nonces)
 
     def _verify(self, blob: bytes, key: str, end: int) -> None:
@@ -204,9 +214,9 @@ class Sealer:
 def _packed_header(envelope: Envelope, flags: int, tags_length: int, payload_length: int) -> bytes:
     if len(envelope.schema) != 8:  # noqa: PLR2004 - the header's own width, which struct would silently cut to
         raise ValueError(f"a schema has 8 bytes, got {len(envelope.schema)}")
-    ttl = _FOREVER if envelope.ttl == math.inf else round(envelope.ttl * 1000)
+    ttl = FOREVER if envelope.ttl == math.inf else round(envelope.ttl * 1000)
     load_time = round(min(max(envelope.load_time, 0) * 1_000_000, _LONGEST_LOAD))
-    return _HEADER.pack(_VERSION, envelope.kind, flags, envelope.schema, ttl, load_time, tags_length, payload_length)
+    return HEADER.pack(VERSION, envelope.kind, flags, envelope.schema, ttl, load_time, tags_length, payload_length)
 
 
 def _mac(secret: bytes, key: str, body: bytes) -> bytes:

@@ -7,9 +7,11 @@ from typing import Any, Protocol
 
 from ..codec import TAGGED, Codec, Registry, settled
 from ..errors import CodecError
-from ..protocol.entry import Stored
+from ..ports import Reply
+from ..protocol.entry import Found, Stored
 from ..protocol.envelope import Envelope, Kind, Sealer
 from ..protocol.exceptions import packed, unpacked
+from ..protocol.plain import Around, plain
 from .copies import Copier, Master, master_of
 from .local import OVERHEAD, OVERHEAD_OF_TAG
 from .weighing import weigh
@@ -34,6 +36,10 @@ class Packing(Protocol):
         """What the beginning of something stored says, unverified; `CodecError` if it says too little."""
         ...
 
+    def plain(self, raw: Reply, beside: Around, codec: Codec | None) -> Found | None:
+        """The plain hit that *raw* is (`protocol.plain`); None if it is none, or has to be looked at closely."""
+        ...
+
     def stamp(self, envelope: Any) -> Any:
         """What LEASE knows this value by."""
         ...
@@ -48,6 +54,7 @@ class SealedPacking:
 
     def __init__(self, sealer: Sealer, registry: Registry, *, copies: bool = False) -> None:
         self._sealer, self._registry, self._copies = sealer, registry, copies
+        self._most = -1 if copies or sealer.signs else sealer.most  # what is signed or copied is never plain
 
     def pack(self, key: str, stored: Stored, codec: Codec | None) -> bytes:
         """The sealed bytes; `CodecError` if the value cannot be stored faithfully."""
@@ -92,6 +99,21 @@ class SealedPacking:
         """What the first bytes say; nobody has verified them."""
         opened = self._sealer.glance(head)
         return Stored(opened.kind, None, opened.ttl, opened.load_time, opened.tags, opened.nonces)
+
+    def plain(self, raw: Reply, beside: Around, codec: Codec | None) -> Found | None:
+        """The plain hit that *raw* is; whatever else it is, is for `unpack`."""
+        hit = plain(raw, beside, self._most)
+        if hit is None:
+            return None
+        schema, payload, ttl, load_time, nonces, fresh_left, age, dead_left = hit
+        reader = codec or self._registry.by_schema(schema)
+        if reader is None or reader.schema != schema:
+            return None
+        try:
+            value = reader.decode(payload)
+        except CodecError:
+            return None
+        return Found(Stored(Kind.VALUE, value, ttl, load_time, (), nonces), fresh_left, "", age, dead_left)
 
     def stamp(self, envelope: Any) -> str:
         """What LEASE knows these bytes by; no secret."""
@@ -143,6 +165,10 @@ class ObjectPacking:
     def glance(self, key: str, head: Any) -> Stored:
         """*head* itself: an object has no beginning."""
         return self.outline(key, head)
+
+    def plain(self, raw: Reply, beside: Around, codec: Codec | None) -> Found | None:  # noqa: ARG002 - likewise
+        """None: there is nothing to decode."""
+        return None
 
     def stamp(self, envelope: Any) -> Any:
         """*envelope* itself: it cannot be another one while somebody holds it."""

@@ -18,6 +18,7 @@ from ..protocol import calls
 from ..protocol.entry import Bypass, CutOff, Failed, Fill, Filled, Found, Granted, LeaseOutcome, Stored, Usable, Wait
 from ..protocol.layout import new_nonce
 from ..protocol.names import Scope, epochs_of
+from ..protocol.plain import around
 from .by_hand import ByHand
 from .markers import Markers, Marks
 from .near import Near
@@ -85,8 +86,30 @@ class Remote:
             (found,) = await self._near.read([key], codec, scope, [tags], markers, usable)
             if found is not None:
                 return found
-        raws, time = await self.gate.ask(*calls.read(key, markers))
-        # As `calls.were_read` and `Opening.found` do, but here a hit passes.
+        replies = await self.gate.read_entry(key, markers)
+        if replies is None:
+            replies = await self.gate.ask(*calls.read(key, markers))
+        elif usable is None and not tags:
+            raws, time = replies
+            beside = around(raws[1:], time)
+            hit = None if beside is None else self._packing.plain(raws[0], beside, codec)
+            if hit is not None and not self.gate.bus.is_dirty(key, markers):
+                return hit
+        return await self._judged(replies, key, codec, scope, tags, markers=markers, usable=usable)
+
+    async def _judged(
+        self,
+        replies: list[Reply],
+        key: str,
+        codec: Codec | None,
+        scope: Scope,
+        tags: tuple[str, ...],
+        *,
+        markers: tuple[str, ...],
+        usable: Usable | None,
+    ) -> Found | None:
+        """What the *replies* to `calls.read` show; as `calls.were_read` and `Opening.found` do for several keys."""
+        raws, time = replies
         raw = raws[0]
         if raw is None:
             return None
@@ -161,10 +184,43 @@ class Remote:
         self, keys: Sequence[str], codec: Codec | None, scope: Scope, tags: Sequence[tuple[str, ...]]
     ) -> list[Found | None]:
         """`read_many`, from the master."""
-        opening = self._opening
         per_key = list(map(self.markers.of, keys, repeat(scope), tags))
         markers = tuple(dict.fromkeys(marker for each in per_key for marker in each))
-        held, seen = calls.were_read(keys, markers, await self.gate.ask(*calls.read_many(keys, markers)))
+        replies = await self.gate.ask(*calls.read_many(keys, markers))
+        found = self._plain_ones(keys, codec, scope, markers, replies)
+        left = [at for at, each in enumerate(found) if each is None and replies[0][at] is not None]
+        if left:
+            raws = [replies[0][at] for at in left] + replies[0][len(keys) :]
+            some = [keys[at] for at in left]
+            more = await self._judge_each([raws, replies[1]], some, codec, scope, [per_key[at] for at in left], markers)
+            for at, each in zip(left, more, strict=True):
+                found[at] = each
+        return found
+
+    def _plain_ones(
+        self, keys: Sequence[str], codec: Codec | None, scope: Scope, markers: tuple[str, ...], replies: list[Reply]
+    ) -> list[Found | None]:
+        """The plain hits among *replies*, each in its place."""
+        raws, time = replies
+        count = len(keys)
+        beside = around(raws[count:], time) if markers == scope.epochs else None
+        if beside is None or self.gate.bus.has_dirty:
+            return [None] * count
+        plain = self._packing.plain
+        return [None if raw is None else plain(raw, beside, codec) for raw in raws[:count]]
+
+    async def _judge_each(
+        self,
+        replies: list[Reply],
+        keys: Sequence[str],
+        codec: Codec | None,
+        scope: Scope,
+        per_key: Sequence[tuple[str, ...]],
+        markers: tuple[str, ...],
+    ) -> list[Found | None]:
+        """What the *replies* to `calls.read_many` show."""
+        opening = self._opening
+        held, seen = calls.were_read(keys, markers, replies)
         there = [opening.found(key, each, codec) for key, each in zip(keys, held, strict=True)]
         # All tags that could not be known at once, so that they cost one round trip and not one each.
         await self.markers.ask_for_more(scope, [each.stored for each in there if each and each.stored], seen)

@@ -27,7 +27,7 @@ import redis.exceptions
 import redis.sentinel
 
 import cacheguard
-from cacheguard.client import redispy
+from cacheguard.client import redispy, wire
 from cacheguard.client.finders import BlockingFinder
 from cacheguard.client.redispy import PRIVATE, Private
 
@@ -102,6 +102,23 @@ def made(make: Callable[[], Any]) -> Callable[[], AbstractContextManager[Any]]:
     return instance
 
 
+def parser() -> Any:
+    """A parser of hiredis as it is when its connection stands."""
+    module = importlib.import_module("redis._parsers.hiredis")
+    connection = redis.connection.Connection()
+    standing = module._HiredisParser(1024)  # noqa: SLF001 - that is its name
+    standing.on_connect(connection)
+    return standing
+
+
+def running_parser() -> Any:
+    """`parser`, of an event loop."""
+    module = importlib.import_module("redis._parsers.hiredis")
+    standing = module._AsyncHiredisParser(1024)  # noqa: SLF001 - that is its name
+    standing.on_connect(redis.asyncio.connection.Connection())
+    return standing
+
+
 def running_cluster() -> Any:
     return RUNNING.cluster.RedisCluster(startup_nodes=[RUNNING.cluster.ClusterNode("here", 1)])
 
@@ -113,6 +130,8 @@ RUNNING_SENTINEL = RUNNING.sentinel.Sentinel([("here", 1)])
 INSTANCES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "redis.connection.Connection": made(redis.connection.Connection),
     "redis.asyncio.connection.Connection": made(redis.asyncio.connection.Connection),
+    "redis._parsers.hiredis._HiredisParser": made(parser),
+    "redis._parsers.hiredis._AsyncHiredisParser": made(running_parser),
     "asyncio.selector_events._SelectorSocketTransport": socket_transport,
     "asyncio.sslproto.SSLProtocol": tls_protocol,
     "asyncio.sslproto._SSLProtocolTransport": tls_transport,
@@ -200,9 +219,8 @@ def test_nothing_is_named_twice() -> None:
     assert len(rows) == len(set(rows))
 
 
-SOURCES = [
-    path for path in Path(inspect.getfile(cacheguard)).parent.rglob("*.py") if path != Path(inspect.getfile(redispy))
-]
+THOSE_WHO_MAY = {Path(inspect.getfile(each)) for each in (redispy, wire)}
+SOURCES = [path for path in Path(inspect.getfile(cacheguard)).parent.rglob("*.py") if path not in THOSE_WHO_MAY]
 
 
 def test_no_other_module_relies_on_it() -> None:

@@ -1,0 +1,103 @@
+"""A plain hit, read in one go: header, envelope and markers of what READ has found.
+
+Plain is a fresh value, neither signed nor compressed nor with tags, which stands by the nonces of its namespaces.
+Nothing here judges anything else: for all that is not plain, `layout` and `envelope` say what it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from struct import Struct
+from typing import NamedTuple
+
+from ..ports import Reply
+from .envelope import FOREVER, VERSION
+from .envelope import HEADER as ENVELOPE
+from .layout import HEADER, HEADER_BYTES, LAYOUT, NONCE_BYTES, VALUE
+
+_BOTH = Struct(HEADER.format + ENVELOPE.format.removeprefix(">"))
+_SIZE = _BOTH.size
+_MOMENT = 2**48 - 1
+_NONCE_END = HEADER_BYTES + NONCE_BYTES
+_NO_TAGS = b"\x92\x90"  # MessagePack: of two lists, the first is empty
+_LIST, _MOST_IN_LIST = 0x90, 15  # MessagePack: a list of so many follows
+_NONCE = bytes((0xC4, NONCE_BYTES))  # MessagePack: so many bytes follow
+
+
+class Plain(NamedTuple):
+    """What a plain hit says; times in seconds."""
+
+    schema: bytes
+    payload: bytes
+    ttl: float
+    load_time: float
+    nonces: tuple[bytes, ...]
+    fresh_left: float
+    age: float
+    dead_left: float
+
+
+class Around(NamedTuple):
+    """What stands around the entries of one reply.
+
+    Args:
+        now: the server's time.
+        nonces: of the namespaces, from the root down.
+        marks: how an envelope without tags says these.
+    """
+
+    now: int
+    nonces: tuple[bytes, ...]
+    marks: bytes
+
+
+def around(markers: Sequence[Reply], time: Reply) -> Around | None:
+    """What the replies for the *markers* of the namespaces and to ``TIME`` say; None if that is not plain."""
+    if type(time) is not list:
+        return None
+    nonces: tuple[bytes, ...] = ()
+    for marker in markers:
+        if type(marker) is not bytes or len(marker) < _NONCE_END or marker[0] != LAYOUT or not marker[1] & VALUE:
+            return None
+        nonces += (marker[HEADER_BYTES:_NONCE_END],)
+    now = int(time[0]) * 1000 + int(time[1]) // 1000
+    if not nonces:
+        return Around(now, (), b"")
+    if len(nonces) > _MOST_IN_LIST:
+        return None
+    return Around(now, nonces, b"".join((_NO_TAGS, bytes((_LIST + len(nonces),)), *[_NONCE + each for each in nonces])))
+
+
+def plain(raw: Reply, beside: Around, most: int) -> Plain | None:
+    """The hit that lies under a key; None if it is none, or not plain.
+
+    Args:
+        raw: what READ has found.
+        beside: what stands around it.
+        most: bytes that a payload may have.
+    """
+    if type(raw) is not bytes or len(raw) < _SIZE:
+        return None
+    (
+        first, _, span_2, span_4, dead_2, dead_4, born_2, born_4, size,
+        version, kind, flags, schema, ttl, load_time, marks, length,
+    ) = _BOTH.unpack_from(raw)  # fmt: skip
+    now, nonces, known = beside
+    start = _SIZE + marks
+    end = start + length
+    if first >> 56 != LAYOUT or version != VERSION or kind or flags or length > most or end != HEADER_BYTES + size:
+        return None
+    fresh, dead = first & _MOMENT, dead_2 << 32 | dead_4
+    if not 0 < fresh - now <= span_2 << 32 | span_4 or dead <= now or len(raw) < end or raw[_SIZE:start] != known:
+        return None
+    return Plain(
+        schema,
+        raw[start:end],
+        math.inf if ttl == FOREVER else ttl / 1000,
+        load_time / 1_000_000,
+        nonces,
+        (fresh - now) / 1000,
+        max(0, now - (born_2 << 32 | born_4)) / 1000,
+        (dead - now) / 1000,
+    )
