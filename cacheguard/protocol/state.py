@@ -106,6 +106,16 @@ class State:
             self.raise_floor(now, *self.version, FLOOR_MS)
         self.version = self.value = self.latest = None
 
+    def is_guarded(self) -> bool:
+        """Whether something here protects the key, with or without a value."""
+        return bool(self.writes or self.floors) or any((self.quarantine, self.floor, self.beneath))
+
+    def strip(self) -> None:
+        """Nothing stays but what protects the key. As where Redis evicts, the version of the value goes with it."""
+        self.value = self.version = self.latest = None
+        self.void()
+        self.repeated.clear()
+
     def void(self) -> None:
         """No load that is under way may fill."""
         self.lease = self.failure = None
