@@ -106,15 +106,9 @@ class State:
             self.raise_floor(now, *self.version, FLOOR_MS)
         self.version = self.value = self.latest = None
 
-    def is_guarded(self) -> bool:
-        """Whether something here protects the key, with or without a value."""
-        return bool(self.writes or self.floors) or any((self.quarantine, self.floor, self.beneath))
-
     def strip(self) -> None:
-        """Nothing stays but what protects the key. As where Redis evicts, the version of the value goes with it."""
+        """The value has to go. As where Redis evicts, its version goes with it; claims stay until their own ends."""
         self.value = self.version = self.latest = None
-        self.void()
-        self.repeated.clear()
 
     def void(self) -> None:
         """No load that is under way may fill."""

@@ -327,13 +327,23 @@ def test_a_write_under_way_stays_whatever_has_to_go() -> None:
     assert memory.word("one") == b"GRANTED"
 
 
-def test_what_had_to_go_leaves_no_lease_and_no_more_than_protects_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "MOST_GUARDED", 2)
+def test_a_load_for_which_there_is_room_again_fills() -> None:
     memory = Memory(size=1)
-    memory.invalidate(quarantine=60_000)
     memory.lease("one")
     memory.put("1", "a")
-    assert memory.fill("one") is Filled.REFUSED
+    assert memory.fill("one") is Filled.STORED
+    memory.lease("two", floor=ALWAYS)
+    memory.put("1", "a")
+    _, names = calls.scanned(memory(calls.scan("0", "*", 10)))
+    assert sorted(names) == ["a", KEY]  # who forgets all names must find it
+    memory.invalidate()
+    assert memory.fill("two") is Filled.REFUSED
+
+
+def test_the_claims_of_few_keys_stay_and_none_for_longer_than_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "MOST_CLAIMED", 2)
+    memory = Memory(size=1)
+    memory.invalidate(quarantine=60_000)
     for number in range(9):
         memory(calls.invalidate(str(number), quarantine_ms=60_000, **BUS))
     memory.put("v", fresh=300_000)
