@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial, wraps
 from inspect import isasyncgen, isawaitable, isgenerator
@@ -78,7 +79,7 @@ class Write:
     def __init__(self, scope: Scope, keys: Iterable[str], tags: Iterable[str], version: Version | None) -> None:
         self._scope = scope
         self._names: dict[str, None] = {}
-        self._token = ""
+        self._token, self._process = "", 0
         self._fenced: frozenset[str] = frozenset()
         self._watch: Watch | None = None
         self._over = False
@@ -111,7 +112,7 @@ class Write:
         if terms.mode == "delete" or not self._names:
             return
         if terms.mode == "fence":
-            self._token = engine.runtime.token()
+            self._token, self._process = engine.runtime.token(), os.getpid()
             self._fenced = frozenset(self._names)
         await writes.write(engine, self._begun(terms), quietly=True)
         if self._fenced:
@@ -138,8 +139,12 @@ class Write:
         ]
 
     async def end(self, writes: Writes, engine: Engine, terms: WriteTerms, *, quietly: bool) -> None:
-        """Invalidate and end the fence. One round trip for any number of keys and tags."""
+        """Invalidate and end the fence. One round trip for any number of keys and tags.
+
+        A process that was forked inside the block leaves the fence to its parent, which is still writing.
+        """
         self._over = True
+        token = self._token if self._process == os.getpid() else ""
         if self._watch is not None:
             self._watch.stop()
         if self._renewing is not None:
@@ -149,7 +154,7 @@ class Write:
                 name,
                 lag_ms=terms.lag_ms,
                 version="" if self._scope.is_tag(name) else self._text,
-                ends=self._token if name in self._fenced and not self._scope.is_tag(name) else "",
+                ends=token if name in self._fenced and not self._scope.is_tag(name) else "",
             )
             for name in self._names
         ]

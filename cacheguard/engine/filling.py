@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..defenses.avalanche import jittered
 from ..defenses.breakdown import early_by
 from ..defenses.consistency import version_text
+from ..delivery.outbox import Invalidation
 from ..errors import CodecError, Refused, Unreachable
 from ..protocol.entry import Fill, Filled, Found, Granted, Stored
 from ..protocol.envelope import Kind, Oversize
@@ -49,6 +50,7 @@ class Draft:
     version: str
     marks: dict[str, bytes] | None = None  # nonces of the markers when the load began; None: unknown
     filled: Filled = Filled.REFUSED
+    left_out: bool = False  # Redis has not taken it, and may still have the value before
 
 
 class Filling:
@@ -75,6 +77,7 @@ class Filling:
             await self._store(job, drafts, loaded.load)
             if drafts[0].filled is Filled.OLD and values is None and loaded.load.asked_for and not job.primary:
                 return True
+        await self._replaced(job, drafts)
         for draft in drafts:
             self._land(job, draft, loaded, began)
         return False
@@ -165,10 +168,12 @@ class Filling:
             try:
                 draft.marks = await self._marks_of(draft, lease)
             except Unreachable as error:
+                draft.left_out = True
                 await self._not_filled(job, [key], error)
                 continue
             fill = None if draft.marks is None else self._fill(job, draft, lease, draft.marks)
             if fill is None:
+                draft.left_out = True
                 held[key] = draft
             else:
                 fills.append(fill)
@@ -181,12 +186,14 @@ class Filling:
             if held:
                 await self._give_back(job, held)
         except Unreachable as error:
+            for draft in filled:
+                draft.left_out = True
             await self._not_filled(job, [*held, *(draft.ask.key for draft in filled)], error)
         values = {draft.ask.key for draft in filled if draft.filled in STORED and draft.stored.kind is Kind.VALUE}
         self._count_markers(job, [draft for draft in drafts if draft.ask.key not in values], self._runtime.now())
 
     def _count(self, draft: Draft, outcome: Filled) -> None:
-        draft.filled = outcome
+        draft.filled, draft.left_out = outcome, outcome is Filled.FAILED
         self._events.fills += outcome in STORED
         self._events.fills_refused += outcome is Filled.REFUSED
         self._events.fills_old += outcome is Filled.OLD
@@ -290,6 +297,15 @@ class Filling:
         if isinstance(error, Refused):  # a full server: no process should wait for these leases
             with suppress(Unreachable):
                 await self._remote.release({key: job.tokens[key] for key in keys})
+
+    async def _replaced(self, job: Job, drafts: Sequence[Draft]) -> None:
+        """Invalidate what an explicit refresh has found to be old, where its answer has not taken that place."""
+        for draft in drafts:
+            ask = draft.ask
+            if job.flights[ask.key].anew and (draft.left_out or (job.keep and not job.tokens)):
+                markers = ask.scope.markers(draft.stored.tags)
+                job.ticket = self._local.renewed_ticket(ask.key, markers, job.ticket)
+                await self._remote.invalidate([Invalidation(ask.key)])
 
     # Landing the flights and filling L1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ..delivery.outbox import Invalidation
@@ -43,12 +44,15 @@ class Here:
             return
         # Most processes keep nothing here. Then only what outlives the invalidation has to be noted.
         empty = self._store.empty
+        under = cache(self._under)  # of many keys, most are in one namespace
         self._send(
             [
                 call
                 for item in items
                 if not empty or item.leaves_something
-                for call in (replace(item, under=self._under(item.key)) if item.version else item).calls("", NOBODY)
+                for call in (replace(item, under=under(epochs_of(item.key))) if item.version else item).calls(
+                    "", NOBODY
+                )
             ]
         )
 
@@ -78,9 +82,9 @@ class Here:
         """
         return min((self._store.limit(name, version) for name in names), default=math.inf)
 
-    def _under(self, key: str) -> str:
-        """The nonces of the namespaces of *key*, as this store has them."""
-        marks = [calls.mark(epoch, nonce=new_nonce(), keep_ms=calls.FLOOR_MS) for epoch in epochs_of(key)]
+    def _under(self, epochs: tuple[str, ...]) -> str:
+        """The nonces of these namespaces, as this store has them."""
+        marks = [calls.mark(epoch, nonce=new_nonce(), keep_ms=calls.FLOOR_MS) for epoch in epochs]
         return b"".join(calls.marked(reply).nonce for reply in run_now(self._store.send(*marks))).hex()
 
     def forget_all(self) -> list[str]:

@@ -22,11 +22,16 @@ from .names import is_marker
 from .state import State, proves, same_names
 
 LEAST_MARKERS = 10_000
+MOST_CLAIMED, LEAST_CLAIMED = 10_000, 1000
+BYTES_OF_CLAIMS = 1000  # of one key, about
 _GRANTED = 4  # parts of a lease; behind them the version and the names of the quarantine that it was granted in
 
 
 class MemoryCommands:
     """Entries under their keys; the least recently used goes when there are more than *size*.
+
+    A value goes, but the claims of its key (fence, quarantine, floor, lease, …) stay until their own ends, for the last
+    10,000 such keys; with *max_bytes* for fewer.
 
     Args:
         size: most entries.
@@ -51,12 +56,16 @@ class MemoryCommands:
         self._weights: dict[str, int] = {}
         self._bytes = 0
         self._states: OrderedDict[str, State] = OrderedDict()
+        self._claimed: OrderedDict[str, State] = OrderedDict()  # whose values had to go; they take no room from others
+        self._most_claimed = MOST_CLAIMED
+        if max_bytes is not None:
+            self._most_claimed = min(MOST_CLAIMED, max(LEAST_CLAIMED, max_bytes // BYTES_OF_CLAIMS))
         self._markers: MemoryCommands | None = None  # of namespaces and tags; they take no room from the entries
 
     def after_fork(self, lock: AbstractContextManager[Any]) -> None:
         """Go on with another *lock*, and without leases: in a forked child, who held them does not exist."""
         self._lock = lock
-        for key, state in list(self._states.items()):
+        for key, state in [*self._states.items(), *self._claimed.items()]:
             state.lease = None
             if not state.end():
                 self._delete(key)
@@ -93,6 +102,7 @@ class MemoryCommands:
         if state.end() <= now:
             self._delete(key)
         else:
+            self._claimed.pop(key, None)
             self._states[key] = state
             self._make_room(key)
         return reply
@@ -119,13 +129,14 @@ class MemoryCommands:
         state = self._opened(key, now)
         if state is None:
             return None
-        self._states.move_to_end(key)
+        if key in self._states:
+            self._states.move_to_end(key)
         return state.raw()
 
     @property
     def empty(self) -> bool:
         """True if nothing is kept: no value, no lease, nothing noted for later."""
-        return not self._states and (self._markers is None or self._markers.empty)
+        return not self._states and not self._claimed and (self._markers is None or self._markers.empty)
 
     def limit(self, key: str, version: str) -> float:
         """For how many seconds a value that is loaded now may be kept; 0: not at all."""
@@ -152,15 +163,25 @@ class MemoryCommands:
             self._bytes += weight - self._weights.get(key, 0)
             self._weights[key] = weight
             if weight > self._max_bytes:
-                self._delete(key)
+                self._evict(key)
                 return
             self._states.move_to_end(key)
         while len(self._states) > self._size or (self._max_bytes is not None and self._bytes > self._max_bytes):
-            self._delete(next(iter(self._states)))
+            self._evict(next(iter(self._states)))
+
+    def _evict(self, key: str) -> None:
+        """Let go of the value under *key*."""
+        state = self._states[key]
+        self._delete(key)
+        state.strip()
+        if state.end() > self.now_ms():
+            self._claimed[key] = state
+            if len(self._claimed) > self._most_claimed:
+                self._claimed.popitem(last=False)
 
     def _opened(self, key: str, now: int) -> State | None:
         """What is under *key* and not over."""
-        state = self._states.get(key)
+        state = self._states.get(key) or self._claimed.get(key)
         if state is None:
             return None
         if state.end() > now:  # else the key is gone, and with it the version of a value that nobody has seen ending
@@ -172,6 +193,7 @@ class MemoryCommands:
 
     def _delete(self, key: str) -> None:
         self._states.pop(key, None)
+        self._claimed.pop(key, None)
         self._bytes -= self._weights.pop(key, 0)
 
     def is_stamp(self, stamp: Any, value: Any) -> bool:
@@ -201,7 +223,7 @@ class MemoryCommands:
     def _scan(self, pattern: str, now: int) -> Reply:
         """All names that match *pattern*, at once."""
         matches = glob(pattern)
-        names = [name for name in list(self._states) if matches(name) and self._opened(name, now)]
+        names = [name for name in [*self._states, *self._claimed] if matches(name) and self._opened(name, now)]
         return [b"0", [name.encode("utf-8", "surrogatepass") for name in names]]
 
     def _mark(self, state: State, now: int, key: str, nonce: bytes, keep: int) -> Reply:  # noqa: ARG002 - as all are called

@@ -106,6 +106,10 @@ class State:
             self.raise_floor(now, *self.version, FLOOR_MS)
         self.version = self.value = self.latest = None
 
+    def strip(self) -> None:
+        """The value has to go. As where Redis evicts, its version goes with it; claims stay until their own ends."""
+        self.value = self.version = self.latest = None
+
     def void(self) -> None:
         """No load that is under way may fill."""
         self.lease = self.failure = None

@@ -24,6 +24,7 @@ DEAD = float("-inf")
 OVERHEAD = 600
 OVERHEAD_HERE = 1000  # if this process has it in the place of Redis, too
 OVERHEAD_OF_TAG = 300
+MOST_ARGUMENTS = 256  # bytes that lead straight to an entry, where bytes are bounded: they are part of the overhead
 ABSENCE_SHARE = 8  # absences get an eighth of the room and never push out a value
 MOST_BINDINGS = 4
 MOST_SECOND_CHANCES = 32
@@ -234,7 +235,7 @@ class Local:
         room = self._absences if absence else self._entries
         if self._max_bytes is not None:
             beside = OVERHEAD if self._beside_redis and entry.shared else OVERHEAD_HERE
-            beside += len(entry.key) + OVERHEAD_OF_TAG * len(entry.marks)
+            beside += len(entry.key) + sum(OVERHEAD_OF_TAG + 2 * len(mark) for mark in entry.marks)
             entry.size = beside + (entry.weight or _weight(entry.value, room.maxsize))
         if self.watch is not None:
             self.watch.kept(entry)
@@ -258,7 +259,9 @@ class Local:
         return True
 
     def bind(self, entry: Entry, index: Index, arguments: Any, kind: type | None) -> None:
-        """Let *arguments* of one function lead straight to *entry*."""
+        """Let *arguments* of one function lead straight to *entry*, unless they are too large for a bound in bytes."""
+        if self._max_bytes is not None and weigh(arguments, MOST_ARGUMENTS) > MOST_ARGUMENTS:
+            return
         with self.lock:
             if self._index.get(entry.key) is not entry or len(entry.bindings) >= MOST_BINDINGS:
                 return
@@ -289,8 +292,9 @@ class Local:
                 self._drop(key)
 
     def renewed_ticket(self, key: str, markers: Iterable[str], ticket: int) -> int:
-        """Void every ticket of *key* and give a new one for *ticket*, if that still holds for *key* and *markers*."""
+        """Forget *key* and void its tickets; a new one for *ticket*, if that still holds for *key* and *markers*."""
         with self.lock:
+            self._drop(key)
             if self.tickets.holds(ticket, key, markers):
                 self.tickets.revoke(key)
                 return self.tickets.take()

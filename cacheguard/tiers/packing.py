@@ -126,7 +126,7 @@ def weigh_stored(stored: Any, most: float) -> int:
         return OVERHEAD
     if not stored.weight:
         stored.weight = weigh(stored.value, most) if stored.master is None else stored.master.weight(most)
-    return OVERHEAD + OVERHEAD_OF_TAG * len(stored.tags) + stored.weight
+    return OVERHEAD + sum(OVERHEAD_OF_TAG + 2 * len(tag) for tag in stored.tags) + stored.weight
 
 
 class ObjectPacking:

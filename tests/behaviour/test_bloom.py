@@ -99,6 +99,9 @@ class StubRuntime:
         self._tokens += 1
         return f"{id(self)}-{self._tokens}-{time.monotonic_ns()}"
 
+    def here(self) -> None:
+        """It is at home nowhere: nobody waits for it in an event loop."""
+
     def random(self) -> float:
         return 0.5
 

@@ -66,6 +66,58 @@ def test_of_many_that_start_at_once_one_builds_and_none_fails(redis_url: str, se
 
 
 @signed_or_not
+def test_a_function_that_asks_the_database_at_once_is_called_by_who_builds_alone(
+    redis_url: str, secret: bytes | None
+) -> None:
+    asked: list[int] = []
+    states: list[str] = []
+
+    def all_rows() -> list[int]:
+        asked.append(1)
+        time.sleep(0.2)  # the others ask several times meanwhile
+        return [1, 2, 3]
+
+    with ExitStack() as stack:
+        guards = [stack.enter_context(CacheGuard(redis_url, secret=secret)) for _ in range(4)]
+        filters = [guard.bloom("rows", capacity=10) for guard in guards]
+        together(lambda each: states.append(filters[each].ensure(all_rows)), 4)
+        assert states == ["complete"] * 4
+        assert asked == [1]
+
+
+@pytest.mark.parametrize("verb", ["ensure", "rebuild"])
+def test_a_function_is_called_when_the_time_to_settle_is_over(redis_url: str, verb: str) -> None:
+    committed: list[int] = []
+    with CacheGuard(redis_url) as guard:
+        ids = guard.bloom("rows", capacity=10)
+        threading.Timer(0.1, committed.append, [7]).start()  # it was added before Redis lost all
+        getattr(ids, verb)(lambda: list(committed), settle="400ms")
+        assert not ids.absent(7)
+        assert ids.absent(8)
+
+
+@pytest.mark.parametrize("url", ["memory://", "redis"])
+@pytest.mark.parametrize("verb", ["aensure", "arebuild"])
+async def test_a_blocking_call_waits_for_no_task_of_the_loop_that_it_has_stopped(
+    redis_url: str, url: str, verb: str
+) -> None:
+    begun = asyncio.Event()
+
+    async def rows() -> AsyncIterator[int]:
+        begun.set()
+        await asyncio.sleep(0.01)
+        yield 1
+
+    async with CacheGuard(redis_url if url == "redis" else url) as guard:
+        ids = guard.bloom("rows", capacity=10)
+        building = asyncio.ensure_future(getattr(ids, verb)(rows()))
+        await begun.wait()
+        assert ids.ensure([1], wait="1h") == "incomplete"
+        await building
+        assert ids.ensure([1]) == "complete"
+
+
+@signed_or_not
 async def test_of_many_coroutines_one_builds(redis_url: str, secret: bytes | None) -> None:
     asked: list[int] = []
 

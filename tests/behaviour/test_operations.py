@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -13,7 +13,9 @@ import redis
 from cacheguard import MISSING, CacheGuard, Policy
 from tests.conftest import OpenDoor
 from tests.support.doors import Cached, Door
+from tests.support.faults import Fault, FaultProxy
 from tests.support.loader import Loader
+from tests.support.redis_server import RedisServer
 
 
 def of(door: Door, loader: Loader, **policy: Any) -> Cached:
@@ -110,6 +112,64 @@ async def test_refresh_loads_anew_and_returns_the_new_value(either: Door) -> Non
     assert await row(1) == 2
     assert await row.refresh(5) == 3
     assert await row(5) == 3
+
+
+def only_the_first(value: Any) -> str:
+    if value == "old":
+        return "1h"
+    raise ValueError("none for this one")
+
+
+@pytest.mark.parametrize(
+    ("now", "policy"),
+    [
+        (None, {"null_ttl": None}),
+        ("new", {"ttl": only_the_first}),
+        ("new", {"version": lambda value: 1 // (value == "old")}),
+        (object(), {}),
+    ],
+    ids=["absence", "ttl", "version", "cannot be stored"],
+)
+async def test_what_a_refresh_has_found_to_be_old_is_gone_even_if_its_answer_is_not_cached(
+    either: Door, second: Door, now: Any, policy: dict[str, Any]
+) -> None:
+    rows: list[Any] = ["old"]
+    row = of(either, cast("Loader", lambda _: rows[-1]), **policy)
+    assert await row(1) == "old"
+    rows.append(now)
+    assert await row.refresh(1) is now
+    assert await row(1) is now
+    assert await second.get("row:1", "nothing") == "nothing"
+
+
+async def test_what_a_refresh_has_found_to_be_old_is_gone_although_redis_is_full(
+    open_door: OpenDoor, second: Door, redis_url: str, redis_server: RedisServer
+) -> None:
+    row = of(open_door(CacheGuard(redis_url)), Loader())
+    assert await row(1) == 1
+    redis_server.command("CONFIG", "SET", "maxmemory", 1)
+    try:
+        assert await row.refresh(1) == 2
+        assert await second.get("row:1") is None
+    finally:
+        redis_server.command("CONFIG", "SET", "maxmemory", 0)
+
+
+async def test_what_a_refresh_has_found_to_be_old_is_gone_when_redis_is_back(
+    open_door: OpenDoor, second: Door, proxy: FaultProxy
+) -> None:
+    loader = Loader()
+    row = of(open_door(CacheGuard(proxy.url)), loader)
+    assert await row(1) == 1
+    proxy.inject(Fault.BLACKHOLE)
+    assert await row.refresh(1) == 2
+    assert await row(1) == 2
+    proxy.heal()
+    for _ in range(200):
+        if await second.get("row:1") is None:
+            break
+        await asyncio.sleep(0.05)
+    assert await second.get("row:1") is None
 
 
 async def test_a_refresh_that_fails_raises_and_leaves_the_old_value(either: Door) -> None:

@@ -215,6 +215,22 @@ def test_a_loader_may_fork_and_the_child_may_load(redis_url: str) -> None:
         assert guard.get_or_set("another", lambda: 1) == 1
 
 
+def test_a_child_that_leaves_a_block_of_its_parent_ends_no_fence(redis_url: str) -> None:
+    with CacheGuard(redis_url) as guard:
+        block = guard.writing("row")
+        block.__enter__()
+
+        def leave() -> None:
+            block.__exit__(None, None, None)
+
+        outcome_of(*forked(leave))
+        assert guard.get_or_set("row", lambda: "old") == "old"
+        assert guard.inspect("row").state == "missing"
+        block.__exit__(None, None, None)
+        assert guard.get_or_set("row", lambda: "new") == "new"
+        assert guard.inspect("row").state == "fresh"
+
+
 def test_a_fork_in_a_running_event_loop_leaves_both_alone(guard: CacheGuard, redis_url: str) -> None:
     async def main() -> list[float]:
         loads = [guard.aget_or_set(f"slow:{number}", partial(asyncio.sleep, 0.3, number)) for number in range(9)]

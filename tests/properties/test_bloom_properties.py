@@ -162,6 +162,9 @@ class Process:
     def random(self) -> float:
         return self.world.draw.random()
 
+    def here(self) -> None:
+        """At home nowhere: nobody waits for it in an event loop."""
+
     def watch(self, beat: object, every: float, late: object, deadline: float | None) -> Process:
         return self
 
@@ -501,6 +504,9 @@ class AloneAgainstASet(RuleBasedStateMachine):
 
     def now(self) -> float:
         return 0.0
+
+    def here(self) -> None:
+        """At home nowhere: nobody waits for it in an event loop."""
 
     async def sleep(self, seconds: float) -> None:
         assert seconds == 0

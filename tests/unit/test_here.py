@@ -49,6 +49,12 @@ def test_what_outlives_an_invalidation_is_noted_though_nothing_is_kept(
     assert store.asked >= 2
 
 
+def test_the_namespaces_of_many_versions_are_asked_once(store: Store) -> None:
+    many = [Invalidation(f"cg:test:k{number}", version="0" * 20) for number in range(50)]
+    Here(store, beside_redis=True).forget(many)
+    assert store.asked < 2 * len(many)
+
+
 def test_without_redis_nothing_is_said_twice(store: Store) -> None:
     Here(store, beside_redis=False).forget([Invalidation(KEY, lag_ms=500)])
     assert store.empty

@@ -112,6 +112,27 @@ def test_arguments_lead_to_an_entry_until_it_goes() -> None:
     assert index == {}
 
 
+def test_large_arguments_lead_nowhere_where_bytes_are_bounded() -> None:
+    local, index = tier(100, max_bytes=50_000), Index()
+    made = put(local, "k")
+    local.bind(made, index, "x" * 4000, str)
+    local.bind(made, index, ("x" * 4000, 1), None)
+    assert index == {}
+    local.bind(made, index, ("x" * 100, 1), None)
+    assert len(index) == 1
+
+
+def test_the_texts_of_tags_take_room() -> None:
+    def size(mark: str) -> int:
+        local = tier(100, max_bytes=50_000)
+        made = entry("k", "v")
+        made.marks = (mark,)
+        local.put(made, local.tickets.take(), absence=False)
+        return local.census()[1]
+
+    assert size("m" * 3000) >= size("m") + 2 * 2999
+
+
 def test_an_entry_that_has_gone_is_not_bound() -> None:
     local, index = tier(), Index()
     made = put(local, "k")

@@ -7,7 +7,7 @@ import pytest
 
 from cacheguard.errors import Refused
 from cacheguard.ports import Call
-from cacheguard.protocol import calls
+from cacheguard.protocol import calls, model
 from cacheguard.protocol.calls import ALWAYS, Leased, leased
 from cacheguard.protocol.entry import Fill, Filled
 from cacheguard.protocol.model import MemoryCommands
@@ -299,6 +299,62 @@ def test_the_least_recently_used_go_when_there_are_too_many_bytes() -> None:
     assert [_what(memory, key) for key in "abcd"] == [None, "1", "1234", "123"]
     memory.put("12345678901", "e")
     assert [_what(memory, key) for key in "bcde"] == ["1", "1234", "123", None]
+
+
+@pytest.mark.parametrize("what", ["too large", "too many bytes", "too many keys"])
+def test_what_protects_a_key_stays_when_its_value_has_to_go(what: str) -> None:
+    memory = Memory(size=2, max_bytes=10, weigh=lambda value: len(value or ""))
+    memory.invalidate(quarantine=60_000, floor="002", floor_ms=300_000)
+    memory.put("12345678901" if what == "too large" else "12345", version="003")
+    if what == "too many bytes":
+        memory.put("123456789", "a")
+    elif what == "too many keys":
+        memory.put("1", "a")
+        memory.put("1", "b")
+    assert memory.value() is None
+    assert memory.put("v", version="001") == -1
+    assert memory.put("v", fresh=300_000) == 1
+    assert memory.value() == ("v", 60_000, 60_000)
+
+
+def test_a_write_under_way_stays_whatever_has_to_go() -> None:
+    memory = Memory(size=2)
+    memory.invalidate(begin="a")
+    memory.put("1", "a")
+    memory.put("1", "b")
+    assert memory.word("one") == b"BYPASS"
+    memory.invalidate(end="a")
+    assert memory.word("one") == b"GRANTED"
+
+
+def test_a_load_for_which_there_is_room_again_fills() -> None:
+    memory = Memory(size=1)
+    memory.lease("one")
+    memory.put("1", "a")
+    assert memory.fill("one") is Filled.STORED
+    memory.lease("two", floor=ALWAYS)
+    memory.put("1", "a")
+    _, names = calls.scanned(memory(calls.scan("0", "*", 10)))
+    assert sorted(names) == ["a", KEY]  # who forgets all names must find it
+    memory.invalidate()
+    assert memory.fill("two") is Filled.REFUSED
+
+
+def test_the_claims_of_few_keys_stay_and_none_for_longer_than_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "MOST_CLAIMED", 2)
+    memory = Memory(size=1)
+    memory.invalidate(quarantine=60_000)
+    for number in range(9):
+        memory(calls.invalidate(str(number), quarantine_ms=60_000, **BUS))
+    memory.put("v", fresh=300_000)
+    assert memory.value() == ("v", 300_000, 300_500)  # of too many, those that are longest unused go
+    memory.put("v", "8", fresh=300_000)
+    assert memory.value("8") == ("v", 60_000, 60_000)
+    memory.ms += 400_000
+    for number in range(9):
+        assert memory.value(str(number)) is None
+    assert memory.value() is None
+    assert memory.commands.empty
 
 
 def _what(memory: Memory, key: str) -> Any:

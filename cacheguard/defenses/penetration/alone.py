@@ -10,7 +10,7 @@ from typing import Any
 from ...ports import Runtime
 from .bits import Layers, Mirror
 from .info import BloomInfo, State, info_of
-from .items import ITEMS_PER_BREATH, Items, Texts, batches_of
+from .items import ITEMS_PER_BREATH, Made, Texts, batches_of, made
 from .layout import Shape
 from .rebuild import Begin
 from .stored import LOG_LENGTH, Refusal
@@ -58,7 +58,7 @@ class Alone:
         """Whether the filter is complete."""
         return self.mirror.until > 0, ""
 
-    async def rebuild(self, runtime: Runtime, items: Items, begin: Begin) -> None:
+    async def rebuild(self, runtime: Runtime, items: Made, begin: Begin) -> None:
         """Replace the filter by one of *items* and of everything added meanwhile."""
         with self._lock:
             if begin.silence_ms and (self._rebuild is not None or self.mirror.until > 0):
@@ -79,9 +79,9 @@ class Alone:
                 if mine is self._rebuild:
                     self._rebuild, self._side = None, []
 
-    async def _gather(self, runtime: Runtime, items: Items) -> Layers:
+    async def _gather(self, runtime: Runtime, items: Made) -> Layers:
         layers = Layers((self._first,))
-        async with aclosing(batches_of(items, ITEMS_PER_BREATH)) as batches:
+        async with aclosing(batches_of(made(items), ITEMS_PER_BREATH)) as batches:
             async for texts in batches:
                 for text in texts:
                     layers.add(text)

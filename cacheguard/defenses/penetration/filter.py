@@ -30,12 +30,12 @@ from typing import Any
 from ...checks import number_of
 from ...errors import CacheGuardError, ConfigurationError, Unreachable
 from ...events import Events, log
-from ...ports import Runtime
+from ...ports import Home, Runtime
 from .adding import ITEMS_PER_CALL
 from .alone import Alone
 from .bits import Mirror
 from .info import BloomInfo, Ensured
-from .items import Items, Texts, batches_of, text_to_ask
+from .items import Items, Made, Texts, batches_of, text_to_ask
 from .layout import checked_plan
 from .rebuild import SILENCE, Begin, checked_lag
 from .shared import RECHECK, Shared
@@ -49,8 +49,6 @@ POLLS = (0.05, 0.5)  # seconds between looks at the rebuild of another process: 
 
 _CALLS_PER_SEND = 8
 _FIRST_TRY, _LONGEST_PAUSE = 0.05, 0.5  # seconds between attempts to add what waits
-
-Made = Items | Callable[[], Items]
 
 
 class BloomTier:
@@ -94,6 +92,7 @@ class BloomTier:
         self._hooks: dict[int, tuple[object, Callable[[], object]]] = {}
         self._waiting: dict[str, None] = {}  # items that are to be added once Redis answers
         self._delivering = False
+        self._builders: list[Home] = []  # where it is being built, in this process
         self._rests = QUEUE_REST if queues else RECHECK
         keys = Keys(namespace, name)
         kind = partial(Signed, secrets=secrets) if secrets else Shared
@@ -105,6 +104,7 @@ class BloomTier:
         """Forget what other threads of the parent were about; the bits stay good, they are asked for again."""
         self._lock = lock
         self._delivering = False
+        self._builders.clear()
         self._held.after_fork(lock)
 
     def on_lost(self, whose: object, hook: Callable[[], object]) -> None:
@@ -280,7 +280,7 @@ class BloomTier:
                 of it, and for a lease at least, before it reads *items*. A signed filter always waits.
         """
         await self._deliver(runtime)
-        await self._held.rebuild(runtime, _items_of(items), Begin(checked_lag(settle)))
+        await self._build(runtime, items, Begin(checked_lag(settle)))
 
     async def ensure(self, runtime: Runtime, items: Made, *, settle: float = 0.0, wait: float = 0.0) -> Ensured:
         """`rebuild`, unless the filter is complete or another process is at it: then wait for that one.
@@ -298,7 +298,7 @@ class BloomTier:
                     return "complete"
                 if not spent:
                     spent = not callable(items) and iter_is_self(items)
-                    await self._held.rebuild(runtime, _items_of(items), Begin(lag_ms, int(SILENCE * 1000), epoch))
+                    await self._build(runtime, items, Begin(lag_ms, int(SILENCE * 1000), epoch))
                     return "complete"
             except Unreachable:
                 self._held.rest(runtime, self._rests)
@@ -309,18 +309,29 @@ class BloomTier:
                 elif refusal.outcome not in ("OVERTAKEN", "LOST"):
                     raise
             left = until - runtime.now()
-            if left <= 0:
+            if left <= 0 or self._waits_for_itself(runtime):
                 return "incomplete"
             await runtime.sleep(min(pause, left))
             pause = min(1.5 * pause, POLLS[1])
 
+    async def _build(self, runtime: Runtime, items: Made, begin: Begin) -> None:
+        home = runtime.here()
+        if home is not None:
+            self._builders.append(home)
+        try:
+            await self._held.rebuild(runtime, items, begin)
+        finally:
+            if home is not None:
+                self._builders.remove(home)
+
+    def _waits_for_itself(self, runtime: Runtime) -> bool:
+        """True if the filter is being built by a task of the event loop that this caller has stopped."""
+        here = runtime.here()
+        return here is not None and any(each.held_up_by(here) for each in list(self._builders))
+
     async def info(self, runtime: Runtime) -> BloomInfo:
         """The filter as it is now; one round trip. Raises `Unreachable`."""
         return await self._held.info(runtime)
-
-
-def _items_of(items: Made) -> Items:
-    return items() if callable(items) else items
 
 
 def iter_is_self(items: object) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from enum import Enum
@@ -19,6 +19,7 @@ LONGEST_TEXT = 64
 ITEMS_PER_BREATH = 1000  # in an event loop, others have their turn after so many
 
 Items = Iterable[object] | AsyncIterable[object]
+Made = Items | Callable[[], Items]
 Texts = list[str]
 
 _EXACT_FLOAT = 2.0**53
@@ -32,6 +33,11 @@ _UUID = re.compile(
     r"(?:urn:uuid:)?\{?([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{12})\}?"
     r"|(?:urn:uuid:|\{)([0-9a-f]{32})\}?"
 )
+
+
+def made(items: Made) -> Items:
+    """*items*, or what they return if they are a function: it may be a query, so it is called when they are read."""
+    return items() if callable(items) else items
 
 
 async def batches_of(items: Items, size: int) -> AsyncGenerator[Texts]:

@@ -14,7 +14,7 @@ from ...errors import ConfigurationError, Unreachable
 from ...ports import Command, Reply, Runtime
 from .adding import Plan
 from .bits import Layers, Mirror
-from .items import ITEMS_PER_BREATH, Items, Texts, batches_of
+from .items import ITEMS_PER_BREATH, Made, Texts, batches_of, made
 from .layout import Shape, chunk_and_bit, chunks_of, describe, parse, probe
 from .signatures import Base, is_signed, texts_of
 from .stored import (
@@ -67,7 +67,7 @@ class Rebuild:
         self._heard = runtime.now()
         self._mixed = False  # what is taken over may be signed, or not
 
-    async def run(self, items: Items, begin: Begin) -> Mirror:
+    async def run(self, items: Made, begin: Begin) -> Mirror:
         """Build, upload, switch; returns the mirror of the new filter."""
         pause, replaced = await self._begin(begin)
         try:
@@ -126,11 +126,11 @@ class Rebuild:
             seconds -= REBUILD_SIGN
             await self._follow()
 
-    async def _gather(self, items: Items) -> None:
+    async def _gather(self, items: Made) -> None:
         # A sign of life from beside: the rows may come slowly.
         watch = self._runtime.watch(self._live, BEAT, _nothing, None)
         try:
-            async with aclosing(batches_of(items, ITEMS_PER_BREATH)) as batches:
+            async with aclosing(batches_of(made(items), ITEMS_PER_BREATH)) as batches:
                 async for texts in batches:
                     for text in texts:
                         self._layers.add(text)

@@ -14,7 +14,7 @@ from ...ports import Reply, Runtime
 from .adding import Plan, add_call, grow_call
 from .bits import Layers, Mirror
 from .info import BloomInfo, State, info_of
-from .items import Items, Texts
+from .items import Made, Texts
 from .layout import CHUNK_BYTES, FIRST_SHARE, HEADER_BYTES, Shape, describe, parse, probe
 from .rebuild import Begin, Rebuild
 from .signatures import is_signed
@@ -310,7 +310,7 @@ class Shared:
         self._usable(news)
         return True
 
-    async def rebuild(self, runtime: Runtime, items: Items, begin: Begin) -> None:
+    async def rebuild(self, runtime: Runtime, items: Made, begin: Begin) -> None:
         """Replace the filter by one of *items* and of everything added meanwhile."""
         mirror = await Rebuild(self._keys, self._first, self._lease, runtime).run(items, begin)
         self._plan = Plan(mirror.epoch, mirror.layers.shapes)

@@ -22,7 +22,7 @@ from ...events import log
 from ...ports import Runtime
 from .bits import Layers, Mirror
 from .info import BloomInfo, info_of
-from .items import ITEMS_PER_BREATH, Items, Texts
+from .items import ITEMS_PER_BREATH, Made, Texts
 from .layout import CHUNK_BYTES, HEADER_BYTES, Shape, next_shape, probe
 from .rebuild import SILENCE, Begin
 from .shared import ATTEMPTS, NOBODY, RELOAD, STATES, Shared
@@ -404,7 +404,7 @@ class Signed(Shared):
                 return
         raise Refusal(self._keys.name, "CHANGED")
 
-    async def rebuild(self, runtime: Runtime, items: Items, begin: Begin) -> None:
+    async def rebuild(self, runtime: Runtime, items: Made, begin: Begin) -> None:
         rebuild = SignedRebuild(self._keys, self._first, self._lease, runtime, self._secrets)
         mirror = await rebuild.run(items, begin)
         self._take_place_of(mirror, rebuild)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from ...ports import Reply, Runtime
 from .bits import Layers, Mirror
-from .items import ITEMS_PER_BREATH, Items, Texts
+from .items import ITEMS_PER_BREATH, Made, Texts
 from .layout import Shape, probe
 from .rebuild import ALLOWANCE_MS, Begin, Rebuild
 from .signatures import SPAN, Base, Signatures, is_signed, signature_of, texts_of
@@ -56,7 +56,7 @@ class SignedRebuild(Rebuild):
 
     _least_pause = 0.0
 
-    async def run(self, items: Items, begin: Begin) -> Mirror:
+    async def run(self, items: Made, begin: Begin) -> Mirror:
         self._least_pause = max(begin.lag_ms, self._lease) / 1000
         return await super().run(items, begin)
 
@@ -154,7 +154,7 @@ class Fold(SignedRebuild):
     async def _pause(self, seconds: float) -> None:
         """No rows are read, so none has to be committed before."""
 
-    async def _gather(self, items: Items) -> None:  # noqa: ARG002 - there are none
+    async def _gather(self, items: Made) -> None:  # noqa: ARG002 - there are none
         mirror = await self._load()
         if mirror is None:
             raise Refusal(self._keys.name, "LOST")
