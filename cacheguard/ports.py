@@ -126,8 +126,8 @@ class ShortCommands(Protocol):
     async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply] | None:
         """Return the replies to ``MGET key markers…`` and ``TIME``; None if the question must take the usual way.
 
-        None if anything is out of the ordinary: a new connection, an open circuit, a reply that is an error. Then
-        nothing was asked, or nothing that counts.
+        None if anything is out of the ordinary, such as a new connection or an open circuit: then nothing was asked, or
+        nothing that counts. A reply that is an error may be returned as a `Refused`.
 
         Raises `Unreachable` if the server does not answer in time.
         """

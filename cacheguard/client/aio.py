@@ -71,8 +71,7 @@ class AsyncCommands:
         return replies
 
     async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply] | None:
-        replies = await self._exchange(self._packer.packed(key, markers), 2, self._identity.generation)
-        return replies if type(replies[0]) is list and type(replies[1]) is list else None
+        return await self._exchange(self._packer.packed(key, markers), 2, self._identity.generation)
 
     async def masters(self) -> list[Commands]:
         return [self]

@@ -50,7 +50,8 @@ class Gate:
         except Unreachable as error:
             self._failed(error)
             raise
-        return replies if changes == outbox.changes else None
+        plain = replies is not None and changes == outbox.changes and _ANSWERS.issuperset(map(type, replies))
+        return replies if plain else None
 
     async def send(self, *calls: Call, reading: bool = True) -> list[Reply]:
         """Deliver pending invalidations, then `Commands.send_each`; failures are counted.

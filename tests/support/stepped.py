@@ -76,9 +76,8 @@ class SteppedCommands:
         return [self]
 
     async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply] | None:
-        """The short way: the same question, of which an error is no answer."""
-        replies = await self.send_each(*calls.read(key, markers))
-        return None if any(isinstance(each, Refused) for each in replies) else replies
+        """The short way: the same question."""
+        return await self.send_each(*calls.read(key, markers))
 
     async def send_each(self, *calls: Call) -> list[Reply]:
         process = self._process
