@@ -8,8 +8,9 @@ from statistics import quantiles
 from typing import Any, Literal
 
 Unit = Literal["seconds", "bytes"]
-# What the target is compared with: the quotient by the baseline (at most, or how many times faster at least), or the figure itself.
-Aim = Literal["ratio", "faster", "seconds", "bytes"]
+# What the target bounds: the quotient by the baseline (at most), how many times faster than it (at least), the figure
+# itself, or the 99th percentile of all reads.
+Aim = Literal["ratio", "faster", "seconds", "bytes", "p99"]
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
@@ -101,7 +102,7 @@ class Row:
         target: that bound; None if the row has none.
         baseline: the contestant that the others are divided by.
         ours: the contestant that is held to the target.
-        loads: that many loads a round are part of the target.
+        loads: so many loads, in each round, are part of the target.
     """
 
     name: str
@@ -119,6 +120,8 @@ def number(row: Row, measured: Measured, contestant: str) -> float | None:
     figure = measured.figures.get(contestant)
     if figure is None:
         return None
+    if row.aim == "p99":
+        return float(figure.extra["p99"])
     if row.aim in {"seconds", "bytes"}:
         return figure.p10
     base = measured.figures.get(row.baseline or "")
@@ -133,7 +136,7 @@ def reached(row: Row, measured: Measured) -> bool | None:
     found = number(row, measured, row.ours)
     if row.target is None or found is None:
         return None
-    if row.loads is not None and measured.figures[row.ours].extra.get("most_loads") != row.loads:
+    if row.loads is not None and set(measured.figures[row.ours].extra["loads"]) != {row.loads}:
         return False
     return found >= row.target if row.aim == "faster" else found <= row.target
 
@@ -158,4 +161,4 @@ def pretty_number(row: Row, value: float | None) -> str:
         return "–"
     if row.aim in {"ratio", "faster"}:
         return f"{value:.2f}x"
-    return pretty("seconds" if row.aim == "seconds" else "bytes", value)
+    return pretty("bytes" if row.aim == "bytes" else "seconds", value)

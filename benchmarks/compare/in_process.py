@@ -193,7 +193,7 @@ def bloom(row: str, url: str, rounds: int) -> Measured:
     contestants: dict[str, Contestant] = {}
     absent = {}
     with CacheGuard(url, operation_timeout=5) as guard:
-        orders = guard.bloom("orders", capacity=100_000, error_rate=0.001, mirror_lease="1s")
+        orders = guard.bloom("orders", capacity=100_000, error_rate=0.001)
         orders.rebuild(there)
         loads = 0
 
@@ -207,10 +207,10 @@ def bloom(row: str, url: str, rounds: int) -> Measured:
             cached(number)
         # What the filter takes for existing is no part of the question.
         absent_ids = [number for number in asked if cached(number) is None]
-        contestants["cacheguard"] = Contestant("cacheguard", "@guard.cached(bloom=…), a call", calls(cached, absent_ids))
-        contestants["cacheguard, filter"] = Contestant(
-            "cacheguard", "filter.absent", calls(orders.absent, absent_ids)
+        contestants["cacheguard"] = Contestant(
+            "cacheguard", "@guard.cached(bloom=…), a call", calls(cached, absent_ids)
         )
+        contestants["cacheguard, filter"] = Contestant("cacheguard", "filter.absent", calls(orders.absent, absent_ids))
         for name, opener in (("pybloom_live", _pybloom), ("rbloom", _rbloom)):
             try:
                 library, filled = opener(there)

@@ -180,7 +180,12 @@ SYNC: dict[str, tuple[Any, Openers, MakeRun, int]] = {
 ASYNC: dict[str, tuple[Any, Openers, MakeRun, int]] = {
     "l2-100B-async": (TEXT, awaiting.ALL, ahit_rounds, 60),
     "l2-10kB-async": (RECORDS, awaiting.ALL, ahit_rounds, 40),
-    "l2-50-tasks": (TEXT, {name: each for name, each in awaiting.ALL.items() if name != "bare streams"}, crowd_rounds, 60),
+    "l2-50-tasks": (
+        TEXT,
+        {name: each for name, each in awaiting.ALL.items() if name != "bare streams"},
+        crowd_rounds,
+        60,
+    ),
     "many-100B-async": (TEXT, awaiting.ALL, amany_rounds, 60),
     "many-10kB-async": (RECORDS, awaiting.ALL, amany_rounds, 30),
     "miss-async": (TEXT, awaiting.ALL, amiss_rounds, 25),

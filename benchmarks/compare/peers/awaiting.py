@@ -47,7 +47,7 @@ async def redis_py(setting: Setting) -> AsyncIterator[Store]:
 
 @asynccontextmanager
 async def bare_streams(setting: Setting) -> AsyncIterator[Store]:
-    """asyncio's own streams without a client; one command at a time."""
+    """Asyncio's own streams without a client; one command at a time."""
     reader, writer = await asyncio.open_connection("127.0.0.1", setting.port)
 
     def ask(*words: bytes) -> None:
@@ -91,9 +91,7 @@ def guarded(name: str, *, nested: bool = False, tags: Any = (), **options: Any) 
                 names = [f"row:{number}" for number in numbers]
                 return lambda: read(names)
 
-            yield Store(
-                "cacheguard", cached, cached, "@guard.cached", many, cached, "guard.aget_many", "@guard.cached"
-            )
+            yield Store("cacheguard", cached, cached, "@guard.cached", many, cached, "guard.aget_many", "@guard.cached")
 
     return opener
 
@@ -115,7 +113,7 @@ async def guarded_get(setting: Setting) -> AsyncIterator[Store]:
 
 @asynccontextmanager
 async def aiocache(setting: Setting) -> AsyncIterator[Store]:
-    """aiocache with its Redis backend and pickle."""
+    """Aiocache with its Redis backend and pickle."""
     from aiocache import Cache, cached_stampede
     from aiocache.serializers import PickleSerializer
 
@@ -129,13 +127,13 @@ async def aiocache(setting: Setting) -> AsyncIterator[Store]:
         return setting.value
 
     def many(numbers: Any) -> Any:
-        names = [f"row:{number}" for number in numbers]
+        names = [f"aiocache:{number}" for number in numbers]
         return lambda: cache.multi_get(names)
 
     yield Store(
         "aiocache",
-        lambda number: cache.set(f"row:{number}", setting.value, ttl=TTL),
-        lambda number: cache.get(f"row:{number}"),
+        lambda number: cache.set(f"aiocache:{number}", setting.value, ttl=TTL),
+        lambda number: cache.get(f"aiocache:{number}"),
         "cache.get",
         many,
         load,
@@ -148,7 +146,7 @@ async def aiocache(setting: Setting) -> AsyncIterator[Store]:
 
 @asynccontextmanager
 async def cashews(setting: Setting) -> AsyncIterator[Store]:
-    """cashews on Redis."""
+    """Cashews on Redis."""
     from cashews import Cache
 
     cache: Any = Cache()
@@ -160,13 +158,13 @@ async def cashews(setting: Setting) -> AsyncIterator[Store]:
         return setting.value
 
     def many(numbers: Any) -> Any:
-        names = [f"row:{number}" for number in numbers]
+        names = [f"cashews:{number}" for number in numbers]
         return lambda: cache.get_many(*names)
 
     yield Store(
         "cashews",
-        lambda number: cache.set(f"row:{number}", setting.value, expire=TTL),
-        lambda number: cache.get(f"row:{number}"),
+        lambda number: cache.set(f"cashews:{number}", setting.value, expire=TTL),
+        lambda number: cache.get(f"cashews:{number}"),
         "cache.get",
         many,
         load,
@@ -254,6 +252,7 @@ PEERS = {
 }
 OURS = {"cacheguard": guarded("ahit"), "cacheguard, guard.aget": guarded_get}
 ALL = {**BASE, "bare streams": bare_streams, **PEERS, **OURS}
+AT_ONCE = {**BASE, **PEERS, **OURS}  # the bare streams take one command at a time
 TAGGED = {**BASE, "cacheguard": guarded("atags", tags=TAGS)}
 SECRET = {**BASE, "cacheguard": guarded("asecret", secret=b"s" * 32)}
 NESTED = {**BASE, "cacheguard": guarded("anested", nested=True)}

@@ -191,7 +191,12 @@ def dogpile(setting: Setting) -> Iterator[Store]:
     region: Any = make_region().configure(
         "dogpile.cache.redis",
         expiration_time=TTL,
-        arguments={"url": setting.url, "redis_expiration_time": 2 * TTL, "distributed_lock": True, "thread_local_lock": False},
+        arguments={
+            "url": setting.url,
+            "redis_expiration_time": 2 * TTL,
+            "distributed_lock": True,
+            "thread_local_lock": False,
+        },
     )
 
     def many(numbers: Any) -> Any:
@@ -253,7 +258,14 @@ def glide(setting: Setting) -> Iterator[Store]:
         return pickle.loads(client.get(f"glide:{number}"))
 
     yield Store(
-        "valkey-glide-sync", fill, hit, "GET + pickle.loads", many, miss, "MGET + pickle.loads", "GET + SET, unprotected"
+        "valkey-glide-sync",
+        fill,
+        hit,
+        "GET + pickle.loads",
+        many,
+        miss,
+        "MGET + pickle.loads",
+        "GET + SET, unprotected",
     )
     client.close()
 
