@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -26,33 +27,40 @@ class Contestant:
 def race(row: str, contestants: dict[str, Contestant], rounds: int) -> Measured:
     """Run *rounds* rounds of each, in turn, after one that does not count."""
     taken: dict[str, list[Timed]] = {name: [] for name in contestants}
-    for at in range(rounds + 1):
-        for name in _turn(list(contestants), at):
-            gc.collect()
-            gc.disable()
-            try:
+    with _clean():
+        for at in range(rounds + 1):
+            for name in _turn(list(contestants), at):
+                gc.collect()
                 timed = contestants[name].run()
-            finally:
-                gc.enable()
-            if at:
-                taken[name].append(timed)
+                if at:
+                    taken[name].append(timed)
     return Measured(row, _figures(contestants, taken))
 
 
 async def arace(row: str, contestants: dict[str, Contestant], rounds: int) -> Measured:
     """The same for rounds that are awaited."""
     taken: dict[str, list[Timed]] = {name: [] for name in contestants}
-    for at in range(rounds + 1):
-        for name in _turn(list(contestants), at):
-            gc.collect()
-            gc.disable()
-            try:
+    with _clean():
+        for at in range(rounds + 1):
+            for name in _turn(list(contestants), at):
+                gc.collect()
                 timed = await contestants[name].run()
-            finally:
-                gc.enable()
-            if at:
-                taken[name].append(timed)
+                if at:
+                    taken[name].append(timed)
     return Measured(row, _figures(contestants, taken))
+
+
+@contextmanager
+def _clean() -> Iterator[None]:
+    """No collection within a round, and short ones between: what was there before is not looked through."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def _turn(names: list[str], at: int) -> list[str]:
