@@ -55,7 +55,7 @@ types-samples: .venv/.dev  ## the examples of README and docs, with mypy and pyr
 	$(BIN)/python -m tests.typing.samples
 
 # The peers live in an environment of their own: they pin versions that the tests do not want.
-bench: .venv/bench/.peers  ## every row beside the other libraries, about 15 minutes: docs/benchmarks.md, JSON, plots; QUICK=1, ROWS="l1 miss", ROUNDS=5
+bench: .venv/bench/.peers  ## every row beside the other libraries, about 15 minutes: docs/benchmarks.md, JSON, plots; QUICK=1, ROWS="l1 miss", ROUNDS=0.5 (a share)
 	.venv/bench/bin/python -m benchmarks.compare $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ROWS),--rows "$(ROWS)") $(ARGS)
 
 bench-scale: .venv/bench/.peers  ## curves: keys, value size, processes, tags, bus messages, cluster nodes; QUICK=1, ROWS="tags"

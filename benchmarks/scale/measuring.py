@@ -75,16 +75,16 @@ def l1_keys(curve: Curve, sizes: Sequence[int]) -> None:
 
 
 def l1_bytes(curve: Curve, sizes: Sequence[int]) -> None:
-    """What an entry adds to the resident size; each in a process of its own."""
+    """What an entry adds to the resident size; each in a process of its own, over a Redis."""
     context = multiprocessing.get_context("spawn")
     for size in sizes:
-        with context.Pool(1) as pool:
-            curve.add("an entry of 100 B", size, pool.apply(_grown, (size,)))
+        with RedisServer() as server, context.Pool(1) as pool:
+            curve.add("an entry of 100 B", size, pool.apply(_grown, (server.url, size)))
 
 
-def _grown(size: int) -> float:
-    policy = Policy(ttl=TTL, l1_ttl=TTL, l2=False)
-    with CacheGuard("memory://", policy=policy, l1_size=size + 2_000) as guard:
+def _grown(url: str, size: int) -> float:
+    policy = Policy(ttl=TTL, l1_ttl=TTL)
+    with CacheGuard(url, policy=policy, l1_size=size + 2_000, operation_timeout=10) as guard:
 
         def fresh(number: int) -> str:
             return f"{number:0100d}"
