@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -n 4 --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test test-slow test-bundled lint format types types-mypy types-pyright types-public types-samples bench chaos coverage conformance-http conformance-http-npm conformance-starlette conformance-django conformance-django-redis conformance-flask-caching wheel clean
+.PHONY: help demo example test test-slow test-bundled lint format types types-mypy types-pyright types-public types-samples bench bench-scale bench-gate bench-questions chaos coverage conformance-http conformance-http-npm conformance-starlette conformance-django conformance-django-redis conformance-flask-caching wheel clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-26s %s\n", $$1, $$2 }' Makefile
@@ -54,7 +54,17 @@ types-public: .venv/.dev  ## whether every public symbol of every shipped packag
 types-samples: .venv/.dev  ## the examples of README and docs, with mypy and pyright
 	$(BIN)/python -m tests.typing.samples
 
-bench: .venv/.dev  ## every question in benchmarks/, one after the other; ARGS=--full takes longer
+# The peers live in an environment of their own: they pin versions that the tests do not want.
+bench: .venv/bench/.peers  ## every row beside the other libraries, about 15 minutes: docs/benchmarks.md, JSON, plots; QUICK=1, ROWS="l1 miss", ROUNDS=0.5 (a share)
+	.venv/bench/bin/python -m benchmarks.compare $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ROWS),--rows "$(ROWS)") $(ARGS)
+
+bench-scale: .venv/bench/.peers  ## curves: keys, value size, processes, tags, bus messages, cluster nodes; QUICK=1, ROWS="tags"
+	.venv/bench/bin/python -m benchmarks.scale $(if $(QUICK),--quick) $(if $(ROWS),--rows "$(ROWS)") $(ARGS)
+
+bench-gate: .venv/.dev  ## calls and bytecode instructions of each path against the committed figures; UPDATE=1 commits new ones
+	$(BIN)/python -m benchmarks.gate $(if $(UPDATE),--update) $(ARGS)
+
+bench-questions: .venv/.dev  ## the single questions in benchmarks/, one after the other; ARGS=--full takes longer
 	@for script in $(filter-out %/common.py %/crowd.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; done
 
 # One arena: what grows in a soak is then what is held, not what the allocator of many threads has split up.
@@ -108,3 +118,8 @@ clean:  ## remove everything that can be made again
 	$(PIP) -U 'pip>=25.1'
 	$(PIP) --group dev -e '.[all]'
 	@touch $@ .venv/.demo
+
+# A peer that cannot be installed is a row that says why; the rest is measured.
+.venv/bench/.peers: pyproject.toml benchmarks/compare/install.py | .venv/bin/python
+	$(BIN)/python benchmarks/compare/install.py .venv/bench
+	@touch $@

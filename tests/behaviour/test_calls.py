@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pytest
 
+from benchmarks.gate.counting import Calls
 from cacheguard import CacheGuard
 from cacheguard.errors import KeyTemplateError
 from cacheguard.testing import VirtualClock
@@ -338,13 +338,9 @@ async def test_coroutine_functions() -> None:
 
 def test_a_hit_of_a_wrapped_function_calls_nothing_else(guard: CacheGuard) -> None:
     def called(call: Callable[[], Any]) -> int:
-        names: list[str] = []
-        sys.setprofile(lambda frame, event, _: names.append(frame.f_code.co_name) if event == "call" else None)
-        try:
+        with Calls() as calls:
             call()
-        finally:
-            sys.setprofile(None)
-        return len(names)
+        return calls.count
 
     for fn in (by_position, noting([], by_position)):
         cached = guard.namespace(repr(fn)).cached("k:{x}:{tenant}")(fn)

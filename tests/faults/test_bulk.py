@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
+from benchmarks.gate.counting import Calls
 from cacheguard import CacheGuard
 from cacheguard.delivery.bus import Bus
 from cacheguard.delivery.gate import Gate
@@ -74,18 +74,9 @@ class Kept:
 
 def steps(work: Callable[[], object]) -> int:
     """How many functions are called while *work* runs."""
-    count = 0
-
-    def called(_frame: object, event: str, _what: object) -> None:
-        nonlocal count
-        count += event == "call"
-
-    sys.setprofile(called)
-    try:
+    with Calls() as calls:
         work()
-    finally:
-        sys.setprofile(None)
-    return count
+    return calls.count
 
 
 def delivered(number: int, answer: str, items: str) -> int:
@@ -119,21 +110,13 @@ def most_steps_at_once(guard: CacheGuard, number: int, verb: str) -> int:
     """Of *number* keys in one call, the most steps between two turns of the event loop."""
 
     async def main() -> int:
-        most = last = count = 0
-
-        def called(_frame: object, event: str, _what: object) -> None:
-            nonlocal count
-            count += event == "call"
-
+        most = last = 0
         keys: list[Any] = [f"row:{each}" for each in range(number)]
         task = asyncio.create_task(getattr(guard, verb)(*([[(key, 1) for key in keys]] if verb == "aapply" else keys)))
-        sys.setprofile(called)
-        try:
+        with Calls() as calls:
             while not task.done():
                 await asyncio.sleep(0)
-                most, last = max(most, count - last), count
-        finally:
-            sys.setprofile(None)
+                most, last = max(most, calls.count - last), calls.count
         await task
         return most
 
