@@ -473,10 +473,10 @@ class World:
     def delay(self, seconds: float, name: str = "delay") -> None:
         """Time passes while everybody stands still: an entry expires, a lease or a fence runs out.
 
-        Behind a fence that has run out, a value that somebody sets by hand may be older than what was committed.
+        Behind a fence that has run out, what is cached may be older than what was committed, until the write is over.
         """
         self._delays += seconds
-        if self.sets and self._delays >= FENCE:
+        if self._delays >= FENCE:
             self.fences_hold = False
 
         def pass_by() -> None:
