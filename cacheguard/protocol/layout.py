@@ -19,6 +19,9 @@ LAYOUT = 0xC2
 HEADER = Struct(">QIHIHIHII")
 HEADER_BYTES = HEADER.size
 NONCE_BYTES = 8
+LONGEST_MS = 2 * 365 * 86_400_000
+"""Nothing lasts longer, whatever it says of itself: no guard stores anything for more than a year."""
+LONGEST_LEASE_MS = 300_000
 GUARDED = 1
 """The flag that says: only the master knows if the value may be used. A write is under way, or a quarantine goes on."""
 VALUE = 2
@@ -77,7 +80,7 @@ def held(raw: Reply, now: int) -> Held | None:
         fresh, span, dead, born, value = raw
     if not value or dead <= now:
         return None
-    if fresh - now > span:
+    if fresh - now > min(span, LONGEST_MS):
         return NOT_OURS
     return Held(value, (fresh - now) / 1000, max(0, now - born) / 1000, (dead - now) / 1000)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..ports import Reply
 from .envelope import FOREVER, VERSION
 from .envelope import HEADER as ENVELOPE
-from .layout import HEADER, HEADER_BYTES, LAYOUT, NONCE_BYTES, VALUE
+from .layout import HEADER, HEADER_BYTES, LAYOUT, LONGEST_MS, NONCE_BYTES, VALUE
 
 _BOTH = Struct(HEADER.format + ENVELOPE.format.removeprefix(">"))
 _SIZE = _BOTH.size
@@ -89,7 +89,8 @@ def plain(raw: Reply, beside: Around, most: int) -> Plain | None:
     if first >> 56 != LAYOUT or version != VERSION or kind or flags or length > most or end != HEADER_BYTES + size:
         return None
     fresh, dead = first & _MOMENT, dead_2 << 32 | dead_4
-    if not 0 < fresh - now <= span_2 << 32 | span_4 or dead <= now or len(raw) < end or raw[_SIZE:start] != known:
+    left, span = fresh - now, span_2 << 32 | span_4
+    if not 0 < left <= span or left > LONGEST_MS or dead <= now or len(raw) < end or raw[_SIZE:start] != known:
         return None
     return Plain(
         schema,
@@ -97,7 +98,7 @@ def plain(raw: Reply, beside: Around, most: int) -> Plain | None:
         math.inf if ttl == FOREVER else ttl / 1000,
         load_time / 1_000_000,
         nonces,
-        (fresh - now) / 1000,
+        left / 1000,
         max(0, now - (born_2 << 32 | born_4)) / 1000,
         (dead - now) / 1000,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from .calls import FLOOR_MS
-from .layout import Record
+from .layout import LONGEST_LEASE_MS, LONGEST_MS, Record
 
 REPEATED_MS, REPEATED, FLOORS = 10_000, 8, 4
 
@@ -52,12 +52,12 @@ class State:
 
     def open(self, now: int) -> None:
         """Let go of what is over, and cut what another clock has written."""
-        self.lease, self.quarantine = _alive(self.lease, now), _alive(self.quarantine, now)
+        self.lease, self.quarantine = _alive(self.lease, now, LONGEST_LEASE_MS), _alive(self.quarantine, now)
         self.floor, self.failure = _alive(self.floor, now), _alive(self.failure, now)
         self.beneath = _alive(self.beneath, now)
         for named in (self.writes, self.repeated, self.floors):
             _open_each(named, now)
-        if self.value is None or self.dead <= now or self.fresh - now > self.span:
+        if self.value is None or self.dead <= now or self.fresh - now > min(self.span, LONGEST_MS):
             self.let_go(now)
             self.latest = None
 
@@ -165,10 +165,10 @@ def _make_room(claims: dict[T, Claim], most: int) -> None:
         del claims[min(claims, key=lambda name: claims[name][0])]
 
 
-def _alive(claim: Claim | None, now: int) -> Claim | None:
+def _alive(claim: Claim | None, now: int, longest: int = LONGEST_MS) -> Claim | None:
     if claim is None or claim[0] <= now:
         return None
-    claim[0] = min(claim[0], now + claim[1])
+    claim[0] = min(claim[0], now + min(claim[1], longest))
     return claim
 
 

@@ -7,13 +7,14 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import redis
 
 from cacheguard import CacheGuard, Policy
-from cacheguard.protocol.layout import HEADER_BYTES
+from cacheguard.protocol.layout import HEADER_BYTES, LONGEST_LEASE_MS, LONGEST_MS
 from tests.conftest import OpenDoor
 from tests.support import layout
 from tests.support.doors import Door
@@ -415,6 +416,24 @@ async def test_no_claim_lasts_longer_than_its_kind_may(open_door: OpenDoor, redi
         assert time.monotonic() < begun + PATIENCE
     with redis.Redis.from_url(redis_url) as client:
         assert 0 < client.pttl(KEY) <= 10 * 60_000
+
+
+@pytest.mark.parametrize("claim", CLAIM)
+async def test_no_claim_says_itself_how_long_its_kind_may_last(door: Door, redis_url: str, claim: str) -> None:
+    plant(redis_url, b"", fresh_ms=0, claims=with_claims({claim: [2**50, 2**50, *CLAIM[claim]]}), ttl=None)
+    with suppress(Exception):  # what it says of the key is true, for as long as its kind may last
+        await door.get_or_set("k", Loader("new"), wait_timeout=0.05, hard_timeout=0.2)
+    with redis.Redis.from_url(redis_url) as client:
+        assert 0 < client.pttl(KEY) <= (LONGEST_LEASE_MS + 60_000 if claim == "l" else LONGEST_MS)
+
+
+@pytest.mark.parametrize("fresh", [2**46, LONGEST_MS + 60_000])
+async def test_no_value_says_itself_that_it_is_fresh_for_ever(door: Door, redis_url: str, fresh: int) -> None:
+    plant(redis_url, genuine(redis_url, "old"), fresh_ms=fresh, ttl=None)
+    assert await door.get("k") is None
+    assert await door.get_many(["k"]) == {}
+    assert await door.get_or_set("k", Loader("new")) == "new"
+    assert await door.get("k") == "new"
 
 
 async def test_an_entry_without_a_ttl_is_not_served_beyond_its_header(door: Door, redis_url: str) -> None:

@@ -14,6 +14,7 @@
 
 local LAYOUT, H, HEADER = 0xC2, 34, '>BBI6I4I6I6I6I4'
 local FLOOR_MS, FLOORS, REPEATED_MS, REPEATED = 300000, 4, 10000, 8
+local LONGEST_MS, LONGEST_LEASE_MS = 63072000000, 300000 -- whatever a claim or a value says of itself
 local T = redis.call('TIME')
 local now = T[1] * 1000 + math.floor(T[2] / 1000)
 local cut = false -- a claim was; unless that is written back, it never ends while the clock lags behind
@@ -26,13 +27,14 @@ local function is_whole(number)
 end
 
 -- The claim, with an end that its kind may have; nil if it is over, or none that a guard has written.
-local function alive(claim, says)
+local function alive(claim, says, longest)
   if type(claim) ~= 'table' then return nil end
   local ends, life = claim[1], claim[2]
   if not is_whole(ends) or not is_whole(life) or ends <= now then return nil end
   for at, kind in ipairs(says or {}) do
     if type(claim[at + 2]) ~= kind then return nil end
   end
+  life = math.min(life, longest or LONGEST_MS)
   if ends - now > life then claim[1], cut = now + life, true end
   return claim
 end
@@ -92,7 +94,7 @@ local function open(K)
     local ok, c = pcall(cmsgpack.unpack, redis.call('GETRANGE', K, H + vlen, H + vlen + clen - 1))
     if ok and type(c) == 'table' then
       e.c = {
-        l = alive(c.l, TOKEN), q = alive(c.q, VERSION), f = alive(c.f, VERSION), x = alive(c.x, FAILURE), t = alive(c.t),
+        l = alive(c.l, TOKEN, LONGEST_LEASE_MS), q = alive(c.q, VERSION), f = alive(c.f, VERSION), x = alive(c.x, FAILURE), t = alive(c.t),
         w = each_alive(c.w), r = each_alive(c.r), g = each_alive(c.g, VERSION),
         n = type(c.n) == 'table' and type(c.n[1]) == 'string' and type(c.n[2]) == 'string' and c.n or nil,
         b = is_whole(c.b) and c.b or nil,
@@ -102,7 +104,7 @@ local function open(K)
   local l = e.c.l
   if l and l[5] ~= nil and (type(l[5]) ~= 'string' or type(l[6]) ~= 'string') then e.c.l = nil end
   e.stored = vlen
-  if vlen > 0 and dead > now and fresh - now <= span then
+  if vlen > 0 and dead > now and fresh - now <= math.min(span, LONGEST_MS) then
     e.fresh, e.span, e.dead, e.born, e.vlen = fresh, span, dead, born, vlen
   else
     if e.c.n then raise_floor(e, e.c.n[1], e.c.n[2], FLOOR_MS) end -- not there any more, but known
