@@ -14,9 +14,9 @@ K = header · value · claims::
 
 A value is *fresh* while ``0 < fresh until - now <= longest time to be fresh``: a moment further away was written by
 another clock, and the value does not count. It may be served as *stale* until it is dead. Each claim has an end of its
-own and a longest life, and is cut to that in the same way. Whatever they say of themselves, a lease lasts no longer than
-five minutes and nothing longer than two years. The TTL of K is the latest of all these ends: it cleans up, and decides
-nothing. So no operation ends a claim before its time, whatever it does to the value.
+own and a longest life, and is cut to that in the same way. Whatever they say of themselves, a lease lasts no longer
+than five minutes and nothing longer than two years. The TTL of K is the latest of all these ends: it cleans up, and
+decides nothing. So no operation ends a claim before its time, whatever it does to the value.
 
 ======  ===============================================================================================================
 claim   meaning
