@@ -22,6 +22,7 @@ from ..keys import (
     called_as_bound,
     compile_key,
     given_values,
+    quick_key,
     signature_of,
 )
 from ..policy import Rules
@@ -85,6 +86,9 @@ class Function:
         self._shared = hub.shared
         self._keys: KeyMaker = compile_key(template, fn, closures=hub.owners.closures)
         self._key_positions = tuple(self._positions[name] for name in self._keys.fields)
+        self._quick_key = (
+            quick_key(self._keys, scope.prefix, self._key_positions) if isinstance(self._keys, TextTemplate) else None
+        )
         # Without a template, the name of a class is all that a key says of it.
         self._classes = () if template else self._key_positions
         self._tags = tuple(TextTemplate(_text(tag, "tags"), fn) for tag in _tags(tags))
@@ -230,7 +234,8 @@ class Function:
 
     def redis_key(self, values: tuple[Any, ...]) -> str:
         """Return the Redis key."""
-        return self.scope.key(self.text(values))
+        key = None if self._quick_key is None else self._quick_key(values)
+        return self.scope.key(self.text(values)) if key is None else key
 
     def text(self, values: tuple[Any, ...]) -> str:
         """Return the key text."""

@@ -351,7 +351,7 @@ class Filling:
 
     def keep_found(self, ask: Ask, found: Found, ticket: int, asked_at: float) -> None:
         """Keep in L1 what Redis has answered to a question of *asked_at*."""
-        if found.stored is not None:
+        if found.stored is not None and ask.rules.l1:
             terms = {"age": found.age, "dead_left": found.dead_left}
             self.keep(ask, found.stored, found.fresh_left, ticket, asked_at, **terms)
 

@@ -15,6 +15,7 @@ from .call import CallText
 from .identity import leaves_of
 from .owners import Owner, Owners
 from .parameters import UNBOUND, VARIADIC, Binder, called_as_bound, given_values, signature_of
+from .quick import quick_key
 from .template import TextTemplate
 from .text import KeyMaker
 
@@ -30,6 +31,7 @@ __all__ = [
     "called_as_bound",
     "compile_key",
     "given_values",
+    "quick_key",
     "signature_of",
 ]
 

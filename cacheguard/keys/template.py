@@ -37,7 +37,7 @@ class TextTemplate:
     but never become part of a key. *more* are names that count as parameters, too.
     """
 
-    __slots__ = ("_pattern", "_steps", "_values", "fields")
+    __slots__ = ("_pattern", "_steps", "_values", "fields", "literals", "plain_places")
 
     def __init__(
         self, template: str, fn: Callable[..., Any], *, escaped: bool = True, more: Iterable[str] = ()
@@ -46,11 +46,13 @@ class TextTemplate:
         variadic = {name for name, each in signature_of(fn).parameters.items() if each.kind in VARIADIC}
         complain = partial(_complaint, template, fn, tuple(parameters))
         pattern: list[str] = []
+        literals, plain = [""], escaped
         places: dict[str, int] = {}
         steps: list[tuple[int, _Render]] = []
         reads: list[_Render] = []
         for literal, name, spec, conversion in _parsed(template, complain):
             pattern.append(literal.replace("%", "%%"))
+            literals[-1] += literal
             if name is not None:
                 field = _field(name, spec or "", conversion, complain)
                 if field.root not in parameters:
@@ -59,11 +61,17 @@ class TextTemplate:
                 if field.root not in variadic:
                     _check_path(field, parameters[field.root], complain)
                 pattern.append("%s")
+                literals.append("")
+                plain = plain and _is_plain(field)
                 steps.append((places.setdefault(field.root, len(places)), _renderer(field, complain, escaped=escaped)))
                 reads.append(partial(_careful, partial(_value, field), field, complain, False))  # noqa: FBT003
         self.fields: tuple[str, ...] = tuple(places)
         self._pattern = "".join(pattern)
         self._steps = tuple(steps)
+        self.literals: tuple[str, ...] = tuple(literals)
+        """What stands around the fields: before the first, between two, behind the last."""
+        self.plain_places: tuple[int, ...] | None = tuple(place for place, _ in steps) if plain else None
+        """Which of `fields` each field is; None if there is more in one than a parameter."""
         self._values = tuple(reads)
 
     def __repr__(self) -> str:
@@ -173,9 +181,13 @@ def _check_path(field: _Field, hint: Any, complain: _Complain) -> None:
         raise complain(f"{{{field.name}}} cannot be made: {wrong}")
 
 
+def _is_plain(field: _Field) -> bool:
+    return not (field.path or field.conversion or field.spec)
+
+
 def _renderer(field: _Field, complain: _Complain, *, escaped: bool) -> _Render:
     """How the value of the field's parameter becomes text."""
-    plain = not (field.path or field.conversion or field.spec)
+    plain = _is_plain(field)
     careful = partial(_careful, _readable if plain else partial(_formatted, field), field, complain, escaped)
     return partial(_quick, careful) if plain and escaped else careful
 
