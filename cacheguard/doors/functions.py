@@ -38,6 +38,8 @@ from .once import refuse_once
 from .per_request import refuse_per_request
 from .wrapper import IndexKey, as_given, caller, wrapper
 
+_BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+
 
 class Given(tuple[Any, ...]):  # noqa: SLOT001 - a tuple with slots cannot have attributes
     """The values of all parameters, for a function that sees how its arguments were given."""
@@ -82,6 +84,8 @@ class Function:
         self._positions = {name: position for position, name in enumerate(self._names)}
         self._call = caller(self.signature)
         self.is_plain: bool = called_as_bound(fn)
+        by_position = all(each.kind in _BY_POSITION for each in self.signature.parameters.values())
+        self._exact = len(self._names) if self.is_plain and by_position else -1
         self.hub, self.scope, self.version = hub, scope, version
         self._shared = hub.shared
         self._keys: KeyMaker = compile_key(template, fn, closures=hub.owners.closures)
@@ -188,6 +192,8 @@ class Function:
 
     def values(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """Return the values of all parameters, with defaults; ``self`` is optional if the key does not use it."""
+        if len(args) == self._exact and not kwargs and self._owner is None:
+            return tuple(args)  # nothing to bind
         if self._lacks_owner(args):
             if self._names[0] in self._keys.fields:
                 raise self._needs_owner("key")
@@ -211,7 +217,7 @@ class Function:
 
     def runnable_values(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """`values` for a load; a method needs its instance for it."""
-        if self._lacks_owner(args):
+        if self._owner is not None and self._lacks_owner(args):
             raise self._needs_owner("refresh")
         return self.values(args, kwargs)
 

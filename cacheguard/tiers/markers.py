@@ -56,6 +56,11 @@ class Markers:
         hints = self._hints.get(key) if self._hints else None
         return scope.markers(tags) if hints is None else scope.markers(tuple(dict.fromkeys((*tags, *hints))))
 
+    @property
+    def has_hints(self) -> bool:
+        """True if `of` may name more than the tags that it is given."""
+        return bool(self._hints)
+
     def learn(self, key: str, tags: tuple[str, ...]) -> None:
         """Remember which tags the loader of *key* gives it, so that they are asked for with the entry."""
         self._hints[key] = tags

@@ -184,8 +184,11 @@ class Remote:
         self, keys: Sequence[str], codec: Codec | None, scope: Scope, tags: Sequence[tuple[str, ...]]
     ) -> list[Found | None]:
         """`read_many`, from the master."""
-        per_key = list(map(self.markers.of, keys, repeat(scope), tags))
-        markers = tuple(dict.fromkeys(marker for each in per_key for marker in each))
+        if self.markers.has_hints or any(tags):
+            per_key = list(map(self.markers.of, keys, repeat(scope), tags))
+            markers = tuple(dict.fromkeys(marker for each in per_key for marker in each))
+        else:
+            per_key, markers = [scope.epochs] * len(keys), scope.epochs
         replies = await self.gate.ask(*calls.read_many(keys, markers))
         found = self._plain_ones(keys, codec, scope, markers, replies)
         left = [at for at, each in enumerate(found) if each is None and replies[0][at] is not None]
