@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import Refused
 from ..ports import Call, Command, Commands, Reply, ScriptCall
 from . import messages
-from .calls import ALWAYS
+from .calls import ALWAYS, FLOOR_MS
 from .glob import glob
 from .layout import NONCE_BYTES, Record
 from .names import is_marker
@@ -411,6 +411,8 @@ class MemoryCommands:
             state.replace(now, envelope, fresh, stale, version, under)
         else:
             state.let_go(now)
+            if version:
+                state.raise_floor(now, version, under, FLOOR_MS)
         self._tell(state, now, key, channel, echo)
         return int(free)
 

@@ -314,6 +314,14 @@ def store(fresh: int, stale: int) -> ScriptCall:
 @example(program=[lease("one"), 11 * STEP, 11 * STEP, 11 * STEP, ("MGET", KEY)])
 @example(program=[lease("one"), lease("two"), fill("one"), ("MGET", KEY)])
 @example(program=[lease("one"), STORE(KEY)(b"v", 100_000, 0, "001", b"", *BUS), 77_000, 77_000, lease("one")])
+@example(
+    program=[
+        invalidate(begin="a"),
+        STORE(KEY)(b"3", 100_000, 0, "003", b"", *BUS),
+        invalidate(end="a"),
+        STORE(KEY)(b"2", 100_000, 0, "002", b"", *BUS),
+    ]
+)
 @settings(
     max_examples=max(300, settings.default.max_examples if settings.default else 0),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -172,3 +172,22 @@ def test_a_refresh_keeps_nothing_whose_tag_was_invalidated_before_it_is_answered
         return world
 
     assert explored(build) > 20
+
+
+def test_the_version_of_a_value_that_a_write_kept_out_is_the_floor_nevertheless() -> None:
+    # writer 1:  sets a fence ....................... invalidates version 1
+    # writer 3:                 sets version 3: kept out
+    # writer 2:                                                             sets version 2, late: must not be stored
+    stepper = Stepper()
+    server = ModelServer(stepper)
+
+    def store(version: int) -> object:
+        text = version_text(version)
+        return server.answer(calls.store(KEY, object(), fresh=300.0, stale=0.0, version=text, channel="", echo="-"))
+
+    server.answer(calls.invalidate(KEY, channel="", echo="-", begins="w", intent_ms=10_000))
+    assert store(3) == 0
+    text = version_text(1)
+    server.answer(calls.invalidate(KEY, channel="", echo="-", floor=text, floor_ms=calls.FLOOR_MS, ends="w"))
+    assert [store(2), server.value(KEY, stale=True)] == [-1, None]
+    assert store(3) == 1

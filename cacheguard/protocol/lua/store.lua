@@ -11,6 +11,7 @@ if free then
   replace(e, ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], 0)
 else
   let_go(e)
+  if ARGV[4] ~= '' and not e.foreign then raise_floor(e, ARGV[4], ARGV[5], FLOOR_MS) end -- it was written all the same
   redis.call('DEL', e.key)
   save(e)
 end
