@@ -13,7 +13,7 @@ from .fields import Headers, combined, content_range, delta, is_strong
 from .page import Page
 from .receiving import Receiver
 from .request import Request, Scope
-from .rules import FAILURES, OF_ONE_REQUEST, Rules, is_of, may_stand_in, page_of, updated, validators
+from .rules import FAILURES, OF_ONE_REQUEST, Rules, is_of, may_stand_in, page_of, stored_headers, updated, validators
 from .sending import Reply, Sender
 
 _log = logging.getLogger("cacheguard.asgi")
@@ -337,7 +337,7 @@ class Exchange:
             page.body = old.body
         stored = await self._decide(page)
         # This client gets what the 304 says, whether that may be stored or not.
-        shown = _as_page(old.status, [each for each in headers if each[0] != b"age"])
+        shown = _as_page(old.status, stored_headers(old.status, headers, {}))
         shown.body, shown.born = old.body, time() if page is None else page.born
         await self._finish(shown, b"; fwd=%s; fwd-status=304" % self._why + (b"; stored" if stored else b""))
 

@@ -186,10 +186,13 @@ class HTTPCacheMiddleware:
                 is_second = True  # the other request has got a part: one of those that want all gets that for them
             elif stored is not Part.AGAIN or now() >= until:
                 break
-        old = None if lead is None else lead.old
-        await self._alone(
-            call, old, b"uri-miss" if lead is None else lead.why, is_cut_off=lead is not None and lead.is_cut_off
-        )
+        await self._alone_after(call, lead, is_too_long=key is None)
+
+    async def _alone_after(self, call: Call, lead: Lead | None, *, is_too_long: bool) -> None:
+        if lead is None or is_too_long:  # there are variants, but what selects one is too long for a key
+            await self._past(*call[:3], b"; fwd=vary-miss")
+            return
+        await self._alone(call, lead.old, lead.why, is_cut_off=lead.is_cut_off)
 
     def _left(self, left: float) -> float:
         """The patience of a request that has waited before: in steps, because the guard remembers each policy."""

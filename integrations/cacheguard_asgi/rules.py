@@ -86,7 +86,7 @@ def page_of(request: Request, status: int, headers: Headers, asked_at: float, no
     default = 0.0 if b"s-maxage" in control else rules.stale_if_error
     page = Page(
         status=200 if status == 206 else status,  # noqa: PLR2004 - a part is of a 200
-        headers=_stored_headers(status, headers, control),
+        headers=stored_headers(status, headers, control),
         body=b"",
         born=born,
         lifetime=float(lifetime),
@@ -182,8 +182,8 @@ def _lifetime(
     return min(max(0.0, since * rules.heuristic), rules.longest_heuristic)
 
 
-def _stored_headers(status: int, headers: Headers, control: Mapping[bytes, bytes | None]) -> Headers:
-    """What is stored of the header section (RFC 9111 §3.1)."""
+def stored_headers(status: int, headers: Headers, control: Mapping[bytes, bytes | None]) -> Headers:
+    """What is stored of the header section if *control* are its directives (RFC 9111 §3.1)."""
     left_out = _HOP_BY_HOP | _MADE_ANEW | set(names_in(joined(headers, b"connection")))
     if status == 206:  # noqa: PLR2004
         left_out |= {b"content-range"}

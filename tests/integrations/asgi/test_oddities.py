@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cacheguard import CacheGuard
+from cacheguard.errors import ConfigurationError
 from cacheguard_asgi import HTTPCacheMiddleware, url_key
 from tests.integrations.asgi.conftest import Client, OpenClient, Origin
 
@@ -34,7 +35,7 @@ async def sent(app: Any, method: str = "GET", **headers: str) -> list[dict[str, 
         messages.append(message)
 
     fields = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    scope = {
+    scope: dict[str, Any] = {
         "type": "http", "method": method, "scheme": "http", "path": "/", "raw_path": b"/", "query_string": b"",
         "headers": [(b"host", b"shop.example"), *fields], "client": ("192.0.2.1", 9), "extensions": {},
     }  # fmt: skip
@@ -156,6 +157,15 @@ async def test_two_lines_of_cookies_are_one(origin: Origin, client: Client) -> N
 
 
 # Validation
+
+
+async def test_the_client_of_a_validation_gets_nothing_of_the_connection(origin: Origin, client: Client) -> None:
+    origin.says(FRESH, OLD, TAGGED)
+    await client.get()
+    origin.says(TAGGED, ("connection", "x-a"), ("x-a", "1"), ("transfer-encoding", "chunked"), body=b"", status=304)
+    answer = await client.get()
+    assert not {"connection", "x-a", "transfer-encoding"} & answer.headers.keys()
+    assert answer.headers["content-length"] == "5"
 
 
 @pytest.mark.parametrize("said", [("cache-control", "private, max-age=5"), ("set-cookie", "visit=2")])
@@ -299,11 +309,19 @@ async def test_cache_status_says_that_the_request_wanted_no_stored_response(orig
     assert "fwd=request" in (await client.ask("HEAD", cache_control="max-age=0")).headers["cache-status"]
 
 
-async def test_cache_status_of_head_says_which_variant_is_missing(origin: Origin, client: Client) -> None:
+async def test_cache_status_says_that_a_variant_is_missing(origin: Origin, client: Client) -> None:
     origin.says(FRESH, ("vary", "x-a"))
     await client.get(x_a="1")
     assert (await client.ask("HEAD", x_a="2")).headers["cache-status"] == "cacheguard; fwd=vary-miss"
     assert (await client.ask("HEAD", "/other")).headers["cache-status"] == "cacheguard; fwd=uri-miss"
+    for _ in range(2):
+        assert (await client.get(x_a="a" * 5000)).headers["cache-status"] == "cacheguard; fwd=vary-miss"
+
+
+@pytest.mark.parametrize("status", ["caché", "1st", "a b", "", "-a"])
+async def test_the_name_in_cache_status_is_a_token(origin: Origin, guard: CacheGuard, status: str) -> None:
+    with pytest.raises(ConfigurationError, match="status must be a name"):
+        HTTPCacheMiddleware(origin, guard, status=status)
 
 
 # URLs
