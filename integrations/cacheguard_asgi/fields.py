@@ -19,7 +19,7 @@ _OTHER = re.compile(rb'(?:"(?:[^"\\]|\\.)*"|[^,"])*(?:,|$)')
 _DIGITS = re.compile(rb"[0-9]+")
 _ETAG = re.compile(rb'\s*((?:[Ww]/)?"[^"]*"|[^\s,"]+)\s*(?:,|$)')
 _TOKENS = re.compile(rb"[^\s,]+")
-_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]*")
+_FORBIDDING = re.compile(rb"(?:^|;)\s*(no-store|no-cache|private)(?![!#$%&'*+.^_`|~0-9A-Za-z-])", re.IGNORECASE)
 # Without an argument that names fields they forbid the most, so then they count however they are written.
 _FORBID = frozenset({b"no-store", b"no-cache", b"private"})
 _MONTHS = (b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep", b"oct", b"nov", b"dec")
@@ -51,9 +51,8 @@ def directives(value: bytes | None) -> dict[bytes, bytes | None]:
         if match is None:
             skipped = _OTHER.match(value, at)
             end = len(value) if skipped is None else max(skipped.end(), at + 1)
-            for each in value[at:end].split(b";"):
-                if (begun := _NAME.match(each.strip())) and begun[0].lower() in _FORBID:
-                    found[begun[0].lower()] = None
+            for name in _FORBIDDING.findall(value[at:end]):
+                found[name.lower()] = None
             at = end
             continue
         name, quoted, token = match.groups()
