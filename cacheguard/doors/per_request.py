@@ -23,6 +23,7 @@ _READ = (
     f"what it reads of the {{}} is not part of the key, so one visitor's answer can be another's; take what is needed "
     f"as parameters, name it in the template like '{{{{request.url.path}}}}', or {_INSTEAD}"
 )
+DEEPEST = 5  # levels of an annotation that are looked at; an alias can contain itself
 _ROOT = re.compile(r"[^.\[\]]+")
 
 # By module and name of the class, so that no framework is imported; classes derived from one count as well. The second
@@ -74,10 +75,17 @@ def _classes(fn: Any, written: Any, names: Names) -> Iterator[type[Any]]:
         annotation = annotation_of(fn, written, names)
     except Exception:  # noqa: BLE001 - an annotation is any expression; what cannot be resolved shows nothing
         return
-    for each in (annotation, *get_args(bare(annotation))):  # a class, or a union of some
-        kind = bare(each)
-        if isinstance(kind, type):
-            yield kind
+    yield from _within(annotation, DEEPEST)
+
+
+def _within(annotation: Any, depth: int) -> Iterator[type[Any]]:
+    """The classes in *annotation*: itself, and those of a union or a collection, to a *depth*."""
+    kind = bare(annotation)
+    if isinstance(kind, type):
+        yield kind
+    if depth > 0:
+        for each in get_args(kind):
+            yield from _within(each, depth - 1)
 
 
 def _told(kind: type[Any]) -> tuple[str, bool]:

@@ -87,6 +87,12 @@ def covers(page: Page, request: Request) -> bool:
     return wanted is not None and page.first <= wanted[0] and wanted[1] <= page.first + len(page.body)
 
 
+def settled(message: Message) -> Message:
+    """*message* with headers that can be read more than once: ASGI allows any iterable."""
+    headers = message.get("headers", ())
+    return message if isinstance(headers, list | tuple) else {**message, "headers": list(headers)}
+
+
 async def send_plain(send: Send, code: int, text: bytes, headers: Headers, *, is_head: bool) -> None:
     """Send a short answer made by the cache itself."""
     length = (b"content-length", b"%d" % len(text))

@@ -8,12 +8,12 @@ from enum import Enum, auto
 from time import time
 from typing import Protocol
 
-from .answer import Message, Receive, Send, send_page
+from .answer import Message, Receive, Send, send_page, settled
 from .fields import Headers, combined, content_range, delta, is_strong
 from .page import Page
 from .receiving import Receiver
 from .request import Request, Scope
-from .rules import FAILURES, Rules, is_of, may_stand_in, page_of, updated, validators
+from .rules import FAILURES, OF_ONE_REQUEST, Rules, is_of, may_stand_in, page_of, stored_headers, updated, validators
 from .sending import Reply, Sender
 
 _log = logging.getLogger("cacheguard.asgi")
@@ -200,6 +200,7 @@ class Exchange:
             await self._pass(message)
 
     async def _take_start(self, message: Message) -> None:
+        message = settled(message)
         headers: Headers = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
         self._status, self._headers = message["status"], headers
         self._length = delta(combined(headers).get(b"content-length"))
@@ -215,7 +216,7 @@ class Exchange:
         if self._way is _Way.COPY:
             reply.hold()
             return
-        await self._decide(None, Fate.UNKNOWN if self._status == NOT_MODIFIED else Fate.ANSWERED)
+        await self._decide(None, Fate.UNKNOWN if self._status in OF_ONE_REQUEST else Fate.ANSWERED)
         await reply.open()
 
     def _way_of(self, message: Message) -> _Way:
@@ -324,8 +325,9 @@ class Exchange:
         assert old is not None  # noqa: S101 - both cases need a stored page
         if self._way is not _Way.VALIDATED:
             await self._decide(None, Fate.FAILED)
-            said = b"; fwd=stale%s; detail=stale-if-error" % (
-                b"; fwd-status=%d" % self._status if self._status else b""
+            said = b"; fwd=%s%s; detail=stale-if-error" % (
+                self._why,
+                b"; fwd-status=%d" % self._status if self._status else b"",
             )
             await self._finish(old, said)
             return
@@ -334,7 +336,10 @@ class Exchange:
         if page is not None:
             page.body = old.body
         stored = await self._decide(page)
-        await self._finish(page or old, b"; fwd=stale; fwd-status=304" + (b"; stored" if stored else b""))
+        # This client gets what the 304 says, whether that may be stored or not.
+        shown = _as_page(old.status, stored_headers(old.status, headers, {}))
+        shown.body, shown.born = old.body, time() if page is None else page.born
+        await self._finish(shown, b"; fwd=%s; fwd-status=304" % self._why + (b"; stored" if stored else b""))
 
     async def _finish(self, page: Page, said: bytes) -> None:
         self._way = _Way.DONE

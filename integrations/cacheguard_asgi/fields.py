@@ -19,6 +19,9 @@ _OTHER = re.compile(rb'(?:"(?:[^"\\]|\\.)*"|[^,"])*(?:,|$)')
 _DIGITS = re.compile(rb"[0-9]+")
 _ETAG = re.compile(rb'\s*((?:[Ww]/)?"[^"]*"|[^\s,"]+)\s*(?:,|$)')
 _TOKENS = re.compile(rb"[^\s,]+")
+_FORBIDDING = re.compile(rb"(?:^|;)\s*(no-store|no-cache|private)(?![!#$%&'*+.^_`|~0-9A-Za-z-])", re.IGNORECASE)
+# Without an argument that names fields they forbid the most, so then they count however they are written.
+_FORBID = frozenset({b"no-store", b"no-cache", b"private"})
 _MONTHS = (b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep", b"oct", b"nov", b"dec")
 _CLOCK = rb"(\d\d):(\d\d):(\d\d)"
 _FIXDATE = re.compile(rb"[a-z]{3}, (\d\d) ([a-z]{3}) (\d{4}) " + _CLOCK + rb" gmt")
@@ -38,7 +41,8 @@ def joined(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
 def directives(value: bytes | None) -> dict[bytes, bytes | None]:
     """The directives of Cache-Control, by lower-case name. If a name occurs twice, the first one counts.
 
-    Anything that is not a directive is skipped. A quoted argument is returned without its quotes.
+    Anything that is not a directive is skipped. A quoted argument is returned without its quotes. Of what forbids
+    something the strictest counts (RFC 9111 §4.2.1), and it counts if only its name can be read, as in ``private; x``.
     """
     found: dict[bytes, bytes | None] = {}
     at = 0
@@ -46,12 +50,24 @@ def directives(value: bytes | None) -> dict[bytes, bytes | None]:
         match = _DIRECTIVE.match(value, at)
         if match is None:
             skipped = _OTHER.match(value, at)
-            at = len(value) if skipped is None else max(skipped.end(), at + 1)
+            end = len(value) if skipped is None else max(skipped.end(), at + 1)
+            for name in _FORBIDDING.findall(value[at:end]):
+                found[name.lower()] = None
+            at = end
             continue
         name, quoted, token = match.groups()
-        found.setdefault(name.lower(), quoted if quoted is not None else token)
+        _add(found, name.lower(), quoted if quoted is not None else token)
         at = match.end()
     return found
+
+
+def _add(found: dict[bytes, bytes | None], name: bytes, argument: bytes | None) -> None:
+    if name not in _FORBID:
+        found.setdefault(name, argument)
+    elif not argument or not found.get(name, argument):
+        found[name] = None
+    else:
+        found[name] = b", ".join(each for each in (found.get(name), argument) if each)
 
 
 def targeted(value: bytes) -> dict[bytes, bytes | None] | None:
@@ -72,7 +88,7 @@ def targeted(value: bytes) -> dict[bytes, bytes | None] | None:
         elif isinstance(member, int) and not isinstance(member, bool):
             found[name.encode()] = b"%d" % member
         elif name in {"no-cache", "private"} and isinstance(member, str):
-            found[name.encode()] = member.encode()
+            found[name.encode()] = member.encode() or None
     return found or None
 
 
@@ -146,25 +162,29 @@ def _opaque(etag: bytes) -> bytes:
 def span(value: bytes | None, total: int) -> tuple[int, int] | None:
     """The requested range of *total* bytes, as [first, after the last); None unless there is exactly one valid range.
 
-    Raises `ValueError` if it lies outside of the body.
+    None, too, for the last bytes of an empty body: no Content-Range can name them. Raises `ValueError` if the range
+    lies outside of the body.
     """
     match = None if value is None else _RANGE.fullmatch(value)
     if match is None or not (match[1] or match[2]):
         return None
-    if max(len(match[1]), len(match[2])) > 18:  # noqa: PLR2004 - digits; no body is that long
-        raise ValueError("out of range")
     if not match[1]:
-        length = int(match[2])
+        length = _position(match[2])
         if length == 0:
             raise ValueError("out of range")
-        return max(0, total - length), total
-    first = int(match[1])
-    after = min(int(match[2]) + 1, total) if match[2] else total
-    if match[2] and int(match[2]) < first:
+        return (max(0, total - length), total) if total else None
+    first = _position(match[1])
+    after = min(_position(match[2]) + 1, total) if match[2] else total
+    if match[2] and _position(match[2]) < first:
         return None
     if first >= total:
         raise ValueError("out of range")
     return first, after
+
+
+def _position(digits: bytes) -> int:
+    """A number of bytes. No body is longer than 18 digits can say, and more would be slow to read."""
+    return int(digits) if len(digits) < 19 else int(digits.lstrip(b"0")[:19] or b"0")  # noqa: PLR2004
 
 
 def content_range(value: bytes | None) -> tuple[int, int, int] | None:
@@ -177,14 +197,14 @@ def content_range(value: bytes | None) -> tuple[int, int, int] | None:
 
 
 def combined(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
-    """Every field with its lines combined."""
+    """Every field with its lines combined. Those of Cookie are no list, so that is joined as RFC 9113 §8.2.3 says."""
     lines = headers if isinstance(headers, list) else list(headers)
     found = dict(lines)
     if len(found) == len(lines):
         return found
     found.clear()
     for name, value in lines:
-        found[name] = found[name] + b", " + value if name in found else value
+        found[name] = found[name] + (b"; " if name == b"cookie" else b", ") + value if name in found else value
     return found
 
 

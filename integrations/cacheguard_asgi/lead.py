@@ -18,7 +18,7 @@ from .exchange import Fate
 from .fields import Headers, joined, names_in
 from .page import UNSTORABLE, Page, Stored, Variants, packed, unpacked
 from .request import Scope
-from .rules import Verdict, judge, may_stand_in
+from .rules import Verdict, judge, may_stand_in, why_asked
 from .shelf import Call, Shelf
 from .variants import variant_key
 
@@ -130,7 +130,7 @@ class Lead:
         now, old = time(), self.old
         if old is None or not covers(old, self._request) or not may_stand_in(old, now):
             return None
-        said = self._shelf.said(b"; fwd=stale; collapsed; detail=stale-if-error")
+        said = self._shelf.said(b"; fwd=%s; collapsed; detail=stale-if-error" % self.why)
         await send_page(old, self._request, self._call[2], now, said)
         return Part.ANSWERED
 
@@ -164,7 +164,7 @@ class Lead:
         """Why the request went to the application, in the words of Cache-Status."""
         if self.old is None:
             return b"uri-miss" if self._variants is None else b"vary-miss"
-        return b"stale" if self.old.whole else b"partial"
+        return why_asked(self.old, time())
 
     async def _run(self) -> None:
         self._led = run = _Run(self._request.key)

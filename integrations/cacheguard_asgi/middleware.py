@@ -13,14 +13,14 @@ from cacheguard import CacheGuard
 from cacheguard.extending import Duration, count, flag, seconds
 
 from .address import Proxies, address_of
-from .answer import Message, Receive, Send, covers, send_page, send_plain
+from .answer import Message, Receive, Send, covers, send_page, send_plain, settled
 from .exchange import Fate
 from .fields import Headers, combined
 from .lead import App, Lead, Part, is_led_here
 from .order import warn_of_order
 from .page import Page, Stored, Variants, unpacked
 from .request import SAFE, Request, Scope, invalidated_by, request_of, seen_by_application
-from .rules import Rules, Verdict, judge, page_of
+from .rules import Rules, Verdict, judge, page_of, why_asked
 from .settings import field_names, guard_of, name_of, root_of, share_of
 from .shelf import Call, Shelf
 from .variants import variant_key
@@ -162,7 +162,7 @@ class HTTPCacheMiddleware:
             await self._watch(call)
             return
         key: str | None = request.key
-        variants, lead, until = None, None, math.inf
+        variants, lead, until, is_second = None, None, math.inf, False
         now = asyncio.get_running_loop().time
         while key is not None:
             at_hand = unpacked(self._shelf.guard.at_hand(key))
@@ -182,12 +182,17 @@ class HTTPCacheMiddleware:
                 return
             if isinstance(stored, Variants) and variants is None:
                 variants, key = stored, variant_key(request.key, stored, request.headers)
+            elif isinstance(stored, Page) and not is_second and not request.wants_part:
+                is_second = True  # the other request has got a part: one of those that want all gets that for them
             elif stored is not Part.AGAIN or now() >= until:
                 break
-        old = None if lead is None else lead.old
-        await self._alone(
-            call, old, b"uri-miss" if lead is None else lead.why, is_cut_off=lead is not None and lead.is_cut_off
-        )
+        await self._alone_after(call, lead, is_too_long=key is None)
+
+    async def _alone_after(self, call: Call, lead: Lead | None, *, is_too_long: bool) -> None:
+        if lead is None or is_too_long:  # there are variants, but what selects one is too long for a key
+            await self._past(*call[:3], b"; fwd=vary-miss")
+            return
+        await self._alone(call, lead.old, lead.why, is_cut_off=lead.is_cut_off)
 
     def _left(self, left: float) -> float:
         """The patience of a request that has waited before: in steps, because the guard remembers each policy."""
@@ -214,8 +219,8 @@ class HTTPCacheMiddleware:
 
     async def _only_if_cached(self, call: Call) -> None:
         found = None if self._shelf.guard.closed else await self._shelf.find(call[3])
-        if found is not None and self._shelf.serves(found.page, call[3]):
-            await self._hit(call, *found)
+        if found is not None and found.page is not None and self._shelf.serves(found.page, call[3]):
+            await self._hit(call, found.key, found.variants, found.page)
             return
         text = b"The cache has no response that could be used, and the request allows nothing else."
         said = self._shelf.said(b"; detail=only-if-cached")
@@ -248,6 +253,7 @@ class HTTPCacheMiddleware:
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
+                message = settled(message)
                 headers, now = _lowered(message), time()
                 if page_of(request, message["status"], headers, now, now, self._shelf.rules) is not None:
                     self._shelf.note(request.key, storable=True)
@@ -270,18 +276,19 @@ class HTTPCacheMiddleware:
 
     async def _head(self, call: Call) -> None:
         scope, receive, send, request = call
-        found = await self._shelf.find(request)
-        if found is not None and self._shelf.serves(found.page, request):
-            await self._hit(call, *found)
+        key, variants, page = await self._shelf.find(request)
+        if page is not None and self._shelf.serves(page, request):
+            await self._hit(call, key, variants, page)
             return
 
         async def compared(message: Message) -> None:
             # RFC 9110 §9.3.2: if the answer shows that the resource has changed, the stored response is invalidated.
-            if found is not None and message["type"] == "http.response.start" and _is_another(found.page, message):
+            if page is not None and message["type"] == "http.response.start" and _is_another(page, message):
                 await self._shelf.invalidate([request.key])
             await send(message)
 
-        await self._past(scope, receive, compared, b"; fwd=uri-miss" if found is None else b"; fwd=stale")
+        why = b"uri-miss" if variants is None else b"vary-miss"
+        await self._past(scope, receive, compared, b"; fwd=" + (why if page is None else why_asked(page, time())))
 
     async def _unsafe(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on an unsafe request. A response without an error invalidates its URLs before it is sent."""
@@ -291,6 +298,7 @@ class HTTPCacheMiddleware:
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start" and 200 <= message["status"] < 400:  # noqa: PLR2004
+                message = settled(message)
                 keys = [] if own is None else invalidated_by(own, seen, _lowered(message))
                 await self._shelf.invalidate(keys)
             await send(message)

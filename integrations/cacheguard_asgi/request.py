@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from typing import Any, TypeAlias
-from urllib.parse import SplitResult, urljoin, urlsplit
+from typing import Any, TypeAlias, cast
+from urllib.parse import SplitResult, quote, urljoin, urlsplit, urlunsplit
 
 from .address import Address, Proxies, address_of, without_port
 from .fields import Headers, combined, directives
@@ -14,6 +14,7 @@ Scope: TypeAlias = MutableMapping[str, Any]
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"})
 
 NO_PROXIES = Proxies(())
+_ASCII = bytes(range(33, 127))  # clients percent-encode all else
 LONGEST_KEY = 16_384  # bytes of a URL; nothing longer is cached
 
 
@@ -90,10 +91,10 @@ def url_key(url: str) -> str:
 
     Raises `ValueError` if *url* is not absolute, not http or https, or not percent-encoded. No round trip.
     """
-    key = None
-    if url.isascii():
+    key, text = None, cast("object", url)
+    if isinstance(text, str) and text.isascii():
         try:
-            address = _address_in(urlsplit(url))
+            address = _address_in(urlsplit(text))
         except ValueError:
             address = None
         key = None if address is None else key_of(address)
@@ -125,7 +126,9 @@ def invalidated_by(own: Address, seen: tuple[str, bytes], headers: Headers) -> l
         if name not in {b"location", b"content-location"}:
             continue
         try:
-            named = _address_in(urlsplit(urljoin(base, value.decode("latin-1"))))
+            parts = urlsplit(urljoin(base, quote(value.strip(), safe=_ASCII)))
+            path = urlunsplit(("", "", parts.path, parts.query, ""))  # of an absolute URL, perhaps with dots
+            named = _address_in(urlsplit(urljoin(urlunsplit((*parts[:2], "/", "", "")), path)))
         except ValueError:
             continue
         if named is None or named[:2] not in {own[:2], seen}:

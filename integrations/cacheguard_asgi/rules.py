@@ -30,6 +30,8 @@ UNDERSTOOD = frozenset({
     200, 201, 202, 203, 204, 205, 206, 300, 301, 302, 303, 305, 307, 308, 400, 401, 402, 403, 404, 405, 406, 407, 408,
     409, 410, 411, 412, 413, 414, 415, 416, 417, 421, 422, 426, 500, 501, 502, 503, 504, 505,
 })  # fmt: skip
+# Answers to a field of one request that is no part of any key: its conditions, its Range, its Expect.
+OF_ONE_REQUEST = frozenset({304, 412, 416, 417})
 FAILURES = frozenset({500, 502, 503, 504})  # RFC 5861 §4
 
 # RFC 9110 §7.6.1 and RFC 9111 §3.1: of one connection, not of the response.
@@ -84,7 +86,7 @@ def page_of(request: Request, status: int, headers: Headers, asked_at: float, no
     default = 0.0 if b"s-maxage" in control else rules.stale_if_error
     page = Page(
         status=200 if status == 206 else status,  # noqa: PLR2004 - a part is of a 200
-        headers=_stored_headers(status, headers, control),
+        headers=stored_headers(status, headers, control),
         body=b"",
         born=born,
         lifetime=float(lifetime),
@@ -119,7 +121,7 @@ def _may_store(
     *,
     is_targeted: bool,
 ) -> bool:
-    if status < 200 or status == 304 or b"no-store" in request.control:  # noqa: PLR2004
+    if status < 200 or status in OF_ONE_REQUEST or b"no-store" in request.control:  # noqa: PLR2004
         return False
     # With must-understand, no-store is for those who do not (RFC 9111 §5.2.2.3).
     forbidden = status not in UNDERSTOOD if b"must-understand" in control else b"no-store" in control
@@ -129,8 +131,7 @@ def _may_store(
     names = names_in(joined(headers, b"vary"))
     if b"*" in names or len(names) > MOST_VARYING:
         return False
-    shared = is_targeted or bool({b"public", b"s-maxage", b"must-revalidate"} & control.keys())
-    if request.is_authorized and not shared:
+    if request.is_authorized and not {b"public", b"s-maxage", b"must-revalidate"} & control.keys():
         return False
     present = {name for name, _ in headers}
     explicit = {b"s-maxage", b"max-age"} & control.keys() or b"expires" in present
@@ -177,12 +178,12 @@ def _lifetime(
     if not rules.heuristic or modified is None or b"cookie" in request.headers or b"no-cache" in control:
         return 0.0
     dated = date(fields.get(b"date"))
-    since = 0.0 if dated is None else dated - modified
+    since = (now if dated is None else dated) - modified  # servers set Date later than applications
     return min(max(0.0, since * rules.heuristic), rules.longest_heuristic)
 
 
-def _stored_headers(status: int, headers: Headers, control: Mapping[bytes, bytes | None]) -> Headers:
-    """What is stored of the header section (RFC 9111 §3.1)."""
+def stored_headers(status: int, headers: Headers, control: Mapping[bytes, bytes | None]) -> Headers:
+    """What is stored of the header section if *control* are its directives (RFC 9111 §3.1)."""
     left_out = _HOP_BY_HOP | _MADE_ANEW | set(names_in(joined(headers, b"connection")))
     if status == 206:  # noqa: PLR2004
         left_out |= {b"content-range"}
@@ -225,7 +226,14 @@ def _puts_up_with(control: Mapping[bytes, bytes | None], late: float) -> bool:
 
 def may_stand_in(page: Page, now: float) -> bool:
     """Whether *page* may be served because its origin fails (RFC 5861 §4)."""
-    return now - page.born - page.lifetime < page.if_error
+    return not page.validate_always and now - page.born - page.lifetime < page.if_error
+
+
+def why_asked(page: Page, now: float) -> bytes:
+    """Why the application is asked although *page* is stored, in the words of Cache-Status (RFC 9211 §2.2)."""
+    if not page.whole:
+        return b"partial"
+    return b"stale" if page.validate_always or now - page.born >= page.lifetime else b"request"
 
 
 def kept_for(page: Page, rules: Rules, now: float) -> float:
@@ -251,11 +259,13 @@ def is_of(page: Page, headers: Headers) -> bool:
     """Whether a 304 with *headers* is about *page* (RFC 9111 §4.3.4).
 
     If-None-Match compares weakly (RFC 9110 §13.1.2), and what compresses a response often makes its ETag weak, but not
-    that of the 304: so one that is weak matches its strong twin. Two strong ones must be the same.
+    that of the 304: so one that is weak matches its strong twin. Two strong ones must be the same. Without them, a
+    304 with an earlier Last-Modified is about an older page, which has come back.
     """
     etag, stored = joined(headers, b"etag"), page.header(b"etag")
     if etag is None or stored is None:
-        return True
+        modified, known = date(joined(headers, b"last-modified")), date(page.header(b"last-modified"))
+        return modified is None or known is None or modified >= known
     return etag == stored if is_strong(etag) and is_strong(stored) else weakly_equal(etag, stored)
 
 

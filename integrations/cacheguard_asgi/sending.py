@@ -199,6 +199,8 @@ class Reply:
         page, request, head = self._page, self._request, self._head
         headers: Headers = list(head.get("headers", ()))
         status: int = head["status"]
+        if page is not None:
+            headers = [(bytes(name).lower(), value) for name, value in headers]
         if page is not None and is_not_modified(page, request):
             status, headers, self._wanted = 304, without_body(headers), (0, 0)
         elif page is not None and self._length is not None:
@@ -210,7 +212,10 @@ class Reply:
         label = self._label(stored)
         if label is not None:
             headers.append((b"cache-status", label))
-        return {**head, "status": status, "headers": headers}
+        headed: Message = {**head, "status": status, "headers": headers}
+        if self._wanted is not None:
+            headed.pop("trailers", None)  # they belong to the whole body, and a server would wait for them
+        return headed
 
     def _cut(self, message: Message) -> Message | None:
         """What the client gets of *message*; None: nothing."""

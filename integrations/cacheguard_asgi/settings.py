@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from cacheguard import CacheGuard
 from cacheguard.errors import ConfigurationError
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")  # a token of RFC 8941
 
 
 def guard_of(guard: object) -> CacheGuard:
@@ -35,11 +38,11 @@ def name_of(value: object) -> bytes | None:
     """The option ``status``."""
     if value is None:
         return None
-    if not isinstance(value, str) or not value.replace("-", "").replace("_", "").replace(".", "").isalnum():
+    if not isinstance(value, str) or _NAME.fullmatch(value) is None:
         raise ConfigurationError(
-            f"status must be a name for Cache-Status (letters, digits, -_.) or None, got {value!r}"
+            f"status must be a name for Cache-Status (letters, digits, -_.; a letter first) or None, got {value!r}"
         )
-    return value.encode("ascii", "replace")
+    return value.encode()
 
 
 def root_of(app: Any) -> str:

@@ -27,11 +27,11 @@ REMEMBERED_FOR = 5.0  # seconds
 
 
 class Found(NamedTuple):
-    """A stored page, and where it is."""
+    """What is stored for a request, and where it is."""
 
     key: str
     variants: Variants | None
-    page: Page
+    page: Page | None
 
 
 class Shelf:
@@ -82,7 +82,7 @@ class Shelf:
         """Whether *page* answers *request* as it is."""
         return judge(page, request, time(), self.rules) is not Verdict.VALIDATE and covers(page, request)
 
-    async def find(self, request: Request) -> Found | None:
+    async def find(self, request: Request) -> Found:
         """What is stored for *request*; at most one round trip, two for a URL with variants."""
         key: str | None = request.key
         variants = None
@@ -92,8 +92,8 @@ class Shelf:
                 variants, key = stored, variant_key(request.key, stored, request.headers)
                 stored = None if key is None else unpacked(await self.guard.aget(key))
         except CacheGuardError:
-            return None
-        return Found(key, variants, stored) if isinstance(stored, Page) and key is not None else None
+            stored = None
+        return Found(key or request.key, variants, stored if isinstance(stored, Page) else None)
 
     def tags_of(self, headers: Headers) -> list[str] | None:
         """The tags that a response names; None if there are too many."""

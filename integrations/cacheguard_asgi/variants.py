@@ -10,9 +10,11 @@ from .page import Variants
 LONGEST_SELECTION = 4096  # bytes of normalized field values; a request with more goes to the application
 
 _PREFERENCE = re.compile(rb"^\s*([^\s;]+)\s*(?:;\s*q\s*=\s*([0-9.]+)\s*)?$", re.IGNORECASE)
-_SPACE = re.compile(rb"\s*,\s*|\s+")
+_COMMA = re.compile(rb"[ \t]*,[ \t]*")
 # Values of these are lists of preferences, in which case means nothing, and order only where weights are equal.
 _PREFERENCES = frozenset({b"accept-language", b"accept-encoding", b"accept-charset", b"accept"})
+# These are no lists, and say who asks: two values that are not the same may be two visitors.
+_EXACT = frozenset({b"cookie", b"authorization"})
 
 
 def variant_key(key: str, variants: Variants, headers: Mapping[bytes, bytes]) -> str | None:
@@ -32,7 +34,9 @@ def normalized(name: bytes, value: bytes | None) -> bytes:
         preferences = _preferences(value)
         if preferences is not None:
             return b"=" + preferences
-    return b"=" + _SPACE.sub(lambda space: b"," if b"," in space[0] else b" ", value.strip())
+    if name in _EXACT or b'"' in value:
+        return b"=" + value.strip()
+    return b"=" + _COMMA.sub(b",", value.strip())  # only blanks around commas mean nothing in every list
 
 
 def _preferences(value: bytes) -> bytes | None:

@@ -83,6 +83,10 @@ def with_upload(item: int, file: UploadFile) -> int:
     raise NotImplementedError
 
 
+def with_uploads(item: int, files: Annotated[list[UploadFile] | None, "form"] = None) -> int:
+    raise NotImplementedError
+
+
 def with_scopes(item: int, scopes: SecurityScopes) -> int:
     raise NotImplementedError
 
@@ -109,8 +113,8 @@ class Views:
 
 REFUSED = [
     with_response, with_a_json_response, with_tasks, with_a_task, with_request, with_own_request, with_connection,
-    with_socket, with_annotated, with_optional, with_union, by_keyword, with_upload, with_scopes, of_django, of_flask,
-    wrapped, Views.get,
+    with_socket, with_annotated, with_optional, with_union, by_keyword, with_upload, with_uploads, with_scopes,
+    of_django, of_flask, wrapped, Views.get,
 ]  # fmt: skip
 
 

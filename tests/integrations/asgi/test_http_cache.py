@@ -494,7 +494,7 @@ async def test_a_client_that_has_it_gets_304(
         ({"range": "bytes=1-999999999999999999"}, 206, b"ello", "bytes 1-4/5"),
         ({"range": "bytes=9-"}, 416, b"", "bytes */5"),
         ({"range": "bytes=-0"}, 416, b"", "bytes */5"),
-        ({"range": "bytes=1-" + "9" * 400}, 416, b"", "bytes */5"),
+        ({"range": "bytes=1-" + "9" * 400}, 206, b"ello", "bytes 1-4/5"),
         ({"range": "bytes=3-1"}, 200, b"hello", None),
         ({"range": "bytes=0-1,3-4"}, 200, b"hello", None),
         ({"range": "lines=0-1"}, 200, b"hello", None),
