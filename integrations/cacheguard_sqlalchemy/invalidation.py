@@ -400,8 +400,9 @@ class OnCommit:
             found: Mapper[Any] = inspect(entity).mapper
             return found
         for rules in self._rules.values():
-            if statement.table in rules.mapper.tables:
-                return rules.mapper
+            for mapper in rules.mapper.self_and_descendants:  # each after its base, whose tables it has, too
+                if statement.table in mapper.tables:
+                    return mapper
         return None
 
     def _rules_beneath(self, mapper: Mapper[Any]) -> list[Rules]:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import CHAR, ForeignKey, Numeric, String, TypeDecorator, Uuid, create_engine, event, insert
+from sqlalchemy import CHAR, ForeignKey, Numeric, String, TypeDecorator, Uuid, create_engine, event, insert, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 
 from cacheguard import CacheGuard
@@ -52,6 +52,20 @@ class Author(Base):
     pages: Mapped[list[Page]] = relationship(foreign_keys=[Page.author_id], post_update=True)
 
 
+class Animal(Base):
+    __tablename__ = "animals"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(default="animal")
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "animal"}  # noqa: RUF012 - as SQLAlchemy declares it
+
+
+class Dog(Animal):
+    __tablename__ = "dogs"
+    id: Mapped[int] = mapped_column(ForeignKey("animals.id"), primary_key=True)
+    size: Mapped[int] = mapped_column(default=1)
+    __mapper_args__ = {"polymorphic_identity": "dog"}  # noqa: RUF012 - as SQLAlchemy declares it
+
+
 Factory = sessionmaker[Session]
 
 
@@ -67,7 +81,7 @@ def factory(guard: CacheGuard) -> Iterator[Factory]:
     Base.metadata.create_all(engine)
     factory = sessionmaker(engine, expire_on_commit=False)
     with factory.begin() as session:
-        session.add_all([Author(id=1, mail="ann"), Page(id=1), Page(id=2)])
+        session.add_all([Author(id=1, mail="ann"), Page(id=1), Page(id=2), Dog(id=1)])
         session.flush()
         session.get_one(Author, 1).best_id = 1
         session.get_one(Page, 1).author_id = 1
@@ -77,6 +91,7 @@ def factory(guard: CacheGuard) -> Iterator[Factory]:
         {
             Author: Touches(keys=["mail:{mail}", "price:{price}", "best:{best_id}", "code:{code}", "short:{short}"]),
             Page: ["by:{author_id}", "page:{id}"],
+            Animal: ["animal:{id}"],
         },
     )
     yield factory
@@ -116,6 +131,10 @@ def statement(session: Session) -> None:
     session.execute(insert(Author).values(id=4, mail="DAN", price=None, best_id=None, code=None, short=None))
 
 
+def table_of_a_derived_model(session: Session) -> None:
+    session.execute(update(Dog.__table__).values(size=2))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("change", "names"),
     [
@@ -126,6 +145,7 @@ def statement(session: Session) -> None:
         (mail, ["mail:ann", "mail:bob"]),
         (new, ["mail:cat", "price:3.00"]),
         (statement, ["mail:dan"]),
+        (table_of_a_derived_model, ["animal:1"]),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
