@@ -221,7 +221,8 @@ def _watched_class(kind: Any) -> Any:
         "query_string": noting("query_string", QUERY_READ),
         "remote_addr": noting("remote_addr", "remote-addr"),
     }
-    return type(kind.__name__, (kind,), {"__module__": kind.__module__, "__doc__": kind.__doc__, **properties})
+    made: Any = type(kind.__name__, (kind,), {"__module__": kind.__module__, "__doc__": kind.__doc__, **properties})
+    return made
 
 
 def strange(read: Iterable[str], *, before: bool, named: frozenset[str]) -> list[str]:
