@@ -207,8 +207,9 @@ def _watched_class(kind: Any) -> Any:
         def get(request: Any) -> Any:
             if isinstance(request.environ, WatchedEnviron):
                 request.environ.read.add(as_read)
+            kept: dict[str, Any] = vars(request)
             try:
-                return vars(request)[name]
+                return kept[name]
             except KeyError:
                 raise AttributeError(f"{kind.__name__!r} object has no attribute {name!r}") from None
 
