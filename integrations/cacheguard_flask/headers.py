@@ -205,13 +205,13 @@ def _watched_class(kind: Any) -> Any:
 
     def noting(name: str, as_read: str) -> property:
         def get(request: Any) -> Any:
-            if isinstance(request.environ, WatchedEnviron):
-                request.environ.read.add(as_read)
             kept: dict[str, Any] = vars(request)
-            try:
-                return kept[name]
-            except KeyError:
-                raise AttributeError(f"{kind.__name__!r} object has no attribute {name!r}") from None
+            environ: object = kept.get("environ")
+            if isinstance(environ, WatchedEnviron):
+                environ.read.add(as_read)
+            if name not in kept:
+                raise AttributeError(f"{kind.__name__!r} object has no attribute {name!r}")
+            return kept[name]
 
         def put(request: Any, value: Any) -> None:
             vars(request)[name] = value
