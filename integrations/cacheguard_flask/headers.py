@@ -205,7 +205,7 @@ def _watched_class(kind: Any) -> Any:
 
     def noting(name: str, as_read: str) -> property:
         def get(request: Any) -> Any:
-            kept: dict[str, Any] = vars(request)
+            kept = cast("dict[str, Any]", vars(request))
             environ: object = kept.get("environ")
             if isinstance(environ, WatchedEnviron):
                 environ.read.add(as_read)
