@@ -8,9 +8,12 @@ run: Django runs it before it lets an exception of ``commit()`` out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
+
+from django.db import DatabaseError, OperationalError
 
 from cacheguard import CacheGuard
 from cacheguard.extending import Duration
@@ -66,11 +69,13 @@ def _listen(connection: Any) -> None:
     savepoint_commit, hooks = connection.savepoint_commit, connection.run_and_clear_commit_hooks
 
     def commit_and_call() -> None:
-        commit()
+        with _outcome(connection):
+            commit()
         _call(_taken(connection))
 
     def set_autocommit_and_call(autocommit: Any, *args: Any, **kwargs: Any) -> None:
-        set_autocommit(autocommit, *args, **kwargs)
+        with _outcome(connection):
+            set_autocommit(autocommit, *args, **kwargs)
         if autocommit:  # commits, too, with some databases; the others have refused
             _call(_taken(connection))
 
@@ -93,6 +98,19 @@ def _listen(connection: Any) -> None:
     connection.commit, connection.set_autocommit = commit_and_call, set_autocommit_and_call
     connection.run_and_clear_commit_hooks = call_and_run_hooks
     connection.savepoint_commit = savepoint_commit_and_call
+
+
+@contextmanager
+def _outcome(connection: Any) -> Generator[None]:
+    """A COMMIT. If nobody knows whether it was carried out, because its answer was lost, ours are called, too."""
+    try:
+        yield
+    except BaseException as error:
+        lost = isinstance(error, OperationalError) and not connection.is_usable()
+        if lost or not isinstance(error, DatabaseError):
+            with suppress(Exception):  # that of the COMMIT is raised
+                _call(_ours(connection))
+        raise
 
 
 def _has_committed(connection: Any) -> bool:

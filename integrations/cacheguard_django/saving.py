@@ -22,7 +22,7 @@ from django.db.models.signals import (
 )
 
 from cacheguard import BloomFilter
-from cacheguard.errors import ConfigurationError
+from cacheguard.errors import ConfigurationError, Unreachable
 from cacheguard.extending import Duration
 
 from .families import every_model, has_same_key, is_real, shared, tables
@@ -114,7 +114,7 @@ class SavedRows:
         Args:
             rows: an instance, or an iterable of instances, of primary keys, or of the dicts of ``values()`` with the
                 primary key; a queryset or a manager.
-            using: the database; by default that of the rows.
+            using: the database; by default the one that they are written to.
 
         Raises:
             ConfigurationError: *rows* is something else, or rows of another model.
@@ -145,7 +145,7 @@ class SavedRows:
 
         Args:
             rows: as for `changed`.
-            using: the database; by default that of the rows.
+            using: the database; by default the one that they are written to.
         """
         primaries: dict[str, list[Any]] = {}
         for database, _, primary, _ in self._each(rows, using):
@@ -178,7 +178,11 @@ class SavedRows:
             given = given.all()
         if isinstance(rows, models.Manager | models.QuerySet):
             fresh = given._result_cache is None  # noqa: SLF001 - no other way to know
-            using = using or given.db
+            # Not `given.db`: it may be a replica, where nobody commits, and which may be behind.
+            using = using or given._db or router.db_for_write(given.model, **given._hints)  # noqa: SLF001 - as Django's own
+            if fresh and using != given.db:
+                given = given.using(using)
+                given._known_related_objects = {}  # noqa: SLF001 - the row that a manager belongs to is of the other one
         elif isinstance(rows, models.Model):
             given = [rows]
         elif isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
@@ -194,7 +198,7 @@ class SavedRows:
             common = shared(self.model, type(row))
             if common is None:
                 raise ConfigurationError(f"rows must be of {self.model.__name__}, got {row!r}")
-            database = using or row._state.db or router.db_for_write(self.model, instance=row)  # noqa: SLF001 - documented
+            database = using or router.db_for_write(self.model, instance=row)  # where `save` would write it
             return (
                 database,
                 row,
@@ -255,8 +259,32 @@ class SavedRows:
         meta.apps.lazy_model_operation(ready, (meta.app_label, meta.model_name))
 
     def _connect(self, signal: ModelSignal, sender: Any, name: str, act: Callable[..., Any]) -> None:
-        uid = f"{self._name}.{name}"
-        signal.connect(act, sender=sender, dispatch_uid=uid, weak=False)
+        """*act* after a save stands before the receivers of others: one that raises, or saves again, takes nothing.
+
+        The row is committed already where there is no transaction. `Unreachable` is raised in our turn.
+        """
+        uid, failed = f"{self._name}.{name}", f"{name} failed"
+
+        def first(instance: models.Model, **given: Any) -> None:
+            self._noted(instance, failed)
+            try:
+                act(instance=instance, **given)
+            except Unreachable as error:
+                self._note(instance, failed, error)
+
+        def in_turn(instance: models.Model, **_: Any) -> None:
+            error = self._noted(instance, failed)
+            if error is not None:
+                raise error
+
+        if signal is post_save:
+            signal.connect(first, sender=sender, dispatch_uid=f"{uid} first", weak=False)
+            _put_first(signal, f"{uid} first")
+            self._connected.append((signal, sender, f"{uid} first"))
+            act_in_turn: Callable[..., Any] = in_turn
+        else:
+            act_in_turn = act
+        signal.connect(act_in_turn, sender=sender, dispatch_uid=uid, weak=False)
         self._connected.append((signal, sender, uid))
 
     def _listen(self, model: type[models.Model]) -> None:
@@ -411,6 +439,13 @@ class SavedRows:
         for ours, values in sides.touched(instance, using, pk_set, reverse=bool(given.get("reverse"))).items():
             texts.add(self._rows.of_all(using, values, _name_of_target(ours)))
         self._invalidate(texts, using)
+
+
+def _put_first(signal: Any, uid: str) -> None:
+    """Let the receiver *uid* be called before all that are there."""
+    with signal.lock:  # a new list, since `send` looks at it without the lock
+        signal.receivers = sorted(signal.receivers, key=lambda receiver: receiver[0][0] != uid)
+        signal.sender_receivers_cache.clear()
 
 
 def _name_of_target(key: Any) -> str:

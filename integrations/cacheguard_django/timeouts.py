@@ -25,7 +25,7 @@ def seconds_of(timeout: Any) -> float | None:
     try:
         number = float(timeout)
     except OverflowError:  # a whole number that no float can hold
-        number = math.copysign(math.inf, timeout)
+        number = math.inf if timeout > 0 else -math.inf
     if math.isnan(number):
         raise ValueError(f"timeout must be a number of seconds or None, got {timeout!r}")
     return None if number == math.inf else max(0.0, number)

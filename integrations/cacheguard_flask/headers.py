@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 from werkzeug.datastructures import EnvironHeaders
 
@@ -51,8 +52,17 @@ _OF_NO_MATTER_BEFORE = frozenset(
         "x-request-id",
     ]
 )
-_CLIENT = {"REMOTE_ADDR": "remote-addr", "REMOTE_USER": "remote-user", "CONTENT_TYPE": "content-type"}
-# What werkzeug keeps of a header once it is parsed.
+QUERY_READ, BODY_READ = "?query", "?body"  # noted like headers; no header has such a name
+_NOTED = {
+    "REMOTE_ADDR": "remote-addr",
+    "REMOTE_USER": "remote-user",
+    "CONTENT_TYPE": "content-type",
+    "QUERY_STRING": QUERY_READ,
+    "REQUEST_URI": QUERY_READ,
+    "RAW_URI": QUERY_READ,
+    "wsgi.input": BODY_READ,
+}
+# What werkzeug keeps of a header or the query once it is parsed.
 PARSED = [
     "accept_mimetypes",
     "accept_charsets",
@@ -64,6 +74,8 @@ PARSED = [
     "pragma",
     "access_route",
     "_parsed_content_type",
+    "url",  # with the query
+    "full_path",
 ]
 BODY = ("stream", "form", "files", "_cached_data")
 ANY = "*"
@@ -82,8 +94,8 @@ class WatchedEnviron(dict[str, Any]):
             return
         if key.startswith("HTTP_"):
             self.read.add(key[5:].replace("_", "-").lower())
-        elif key in _CLIENT:
-            self.read.add(_CLIENT[key])
+        elif key in _NOTED:
+            self.read.add(_NOTED[key])
 
     def __getitem__(self, key: str) -> Any:
         self._note(key)
@@ -181,6 +193,37 @@ def watch(request: Any) -> None:
     if not isinstance(request.environ, WatchedEnviron):
         watched = WatchedEnviron(request.environ)
         request.environ, request.headers = watched, WatchedHeaders(watched)
+        request.__class__ = _watched_class(cast("Any", type(request)))
+
+
+@cache
+def _watched_class(kind: Any) -> Any:
+    """The class of requests *kind*, which notes that the query or the client's address is read.
+
+    Werkzeug takes both out of the environment when it makes the request.
+    """
+
+    def noting(name: str, as_read: str) -> property:
+        def get(request: Any) -> Any:
+            kept = cast("dict[str, Any]", vars(request))
+            environ: object = kept.get("environ")
+            if isinstance(environ, WatchedEnviron):
+                environ.read.add(as_read)
+            if name not in kept:
+                raise AttributeError(f"{kind.__name__!r} object has no attribute {name!r}")
+            return kept[name]
+
+        def put(request: Any, value: Any) -> None:
+            vars(request)[name] = value
+
+        return property(get, put)
+
+    properties = {
+        "query_string": noting("query_string", QUERY_READ),
+        "remote_addr": noting("remote_addr", "remote-addr"),
+    }
+    made: Any = type(kind.__name__, (kind,), {"__module__": kind.__module__, "__doc__": kind.__doc__, **properties})
+    return made
 
 
 def strange(read: Iterable[str], *, before: bool, named: frozenset[str]) -> list[str]:
@@ -192,4 +235,4 @@ def strange(read: Iterable[str], *, before: bool, named: frozenset[str]) -> list
         named: what is part of the key, or makes no difference.
     """
     plain = _OF_NO_MATTER | _OF_NO_MATTER_BEFORE if before else _OF_NO_MATTER
-    return sorted(name for name in read if name not in plain and name not in named)
+    return sorted(name for name in read if name not in plain and name not in named and not name.startswith("?"))

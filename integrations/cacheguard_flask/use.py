@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from flask import has_request_context
 from flask.globals import request_ctx
 
-from .headers import BODY, PARSED, WatchedEnviron, watch
+from .headers import BODY, BODY_READ, PARSED, QUERY_READ, WatchedEnviron, watch
 
 COOKIES, QUERY = "cookies", "args"  # werkzeug keeps what it has parsed under these names, once somebody asks
 WATCHED = "cacheguard_flask.cookies_are_watched"
@@ -20,16 +22,17 @@ class RequestUse:
     That a page may depend on the session or a cookie counts from the beginning of the request (`of_caller`): who
     looked up the user before the view ran may have left the name for the view to show. What the function itself does
     is `of_caller_within`, `query_within`, `headers_within` and `session_changed`; what is done before each function is
-    done before a cached answer, too.
+    done before a cached answer, too. Before it, ``request.args`` counts; the URL is read there for logs.
     """
 
+    query_before: bool
     query_within: bool
     session_changed: bool
 
     def __init__(self) -> None:
         self.of_caller: str | None = None
         self.of_caller_within: str | None = None
-        self.query_within = self.session_changed = False
+        self.query_before = self.query_within = self.session_changed = False
         self._context: Any = _context()
         self._session: Any = None
         self._read_before = self._changed_before = False
@@ -48,6 +51,7 @@ class RequestUse:
             session.accessed = session.modified = False
         parsed = _parsed(self._context)
         self._parsed_before = {name: parsed.pop(name) for name in (COOKIES, QUERY) if name in parsed}
+        self.query_before = QUERY in self._parsed_before
         for name in PARSED:
             parsed.pop(name, None)  # who asks again looks at the header again
         environ = self._context.request.environ
@@ -67,7 +71,9 @@ class RequestUse:
         if isinstance(environ, WatchedEnviron):
             self.headers_within = environ.read
             environ.read = self.headers_before | self.headers_within
-        if COOKIES in parsed:
+        self.query_within = self.query_within or QUERY_READ in self.headers_within
+        self.body = self.body or BODY_READ in self.headers_within
+        if COOKIES in parsed or "cookie" in self.headers_within:
             self.of_caller_within = "cookies were read"
         if session is not None:
             self.session_changed = bool(session.modified)
@@ -78,9 +84,24 @@ class RequestUse:
         before = "the session was read" if self._read_before else None
         if before is None and COOKIES in self._parsed_before and WATCHED in self._context.request.environ:
             before = "cookies were read"
+        if before is None and "cookie" in self.headers_before:
+            before = "cookies were read"
         self.of_caller = self.of_caller_within or before
         for name, value in self._parsed_before.items():
             parsed.setdefault(name, value)
+
+
+@contextmanager
+def of_no_matter() -> Generator[None]:
+    """A question of the user's, such as ``unless``, may look at the query: the view does not know of it."""
+    context = _context()
+    parsed: dict[str, Any] = {} if context is None else _parsed(context)
+    known = QUERY in parsed
+    try:
+        yield
+    finally:
+        if not known:
+            parsed.pop(QUERY, None)
 
 
 def nothing_is_read(_app: object = None, **_: object) -> None:

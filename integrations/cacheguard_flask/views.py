@@ -32,7 +32,7 @@ from .pages import (
     unpacked,
     why_private,
 )
-from .use import RequestUse
+from .use import RequestUse, of_no_matter
 
 log: logging.Logger = logging.getLogger("cacheguard")
 
@@ -194,7 +194,9 @@ class CachedView:
         def run() -> Any:
             return app.ensure_sync(self._fn)(*args, **kwargs)
 
-        if self._common.is_bypassed(args, kwargs):
+        with of_no_matter():
+            bypassed = self._common.is_bypassed(args, kwargs)
+        if bypassed:
             return run()
         if self._is_of_request and has_request_context():
             return self._page(cache, app, run, args, kwargs)
@@ -281,7 +283,7 @@ class CachedView:
             varies=frozenset(self._vary),
             ignore_credentials=self._ignore_credentials,
         )
-        if reason is None and page and use.query_within and self._must_not_query:
+        if reason is None and page and (use.query_within or use.query_before) and self._must_not_query:
             reason = "it looked at the query, which is not part of the key (query_string=True makes it one)"
         stored = packed_absence(error) if error is not None else None
         if reason is None:
@@ -309,7 +311,8 @@ class CachedView:
         return response
 
     def _usable(self, app: Flask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Any], bool] | None:
-        return self._common.usable(args, kwargs, lambda stored: _shown(app, stored))
+        with of_no_matter():
+            return self._common.usable(args, kwargs, lambda stored: _shown(app, stored))
 
     def _rules(self, cache: AppCache, *, page: bool) -> dict[str, Any]:
         rules = self._common.rules(cache, self.wrapper.cache_timeout)

@@ -20,6 +20,8 @@ _RESERVED = r"[:{}%\u0001-\u001f\u007f-\u009f]"
 _VERSION_TYPES = ("smallint", "integer", "bigint", "numeric", "pg_lsn", "timestamp with time zone")
 
 _SCRIPT = """\
+DECLARE
+  part pg_catalog.regclass;
 BEGIN
   PERFORM FROM {table} LIMIT 0;
   IF EXISTS (
@@ -40,6 +42,16 @@ BEGIN
   DROP TRIGGER IF EXISTS {truncate_trigger} ON {table};
   CREATE TRIGGER {truncate_trigger} AFTER TRUNCATE ON {table}
     FOR EACH STATEMENT EXECUTE FUNCTION {function}();
+  FOR part IN
+    SELECT tree.relid FROM pg_catalog.pg_partition_tree({regclass}::pg_catalog.regclass) AS tree
+    JOIN pg_catalog.pg_class AS class ON class.oid = tree.relid
+    WHERE tree.level > 0 AND class.relkind IN ('r', 'p')
+  LOOP  -- a partition gets the trigger for rows by itself, but may be emptied alone
+    EXECUTE pg_catalog.format('DROP TRIGGER IF EXISTS %I ON %s', {truncate_name}, part);
+    EXECUTE pg_catalog.format(
+      'CREATE TRIGGER %I AFTER TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s()',
+      {truncate_name}, part, {function_name});
+  END LOOP;
 END
 """
 
@@ -122,7 +134,8 @@ def trigger_sql(
     It is one statement for `psql`, a migration or a cursor without parameters. It may be run again, and it is all or
     nothing. Run it as the owner of the table, on PostgreSQL 13 or later. For each inserted, updated or deleted row it
     notifies of the keys and tags of the old and of the new row, each once. A rolled back transaction notifies of
-    nothing. TRUNCATE, and a name that is too long for a notification (8000 bytes), notify of a gap.
+    nothing. TRUNCATE, and a name that is too long for a notification (8000 bytes), notify of a gap. Partitions are
+    included; run the script again for a TRUNCATE of those that are made later. Tables that inherit are not.
 
     Args:
         table: its name, taken literally (a dot is part of it), or a pair of schema and name.
@@ -177,6 +190,8 @@ def trigger_sql(
         function=owner + _identifier("function", own_name),
         trigger=_identifier("trigger", own_name),
         truncate_trigger=_identifier("trigger", f"{own_name}_t"),
+        truncate_name=_literal(f"{own_name}_t"),
+        function_name=_literal(owner + _identifier("function", own_name)),
         body=_dollars(body),
     )
     return f"DO {_dollars(script)};\n"

@@ -13,6 +13,7 @@ from cacheguard.errors import ConfigurationError
 
 from .links import End
 from .pending import Pending
+from .rows import as_stored
 from .rules import Rules
 from .statements import is_steady, is_upsert, name_of, rows_given, values_set
 
@@ -143,7 +144,7 @@ class Bulk(_Statement):
             raise self._complaint(first, f"a SELECT gives {', '.join(self._attributes(first))}")
         for row in rows:
             given = self._defaults() | {self._attribute(column): value for column, value in row.items()}
-            values = {name: value for name, value in given.items() if name is not None}
+            values = {name: self._stored(name, value) for name, value in given.items() if name is not None}
             for rules in self._open_rules():
                 known, missing = ([], []) if rules.bulk else rules.of_known(values)
                 missing += [name for name in rules.item_attributes if name not in values]
@@ -160,6 +161,10 @@ class Bulk(_Statement):
             if default is not None and default.is_scalar:
                 found[attribute.key] = default.arg
         return found
+
+    def _stored(self, name: str, value: Any) -> Any:
+        """The value as the row will have it, if a type of the application changes it on its way."""
+        return as_stored(self._mapper.column_attrs[name].columns[0].type, value, self._connection.dialect)[0]
 
     def _attribute(self, column: Any) -> str | None:
         """The attribute for a column, or for the name of an attribute or column."""
@@ -231,7 +236,8 @@ class Bulk(_Statement):
             for row in rows:
                 for values in known:
                     if self._changes_items(rules):
-                        pending.feed(rules, {**row, **values})
+                        moves = {name: self._stored(name, value) for name, value in values.items()}
+                        pending.feed(rules, {**row, **moves})
 
     def _pinned(self, statement: Update | Delete, rows: Sequence[Mapping[str, Any]]) -> Update | Delete:
         """*statement* for exactly *rows*."""

@@ -28,7 +28,7 @@ from .links import Links
 from .outbox import check_outbox, rows_of
 from .pending import Pending, autocommits, open_here, outside_of_a_transaction, remember_here, sees_a_snapshot
 from .pools import PoolWatch
-from .rows import changed_names, known_before, loaded_mappers, values_before, values_now
+from .rows import changed_names, has_late_updates, known_before, loaded_mappers, values_before, values_now
 from .rules import Rules, Template, Touches, rules_of
 from .statements import Within
 from .targets import watched
@@ -134,6 +134,7 @@ class OnCommit:
         self._guard, self._mode, self._outbox, self._settle, self._alone = guard, mode, outbox, settle, alone
         self._rules = rules
         self._of_mapper: dict[Mapper[Any], tuple[Rules, ...]] = {}
+        self._late: dict[Mapper[Any], bool] = {}
         self._links, self._within, self._pools = Links([*rules.values()]), Within(), PoolWatch()
         self._all_open: WeakValueDictionary[int, Pending] = WeakValueDictionary()
         self._snapshots: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()
@@ -245,6 +246,12 @@ class OnCommit:
             self._of_mapper[mapper] = found
         return found
 
+    def _is_updated_late(self, mapper: Mapper[Any]) -> bool:
+        found = self._late.get(mapper)
+        if found is None:
+            found = self._late[mapper] = has_late_updates(mapper)
+        return found
+
     def _ours(self, instance: Any) -> Pending | None:
         session = object_session(instance)
         pending: Pending | None = None if session is None else session.info.get(self)
@@ -257,12 +264,12 @@ class OnCommit:
             pending.fed.add(id(instance))
 
     def _before_update(self, mapper: Mapper[Any], connection: Connection, instance: Any) -> None:
-        pending = self._ours(instance)
-        if pending is None or not cast("Session", object_session(instance)).is_modified(instance):
+        pending, late = self._ours(instance), self._is_updated_late(mapper)
+        if pending is None or not (late or cast("Session", object_session(instance)).is_modified(instance)):
             return
         pending.rows.append(instance)
         for rules in self._rules_of(mapper):
-            if changed_names(instance, rules.attributes):
+            if late or changed_names(instance, rules.attributes):
                 pending.add(rules.of_values(values_before(mapper, connection, instance, rules.attributes)))
                 pending.asked.add(id(instance))
 
@@ -393,8 +400,9 @@ class OnCommit:
             found: Mapper[Any] = inspect(entity).mapper
             return found
         for rules in self._rules.values():
-            if statement.table in rules.mapper.tables:
-                return rules.mapper
+            for mapper in rules.mapper.self_and_descendants:  # each after its base, whose tables it has, too
+                if statement.table in mapper.tables:
+                    return mapper
         return None
 
     def _rules_beneath(self, mapper: Mapper[Any]) -> list[Rules]:

@@ -140,7 +140,17 @@ def autocommits(connection: Connection) -> bool:
     level = connection.get_execution_options().get("isolation_level")
     if level is None:
         level = getattr(connection.dialect, "_on_connect_isolation_level", None)
-    return str(level).upper() == "AUTOCOMMIT"
+    return str(level).upper() == "AUTOCOMMIT" or _driver_begins_none(connection)
+
+
+def _driver_begins_none(connection: Connection) -> bool:
+    """True if the driver itself was told to begin no transaction, by ``connect_args`` or an event of the pool."""
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite":
+        told = getattr(driver, "isolation_level", "") is None or getattr(driver, "autocommit", False) is True
+        return told and outside_of_a_transaction(connection)  # a listener may have sent BEGIN
+    ask = getattr(driver, "get_autocommit", None)  # of the drivers for MySQL
+    return (ask() if callable(ask) else getattr(driver, "autocommit", False)) is True
 
 
 def outside_of_a_transaction(connection: Connection) -> bool:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from datetime import date
+from enum import Enum
+from typing import Any, cast
+from uuid import UUID
 
-from sqlalchemy import Connection, inspect, select
-from sqlalchemy.orm import Mapper, ORMExecuteState, Session
+from sqlalchemy import CHAR, Connection, Dialect, TypeDecorator, inspect, select
+from sqlalchemy.orm import Mapper, ORMExecuteState, RelationshipDirection, Session
+
+_PLAIN = (str, int, bool, UUID, date)
 
 
 def loaded_mappers(state: ORMExecuteState) -> set[Mapper[Any]]:
@@ -17,6 +22,41 @@ def loaded_mappers(state: ORMExecuteState) -> set[Mapper[Any]]:
     ]
     mappers = {inspect(entity).mapper for entity in entities}
     return mappers.union(*({each.mapper for each in mapper.relationships} for mapper in mappers))
+
+
+def has_late_updates(mapper: Mapper[Any]) -> bool:
+    """True if a flush may change foreign keys of a row after its events (``post_update=True``)."""
+    late = (each for other in mapper.registry.mappers for each in other.relationships if each.post_update)
+    return any(
+        mapper.isa(each.parent if each.direction is RelationshipDirection.MANYTOONE else each.mapper) for each in late
+    )
+
+
+def as_stored(kind: Any, value: Any, dialect: Dialect) -> tuple[Any, bool]:
+    """*value* as a row with a column of the type *kind* has it, and whether that is certain. No query.
+
+    An own type may change it on its way, and so may the database: ``Decimal(3)`` comes back as ``3.00``.
+    """
+    if isinstance(kind, TypeDecorator):
+        own, stored = cast("Any", kind), value
+        for step in (own.process_bind_param, own.process_result_value):
+            try:
+                stored = step(stored, dialect)
+            except NotImplementedError:  # it has no such step
+                continue
+            except Exception:  # noqa: BLE001 - it is not ours, and may need a real row
+                return value, False
+        simple = type(stored) in _PLAIN or isinstance(stored, Enum)
+        return stored, stored is value is None or (simple and type(stored) is type(value) and stored == value)
+    if value is None:
+        return None, True
+    if isinstance(kind, CHAR) and kind.length != len(str(value)):
+        return value, False
+    try:
+        expected = kind.python_type
+    except NotImplementedError:
+        return value, False
+    return value, expected is type(value) and (expected in _PLAIN or isinstance(value, Enum))
 
 
 def changed_names(instance: Any, attributes: Iterable[str]) -> bool:
@@ -30,7 +70,14 @@ def values_before(
 ) -> dict[str, Any]:
     """The values that the row had before this flush. Values that were never loaded are queried."""
     values, unknown = known_before(instance, attributes)
+    unknown += _uncertain(mapper, values, connection.dialect)
     return values | _asked(mapper, connection, instance, unknown)
+
+
+def _uncertain(mapper: Mapper[Any], values: dict[str, Any], dialect: Dialect) -> list[str]:
+    """The names of those of *values* that the row may have in another form."""
+    columns = mapper.column_attrs
+    return [name for name, value in values.items() if not as_stored(columns[name].columns[0].type, value, dialect)[1]]
 
 
 def known_before(instance: Any, attributes: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
@@ -49,7 +96,7 @@ def known_before(instance: Any, attributes: Iterable[str]) -> tuple[dict[str, An
 
 
 def values_now(mapper: Mapper[Any], session: Session, instance: Any, attributes: Iterable[str]) -> dict[str, Any]:
-    """The values that the row has after a flush. Values that the database has set are queried.
+    """The values that the row has after a flush. Values that the database has set, or in another form, are queried.
 
     The session would query them, too, but with the criteria that an application adds to its SELECTs: the row may be
     hidden by now.
@@ -57,10 +104,9 @@ def values_now(mapper: Mapper[Any], session: Session, instance: Any, attributes:
     held = inspect(instance).dict
     values = {name: held[name] for name in attributes if name in held}
     unknown = [name for name in attributes if name not in held]
-    if unknown:
-        connection = session.connection(bind_arguments={"mapper": mapper})
-        values |= _asked(mapper, connection, instance, unknown)
-    return values
+    connection = session.connection(bind_arguments={"mapper": mapper})
+    unknown += _uncertain(mapper, values, connection.dialect)
+    return values | _asked(mapper, connection, instance, unknown)
 
 
 def _asked(mapper: Mapper[Any], connection: Connection, instance: Any, names: list[str]) -> dict[str, Any]:

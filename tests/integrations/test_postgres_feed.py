@@ -267,6 +267,22 @@ def test_a_tag_of_many_rows_is_notified_once_in_a_transaction(database: psycopg.
         assert events() == [{"tag": "org:7"}]
 
 
+def test_partitions_are_the_tables_too(database: psycopg.Connection[Any], channel: str) -> None:
+    database.execute("CREATE TABLE users (id int, org int) PARTITION BY RANGE (org)")
+    database.execute("CREATE TABLE \"a 'part'\" PARTITION OF users FOR VALUES FROM (0) TO (10) PARTITION BY RANGE (id)")
+    database.execute("CREATE TABLE leaf PARTITION OF \"a 'part'\" DEFAULT")
+    for _ in range(2):  # it may be run again, for partitions that were made later
+        script = trigger_sql("users", key="user:{id}", channel=channel)
+        database.execute(script.encode())
+        database.execute("CREATE TABLE IF NOT EXISTS later PARTITION OF users DEFAULT")
+    with listening(database, channel) as events:
+        database.execute("INSERT INTO users VALUES (1, 5), (2, 50)")
+        assert sorted(each["key"] for each in events()) == ["user:1", "user:2"]
+        for table in ("leaf", "\"a 'part'\"", "later", "users"):
+            database.execute(f"TRUNCATE {table}".encode())
+            assert events() == [{"gap": True}]
+
+
 def test_a_name_too_long_for_a_notification_is_a_gap_and_the_write_succeeds(
     database: psycopg.Connection[Any], channel: str
 ) -> None:

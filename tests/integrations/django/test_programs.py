@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.db import connections, transaction
+from django.db import IntegrityError, OperationalError, connections, transaction
 
 from cacheguard import MISSING
 from cacheguard_django import atomic, commits, guard, invalidate, invalidate_on_save, invalidates, transactions, writing
@@ -320,6 +320,25 @@ def test_so_do_programs_on_postgresql(on_postgres: str, programs: int) -> None:
     leaks, read = run_programs(programs, seed=5, using=on_postgres)
     assert not leaks, "\n".join(map(str, leaks))
     assert read > programs
+
+
+@pytest.mark.parametrize("outcome", ["its answer is lost", "it is refused"])
+def test_a_commit_of_which_nobody_knows_counts(on_postgres: str, monkeypatch: pytest.MonkeyPatch, outcome: str) -> None:
+    connection: Any = connections[on_postgres]
+
+    def commit() -> None:
+        if outcome == "it is refused":
+            raise IntegrityError("violates a deferred constraint")
+        raw = connection.connection
+        raw.commit()
+        raw.close()
+        raise OperationalError("server closed the connection unexpectedly")
+
+    guard().set("k", "old")
+    monkeypatch.setattr(connection, "_commit", commit)
+    with pytest.raises((IntegrityError, OperationalError)), transaction.atomic(using=on_postgres):
+        invalidate("k")
+    assert guard().get("k") == (None if outcome == "its answer is lost" else "old")
 
 
 # Every checker is checked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from flask import Flask, g, make_response, request
@@ -22,7 +23,7 @@ def url() -> str:
 
 
 def answers(app: Flask, *requests: dict[str, Any]) -> list[str]:
-    client = app.test_client()
+    client = app.test_client(use_cookies=False)
     return [client.get("/", **each).get_data(as_text=True) for each in requests]
 
 
@@ -45,6 +46,18 @@ LOOKS: dict[str, tuple[View, dict[str, Any]]] = {
     "data": (lambda: request.get_data(as_text=True), {"data": "page 2"}),
     "form": (lambda: request.form.get("page", "-"), {"data": {"page": "2"}}),
     "remote user": (lambda: request.remote_user or "-", {"environ_overrides": {"REMOTE_USER": "ada"}}),
+    "address": (lambda: str(request.remote_addr), {"environ_overrides": {"REMOTE_ADDR": "10.0.0.9"}}),
+    "url": (lambda: request.url, {"query_string": "page=2"}),
+    "full path": (lambda: request.full_path, {"query_string": "page=2"}),
+    "query": (lambda: str(request.query_string), {"query_string": "page=2"}),
+    "environ's query": (lambda: request.environ["QUERY_STRING"], {"query_string": "page=2"}),
+    "environ's url": (
+        lambda: request.environ["REQUEST_URI"],
+        {"environ_overrides": {"REQUEST_URI": "/?page=2"}},
+    ),
+    "input": (lambda: request.input_stream.read().decode(), {"data": "page 2"}),
+    "cookie": (lambda: request.headers.get("Cookie", "-"), {"headers": {"Cookie": "user=ada"}}),
+    "environ's cookie": (lambda: request.environ.get("HTTP_COOKIE", "-"), {"headers": {"Cookie": "user=ada"}}),
 }
 
 
@@ -93,7 +106,7 @@ def test_who_says_what_is_meant_is_believed(app: Flask, extension: CacheGuardFla
 @pytest.mark.parametrize(
     "view",
     [
-        lambda: request.host + request.url,
+        lambda: request.host + request.base_url,
         lambda: make_response("x").make_conditional(request),
         lambda: str(request.method),
     ],
@@ -131,6 +144,39 @@ def test_a_choice_made_before_the_view_counts_and_a_log_does_not(app: Flask, ext
     assert [client.get("/language", headers=each).text for each in asked] == ["de", "en"]
     assert [client.get("/plain", headers=each).text for each in asked] == ["None", "None"]
     assert runs == ["/language", "/language", "/plain"]
+
+
+def test_the_query_that_was_read_before_the_view_counts_and_a_log_does_not(
+    app: Flask, extension: CacheGuardFlask, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.before_request
+    def before() -> None:
+        g.url = request.url
+        if request.path == "/language":
+            g.language = request.args.get("language")
+
+    for path in ("/language", "/plain"):
+        app.add_url_rule(path, path, extension.cached(60)(lambda: str(g.get("language"))))
+    client = app.test_client()
+    assert [client.get(f"/language?language={each}").text for each in ("de", "en")] == ["de", "en"]
+    assert [client.get(f"/plain?language={each}").text for each in ("de", "en")] == ["None", "None"]
+    assert [each.message for each in caplog.records if "the query" in each.message] == [ANY]
+    assert app.extensions["cacheguard"].guard.inspect("view//plain@http://localhost").state == "fresh"
+
+
+@pytest.mark.parametrize("question", ["unless", "forced_update"])
+def test_a_question_about_the_query_is_not_the_views(app: Flask, extension: CacheGuardFlask, question: str) -> None:
+    runs: list[int] = []
+    options: dict[str, Any] = {question: lambda: "new" in request.args}
+
+    @app.get("/")
+    @extension.cached(60, **options)
+    def view() -> str:
+        runs.append(1)
+        return str(len(runs))
+
+    asked = [{"query_string": each} for each in ("a=1", "a=2", "new", "a=3")]
+    assert answers(app, *asked) == ["1", "1", "2", "1" if question == "unless" else "2"]
 
 
 def test_a_function_with_one_key_that_reads_a_header_is_not_kept(app: Flask, extension: CacheGuardFlask) -> None:

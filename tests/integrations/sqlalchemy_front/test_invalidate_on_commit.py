@@ -12,6 +12,7 @@ from sqlalchemy import Engine, create_engine, event, func, insert, select, text,
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.pool import NullPool
 
 from cacheguard import CacheGuard
 from cacheguard.errors import ConfigurationError, KeyTemplateError, Unreachable
@@ -548,3 +549,29 @@ def test_a_statement_on_a_model_that_nobody_watches_is_nobody_s_business(guard: 
         session.execute(insert(Item).values(id=1, kind="item", revision=1))
         session.execute(update(Item).values(revision=func.abs(2)))
     assert guard.told == []
+
+
+def by_object(session: Session) -> None:
+    session.get_one(User, 1).name = "committed at once"
+    session.flush()
+
+
+def by_statement(session: Session) -> None:
+    session.execute(update(User).where(User.id == 1).values(name="committed at once"))
+
+
+@pytest.mark.parametrize("change", [by_object, by_statement], ids=lambda each: each.__name__)
+def test_a_driver_that_begins_no_transaction_commits_by_itself(
+    guard: Listening, engine: Engine, change: Callable[[Session], None]
+) -> None:
+    told: dict[str, Any] = {"isolation_level": None} if engine.dialect.name == "sqlite" else {"autocommit": True}
+    unbegun = create_engine(engine.url, poolclass=NullPool, connect_args=told)
+    factory = sessionmaker(unbegun)
+    with factory.begin() as session:
+        session.add(User(id=1, org_id=1, name="Ann"))
+    invalidate_on_commit(guard, factory, {User: USER})
+    with factory() as session:
+        change(session)
+        session.rollback()
+        assert session.get_one(User, 1).name == "committed at once"
+    assert "user:1" in guard.heard()
