@@ -9,6 +9,8 @@ to read itself.
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from ..ports import Reply
@@ -115,13 +117,15 @@ class _Known(NamedTuple):
 @cache
 def _known() -> _Known | None:
     """None where hiredis is missing, or redis-py is another one."""
+    if find_spec("hiredis") is None:
+        return None
     try:
-        import hiredis  # noqa: F401 - whether it is there
-        from redis._parsers.hiredis import NOT_ENOUGH_DATA, _AsyncHiredisParser, _HiredisParser
-    except ImportError:
+        parsers: Any = import_module("redis._parsers.hiredis")
+        blocking, running, nothing = parsers._HiredisParser, parsers._AsyncHiredisParser, parsers.NOT_ENOUGH_DATA  # noqa: SLF001 - see redispy.PRIVATE
+    except (ImportError, AttributeError):
         return None
     from redis.exceptions import ConnectionError as Lost
     from redis.exceptions import ResponseError
     from redis.exceptions import TimeoutError as TimedOut
 
-    return _Known(_HiredisParser, _AsyncHiredisParser, NOT_ENOUGH_DATA, ResponseError, Lost, TimedOut)
+    return _Known(blocking, running, nothing, ResponseError, Lost, TimedOut)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from struct import Struct
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from ..ports import Reply
 from .envelope import FOREVER, VERSION
@@ -61,7 +61,8 @@ def around(markers: Sequence[Reply], time: Reply) -> Around | None:
         if type(marker) is not bytes or len(marker) < _NONCE_END or marker[0] != LAYOUT or not marker[1] & VALUE:
             return None
         nonces += (marker[HEADER_BYTES:_NONCE_END],)
-    now = int(time[0]) * 1000 + int(time[1]) // 1000
+    seconds, micros = cast("list[bytes]", time)
+    now = int(seconds) * 1000 + int(micros) // 1000
     if not nonces:
         return Around(now, (), b"")
     if len(nonces) > _MOST_IN_LIST:

@@ -105,7 +105,7 @@ def made(make: Callable[[], Any]) -> Callable[[], AbstractContextManager[Any]]:
 def parser() -> Any:
     """A parser of hiredis as it is when its connection stands."""
     module = importlib.import_module("redis._parsers.hiredis")
-    connection = redis.connection.Connection()
+    connection = BLOCKING.connection.Connection()
     standing = module._HiredisParser(1024)  # noqa: SLF001 - that is its name
     standing.on_connect(connection)
     return standing
@@ -115,7 +115,7 @@ def running_parser() -> Any:
     """`parser`, of an event loop."""
     module = importlib.import_module("redis._parsers.hiredis")
     standing = module._AsyncHiredisParser(1024)  # noqa: SLF001 - that is its name
-    standing.on_connect(redis.asyncio.connection.Connection())
+    standing.on_connect(RUNNING.connection.Connection())
     return standing
 
 
