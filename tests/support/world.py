@@ -96,7 +96,7 @@ class World:
         self.acknowledged: dict[str, int] = {}
         self.processes: dict[str, Process] = {}
         self.loads = 0
-        self.sets = False  # whether a value is set by hand
+        self.sets = self.updates = False  # whether a value is set by hand, or a cached one changed
         self.absent: set[str] = set()  # the next load of these finds no row
         self.cleared = 0  # how often the namespace was, or began to be: then older versions may come back
         self.softly = False  # whether old values may be left, as long as nobody takes them for fresh
@@ -158,9 +158,9 @@ class World:
     def _heard(self, process: Process, key: str) -> int:
         """The least that a process may have after what it has heard.
 
-        What is set by hand later may be older than what the database said then, unless its version is below the floor.
+        What is set or changed by hand may be older than what the database said when the news was published.
         """
-        if self.sets:
+        if self.sets or self.updates:
             return 0
         return max(process.heard.get(name, {}).get(key, 0) for name in self._names(key))
 
@@ -396,6 +396,7 @@ class World:
 
     def updater(self, name: str, process: Process, key: str = KEY) -> None:
         """One committed change, which is made to the cached value, too, if that is older."""
+        self.updates = True
 
         async def update() -> None:
             entry, version = self._name(key), self._commit(key)
