@@ -70,12 +70,12 @@ RELEASES: dict[str, tuple[str, str]] = {
         f"class B: pass\n{DATA.replace('Thing', 'Thing(B)')}a: int",
     ),
     "a nested class": (
-        f"@dataclass\nclass Within:\n    a: int\n{DATA}a: dict[str, list[Within]]",
-        f"@dataclass\nclass Within:\n    b: int\n{DATA}a: dict[str, list[Within]]",
+        f"@dataclass\nclass PartOfThing:\n    a: int\n{DATA}a: dict[str, list[PartOfThing]]",
+        f"@dataclass\nclass PartOfThing:\n    b: int\n{DATA}a: dict[str, list[PartOfThing]]",
     ),
     "a nested class under a plain one": (
-        f"@dataclass\nclass Within:\n    a: int\n{DATA}a: Within | complex",
-        f"@dataclass\nclass Within:\n    b: int\n{DATA}a: Within | complex",
+        f"@dataclass\nclass PartOfThing:\n    a: int\n{DATA}a: PartOfThing | complex",
+        f"@dataclass\nclass PartOfThing:\n    b: int\n{DATA}a: PartOfThing | complex",
     ),
     "an argument of a generic class": (
         (f"@dataclass\nclass Of(Generic[T]):\n    a: T\n{DATA}a: Of[int]"),
@@ -225,7 +225,7 @@ EACH: list[Callable[[str], str]] = [
     lambda name: f"{DATA}a: int",
     lambda name: "class Thing(enum.Enum):\n    A = (1, 'x')",
     lambda name: f"{MODEL}a: int",
-    lambda name: f"@dataclass\nclass Within:\n    a: int\n{DATA}a: list[Within | complex]",
+    lambda name: f"@dataclass\nclass PartOfThing:\n    a: int\n{DATA}a: list[PartOfThing | complex]",
 ]
 
 
@@ -238,7 +238,9 @@ def test_a_class_may_move_to_another_module(source: Callable[[str], str]) -> Non
     registry = Registry()
     registry.register(here)
     others = [
-        name for name, each in list(sys.modules.items()) if {"Thing", "Within"} & set(getattr(each, "__dict__", ()))
+        name
+        for name, each in list(sys.modules.items())
+        if {"Thing", "PartOfThing"} & set(getattr(each, "__dict__", ()))
     ]
     assert registry.reads(here, stored), f"these modules have a class of that name: {others}"
     assert registry.by_schema(stored) is here
