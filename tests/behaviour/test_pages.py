@@ -54,18 +54,17 @@ def run_page(page: Path) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize(
-    "page",
-    # A program of its own takes seconds to start: `make test` runs it on Redis alone.
-    [pytest.param(page, marks=pytest.mark.slow if name_of(page) in NEEDS else ()) for page in RUN],
-    ids=map(name_of, RUN),
-)
+# A program of its own takes seconds to start.
+EACH = [pytest.param(page, id=name_of(page), marks=pytest.mark.slow if name_of(page) in NEEDS else ()) for page in RUN]
+
+
+@pytest.mark.parametrize("page", EACH)
 def test_the_examples_run_within_one_process(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CACHEGUARD_URL", raising=False)
     run_page(page)
 
 
-@pytest.mark.parametrize("page", RUN, ids=name_of)
+@pytest.mark.parametrize("page", EACH)
 def test_the_examples_run_on_redis(page: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CACHEGUARD_URL", redis_url)
     run_page(page)

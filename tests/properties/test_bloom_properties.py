@@ -304,6 +304,7 @@ def test_no_schedule_hides_a_row_that_was_added(client: redis.Redis, seed: int, 
     assert not run_schedule(World(client, random.Random(seed)), [], fleet=FLEETS[fleet]).hidden
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fold_often")
 @given(seed=SEEDS, lease=st.sampled_from([LEASE, None]), fleet=ANY_FLEET)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -386,6 +387,7 @@ class Forger:
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fold_often")
 @given(seed=SEEDS)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -282,6 +282,7 @@ def test_a_local_class_that_has_moved_is_a_miss() -> None:
     assert not Registry().reads(codec_of(source, "release_new"), stored)
 
 
+@pytest.mark.slow
 def test_fingerprints_do_not_depend_on_the_order_of_hashes() -> None:
     text = "from tests.unit.test_releases import *; print_all()"
     made = {

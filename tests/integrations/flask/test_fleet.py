@@ -62,6 +62,7 @@ def start(redis_url: str, name: str) -> Process:
     return process
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_run_and_a_deletion_reaches_both(redis_url: str) -> None:
     import json
 

@@ -238,7 +238,7 @@ def impatient(database_url: Callable[[str], str]) -> Iterator[Engine]:
 FEW = pytest.mark.parametrize(
     "most",
     [
-        pytest.param(6, id="some"),
+        pytest.param(3, id="some"),
         pytest.param(100, id="many", marks=pytest.mark.slow),
         pytest.param(2000, id="all", marks=pytest.mark.chaos),
     ],
