@@ -55,7 +55,11 @@ def run_page(page: Path) -> None:
 
 
 # A program of its own takes seconds to start.
-EACH = [pytest.param(page, id=name_of(page), marks=pytest.mark.slow if name_of(page) in NEEDS else ()) for page in RUN]
+SLOW = pytest.mark.slow
+EACH = [pytest.param(page, id=name_of(page), marks=SLOW if name_of(page) in NEEDS else ()) for page in RUN]
+IN_REDIS = [
+    pytest.param(page, id=name_of(page), marks=SLOW if name_of(page) in IN_A_PROCESS_OF_ITS_OWN else ()) for page in RUN
+]
 
 
 @pytest.mark.parametrize("page", EACH)
@@ -64,7 +68,7 @@ def test_the_examples_run_within_one_process(page: Path, monkeypatch: pytest.Mon
     run_page(page)
 
 
-@pytest.mark.parametrize("page", EACH)
+@pytest.mark.parametrize("page", IN_REDIS)
 def test_the_examples_run_on_redis(page: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CACHEGUARD_URL", redis_url)
     run_page(page)

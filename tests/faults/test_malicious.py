@@ -139,6 +139,7 @@ def genuine(client: redis.Redis, value: Any, key: str = "k", **options: Any) -> 
     return bytes(blob)
 
 
+@pytest.mark.slow
 async def test_every_bit_of_a_signed_entry_counts(open_door: OpenDoor, redis_url: str, client: redis.Redis) -> None:
     blob = genuine(client, "signed")
     door = open_door(CacheGuard(redis_url, secret=[b"a new one, seventeen", SECRET], policy=UNCACHED))

@@ -214,6 +214,7 @@ print("well")
 
 
 # There are no wheels for the newest Python on its first day; where the group `dev` has it, it is tested.
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="gevent is not installed")
 def test_a_process_that_gevent_has_patched_works_and_its_timeouts_mix_up_nothing(redis_url: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

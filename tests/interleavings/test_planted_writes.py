@@ -206,6 +206,7 @@ def _no_witness(monkeypatch: pytest.MonkeyPatch) -> None:
         (all_that_is_heard_counts_as_ones_own, reader_and_bus()),
     ],
 )
+@pytest.mark.slow
 def test_a_planted_bug_is_found(plant: Plant, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     assert violation(lambda pick: build(), STALE) is not None  # within 50 s
