@@ -152,7 +152,7 @@ class RedisServer:
             if self._start_on(0):
                 return self
         else:
-            for port in [self.port] if self.port else random.sample(PORTS, 10):
+            for port in [self.port] if self.port else random.sample(own_ports(), 10):
                 if is_free(port) and self._start_on(port):
                     return self
         raise NoRedisError(f"{self.binary} did not start; its log ends with:\n{self._log_tail()}")
@@ -322,6 +322,12 @@ def _reply(wire: BinaryIO) -> Any:
     if not kind:
         raise redis.ConnectionError("the server has closed the connection")
     return rest
+
+
+def own_ports() -> range:
+    """Those of `PORTS` that no other worker of pytest-xdist takes: a server that was killed finds its port free again."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    return PORTS[int(worker) :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))] if worker.isdecimal() else PORTS
 
 
 def is_free(port: int) -> bool:

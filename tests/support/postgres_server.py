@@ -18,7 +18,7 @@ from typing import Any, Self
 import psycopg
 from psycopg.sql import SQL, Literal
 
-from .redis_server import PORTS, is_free
+from .redis_server import is_free, own_ports
 
 READY_WITHIN = 20.0  # seconds
 
@@ -62,7 +62,7 @@ class PostgresServer:
         """Start, on the same port as the last time, and return when it answers."""
         if not (self.directory / "data").exists():
             self._create()
-        for port in [self.port] if self.port else random.sample(PORTS, 10):
+        for port in [self.port] if self.port else random.sample(own_ports(), 10):
             if is_free(port) and self._start_on(port):
                 return self
         raise RuntimeError(f"postgres did not start; its log ends with:\n{self._log_tail()}")
