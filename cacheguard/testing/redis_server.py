@@ -325,7 +325,7 @@ def _reply(wire: BinaryIO) -> Any:
 
 
 def own_ports() -> range:
-    """Those of `PORTS` that no other worker of pytest-xdist takes: a server that was killed finds its port free again."""
+    """Those of `PORTS` that no other worker of pytest-xdist takes: a killed server finds its port free again."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
     return PORTS[int(worker) :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))] if worker.isdecimal() else PORTS
 

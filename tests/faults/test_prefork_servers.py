@@ -20,7 +20,7 @@ import pytest
 
 from tests.faults.test_bus import until
 from tests.support.fleet import ROOT
-from tests.support.redis_server import PORTS, is_free
+from tests.support.redis_server import is_free, own_ports
 
 ALIVE_WITHIN = 2.0  # seconds after a worker answers
 STOPPED_WITHIN = 8.0
@@ -88,7 +88,7 @@ class Served:
 
 @pytest.fixture
 def port() -> int:
-    return next(port for port in PORTS[os.getpid() % 5000 :] if is_free(port))
+    return next(port for port in own_ports()[os.getpid() % 1000 :] if is_free(port))
 
 
 def gunicorn(port: int, *words: str) -> list[str]:

@@ -22,7 +22,7 @@ from sqlalchemy import create_engine, insert
 
 from examples.fastapi_shop.models import Model, outbox
 from tests.support.postgres_server import PostgresServer
-from tests.support.redis_server import PORTS, RedisServer, is_free
+from tests.support.redis_server import RedisServer, is_free, own_ports
 
 ROOT = Path(__file__).parents[2]
 # A client reads all certificates of the system when it is made, though nothing here speaks TLS. This one reads none.
@@ -199,7 +199,7 @@ def test_without_redis_the_shop_goes_on(database: str, redis_url: str, redis_ser
 
 @pytest.mark.slow
 def test_one_command_starts_it_all() -> None:
-    port = next(port for port in PORTS if is_free(port))
+    port = next(port for port in own_ports()[os.getpid() % 1000 :] if is_free(port))
     environment = {name: value for name, value in os.environ.items() if name not in ("CACHEGUARD_URL", "SHOP_DATABASE")}
     environment |= {"SHOP_PORT": str(port), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'integrations'}"}
     process = subprocess.Popen(
