@@ -330,6 +330,7 @@ def test_a_program_has_the_same_answers_and_the_same_end(server: Server, program
     run(server, program)
 
 
+@pytest.mark.slow
 @given(program=programs(MARKER_CALLS))
 @settings(
     max_examples=max(200, settings.default.max_examples if settings.default else 0),

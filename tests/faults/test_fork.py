@@ -93,6 +93,7 @@ def fork_often(redis_server: RedisServer, redis_url: str, tmp_path: Path, count:
             assert not senders & theirs, f"{name} and {other} have used one connection"
 
 
+@pytest.mark.slow
 def test_children_forked_in_the_middle_of_everything_start_clean_and_the_parent_goes_on(
     redis_server: RedisServer, redis_url: str, tmp_path: Path
 ) -> None:

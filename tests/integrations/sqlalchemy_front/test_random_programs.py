@@ -401,6 +401,7 @@ class AsyncWorld:
             assert await self.guard.aget(f"user:{each}") == await self.committed(each), "all have ended"
 
 
+@pytest.mark.slow
 @FEW
 def test_random_programs_of_tasks(impatient: Engine, database_url: Callable[[str], str], most: int) -> None:
     url = database_url("async")
