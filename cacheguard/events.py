@@ -258,6 +258,12 @@ class Events:
         if self.first(about, key):
             log.warning(message, *args)
 
+    def hit(self, age: float, *, absence: bool) -> None:
+        """Count a fresh entry of this age, in seconds, that was found in Redis."""
+        self.l2_hits += 1
+        self.null_hits += absence
+        self._ages[bisect_left(AGES, age)] += 1
+
     def served(self, age: float, count: int = 1) -> None:
         """Count *count* served values of this age, in seconds."""
         self._ages[bisect_left(AGES, age)] += count

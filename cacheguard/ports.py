@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from .errors import Unreachable
 from .faults import Fault
@@ -120,17 +120,12 @@ class Commands(Protocol):
         ...
 
 
+@runtime_checkable
 class ShortCommands(Protocol):
-    """What commands on one server may have beside `Commands`: the way of a plain hit, with nothing on it but that."""
+    """What the commands of one server have beside `Commands`: the question about one entry, half packed beforehand."""
 
-    async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply] | None:
-        """Return the replies to ``MGET key markers…`` and ``TIME``; None if the question must take the usual way.
-
-        None if anything is out of the ordinary, such as a new connection or an open circuit: then nothing was asked, or
-        nothing that counts. A reply that is an error may be returned as a `Refused`.
-
-        Raises `Unreachable` if the server does not answer in time.
-        """
+    async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply]:
+        """Return the replies to ``MGET key markers…`` and ``TIME``, with all that `Commands.send_each` says."""
         ...
 
 

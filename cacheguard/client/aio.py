@@ -70,7 +70,7 @@ class AsyncCommands:
             replies[known:] = await self._exchange(resp.pack(again, sources=True), len(again), since)
         return replies
 
-    async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply] | None:
+    async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply]:
         return await self._exchange(self._packer.packed(key, markers), 2, self._identity.generation)
 
     async def masters(self) -> list[Commands]:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Any, NoReturn
 
 import redis.exceptions
@@ -23,7 +24,6 @@ from .endpoints import Endpoint
 from .finders import BlockingFinder
 from .identity import Identity, facts_of, is_wrong
 from .names import resolve_within
-from .wire import exchange
 
 
 class BlockingCommands:
@@ -80,65 +80,28 @@ class BlockingCommands:
             replies[known:] = self._exchange(resp.pack(again, sources=True), len(again), since)
         return replies
 
-    async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply] | None:
-        circuit, identity = self._circuit, self._identity
-        if not circuit.closed or self._waiting:
-            return None
-        turn, began = circuit.ask(), time.monotonic()
-        try:
-            connection, generation = self._idle.pop()
-        except IndexError:
-            return None
-        if generation != identity.generation:
-            self._idle.append((connection, generation))
-            return None
-        try:
-            replies = exchange(connection, self._packer.packed(key, markers), 2)
-        except redis.exceptions.TimeoutError as error:
-            self._drop(connection)
-            away = resp.unreachable(error)
-            circuit.failed(turn, away.fault)
-            raise away from error
-        except Exception:  # noqa: BLE001 - an idle link that the server has dropped: the usual way makes a new one
-            self._drop(connection)
-            circuit.leave(turn, Outcome.NONE)
-            return None
-        except BaseException:
-            self._drop(connection)
-            circuit.leave(turn, Outcome.NONE)
-            raise
-        ended = time.monotonic()
-        self._give_back(connection, generation)
-        if replies is None or type(replies[0]) is not list or type(replies[1]) is not list:
-            circuit.leave(turn, Outcome.NONE)
-            return None
-        circuit.leave(turn, Outcome.OK, ended - began, ended)
-        return replies
-
-    def _drop(self, connection: Any) -> None:
-        connection.disconnect()
-        self._discard()
+    async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply]:
+        return self._exchange(self._packer.packed(key, markers), 2, self._identity.generation)
 
     def _exchange(self, payload: bytes, count: int, since: int) -> list[Reply]:
         circuit = self._circuit
         turn = circuit.ask()
         try:
-            replies, took, ended = self._asked(payload, count, since)
+            replies, faults, took, ended = self._asked(payload, count, since)
         except Unreachable as error:
             circuit.failed(turn, error.fault)
             raise
         except BaseException:
             circuit.leave(turn, Outcome.NONE)
             raise
-        faults = resp.faults_of(replies)
         if faults and (worst := resp.worst_of(faults)) is not None:
             circuit.failed(turn, worst)
         else:
             circuit.leave(turn, Outcome.OK, took, ended)
         return replies
 
-    def _asked(self, payload: bytes, count: int, since: int) -> tuple[list[Reply], float, float]:
-        """What the server has answered, the seconds that it took for it, and when that was."""
+    def _asked(self, payload: bytes, count: int, since: int) -> tuple[list[Reply], AbstractSet[Fault], float, float]:
+        """What the server has answered, its faults, the seconds that it took for it, and when that was."""
         connection, generation = self._take()
         used = generation == self._identity.generation
         try:
@@ -173,13 +136,14 @@ class BlockingCommands:
             self._discard()
             raise
         ended = time.monotonic()
-        if Fault.READONLY in resp.faults_of(replies):  # a master no more; a new connection may find the one that is
+        faults = resp.faults_of(replies)
+        if Fault.READONLY in faults:  # a master no more; a new connection may find the one that is
             self._drop_idle()
             connection.disconnect()
             self._discard()
         else:
             self._give_back(connection, generation)
-        return replies, ended - began, ended
+        return replies, faults, ended - began, ended
 
     def _greet(self, connection: Any) -> int:
         """Connect anew, and find out whom that has reached; the generation of the connection."""

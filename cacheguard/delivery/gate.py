@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,12 +11,11 @@ from typing import cast
 from ..errors import Refused, Unreachable
 from ..events import Events
 from ..faults import Fault
-from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Replicas, Reply, until_steady
+from ..ports import AnotherServer, Call, Commands, PartlyUnreachable, Replicas, Reply, ShortCommands, until_steady
 from ..protocol import calls as protocol
 from .bus import Bus
 from .outbox import Invalidation, Outbox
 
-_ReadEntry = Callable[[str, tuple[str, ...]], Awaitable[list[Reply] | None]]
 PART = 250  # pending invalidations in one round trip; an event loop stands still while they are packed
 MOST_ANNOUNCED = 10_000  # dirty keys, every second
 _ANSWERS = frozenset({list, tuple, dict})  # to MGET, and to TIME: of one server, of the model, of several servers
@@ -32,26 +31,24 @@ class Gate:
     ) -> None:
         self.replicas = replicas
         self._commands, self._events, self._outbox, self.bus = commands, events, outbox, bus
-        self._read_entry: _ReadEntry | None = getattr(commands, "read_entry", None)
+        self._short: ShortCommands | None = commands if isinstance(commands, ShortCommands) else None
 
-    async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply] | None:
-        """The short way of `ask` for the reading of one entry; None if it has to take the usual one.
-
-        Raises `Unreachable` if the server does not answer.
-        """
-        read, outbox, events = self._read_entry, self._outbox, self._events
-        if read is None or not events.l2_up or outbox.has_pending:
-            return None
-        changes = outbox.changes
-        try:
-            replies = await read(key, markers)
-        except AnotherServer:
-            return None
-        except Unreachable as error:
-            self._failed(error)
-            raise
-        plain = replies is not None and changes == outbox.changes and _ANSWERS.issuperset(map(type, replies))
-        return replies if plain else None
+    async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply]:
+        """`ask`, for one entry and the markers around it: a shorter way, while nothing is out of the ordinary."""
+        short, outbox = self._short, self._outbox
+        if short is not None and self._events.l2_up and not outbox.has_pending:
+            changes = outbox.changes
+            try:
+                replies = await short.read_entry(key, markers)
+            except AnotherServer:
+                pass  # as in `_sent`: the usual way sends what the other server may lack, and asks again
+            except Unreachable as error:
+                self._failed(error)
+                raise
+            else:
+                if changes == outbox.changes:
+                    return self._sensible(replies)
+        return await self.ask(*protocol.read(key, markers))
 
     async def send(self, *calls: Call, reading: bool = True) -> list[Reply]:
         """Deliver pending invalidations, then `Commands.send_each`; failures are counted.
@@ -81,7 +78,10 @@ class Gate:
 
     async def ask(self, *calls: Call) -> list[Reply]:
         """`send`, for plain questions; `Refused`, which is counted, if one of them has no answer that makes sense."""
-        replies = await self.send(*calls)
+        return self._sensible(await self.send(*calls))
+
+    def _sensible(self, replies: list[Reply]) -> list[Reply]:
+        """*replies*, if all make sense."""
         for reply in replies:
             if type(reply) not in _ANSWERS:
                 refused = reply if isinstance(reply, Refused) else Refused(f"unexpected reply {type(reply).__name__}")

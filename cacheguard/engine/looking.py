@@ -145,9 +145,7 @@ async def peek(
             continue
         verdict = judge(each.fresh_left, rules.revalidate)
         if verdict is Verdict.FRESH:
-            shared.events.l2_hits += 1
-            shared.events.null_hits += each.stored.kind is not Kind.VALUE
-            shared.events.served(each.age)
+            shared.events.hit(each.age, absence=each.stored.kind is not Kind.VALUE)
             if rules.l1:
                 ask = Ask(key, rules, codec, _nothing, scope=scope)
                 engine.filling.keep_found(ask, each, ticket, asked_at)

@@ -118,9 +118,7 @@ class Engine:
         stored, fresh_left = found.stored, found.fresh_left
         verdict, floor = judge(fresh_left, ask.rules.revalidate), None
         if verdict is Verdict.FRESH:
-            self._events.l2_hits += 1
-            self._events.null_hits += stored.kind is not Kind.VALUE
-            self._events.served(found.age)
+            self._events.hit(found.age, absence=stored.kind is not Kind.VALUE)
             if ask.rules.rebuild == "early" and fresh_left <= early_by(stored.load_time, self.runtime.random()):
                 floor = ms(fresh_left)
             else:
@@ -159,9 +157,7 @@ class Engine:
         for key, each in zip(keys, found, strict=True):
             if at_once and type(each) is Found and each.fresh_left > 0 and each.stored is not None:
                 stored = each.stored
-                self._events.l2_hits += 1
-                self._events.null_hits += stored.kind is not Kind.VALUE
-                self._events.served(each.age)
+                self._events.hit(each.age, absence=stored.kind is not Kind.VALUE)
             elif isinstance(each, CutOff):
                 stored = self.kept(key, first.rules)
             else:

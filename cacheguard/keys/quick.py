@@ -9,12 +9,14 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..protocol.names import LONGEST_PLAIN
 from .template import TextTemplate
 
 _LARGEST = 10**18
-_WORD = re.compile(r"[!-$&-9;-z|~]{0,64}")  # nothing in it is escaped, nor keeps a key from being plain text
+_LONGEST_FIELD = 64
+# What `protocol.names` neither escapes nor makes a digest of.
+_WORD = re.compile(rf"[!-$&-9;-z|~]{{0,{_LONGEST_FIELD}}}")
 _LITERAL = re.compile(r"(?!#)[!-z|~]+")
-_LONGEST_FIELD, _LONGEST_KEY = 64, 250
 
 _SOURCE = """
 def _cg_key(_cg_values, _cg_word=_cg_word):{checks}
@@ -43,7 +45,7 @@ def quick_key(
     literals, places = template.literals, template.plain_places
     if places is None or "{" in prefix or "}" in prefix or not _LITERAL.fullmatch("".join(literals)) or not literals[0]:
         return None
-    if sum(map(len, literals)) + _LONGEST_FIELD * len(places) > _LONGEST_KEY:
+    if sum(map(len, literals)) + _LONGEST_FIELD * len(places) > LONGEST_PLAIN:
         return None
     used = sorted(set(places))
     checks = "".join(_CHECK.format(at=at, position=positions[at], largest=_LARGEST) for at in used)

@@ -16,7 +16,8 @@ _TO_QUOTE = re.compile(f"[{_RESERVED}(),=]")
 _TO_ESCAPE_IN_NAME = re.compile(f"[{_RESERVED}/]")
 
 # Printable ASCII without the space, and without braces: they would choose the slot in a cluster.
-_PLAIN_KEY = re.compile(r"(?!#)[!-z|~]{0,250}")
+LONGEST_PLAIN = 250
+_PLAIN_KEY = re.compile(rf"(?!#)[!-z|~]{{0,{LONGEST_PLAIN}}}")
 
 _GLOBBED = re.compile(r"[*?\[\]\\]")  # what means something in a pattern
 

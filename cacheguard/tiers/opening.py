@@ -15,7 +15,7 @@ from ..protocol.entry import Found, Stored, Usable
 from ..protocol.envelope import Kind
 from ..protocol.names import Scope
 from .markers import Markers
-from .packing import Packing
+from .packing import UNREADABLE, Packing
 
 
 class Opening:
@@ -42,7 +42,7 @@ class Opening:
                 if outline:
                     return Found(self._packing.outline(key, envelope), left, "", *rest)
                 return Found(self._packing.unpack(key, envelope, codec), left, "", *rest)
-        except (CodecError, TypeError, ValueError, OverflowError):
+        except UNREADABLE:
             pass
         self._events.undecodable += 1
         return self.unusable(envelope)

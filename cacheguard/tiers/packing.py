@@ -16,6 +16,9 @@ from .copies import Copier, Master, master_of
 from .local import OVERHEAD, OVERHEAD_OF_TAG
 from .weighing import weigh
 
+UNREADABLE = (CodecError, TypeError, ValueError, OverflowError)
+"""What is raised for bytes that cannot be read here."""
+
 
 class Packing(Protocol):
     """How values become what is stored."""
@@ -111,8 +114,8 @@ class SealedPacking:
             return None
         try:
             value = reader.decode(payload)
-        except CodecError:
-            return None
+        except UNREADABLE:
+            return None  # `Opening.entry` finds the same, and counts it
         return Found(Stored(Kind.VALUE, value, ttl, load_time, (), nonces), fresh_left, "", age, dead_left)
 
     def stamp(self, envelope: Any) -> str:

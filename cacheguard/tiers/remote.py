@@ -87,9 +87,7 @@ class Remote:
             if found is not None:
                 return found
         replies = await self.gate.read_entry(key, markers)
-        if replies is None:
-            replies = await self.gate.ask(*calls.read(key, markers))
-        elif usable is None and not tags:
+        if usable is None and not tags:
             raws, time = replies
             beside = around(raws[1:], time)
             hit = None if beside is None else self._packing.plain(raws[0], beside, codec)

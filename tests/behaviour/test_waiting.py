@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import importlib.util
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -106,7 +105,6 @@ def test_a_blocking_call_in_a_loop_loads_for_itself_while_a_task_of_the_loop_loa
 
 @HANGS
 @pytest.mark.parametrize("read", READS)
-@pytest.mark.skipif(importlib.util.find_spec("greenlet") is None, reason="greenlet is not installed")
 def test_nor_does_one_under_a_greenlet_of_sqlalchemy(guard: CacheGuard, read: Read) -> None:
     from sqlalchemy.util import await_only, greenlet_spawn
 
@@ -123,7 +121,6 @@ def test_nor_does_one_under_a_greenlet_of_sqlalchemy(guard: CacheGuard, read: Re
 
 
 @HANGS
-@pytest.mark.skipif(importlib.util.find_spec("greenlet") is None, reason="greenlet is not installed")
 @pytest.mark.parametrize("stale", [False, True])
 def test_a_blocking_load_that_has_switched_to_its_loop_is_not_waited_for_there(
     guard: CacheGuard, *, stale: bool

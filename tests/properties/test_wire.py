@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -37,12 +36,6 @@ CALLS: Any = st.one_of(
     st.just(("CONFIG", "GET", "maxmemory*")),
     st.builds(ScriptCall, st.just(SCRIPT), st.tuples(KEYS), st.just((b"n" * 8, 0))),  # not known until it is loaded
 )
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
 
 
 def connected(port: int, protocol: int = 2, timeout: float = 5.0) -> Any:
@@ -96,10 +89,12 @@ def shown(replies: list[Reply]) -> list[Any]:
 @pytest.mark.parametrize("protocol", [2, 3])
 @given(program=st.lists(st.lists(CALLS, min_size=1, max_size=8), min_size=1, max_size=4))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-def test_the_replies_are_those_that_the_client_reads(server: RedisServer, protocol: int, program: list[Any]) -> None:
+def test_the_replies_are_those_that_the_client_reads(
+    redis_server: RedisServer, protocol: int, program: list[Any]
+) -> None:
     answers = []
     for read in (by_the_client, by_ourselves):
-        connection = connected(server.port, protocol)
+        connection = connected(redis_server.port, protocol)
         redispy.say(connection, "FLUSHALL")
         redispy.say(connection, "SCRIPT", "FLUSH")
         answers.append([shown(read(connection, resp.pack(calls), len(calls))) for calls in program])
@@ -114,10 +109,10 @@ def test_the_replies_are_those_that_the_client_reads(server: RedisServer, protoc
 @given(packets=st.lists(st.lists(CALLS, min_size=1, max_size=8), min_size=1, max_size=4))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_several_packets_in_a_loop_are_answered_as_by_the_client(
-    server: RedisServer, protocol: int, packets: list[Any]
+    redis_server: RedisServer, protocol: int, packets: list[Any]
 ) -> None:
     async def run(read: Any) -> list[list[Reply]]:
-        connection = await aconnected(server.port, protocol)
+        connection = await aconnected(redis_server.port, protocol)
         await redispy.asay(connection, "FLUSHALL")
         await redispy.asay(connection, "SCRIPT", "FLUSH")
         answers: list[list[Reply]] = await read(connection, list(map(resp.pack, packets)), list(map(len, packets)))
@@ -132,8 +127,8 @@ def test_several_packets_in_a_loop_are_answered_as_by_the_client(
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-async def test_in_a_loop_a_reply_in_the_smallest_pieces_is_whole(server: RedisServer, protocol: int) -> None:
-    with FaultProxy(server.port) as proxy:
+async def test_in_a_loop_a_reply_in_the_smallest_pieces_is_whole(redis_server: RedisServer, protocol: int) -> None:
+    with FaultProxy(redis_server.port) as proxy:
         connection = await aconnected(proxy.port, protocol)
         calls = [("SET", "apiece", "v" * 30), ("GET", "apiece"), ("LPUSH", "apiece", "x")]
         await aby_ourselves(connection, [resp.pack(calls)], [3])
@@ -148,8 +143,8 @@ async def test_in_a_loop_a_reply_in_the_smallest_pieces_is_whole(server: RedisSe
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_reply_in_the_smallest_pieces_is_whole(server: RedisServer, protocol: int) -> None:
-    with FaultProxy(server.port) as proxy:
+def test_a_reply_in_the_smallest_pieces_is_whole(redis_server: RedisServer, protocol: int) -> None:
+    with FaultProxy(redis_server.port) as proxy:
         connection = connected(proxy.port, protocol)
         calls = [("SET", "piece", "v" * 30), ("GET", "piece"), ("LPUSH", "piece", "x"), ("MGET", "piece", "none")]
         by_ourselves(connection, resp.pack(calls), len(calls))
@@ -161,8 +156,8 @@ def test_a_reply_in_the_smallest_pieces_is_whole(server: RedisServer, protocol: 
         connection.disconnect()
 
 
-def test_a_large_reply_between_small_ones_shifts_nothing(server: RedisServer) -> None:
-    connection = connected(server.port)
+def test_a_large_reply_between_small_ones_shifts_nothing(redis_server: RedisServer) -> None:
+    connection = connected(redis_server.port)
     large = b"x" * (8 << 20)
     calls: list[Call] = [("SET", "large", large), *(("SET", f"small:{number}", number) for number in range(500))]
     by_ourselves(connection, resp.pack(calls), len(calls))
@@ -176,9 +171,11 @@ def test_a_large_reply_between_small_ones_shifts_nothing(server: RedisServer) ->
 @pytest.mark.parametrize(
     ("fault", "expected"), [(Fault.BLACKHOLE, redis.TimeoutError), (Fault.RESET, redis.ConnectionError)]
 )
-def test_what_does_not_come_is_raised_as_the_client_does(server: RedisServer, fault: Fault, expected: Any) -> None:
+def test_what_does_not_come_is_raised_as_the_client_does(
+    redis_server: RedisServer, fault: Fault, expected: Any
+) -> None:
     for read in (by_the_client, by_ourselves):
-        with FaultProxy(server.port) as proxy:
+        with FaultProxy(redis_server.port) as proxy:
             connection = connected(proxy.port, timeout=0.2)
             proxy.inject(fault)
             with pytest.raises(expected):
@@ -186,10 +183,10 @@ def test_what_does_not_come_is_raised_as_the_client_does(server: RedisServer, fa
             connection.disconnect()
 
 
-def test_a_push_is_for_the_client_and_no_reply(server: RedisServer) -> None:
+def test_a_push_is_for_the_client_and_no_reply(redis_server: RedisServer) -> None:
     heard: list[Any] = []
-    connection = connected(server.port, 3)
-    other = connected(server.port)
+    connection = connected(redis_server.port, 3)
+    other = connected(redis_server.port)
     connection._parser.set_invalidation_push_handler(heard.append)  # noqa: SLF001 - the client has no other place for it
     assert redispy.say(connection, "CLIENT", "TRACKING", "ON") == b"OK"
     assert by_ourselves(connection, resp.pack([("SET", "tracked", "1"), ("GET", "tracked")]), 2) == [b"OK", b"1"]
@@ -201,11 +198,11 @@ def test_a_push_is_for_the_client_and_no_reply(server: RedisServer) -> None:
     other.disconnect()
 
 
-def test_where_there_is_no_hiredis_the_client_reads(server: RedisServer) -> None:
+def test_where_there_is_no_hiredis_the_client_reads(redis_server: RedisServer) -> None:
     kind = redis.connection.PythonParser if hasattr(redis.connection, "PythonParser") else None
     if kind is None:
         from redis._parsers import _RESP2Parser as kind
-    connection = redispy.limited(lambda: CONNECTION(port=server.port, parser_class=kind))()
+    connection = redispy.limited(lambda: CONNECTION(port=redis_server.port, parser_class=kind))()
     connection.connect()
     assert wire.exchange(connection, resp.pack([("PING",)]), 1) is None
     assert redispy.ask(connection, resp.pack([("PING",)]), 1) == [b"PONG"]

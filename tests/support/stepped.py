@@ -75,7 +75,7 @@ class SteppedCommands:
     async def masters(self) -> list[Commands]:
         return [self]
 
-    async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply] | None:
+    async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply]:
         """The short way: the same question."""
         return await self.send_each(*calls.read(key, markers))
 

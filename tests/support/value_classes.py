@@ -462,6 +462,8 @@ MaybePoint = typing.Optional[Point]  # noqa: UP045 - the old spelling
 class Shop:
     id: int
 
+    # Nobody calls these: what they are annotated with is asked for.
+
     def itself(self) -> Self:
         raise NotImplementedError
 

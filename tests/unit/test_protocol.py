@@ -13,9 +13,10 @@ import pytest
 from cacheguard import protocol
 from cacheguard.errors import Refused
 from cacheguard.ports import Script
-from cacheguard.protocol import calls, messages
+from cacheguard.protocol import calls, layout, messages
 from cacheguard.protocol.entry import Filled
 from cacheguard.protocol.layout import Record
+from cacheguard.protocol.lua import load
 from cacheguard.protocol.model import MemoryCommands
 from tests.support.layout import CLAIMS, planted
 
@@ -187,3 +188,15 @@ def test_a_message_is_read_as_it_was_said() -> None:
 def test_a_message_of_another_format_is_none_of_ours(message: str) -> None:
     with pytest.raises(messages.UnknownFormat):
         messages.heard(message)
+
+
+def test_the_scripts_know_the_same_times_as_the_rest() -> None:
+    said = re.findall(r"^local ([A-Z_, ]+) = ([0-9x'A-Z>a-z, ]+?)(?: --.*)?$", load("renew").source, re.MULTILINE)
+    known = {
+        name: value for names, values in said for name, value in zip(names.split(", "), values.split(", "), strict=True)
+    }
+    assert int(known["FLOOR_MS"]) == calls.FLOOR_MS
+    assert int(known["LONGEST_MS"]) == layout.LONGEST_MS
+    assert int(known["LONGEST_LEASE_MS"]) == layout.LONGEST_LEASE_MS
+    assert int(known["LAYOUT"], 16) == layout.LAYOUT
+    assert int(known["H"]) == layout.HEADER_BYTES

@@ -94,7 +94,8 @@ local function open(K)
     local ok, c = pcall(cmsgpack.unpack, redis.call('GETRANGE', K, H + vlen, H + vlen + clen - 1))
     if ok and type(c) == 'table' then
       e.c = {
-        l = alive(c.l, TOKEN, LONGEST_LEASE_MS), q = alive(c.q, VERSION), f = alive(c.f, VERSION), x = alive(c.x, FAILURE), t = alive(c.t),
+        l = alive(c.l, TOKEN, LONGEST_LEASE_MS), q = alive(c.q, VERSION), f = alive(c.f, VERSION),
+        x = alive(c.x, FAILURE), t = alive(c.t),
         w = each_alive(c.w), r = each_alive(c.r), g = each_alive(c.g, VERSION),
         n = type(c.n) == 'table' and type(c.n[1]) == 'string' and type(c.n[2]) == 'string' and c.n or nil,
         b = is_whole(c.b) and c.b or nil,
