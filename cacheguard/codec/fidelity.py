@@ -13,12 +13,12 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, Flag
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from math import copysign
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from types import BuiltinFunctionType, FunctionType, GenericAlias, ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -80,7 +80,9 @@ class Judge:
         anatomy = self._anatomies.get(kind)
         if anatomy is None:
             if kind is object or hasattr(kind, "__next__") or issubclass(kind, _IDENTICAL):
-                return []  # these are what they are by identity, or used up by a look
+                # These are what they are by identity, or used up by a look; up to Python 3.11.3 some combined flags are
+                # made anew each time.
+                return None if isinstance(given, Flag) and given.value == cast("Flag", back).value else []
             anatomy = self._anatomies[kind] = anatomy_of(kind)
         return self._objects(given, back, anatomy)
 

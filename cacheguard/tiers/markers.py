@@ -7,7 +7,7 @@ before its load, so it stands as long as they still say the same.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from operator import eq
 from typing import Any, NamedTuple, cast
@@ -18,6 +18,7 @@ from ..events import Events
 from ..ports import Call, Reply
 from ..protocol import calls
 from ..protocol.entry import Stored
+from ..protocol.layout import new_nonce
 from ..protocol.names import Scope
 
 MOST_HINTS = 10_000
@@ -38,14 +39,10 @@ class Marks(NamedTuple):
 
 
 class Markers:
-    """What one place says and has said about markers.
+    """What one place says and has said about markers."""
 
-    Args:
-        nonce: makes the nonce of a marker that is not there yet.
-    """
-
-    def __init__(self, gate: Gate, events: Events, nonce: Callable[[], bytes]) -> None:
-        self._gate, self._events, self._nonce = gate, events, nonce
+    def __init__(self, gate: Gate, events: Events) -> None:
+        self._gate, self._events = gate, events
         self._hints: OrderedDict[str, tuple[str, ...]] = OrderedDict()  # by key, tags that its loader gave it
         self._known: OrderedDict[str, bytes] = OrderedDict()  # what markers said last; manual writes begin with it
 
@@ -71,7 +68,7 @@ class Markers:
 
     def marks(self, markers: Sequence[str], keep_ms: int) -> list[Call]:
         """The calls that ask for the nonces of *markers*, and make those that are not there."""
-        return [calls.mark(marker, nonce=self._nonce(), keep_ms=keep_ms) for marker in markers]
+        return [calls.mark(marker, nonce=new_nonce(), keep_ms=keep_ms) for marker in markers]
 
     def seen(self, markers: Sequence[str], replies: Sequence[Reply]) -> Marks:
         """What `marks` was answered."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
@@ -16,7 +16,6 @@ from ..events import Events
 from ..ports import Call, Reply
 from ..protocol import calls
 from ..protocol.entry import Bypass, CutOff, Failed, Fill, Filled, Found, Granted, LeaseOutcome, Stored, Usable, Wait
-from ..protocol.layout import new_nonce
 from ..protocol.names import Scope, epochs_of
 from ..protocol.plain import around
 from .by_hand import ByHand
@@ -40,9 +39,9 @@ class Remote:
 
     abreast = 1
 
-    def __init__(self, gate: Gate, packing: Packing, events: Events, nonce: Callable[[], bytes] = new_nonce) -> None:
+    def __init__(self, gate: Gate, packing: Packing, events: Events) -> None:
         self.gate, self._packing, self._events = gate, packing, events
-        self.markers: Markers = Markers(gate, events, nonce)
+        self.markers: Markers = Markers(gate, events)
         self._opening = Opening(packing, self.markers, gate, events)
         self._near = Near(gate, self._opening, events)
         self.by_hand: ByHand = ByHand(gate, packing, self._opening, self.markers, events)

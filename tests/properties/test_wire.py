@@ -146,7 +146,12 @@ async def test_in_a_loop_a_reply_in_the_smallest_pieces_is_whole(redis_server: R
 def test_a_reply_in_the_smallest_pieces_is_whole(redis_server: RedisServer, protocol: int) -> None:
     with FaultProxy(redis_server.port) as proxy:
         connection = connected(proxy.port, protocol)
-        calls = [("SET", "piece", "v" * 30), ("GET", "piece"), ("LPUSH", "piece", "x"), ("MGET", "piece", "none")]
+        calls = [
+            ("SET", "piece", "v" * 30),
+            ("GET", "piece"),
+            ("LPUSH", "piece", "x"),
+            ("MGET", "piece", "no such piece"),
+        ]
         by_ourselves(connection, resp.pack(calls), len(calls))
         proxy.inject(Fault.DRIBBLE)
         replies = by_ourselves(connection, resp.pack(calls[1:]), 3)

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import nullcontext
 from enum import Enum
-from hashlib import blake2b
 from typing import Any
 
 from cacheguard.codec import Registry
@@ -25,7 +24,6 @@ from cacheguard.events import Events
 from cacheguard.ports import Call, Commands, Reply, Runtime, ScriptCall
 from cacheguard.process.unheard import OwnStore as Beside
 from cacheguard.protocol import calls
-from cacheguard.protocol.layout import NONCE_BYTES
 from cacheguard.protocol.messages import Drop, Woken, heard
 from cacheguard.tiers.local import Local
 from cacheguard.tiers.packing import ObjectPacking
@@ -225,9 +223,6 @@ class SteppedRuntime:
         self._made += 1
         return f"{self._mark}-{self._made}"
 
-    def nonce(self) -> bytes:
-        return blake2b(self.token().encode(), digest_size=NONCE_BYTES).digest()
-
     async def sleep(self, seconds: float, until: Any = None) -> None:
         """Stay parked until there is something new to see, or until there is nothing left to do but wait."""
         process, source = self._process, self._source
@@ -335,9 +330,7 @@ class Process:
         commands = SteppedCommands(self)
         self.runtime = SteppedRuntime(self, commands, server, name)
         self.outbox = Outbox("cg:world:m", self.events, now)
-        remote = Remote(
-            Gate(commands, self.events, self.outbox, self.bus), server.packing(), self.events, self.runtime.nonce
-        )
+        remote = Remote(Gate(commands, self.events, self.outbox, self.bus), server.packing(), self.events)
         self.engine = make_engine(self.runtime, remote, self.shared)
         self._own_engine = self._beside(make_engine) if own else None
         self.inbox: list[tuple[str, dict[str, int]]] = []
@@ -350,7 +343,7 @@ class Process:
         runtime = SteppedRuntime(self, commands, self.own, f"{self.name}own")
         bus = Bus("", "", lambda _: None, self.local, self.events, now=self.local._now)  # noqa: SLF001 - one clock
         gate = Gate(commands, self.events, Outbox("cg:world:m", self.events, runtime.now), bus)
-        remote = Beside(gate, ObjectPacking(), self.events, runtime.nonce, hears=self._hears)
+        remote = Beside(gate, ObjectPacking(), self.events, hears=self._hears)
         return make_engine(runtime, remote, self.shared, in_process=True)
 
     def _hears(self) -> bool:

@@ -198,3 +198,15 @@ def test_what_describes_itself_is_read_back_before_it_is_stored() -> None:
     with pytest.raises(CodecError, match=r"\['price'\]"):
         loses.encode({"price": Decimal("1.5")})
     assert Tagged().decode(Tagged().encode({"price": Decimal("1.5")})) == {"price": Decimal("1.5")}
+
+
+def test_a_combined_flag_that_is_another_object_is_the_same_by_its_value() -> None:
+    def made(value: int) -> c.Bits:  # as Python up to 3.11.3 makes those with unknown bits, each time anew
+        bits: Any = int.__new__(c.Bits, value)
+        bits._name_, bits._value_ = None, value
+        made: c.Bits = bits
+        return made
+
+    assert difference(made(8), made(8)) is None
+    assert difference([made(8)], [made(16)]) == "[0]"
+    assert difference(made(8), 8) == ""
