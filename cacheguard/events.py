@@ -181,7 +181,9 @@ class Events:
 
     if TYPE_CHECKING:
         # The counters are named once, as the fields of `Stats`; a test checks that every counter is one of them.
-        redis_errors: int  # incremented in this class, so type checkers need the declaration
+        l2_hits: int  # incremented in this class, so type checkers need the declaration
+        null_hits: int
+        redis_errors: int
         breaker_opens: int
 
         def __getattr__(self, name: str) -> int: ...
