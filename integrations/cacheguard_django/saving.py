@@ -259,9 +259,10 @@ class SavedRows:
         meta.apps.lazy_model_operation(ready, (meta.app_label, meta.model_name))
 
     def _connect(self, signal: ModelSignal, sender: Any, name: str, act: Callable[..., Any]) -> None:
-        """*act* after a save stands before the receivers of others: one that raises, or saves again, takes nothing.
+        """Call *act* for a signal. For `post_save`, before the receivers of others: one that raises would leave it out.
 
-        The row is committed already where there is no transaction. `Unreachable` is raised in our turn.
+        Without a transaction the row is committed by then. `Unreachable` is raised in our turn, so that it leaves out
+        none of those before us.
         """
         uid, failed = f"{self._name}.{name}", f"{name} failed"
 
