@@ -106,7 +106,9 @@ def _outcome(connection: Any) -> Generator[None]:
     try:
         yield
     except BaseException as error:
-        lost = isinstance(error, OperationalError) and not connection.is_usable()
+        # Without a connection nothing was sent, and `is_usable` may not be asked.
+        has_sent = connection.connection is not None
+        lost = has_sent and isinstance(error, OperationalError) and not connection.is_usable()
         if lost or not isinstance(error, DatabaseError):
             with suppress(Exception):  # that of the COMMIT is raised
                 _call(_ours(connection))

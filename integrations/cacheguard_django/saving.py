@@ -12,7 +12,6 @@ from typing import Any, cast
 from asgiref.sync import sync_to_async
 from django.db import models, router
 from django.db.models.signals import (
-    ModelSignal,
     class_prepared,
     m2m_changed,
     post_delete,
@@ -22,15 +21,15 @@ from django.db.models.signals import (
 )
 
 from cacheguard import BloomFilter
-from cacheguard.errors import ConfigurationError, Unreachable
+from cacheguard.errors import ConfigurationError
 from cacheguard.extending import Duration
 
 from .families import every_model, has_same_key, is_real, shared, tables
+from .receivers import Receivers
 from .relations import Links, Sides, set_by_django, sides_of
 from .rows import Rows, Texts, no_texts
 from .transactions import invalidate
 
-_numbers = iter(range(2**62))
 _lock = threading.Lock()
 _handles: list[SavedRows] = []  # those that listen
 
@@ -71,11 +70,9 @@ class SavedRows:
         self._alias, self._settle, self._has_items = alias, settle, bool(bloom)
         self._sides: list[Sides] = []
         self._links = Links(model, self._changing_those)
-        self._connected: list[tuple[ModelSignal, Any, str]] = []
+        self._receivers = Receivers()
         self._seen: set[type[models.Model]] = set()
         self._over = False
-        with _lock:
-            self._name = f"cacheguard_django.{next(_numbers)}"
 
     def follow(self, relation: str) -> None:
         """Listen to a many-to-many relation of the model, too."""
@@ -83,12 +80,12 @@ class SavedRows:
 
     def connect(self) -> None:
         """Listen to the signals of the model and of those that share its rows, as `disconnect` ends it."""
-        class_prepared.connect(self._prepared, dispatch_uid=self._name, weak=False)
+        class_prepared.connect(self._prepared, dispatch_uid=self._receivers.name, weak=False)
         self._links.look()
         for each in every_model(self.model):
             self._listen(each)
         for number, sides in enumerate(self._sides):
-            self._connect(m2m_changed, sides.through, f"m2m{number}", partial(self._related, sides))
+            self._receivers.connect(m2m_changed, sides.through, f"m2m{number}", partial(self._related, sides))
         with _lock:
             _handles.append(self)
 
@@ -96,10 +93,8 @@ class SavedRows:
         """Stop listening to the model's signals."""
         with _lock:
             _handles[:] = [each for each in _handles if each is not self]
-        class_prepared.disconnect(dispatch_uid=self._name)
-        for signal, sender, name in self._connected:
-            signal.disconnect(sender=sender, dispatch_uid=name)
-        self._connected.clear()
+        class_prepared.disconnect(dispatch_uid=self._receivers.name)
+        self._receivers.disconnect()
         self._over = True
         self._links.end()
 
@@ -258,35 +253,6 @@ class SavedRows:
         meta = sender._meta  # noqa: SLF001 - public API
         meta.apps.lazy_model_operation(ready, (meta.app_label, meta.model_name))
 
-    def _connect(self, signal: ModelSignal, sender: Any, name: str, act: Callable[..., Any]) -> None:
-        """*act* after a save stands before the receivers of others: one that raises, or saves again, takes nothing.
-
-        The row is committed already where there is no transaction. `Unreachable` is raised in our turn.
-        """
-        uid, failed = f"{self._name}.{name}", f"{name} failed"
-
-        def first(instance: models.Model, **given: Any) -> None:
-            self._noted(instance, failed)
-            try:
-                act(instance=instance, **given)
-            except Unreachable as error:
-                self._note(instance, failed, error)
-
-        def in_turn(instance: models.Model, **_: Any) -> None:
-            error = self._noted(instance, failed)
-            if error is not None:
-                raise error
-
-        if signal is post_save:
-            signal.connect(first, sender=sender, dispatch_uid=f"{uid} first", weak=False)
-            _put_first(signal, f"{uid} first")
-            self._connected.append((signal, sender, f"{uid} first"))
-            act_in_turn: Callable[..., Any] = in_turn
-        else:
-            act_in_turn = act
-        signal.connect(act_in_turn, sender=sender, dispatch_uid=uid, weak=False)
-        self._connected.append((signal, sender, uid))
-
     def _listen(self, model: type[models.Model]) -> None:
         """Listen to *model*, if what happens to its rows may happen to ours."""
         if model in self._seen or not is_real(model):
@@ -295,11 +261,11 @@ class SavedRows:
         common = shared(self.model, model)
         if common is not None:
             if not self._rows.only_primary or self._has_items:
-                self._connect(pre_save, model, "row", self._before_save)
+                self._receivers.connect(pre_save, model, "row", self._before_save)
             if not self._rows.only_primary:
-                self._connect(pre_delete, model, "row", self._before_delete)
-            self._connect(post_save, model, "row", self._saved)
-            self._connect(post_delete, model, "row", self._deleted)
+                self._receivers.connect(pre_delete, model, "row", self._before_delete)
+            self._receivers.connect(post_save, model, "row", self._saved)
+            self._receivers.connect(post_delete, model, "row", self._deleted)
         for target, key in set_by_django(self.model):
             if shared(target, model) is not None:
                 self._around_deletion(model, f"set {key.name}", partial(self._set_by, key))
@@ -321,16 +287,16 @@ class SavedRows:
 
         def before(instance: models.Model, using: str, **_: Any) -> None:
             found = primaries(instance, using)
-            self._note(instance, name, (found, self._rows.of_all(using, found)))
+            self._receivers.note(instance, name, (found, self._rows.of_all(using, found)))
 
         def after(instance: models.Model, using: str, **_: Any) -> None:
-            noted: tuple[list[Any], Texts] = self._noted(instance, name) or ([], no_texts())
+            noted: tuple[list[Any], Texts] = self._receivers.noted(instance, name) or ([], no_texts())
             found, texts = noted
             texts.add(self._rows.of_all(using, found))
             self._invalidate(texts, using)
 
-        self._connect(pre_delete, model, name, before)
-        self._connect(post_delete, model, name, after)
+        self._receivers.connect(pre_delete, model, name, before)
+        self._receivers.connect(post_delete, model, name, after)
 
     def _set_by(self, key: Any, instance: models.Model, using: str) -> list[Any]:
         value = getattr(instance, key.target_field.attname, None)
@@ -354,27 +320,16 @@ class SavedRows:
             self._invalidate(texts, using)
 
         def before(instance: models.Model, using: str, **_: Any) -> None:
-            self._note(instance, name, named(instance, using, old=True))
+            self._receivers.note(instance, name, named(instance, using, old=True))
 
         def after(instance: models.Model, using: str, **_: Any) -> None:
             touch(named(instance, using, old=False), using)
-            touch(self._noted(instance, name) or {}, using)
+            touch(self._receivers.noted(instance, name) or {}, using)
 
-        self._connect(pre_save, model, name, before)
-        self._connect(pre_delete, model, name, before)
-        self._connect(post_save, model, name, after)
-        self._connect(post_delete, model, name, after)
-
-    def _note(self, instance: models.Model, name: str, what: object) -> None:
-        """Remember *what* of a row from one signal to the next."""
-        vars(instance._state).setdefault("cacheguard", {})[self._name, name] = what  # noqa: SLF001 - Django's documented place
-
-    def _noted(self, instance: models.Model, name: str) -> Any:
-        noted = vars(instance._state).get("cacheguard", {})  # noqa: SLF001 - as above
-        what = noted.pop((self._name, name), None)
-        if not noted:
-            vars(instance._state).pop("cacheguard", None)  # noqa: SLF001 - as above
-        return what
+        self._receivers.connect(pre_save, model, name, before)
+        self._receivers.connect(pre_delete, model, name, before)
+        self._receivers.connect(post_save, model, name, after)
+        self._receivers.connect(post_delete, model, name, after)
 
     def _before_save(
         self, instance: models.Model, using: str, update_fields: frozenset[str] | None = None, **_: Any
@@ -393,7 +348,7 @@ class SavedRows:
             if now is not None:
                 self._add_items(now, before.had)
                 before.added.add(now)
-        self._note(instance, "row", before)
+        self._receivers.note(instance, "row", before)
 
     def _written(self, instance: models.Model, before: Before, names: frozenset[str] | None) -> Texts | None:
         """The texts that the row has when it is saved; None if only the database knows them."""
@@ -402,7 +357,7 @@ class SavedRows:
         return None if values is None else self._rows.of_values(values)
 
     def _saved(self, instance: models.Model, using: str, update_fields: frozenset[str] | None = None, **_: Any) -> None:
-        before = cast("Before", self._noted(instance, "row") or Before(adding=False))
+        before = cast("Before", self._receivers.noted(instance, "row") or Before(adding=False))
         primary = self._primary(instance, using)
         texts = no_texts()
         if primary is not None:
@@ -421,10 +376,10 @@ class SavedRows:
         texts = no_texts()
         for _, values in [] if primary is None else self._rows.read(using, {"pk": primary}, lock=True):
             texts.add(self._rows.of_values(values))
-        self._note(instance, "deleted", texts)
+        self._receivers.note(instance, "deleted", texts)
 
     def _deleted(self, instance: models.Model, using: str, **_: Any) -> None:
-        texts = cast("Texts", self._noted(instance, "deleted") or no_texts())
+        texts = cast("Texts", self._receivers.noted(instance, "deleted") or no_texts())
         primary = self._primary(instance, using) if self._rows.only_primary else None
         if primary is not None:
             texts.add(self._rows.of_primary(self._rows.primary(primary)))
@@ -439,13 +394,6 @@ class SavedRows:
         for ours, values in sides.touched(instance, using, pk_set, reverse=bool(given.get("reverse"))).items():
             texts.add(self._rows.of_all(using, values, _name_of_target(ours)))
         self._invalidate(texts, using)
-
-
-def _put_first(signal: Any, uid: str) -> None:
-    """Let the receiver *uid* be called before all that are there."""
-    with signal.lock:  # a new list, since `send` looks at it without the lock
-        signal.receivers = sorted(signal.receivers, key=lambda receiver: receiver[0][0] != uid)
-        signal.sender_receivers_cache.clear()
 
 
 def _name_of_target(key: Any) -> str:

@@ -33,6 +33,8 @@ _OF_NO_MATTER_BEFORE = frozenset(
         "origin",
         "referer",
         "remote-addr",
+        "remote-host",
+        "remote-port",
         "sentry-trace",
         "traceparent",
         "tracestate",
@@ -54,14 +56,14 @@ _OF_NO_MATTER_BEFORE = frozenset(
 )
 QUERY_READ, BODY_READ = "?query", "?body"  # noted like headers; no header has such a name
 _NOTED = {
-    "REMOTE_ADDR": "remote-addr",
-    "REMOTE_USER": "remote-user",
+    "AUTH_TYPE": "auth-type",
     "CONTENT_TYPE": "content-type",
     "QUERY_STRING": QUERY_READ,
     "REQUEST_URI": QUERY_READ,
     "RAW_URI": QUERY_READ,
     "wsgi.input": BODY_READ,
 }
+_OF_WHO_ASKS = ("REMOTE_", "SSL_CLIENT_")  # the address, the name, the certificate
 # What werkzeug keeps of a header or the query once it is parsed.
 PARSED = [
     "accept_mimetypes",
@@ -96,6 +98,8 @@ class WatchedEnviron(dict[str, Any]):
             self.read.add(key[5:].replace("_", "-").lower())
         elif key in _NOTED:
             self.read.add(_NOTED[key])
+        elif key.startswith(_OF_WHO_ASKS):
+            self.read.add(key.replace("_", "-").lower())
 
     def __getitem__(self, key: str) -> Any:
         self._note(key)

@@ -30,7 +30,7 @@ from .pending import Pending, autocommits, open_here, outside_of_a_transaction, 
 from .pools import PoolWatch
 from .rows import changed_names, has_late_updates, known_before, loaded_mappers, values_before, values_now
 from .rules import Rules, Template, Touches, rules_of
-from .statements import Within
+from .statements import Within, executed
 from .targets import watched
 
 log: logging.Logger = logging.getLogger("cacheguard")
@@ -339,7 +339,7 @@ class OnCommit:
     # Statements
 
     def _do_orm_execute(self, state: ORMExecuteState) -> Any:
-        statement: Any = state.statement
+        statement = executed(state.statement)
         pending = self._of(state.session)
         load = load_here()
         if load is not None:
@@ -347,8 +347,6 @@ class OnCommit:
                 self._pools.consider(state.session.get_bind(**state.bind_arguments))
             if self._is_private(state, pending, load):
                 load.private = True
-        if state.is_from_statement:
-            statement = statement.element
         if isinstance(statement, TextClause):
             if not statement.text.lstrip().upper().startswith(_READS):
                 pending.changed = True
@@ -453,7 +451,7 @@ class OnCommit:
     def _before_commit(self, session: Session) -> None:
         pending = self._of(session)
         is_root = not session.in_nested_transaction()
-        if not session.in_nested_transaction() or self._outbox is not None:
+        if is_root or self._outbox is not None:
             session.flush()
         self._write_outbox(session, pending)
         if not is_root:

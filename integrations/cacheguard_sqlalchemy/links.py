@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Table
 from sqlalchemy.orm import Mapper
@@ -30,29 +31,28 @@ class End:
 
 
 class Links:
-    """The ends of all association tables, found when they are first asked for."""
+    """The ends of association tables. Each table is looked for when it is first asked for: models may come late."""
 
     def __init__(self, rules: Sequence[Rules]) -> None:
         self._rules = rules
-        self._ends: dict[Table, tuple[End, ...]] | None = None
+        self._ends: WeakKeyDictionary[Table, tuple[End, ...]] = WeakKeyDictionary()
 
     def ends(self, table: Any) -> tuple[End, ...]:
         """The ends of *table* at which watched models are; none if it is no association table."""
-        if self._ends is None:
-            self._ends = self._found()
-        return self._ends.get(table, ())
+        found = self._ends.get(table)
+        if found is None:
+            found = self._ends[table] = self._found(table)
+        return found
 
-    def _found(self) -> dict[Table, tuple[End, ...]]:
-        found: dict[Table, dict[tuple[Any, ...], End]] = {}
+    def _found(self, table: Any) -> tuple[End, ...]:
+        ends: dict[tuple[Any, ...], End] = {}
         for registry in {each.mapper.registry for each in self._rules}:
             for mapper in registry.mappers:
                 for relationship in mapper.relationships:
-                    secondary = cast("Any", relationship.secondary)
-                    if secondary is not None:
-                        ends = found.setdefault(secondary, {})
+                    if cast("Any", relationship.secondary) is table:
                         self._add(ends, relationship.parent, relationship.synchronize_pairs)
                         self._add(ends, relationship.mapper, relationship.secondary_synchronize_pairs or ())
-        return {table: tuple(ends.values()) for table, ends in found.items()}
+        return tuple(ends.values())
 
     def _add(self, ends: dict[tuple[Any, ...], End], mapper: Mapper[Any], pairs: Iterable[tuple[Any, Any]]) -> None:
         rules = tuple(each for each in self._rules if mapper.isa(each.mapper) or each.mapper.isa(mapper))

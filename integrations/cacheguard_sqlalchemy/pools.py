@@ -1,4 +1,4 @@
-"""Warns if a load has to wait for a connection of the pool: a request that holds one may be what it waits for."""
+"""Warns if a load waits for a connection of the pool: those who hold the connections may wait for the load."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def as_stored(kind: Any, value: Any, dialect: Dialect) -> tuple[Any, bool]:
         for step in (own.process_bind_param, own.process_result_value):
             try:
                 stored = step(stored, dialect)
-            except NotImplementedError:  # it has no such step
+            except NotImplementedError:  # from TypeDecorator itself: the type has no such step, the value stays
                 continue
             except Exception:  # noqa: BLE001 - it is not ours, and may need a real row
                 return value, False
@@ -54,7 +54,7 @@ def as_stored(kind: Any, value: Any, dialect: Dialect) -> tuple[Any, bool]:
         return value, False
     try:
         expected = kind.python_type
-    except NotImplementedError:
+    except NotImplementedError:  # the type names none, which SQLAlchemy 2.1 calls `object`: nothing is certain
         return value, False
     return value, expected is type(value) and (expected in _PLAIN or isinstance(value, Enum))
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias, cast
 
-from sqlalchemy import CTE, Delete, Insert, Select, TextClause, Update
+from sqlalchemy import CTE, ClauseElement, Delete, Insert, Select, TextClause, TextualSelect, Update
+from sqlalchemy.orm import FromStatement
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import BindParameter
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.lambdas import NullLambdaStatement, StatementLambdaElement
 
 Change: TypeAlias = "Insert | Update | Delete"
 
@@ -47,6 +49,17 @@ _UPSERTS = frozenset({"on_conflict_do_update", "on_duplicate_key_update"})
 _MOST_KNOWN = 1000
 
 
+def executed(statement: Any) -> Any:
+    """What is executed: *statement*, or the one in a `lambda_stmt`, ``from_statement`` or ``text(…).columns(…)``."""
+    while True:
+        if isinstance(statement, StatementLambdaElement | NullLambdaStatement):
+            statement = cast("Any", statement)._resolved  # noqa: SLF001 - it has no other name
+        elif isinstance(statement, FromStatement | TextualSelect):
+            statement = cast("Any", statement).element
+        else:
+            return statement
+
+
 class Within:
     """Finds the INSERT, UPDATE and DELETE statements in the CTEs of a statement."""
 
@@ -55,7 +68,9 @@ class Within:
 
     def changes(self, statement: Any) -> list[Change]:
         """Those in *statement*, in any depth, without itself."""
-        made = statement._generate_cache_key()  # noqa: SLF001 - to look into each SELECT takes longer than to compile it
+        if not isinstance(statement, ClauseElement):  # a Sequence, or another default
+            return []
+        made = cast("Any", statement)._generate_cache_key()  # noqa: SLF001 - to look into each SELECT takes longer than to compile it
         key = None if made is None else made.key
         if key is not None and key in self._without:
             return []

@@ -341,6 +341,25 @@ def test_a_commit_of_which_nobody_knows_counts(on_postgres: str, monkeypatch: py
     assert guard().get("k") == (None if outcome == "its answer is lost" else "old")
 
 
+def test_an_error_without_a_connection_is_the_programs(on_postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection: Any = connections[on_postgres]
+    with transaction.atomic(using=on_postgres):
+        invalidate("k")
+    connection.close()
+
+    def connect(_: object) -> None:
+        raise OperationalError("no route to host")
+
+    def is_usable() -> bool:  # as Django's for MySQL
+        connection.connection.ping()
+        return True
+
+    monkeypatch.setattr(connection, "get_new_connection", connect)
+    monkeypatch.setattr(connection, "is_usable", is_usable)
+    with pytest.raises(OperationalError, match="no route"):
+        connection.set_autocommit(False)
+
+
 # Every checker is checked
 
 

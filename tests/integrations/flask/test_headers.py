@@ -46,6 +46,15 @@ LOOKS: dict[str, tuple[View, dict[str, Any]]] = {
     "data": (lambda: request.get_data(as_text=True), {"data": "page 2"}),
     "form": (lambda: request.form.get("page", "-"), {"data": {"page": "2"}}),
     "remote user": (lambda: request.remote_user or "-", {"environ_overrides": {"REMOTE_USER": "ada"}}),
+    "kind of login": (lambda: str(request.environ.get("AUTH_TYPE")), {"environ_overrides": {"AUTH_TYPE": "Basic"}}),
+    "certificate": (
+        lambda: str(request.environ.get("SSL_CLIENT_S_DN")),
+        {"environ_overrides": {"SSL_CLIENT_S_DN": "CN=ada"}},
+    ),
+    "name of the host": (
+        lambda: str(request.environ.get("REMOTE_HOST")),
+        {"environ_overrides": {"REMOTE_HOST": "ada.example"}},
+    ),
     "address": (lambda: str(request.remote_addr), {"environ_overrides": {"REMOTE_ADDR": "10.0.0.9"}}),
     "url": (lambda: request.url, {"query_string": "page=2"}),
     "full path": (lambda: request.full_path, {"query_string": "page=2"}),

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from cacheguard_sqlalchemy import invalidate_on_commit
 from tests.support.orm import Listening, Model, without_waiting_for_the_disk
 from tests.support.postgres_server import PostgresServer
 
@@ -36,6 +37,13 @@ def engine(database_url: Url) -> Iterator[Engine]:
 @pytest.fixture
 def factory(engine: Engine) -> sessionmaker[Session]:
     return sessionmaker(engine)
+
+
+@pytest.fixture
+def watched(request: pytest.FixtureRequest, guard: Listening, factory: sessionmaker[Session]) -> sessionmaker[Session]:
+    """Sessions that are watched for what the test's module names in ``TOUCHED``."""
+    invalidate_on_commit(guard, factory, request.module.TOUCHED)
+    return factory
 
 
 @pytest.fixture

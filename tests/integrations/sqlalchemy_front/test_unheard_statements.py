@@ -7,9 +7,35 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, Select, create_engine, delete, event, func, insert, literal, select, text, update
+from sqlalchemy import (
+    Column,
+    ColumnDefault,
+    Engine,
+    ForeignKey,
+    Integer,
+    Select,
+    Table,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    lambda_stmt,
+    literal,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.orm import Session, sessionmaker, with_loader_criteria
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    mapped_column,
+    relationship,
+    sessionmaker,
+    with_loader_criteria,
+)
 from sqlalchemy.pool import QueuePool
 
 from cacheguard import CacheGuard, Change
@@ -42,12 +68,6 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine.dispose()
 
 
-@pytest.fixture
-def watched(guard: Listening, factory: Factory) -> Factory:
-    invalidate_on_commit(guard, factory, TOUCHED)
-    return factory
-
-
 def from_statement(statement: Any) -> Select[Any]:
     return select(User).from_statement(statement.returning(User))  # type: ignore[return-value]
 
@@ -71,6 +91,16 @@ HEARD: dict[str, tuple[Any, set[str]]] = {
     ),
     "from_statement(insert)": (from_statement(insert(User).values(id=20, org_id=3, name="x")), {"user:20", "#org:3"}),
     "from_statement(delete)": (from_statement(delete(User).where(User.id == 2)), {"user:2", "#org:0"}),
+    "lambda update": (lambda_stmt(lambda: update(User).where(User.id == 1).values(name="x")), {"user:1", "#org:1"}),
+    "lambda insert": (lambda_stmt(lambda: insert(User).values(id=20, org_id=3, name="x")), {"user:20", "#org:3"}),
+    "lambda insert, spoiled": (
+        lambda_stmt(lambda: insert(User).values(id=20, org_id=3, name="x")).spoil(),
+        {"user:20", "#org:3"},
+    ),
+    "lambda delete(association)": (
+        lambda_stmt(lambda: delete(members).where(members.c.user_id == 1)),
+        {"user:1", "#org:1", "club:1"},
+    ),
     "values of several rows": (
         insert(User).values([{"id": 20, "org_id": 3}, {"id": 21, "org_id": 4}]),
         {"user:20", "#org:3", "user:21", "#org:4"},
@@ -98,6 +128,7 @@ REFUSED: dict[str, Any] = {
     "association by expression": insert(members).values(user_id=select(func.max(User.id)).scalar_subquery(), club_id=2),
     "association at random": delete(members).where(func.random() > 0),
     "association moved by expression": update(members).values(club_id=members.c.club_id + 1),
+    "lambda at random": lambda_stmt(lambda: update(User).where(func.random() > 0).values(name="x")),
     "replace": insert(User).prefix_with("OR REPLACE").values(id=1, org_id=9, name="x"),
     "from_statement at random": from_statement(update(User).where(func.random() > 0).values(name="x")),
     "joined at random": update(User).where(User.id == members.c.user_id, func.random() > 0).values(name="x"),
@@ -118,6 +149,63 @@ def test_it_is_refused_and_not_run(guard: Listening, watched: Factory, form: str
         assert set(session.scalars(select(User.name))) == {"old"}
         assert session.execute(select(members)).all() == [(1, 1)]
     assert guard.heard() == set()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        text("UPDATE users SET name = 'x' RETURNING id"),
+        text("UPDATE users SET name = 'x' RETURNING id").columns(User.id),
+        select(User.id).from_statement(text("UPDATE users SET name = 'x' RETURNING id").columns(User.id)),
+    ],
+    ids=["text", "columns", "from_statement"],
+)
+def test_text_that_changes_rows_makes_loads_private(guard: Listening, watched: Factory, statement: Any) -> None:
+    with watched() as session:
+        session.execute(select(User.id).from_statement(text("SELECT id FROM users").columns(User.id)))
+        assert guard.get_or_set("user:1", lambda: "old") == guard.get("user:1") == "old", "nothing is changed yet"
+        session.execute(statement).all()
+        assert (guard.get_or_set("user:2", lambda: "x"), guard.get("user:2")) == ("x", None)
+        session.rollback()
+
+
+def test_what_is_no_statement_is_executed_as_ever(guard: Listening, watched: Factory) -> None:
+    with watched() as session:
+        assert session.scalar(ColumnDefault(5)) == 5  # as `session.scalar(Sequence(…))` is, where there are sequences
+        session.commit()
+    assert guard.heard() == set()
+
+
+def test_a_relationship_that_is_declared_late_is_known(guard: Listening, factory: Factory) -> None:
+    class Late(DeclarativeBase): ...
+
+    class Post(Late):
+        __tablename__ = "late_posts"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    counts = Table("late_counts", Late.metadata, Column("n", Integer))
+    invalidate_on_commit(guard, factory, {Post: ["post:{id}"]})
+    Late.metadata.create_all(factory.kw["bind"])
+    with factory.begin() as session:
+        session.add(Post(id=1))
+        session.execute(insert(counts).values(n=1))
+    guard.heard()
+    tagged = Table(
+        "late_tagged",
+        Late.metadata,
+        Column("post", ForeignKey("late_posts.id")),
+        Column("tag", ForeignKey("late_tags.id")),
+    )
+
+    class Tag(Late):
+        __tablename__ = "late_tags"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        posts: Mapped[list[Post]] = relationship(Post, secondary=tagged)
+
+    Late.metadata.create_all(factory.kw["bind"])
+    with factory.begin() as session:
+        session.execute(insert(tagged).values(post=1, tag=1))
+    assert guard.heard() == {"post:1"}
 
 
 def test_bulk_tags_cover_what_is_refused(guard: Listening, factory: Factory) -> None:

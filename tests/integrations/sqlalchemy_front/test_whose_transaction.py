@@ -36,12 +36,6 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine.dispose()
 
 
-@pytest.fixture
-def watched(guard: Listening, factory: Factory) -> Factory:
-    invalidate_on_commit(guard, factory, TOUCHED)
-    return factory
-
-
 def elsewhere(call: Callable[[], Any]) -> Any:
     """What *call* returns in a thread with a copy of this context, as FastAPI runs each dependency."""
     with ThreadPoolExecutor(1) as pool:
