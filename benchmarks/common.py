@@ -114,21 +114,6 @@ def awaits_of(
     return lambda: runner.run(each())
 
 
-def crowds_of(
-    runner: asyncio.Runner, fn: Callable[[Any], Coroutine[Any, Any, object]], arguments: Sequence[Any], crowd: int
-) -> Callable[[], float]:
-    """A round in which *crowd* tasks at once await *fn*, until *arguments* are used up."""
-    groups = [arguments[at : at + crowd] for at in range(0, len(arguments), crowd)]
-
-    async def each() -> float:
-        began = perf_counter()
-        for group in groups:
-            await asyncio.gather(*(fn(argument) for argument in group))
-        return (perf_counter() - began) / len(arguments)
-
-    return lambda: runner.run(each())
-
-
 @contextmanager
 def private_redis() -> Iterator[str]:
     """The URL of a server of our own, which ends with the block."""
