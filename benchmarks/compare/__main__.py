@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from benchmarks.compare import both_tiers, crowds, in_process, machine, memory, shared_tier
 from benchmarks.compare.figures import Measured, Row
 from benchmarks.compare.plots import plot
@@ -124,8 +122,8 @@ def main() -> int:
         return 0
     try:
         wanted = chosen(asked.rows)
-        with RedisServer() as server, redis.Redis.from_url(server.url) as client:
-            about = machine.describe(f"redis-server {client.info('server')['redis_version']}")
+        with RedisServer() as server:
+            about = machine.describe(machine.server_at(server.url))
     except (ValueError, NoRedisError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import redis
+
 CLIENTS = ("cacheguard", "redis", "hiredis", "msgspec", "cachetools", "pybloom-live")
 PEERS = (
     "aiocache", "async-lru", "cachebox", "cachetools", "cashews", "coredis", "django", "django-redis", "dogpile.cache",
@@ -36,6 +38,12 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.machine() or "unknown processor"
+
+
+def server_at(url: str) -> str:
+    """What answers at *url*."""
+    with redis.Redis.from_url(url) as client:
+        return f"redis-server {client.info('server')['redis_version']}"
 
 
 def describe(server: str) -> dict[str, Any]:

@@ -10,8 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from benchmarks.compare import machine
 from benchmarks.compare.report import replaced
 from benchmarks.scale.curves import Curve, plot, table
@@ -87,8 +85,8 @@ def main() -> int:
         print(f"no curve begins with {asked.rows!r}; there are {', '.join(CURVES)}", file=sys.stderr)
         return 2
     try:
-        with RedisServer() as server, redis.Redis.from_url(server.url) as client:
-            about = machine.describe(f"redis-server {client.info('server')['redis_version']}")
+        with RedisServer() as server:
+            about = machine.describe(machine.server_at(server.url))
     except NoRedisError as error:
         print(error, file=sys.stderr)
         return 2
