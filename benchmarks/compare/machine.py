@@ -68,10 +68,6 @@ def not_installed() -> dict[str, str]:
     return dict(json.loads(notes.read_text(encoding="utf-8"))) if notes.exists() else {}
 
 
-def installed_peers() -> list[str]:
-    return [name for name in PEERS if version_of(name) is not None]
-
-
 def busy(machine: dict[str, Any]) -> bool:
     """Whether others were at work when the run began."""
     return bool(machine["load"] > BUSY * machine["cores"])
