@@ -65,7 +65,7 @@ bench-gate: .venv/.dev  ## calls and bytecode instructions of each path against 
 	$(BIN)/python -m benchmarks.gate $(if $(UPDATE),--update) $(ARGS)
 
 bench-questions: .venv/.dev  ## the single questions in benchmarks/, one after the other; ARGS=--full takes longer
-	@for script in $(filter-out %/common.py %/crowd.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; done
+	@for name in $(patsubst benchmarks/%.py,%,$(filter-out %/common.py,$(wildcard benchmarks/*.py))); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
 # One arena: what grows in a soak is then what is held, not what the allocator of many threads has split up.
 chaos: .venv/.dev  ## the slow fault tests

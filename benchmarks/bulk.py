@@ -10,8 +10,8 @@ import asyncio
 import gc
 import time
 
-from common import claim, headline, options, pretty
-
+from benchmarks.common import claim, headline, options
+from benchmarks.compare.figures import pretty_seconds
 from cacheguard import CacheGuard
 from cacheguard.testing import RedisServer
 
@@ -57,9 +57,9 @@ def main() -> None:
             many, worst = asyncio.run(measured(server.url, server, how, MANY))
             if chosen.full:
                 _, worst = asyncio.run(measured(server.url, server, how, MOST))
-            print(f"Redis {how}: {FEW:,} keys {pretty(few)}, {MANY:,} keys {pretty(many)}")
+            print(f"Redis {how}: {FEW:,} keys {pretty_seconds(few)}, {MANY:,} keys {pretty_seconds(many)}")
             claim("CPU, four times the keys", f"{many / few:.1f}x", f"≤ {AIM:g}x", ok=many / few <= AIM)
-            claim("the loop stood still", pretty(worst), f"≤ {pretty(STALL)}", ok=worst <= STALL)
+            claim("the loop stood still", pretty_seconds(worst), f"≤ {pretty_seconds(STALL)}", ok=worst <= STALL)
 
 
 if __name__ == "__main__":

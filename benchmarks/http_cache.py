@@ -7,12 +7,13 @@ import sqlite3
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from common import Target, awaits_of, claim, headline, options, private_redis, race, rounds, table
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from benchmarks.common import Target, awaited, claim, headline, options, private_redis, rounds, table
+from benchmarks.compare.racing import awaits, race_runs
 from cacheguard import CacheGuard
 from cacheguard_asgi import HTTPCacheMiddleware
 
@@ -83,10 +84,10 @@ def passing(guard: CacheGuard, runner: asyncio.Runner, count: int) -> None:
     cached = HTTPCacheMiddleware(nothing, guard)
     names = "bare application", "passes, OPTIONS", "passes, GET (no-store)"
     asks = asker(nothing, "GET", b"/"), asker(cached, "OPTIONS", b"/"), asker(cached, "GET", b"/")
-    times = race({name: awaits_of(runner, ask, TIMES) for name, ask in zip(names, asks, strict=True)}, count)
+    times = race_runs({name: awaited(runner, awaits(ask, TIMES)) for name, ask in zip(names, asks, strict=True)}, count)
     table(times, names[0])
     for name in names[1:]:
-        more = times[name].least - times[names[0]].least
+        more = times[name].p10 - times[names[0]].p10
         claim(f"overhead, {name}", f"{more * 1e6:.1f} µs", f"≤ {OVERHEAD * 1e6:.0f} µs", ok=more <= OVERHEAD)
 
 
@@ -95,7 +96,7 @@ def hits(guard: CacheGuard, runner: asyncio.Runner, count: int) -> None:
     app = shop()
     names = "Starlette, 10 kB from SQLite", "stored hit"
     asks = asker(app, "GET", b"/products"), asker(HTTPCacheMiddleware(app, guard), "GET", b"/products")
-    times = race({name: awaits_of(runner, ask, TIMES) for name, ask in zip(names, asks, strict=True)}, count)
+    times = race_runs({name: awaited(runner, awaits(ask, TIMES)) for name, ask in zip(names, asks, strict=True)}, count)
     table(times, names[0], Target(names[1], 1 / 3))
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from time import perf_counter
 from typing import Any
 
 import msgspec
 import pydantic
-from common import headline, options, race, rounds, table
 
+from benchmarks.common import headline, options, rounds, table
+from benchmarks.compare.racing import calls, race_runs
 from cacheguard.codec import TAGGED, codec_for
 
 AT = datetime(2024, 7, 1, 12, 30, tzinfo=UTC)
@@ -66,16 +65,6 @@ CASES: dict[str, tuple[Any, Any]] = {
 }
 
 
-def calls(fn: Callable[[Any], Any], argument: Any, times: int) -> Callable[[], float]:
-    def run() -> float:
-        began = perf_counter()
-        for _ in range(times):
-            fn(argument)
-        return (perf_counter() - began) / times
-
-    return run
-
-
 def main() -> None:
     """Encoding without a check, a whole fill's encoding, and reading it."""
     chosen = options(__doc__ or "")
@@ -87,11 +76,11 @@ def main() -> None:
         adapter = pydantic.TypeAdapter(annotation) if "pydantic" in name else None
         times = 10 if len(payload) > 1000 else 200
         contestants = {
-            f"{name}: the library alone": calls(adapter.dump_json if adapter else bare.encode, value, times),
-            f"{name}: stored, checked ({len(payload)} B)": calls(codec.encode, value, times),
-            f"{name}: read": calls(codec.decode, payload, times),
+            f"{name}: the library alone": calls(adapter.dump_json if adapter else bare.encode, [value] * times),
+            f"{name}: stored, checked ({len(payload)} B)": calls(codec.encode, [value] * times),
+            f"{name}: read": calls(codec.decode, [payload] * times),
         }
-        table(race(contestants, rounds(chosen, 20)), f"{name}: the library alone")
+        table(race_runs(contestants, rounds(chosen, 20)), f"{name}: the library alone")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ import sys
 import time
 from statistics import quantiles
 
-from common import claim, headline, options, pretty, private_cluster, private_redis, rounds
-
+from benchmarks.common import claim, headline, options, private_cluster, private_redis, rounds
+from benchmarks.compare.figures import pretty_seconds
 from cacheguard import CacheGuard
 
 READER = """
@@ -62,8 +62,8 @@ def main() -> None:
             headline(__doc__ or "", url)
             delays = drops(url, rounds(chosen, 300))
             cuts = quantiles(delays, n=100)
-            print(f"  p50 {pretty(cuts[49])}, longest {pretty(max(delays))}")
-            claim("p99 of the delay", pretty(cuts[98]), f"≤ {pretty(aim)}", ok=cuts[98] <= aim)
+            print(f"  p50 {pretty_seconds(cuts[49])}, longest {pretty_seconds(max(delays))}")
+            claim("p99 of the delay", pretty_seconds(cuts[98]), f"≤ {pretty_seconds(aim)}", ok=cuts[98] <= aim)
 
 
 if __name__ == "__main__":

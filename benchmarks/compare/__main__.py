@@ -5,24 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from benchmarks.compare import both_tiers, crowds, in_process, machine, memory, shared_tier
+from benchmarks.compare.apart import ROOT, BrokenError, measured_apart
 from benchmarks.compare.figures import Measured, Row
 from benchmarks.compare.plots import plot
-from benchmarks.compare.report import lines, markdown, replaced
+from benchmarks.compare.report import lines, markdown, places, problems, write_page
 from benchmarks.compare.rows import CROWD, L1, ROWS, SIZE, chosen
 from cacheguard.testing import NoRedisError, RedisServer
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "benchmarks.md"
 QUICK = 0.2  # share of the rounds
 A_ROW = 600  # seconds that one row may take
 
@@ -35,7 +30,7 @@ def measure(row: Row, url: str, share: float) -> Measured:
         return both_tiers.run(row.name, url, share)
     if row.section == L1 or row.name == "bloom":
         return in_process.run(row.name, url, share)
-    return (memory if row.section == SIZE else shared_tier).run(row.name, url, share)
+    return memory.run(row.name, url, share) if row.section == SIZE else shared_tier.run(row.name, url, share)
 
 
 def pin(row: Row) -> None:
@@ -56,101 +51,76 @@ def one(row: Row, share: float, out: Path) -> None:
 
 def in_a_child(row: Row, share: float) -> Measured:
     """Measure *row* in a process of its own; a row that breaks says so and stops no other."""
-    with tempfile.TemporaryDirectory() as directory:
-        out = Path(directory) / "row.json"
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.compare",
-            "--one",
-            row.name,
-            "--share",
-            str(share),
-            "--out",
-            str(out),
-        ]
-        try:
-            done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False, timeout=A_ROW)
-        except subprocess.TimeoutExpired:
-            return Measured(row.name, absent={"all": f"not done within {A_ROW} s"})
-        if done.returncode:
-            print(done.stderr, file=sys.stderr)
-            last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
-            return Measured(row.name, absent={"all": last})
-        return Measured.from_data(json.loads(out.read_text(encoding="utf-8")))
+    try:
+        words = ["--one", row.name, "--rounds", str(share)]
+        return Measured.from_data(measured_apart("benchmarks.compare", words, A_ROW))
+    except BrokenError as error:
+        return Measured(row.name, absent={"all": str(error)})
 
 
 def write(out: Path, page: Path, data: dict[str, Any], rows: list[tuple[Row, Measured]]) -> None:
     """JSON and plots into *out*, the text into *page*."""
-    out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     for row, measured in rows:
         if measured.figures:
             (out / f"{row.name}.svg").write_text(plot(row, measured), encoding="utf-8")
-    text = markdown(data["machine"], data["options"], rows)
-    page.write_text(replaced(PAGE.read_text(encoding="utf-8"), "make bench", text), encoding="utf-8")
+    write_page(page, "make bench", markdown(data["machine"], data["options"], rows))
 
 
-def problems(rows: list[tuple[Row, Measured]], *, whole: bool) -> list[str]:
-    """Why the run cannot count as a comparison."""
-    found = [f"{row.name}: {measured.absent['all']}" for row, measured in rows if "all" in measured.absent]
-    peers = set(machine.installed_peers())
-    if whole:
-        peers = {figure.library for _, measured in rows for figure in measured.figures.values()} - {
-            "cacheguard",
-            "python",
-        }
-    if len(peers) < machine.ENOUGH:
-        found.append(f"{len(peers)} peers ({', '.join(sorted(peers))}); at least {machine.ENOUGH} make a comparison")
-    return found
+def share_of_rounds(text: str) -> float:
+    """The value of ``--rounds``."""
+    share = float(text)
+    if not 0 < share <= 100:
+        raise argparse.ArgumentTypeError(f"a share of the rounds is above 0 and at most 100, got {text}")
+    return share
 
 
 def main() -> int:
-    """The command line: 1 if a row could not be measured, or fewer than ten peers took part."""
+    """The command line: 1 if a row could not be measured, or fewer than ten peers took part in all rows."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a fifth of the rounds; written below build/bench")
-    parser.add_argument("--rounds", type=float, help="a share of the rounds, such as 0.5; written below build/bench")
+    parser.add_argument(
+        "--rounds", type=share_of_rounds, default=1.0, help="a share of the rounds, such as 0.5; below build/bench"
+    )
+    parser.add_argument("--quick", action="store_const", dest="rounds", const=QUICK, help=f"--rounds {QUICK}")
     parser.add_argument("--rows", default="", help="rows by the beginning of their names; written below build/bench")
     parser.add_argument("--list", action="store_true", help="say which rows there are")
     for hidden in ("--one", "--out"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
-    parser.add_argument("--share", type=float, default=1.0, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.list:
         print("\n".join(f"{row.name:18} {row.title}" for row in ROWS))
         return 0
     if asked.one:
-        one(next(row for row in ROWS if row.name == asked.one), asked.share, Path(asked.out))
+        one(next(row for row in ROWS if row.name == asked.one), asked.rounds, Path(asked.out))
         return 0
     try:
         wanted = chosen(asked.rows)
-        with RedisServer() as server, redis.Redis.from_url(server.url) as client:
-            about = machine.describe(f"redis-server {client.info('server')['redis_version']}")
+        with RedisServer() as server:
+            about = machine.describe(machine.server_at(server.url))
     except (ValueError, NoRedisError) as error:
         print(error, file=sys.stderr)
         return 2
-    share = asked.rounds or (QUICK if asked.quick else 1.0)
-    whole = share == 1.0 and not asked.rows
+    every_row = len(wanted) == len(ROWS)
+    whole = every_row and asked.rounds == 1.0
     began = time.monotonic()
     rows = []
     for row in wanted:
-        measured = in_a_child(row, share)
+        measured = in_a_child(row, asked.rounds)
         print("\n".join(lines(row, measured)), flush=True)
         rows.append((row, measured))
     options = {
-        "share": share,
+        "share": asked.rounds,
         "whole": whole,
         "took": time.monotonic() - began,
         "pinned": hasattr(os, "sched_setaffinity"),
     }
     data = {"machine": about, "options": options, "rows": [measured.as_data() for _, measured in rows]}
-    out = ROOT / "docs" / "benchmarks" if whole else ROOT / "build" / "bench"
-    page = PAGE if whole else out / "benchmarks.md"
-    out.mkdir(parents=True, exist_ok=True)
+    out, page = places("benchmarks.md", whole=whole)
     write(out, page, data, rows)
     print(f"wrote {page.relative_to(ROOT)} and {out.relative_to(ROOT)}/")
-    wrong = problems(rows, whole=whole)
-    print("\n".join(f"FAILED: {each}" for each in wrong), file=sys.stderr)
+    wrong = problems(rows, every_row=every_row)
+    for each in wrong:
+        print(f"FAILED: {each}", file=sys.stderr)
     return 1 if wrong else 0
 
 

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field
 from statistics import quantiles
 from typing import Any, Literal
 
-Unit = Literal["seconds", "bytes"]
+OURS = "cacheguard"  # our distribution, and the contestant that is held to a target
+
+Unit = Literal["seconds", "bytes", "per second"]
 # What the target bounds: the quotient by the baseline (at most), how many times faster than it (at least), the figure
 # itself, or the 99th percentile of all reads.
 Aim = Literal["ratio", "faster", "seconds", "bytes", "p99"]
@@ -101,7 +103,6 @@ class Row:
         aim: how the figure becomes the number that the target bounds.
         target: that bound; None if the row has none.
         baseline: the contestant that the others are divided by.
-        ours: the contestant that is held to the target.
         loads: so many loads, in each round, are part of the target.
     """
 
@@ -111,7 +112,6 @@ class Row:
     aim: Aim
     target: float | None
     baseline: str | None
-    ours: str = "cacheguard"
     loads: int | None = None
 
 
@@ -133,10 +133,10 @@ def number(row: Row, measured: Measured, contestant: str) -> float | None:
 
 def reached(row: Row, measured: Measured) -> bool | None:
     """Whether the target is reached; None where there is none, or nothing to compare."""
-    found = number(row, measured, row.ours)
+    found = number(row, measured, OURS)
     if row.target is None or found is None:
         return None
-    if row.loads is not None and set(measured.figures[row.ours].extra["loads"]) != {row.loads}:
+    if row.loads is not None and set(measured.figures[OURS].extra["loads"]) != {row.loads}:
         return False
     return found >= row.target if row.aim == "faster" else found <= row.target
 
@@ -152,7 +152,9 @@ def pretty_seconds(value: float) -> str:
 
 def pretty(unit: Unit, value: float) -> str:
     """A figure with its unit."""
-    return pretty_seconds(value) if unit == "seconds" else f"{value:,.0f} B"
+    if unit == "seconds":
+        return pretty_seconds(value)
+    return f"{value:,.0f} B" if unit == "bytes" else f"{value:,.0f}/s"
 
 
 def pretty_number(row: Row, value: float | None) -> str:

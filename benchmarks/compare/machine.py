@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import redis
+
 CLIENTS = ("cacheguard", "redis", "hiredis", "msgspec", "cachetools", "pybloom-live")
 PEERS = (
     "aiocache", "async-lru", "cachebox", "cachetools", "cashews", "coredis", "django", "django-redis", "dogpile.cache",
@@ -38,6 +40,12 @@ def processor() -> str:
     return platform.machine() or "unknown processor"
 
 
+def server_at(url: str) -> str:
+    """What answers at *url*."""
+    with redis.Redis.from_url(url) as client:
+        return f"redis-server {client.info('server')['redis_version']}"
+
+
 def describe(server: str) -> dict[str, Any]:
     """Versions and machine, before anything is measured."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -58,10 +66,6 @@ def not_installed() -> dict[str, str]:
     """Requirement and reason, as install.py has noted them."""
     notes = Path(sys.prefix) / "not-installed.json"
     return dict(json.loads(notes.read_text(encoding="utf-8"))) if notes.exists() else {}
-
-
-def installed_peers() -> list[str]:
-    return [name for name in PEERS if version_of(name) is not None]
 
 
 def busy(machine: dict[str, Any]) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from html import escape
 
-from benchmarks.compare.figures import Measured, Row, number, pretty, pretty_number
+from benchmarks.compare.figures import OURS, Measured, Row, number, pretty, pretty_number
 
 WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 760, 190, 90, 18, 8, 46
 CLIP = 4.0  # bars end at so many times the largest of target, baseline and ours: one slow peer must not hide the rest
-OURS, OTHERS, MARK, TEXT = "#2f7ed8", "#9aa5b1", "#d9480f", "#6b7280"
+BLUE, GREY, MARK, TEXT = "#2f7ed8", "#9aa5b1", "#d9480f", "#6b7280"
 
 
 def plot(row: Row, measured: Measured) -> str:
@@ -18,7 +18,7 @@ def plot(row: Row, measured: Measured) -> str:
         found = number(row, measured, name)
         values[name] = figure.p10 if found is None else found
     names = sorted(values, key=lambda name: values[name], reverse=row.aim == "faster")
-    anchors = [values[name] for name in (row.ours, row.baseline) if name in values]
+    anchors = [values[name] for name in (OURS, row.baseline) if name in values]
     most = min(max(values.values()), CLIP * max(*anchors, row.target or 0.0, 0.0)) or 1.0
     scale = (WIDTH - LEFT - RIGHT) / max(most, row.target or 0.0)
     height = TOP + len(names) * (BAR + GAP) + 12
@@ -33,7 +33,7 @@ def plot(row: Row, measured: Measured) -> str:
         y = TOP + at * (BAR + GAP)
         value = values[name]
         length = max(1.0, min(value, most) * scale)
-        colour = OURS if measured.figures[name].library == "cacheguard" else OTHERS
+        colour = BLUE if measured.figures[name].library == OURS else GREY
         label = pretty_number(row, value) if row.aim != "bytes" else pretty("bytes", value)
         out += [
             f'<text x="{LEFT - 8}" y="{y + 14}" text-anchor="end">{escape(name)}</text>',

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.compare.figures import Figure, Measured, Timed, summary
 
 Run = Callable[[], Timed]
-AsyncRun = Callable[[], Awaitable[Timed]]
+AsyncRun = Callable[[], Coroutine[Any, Any, Timed]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ def race(row: str, contestants: dict[str, Contestant], rounds: int) -> Measured:
                 if at:
                     taken[name].append(timed)
     return Measured(row, _figures(contestants, taken))
+
+
+def race_runs(runs: dict[str, Run], rounds: int) -> dict[str, Figure]:
+    """`race` of what has no name but its own."""
+    return race("", {name: Contestant("", "", run) for name, run in runs.items()}, rounds).figures
 
 
 async def arace(row: str, contestants: dict[str, Contestant], rounds: int) -> Measured:

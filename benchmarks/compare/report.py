@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from benchmarks.compare.figures import Figure, Measured, Row, number, pretty, pretty_number, pretty_seconds, reached
-from benchmarks.compare.machine import busy
+from benchmarks.compare.apart import ROOT
+from benchmarks.compare.figures import (
+    OURS,
+    Figure,
+    Measured,
+    Row,
+    number,
+    pretty,
+    pretty_number,
+    pretty_seconds,
+    reached,
+)
+from benchmarks.compare.machine import ENOUGH, busy
+
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 VERDICTS = {True: "yes", False: "**no**", None: "–"}
+
+
+def places(name: str, *, whole: bool) -> tuple[Path, Path]:
+    """The folder of JSON and plots, and the page. A part of a run stays below the folder build, its page as *name*."""
+    out = ROOT / "docs" / "benchmarks" if whole else ROOT / "build" / "bench"
+    out.mkdir(parents=True, exist_ok=True)
+    return out, PAGE if whole else out / name
+
+
+def write_page(page: Path, name: str, text: str) -> None:
+    """Write the page as it is, with *text* in its block *name*."""
+    page.write_text(replaced(PAGE.read_text(encoding="utf-8"), name, text), encoding="utf-8")
 
 
 def replaced(page: str, name: str, text: str) -> str:
@@ -29,8 +55,22 @@ def markdown(machine: dict[str, Any], options: dict[str, Any], rows: list[tuple[
     for section in dict.fromkeys(row.section for row, _ in rows):
         parts.append(f"### {section}")
         parts += [_row(row, measured) for row, measured in rows if row.section == section]
-    parts += [_missing(machine, rows), _versions(machine)]
+    parts += [_missing(machine), _versions(machine)]
     return "\n\n".join(part for part in parts if part)
+
+
+def problems(rows: list[tuple[Row, Measured]], *, every_row: bool) -> list[str]:
+    """Why the run cannot count as a comparison."""
+    found = []
+    for row, measured in rows:
+        missing = [name for name in (OURS, row.baseline) if name is not None and name not in measured.figures]
+        if missing:
+            why = measured.absent.get("all") or measured.absent.get(missing[0], "not measured")
+            found.append(f"{row.name}, {missing[0]}: {why}")
+    peers = {figure.library for _, measured in rows for figure in measured.figures.values()} - {OURS, "python"}
+    if every_row and len(peers) < ENOUGH:
+        found.append(f"{len(peers)} peers ({', '.join(sorted(peers))}); at least {ENOUGH} make a comparison")
+    return found
 
 
 def lines(row: Row, measured: Measured) -> list[str]:
@@ -43,7 +83,7 @@ def lines(row: Row, measured: Measured) -> list[str]:
         out.append(f"  {name:{width}}  {marks}  ±{figure.spread:4.0%} {found:>9}  {_extra(figure)}".rstrip())
     out += [f"  {name}: absent, {why}" for name, why in measured.absent.items()]
     if row.target is not None:
-        found, word = number(row, measured, row.ours), {True: "reached", False: "MISSED", None: "not measured"}
+        found, word = number(row, measured, OURS), {True: "reached", False: "MISSED", None: "not measured"}
         verdict = word[reached(row, measured)]
         out.append(f"  target {_bound(row)}: {pretty_number(row, found)}, {verdict}")
     return [*out, ""]
@@ -75,7 +115,7 @@ def _targets(rows: list[tuple[Row, Measured]]) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for row, measured in rows:
-        found = pretty_number(row, number(row, measured, row.ours))
+        found = pretty_number(row, number(row, measured, OURS))
         cells = [row.title, _bound(row), found, VERDICTS[reached(row, measured)], _best(row, measured)]
         out.append(f"| {' | '.join(cells)} |")
     return "\n".join(out)
@@ -93,7 +133,7 @@ def _best(row: Row, measured: Measured) -> str:
     found = {
         name: value
         for name, figure in measured.figures.items()
-        if figure.library not in {"cacheguard", "python"}
+        if figure.library not in {OURS, "python"}
         and name not in {row.baseline, "redis-py"}
         and (value := number(row, measured, name)) is not None
     }
@@ -112,7 +152,7 @@ def _row(row: Row, measured: Measured) -> str:
     head = ["", "call", f"{unit}p10", "median", "spread", *([ratio] if ratio else []), "beside"]
     out += [f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"]
     for name, figure in measured.figures.items():
-        shown = f"**{name}**" if figure.library == "cacheguard" else name
+        shown = f"**{name}**" if figure.library == OURS else name
         marks = [pretty(figure.unit, figure.p10), pretty(figure.unit, figure.p50), f"{figure.spread:.0%}"]
         compared = [pretty_number(row, number(row, measured, name))] if ratio else []
         out.append(f"| {' | '.join([shown, figure.how, *marks, *compared, _extra(figure)])} |")
@@ -138,7 +178,7 @@ def _extra(figure: Figure) -> str:
     return ", ".join(words)
 
 
-def _missing(machine: dict[str, Any], rows: list[tuple[Row, Measured]]) -> str:
+def _missing(machine: dict[str, Any]) -> str:
     notes = [f"- {peer}: {why}" for peer, why in machine["not_installed"].items()]
     if not notes:
         return "Every peer could be installed."

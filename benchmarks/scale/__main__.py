@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from benchmarks.compare import machine
-from benchmarks.compare.report import replaced
+from benchmarks.compare.apart import BrokenError, measured_apart
+from benchmarks.compare.report import places, write_page
 from benchmarks.scale.curves import Curve, plot, table
 from benchmarks.scale.measuring import CURVES, measure
 from cacheguard.testing import NoRedisError, RedisServer
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "benchmarks.md"
 LARGEST = 1_000_000  # keys, unless --largest says otherwise: ten million take 3 GB and a quarter of an hour
 A_CURVE = 1_800  # seconds that one curve may take
 
@@ -27,28 +22,11 @@ A_CURVE = 1_800  # seconds that one curve may take
 def in_a_child(name: str, *, quick: bool, largest: int) -> Curve:
     """Measure *name* in a process of its own; a curve that breaks says so and stops no other."""
     title, over, unit, *_ = CURVES[name]
-    with tempfile.TemporaryDirectory() as directory:
-        out = Path(directory) / "curve.json"
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.scale",
-            "--one",
-            name,
-            "--out",
-            str(out),
-            "--largest",
-            str(largest),
-        ]
-        command += ["--quick"] if quick else []
-        try:
-            done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False, timeout=A_CURVE)
-        except subprocess.TimeoutExpired:
-            return Curve(name, title, over, unit, absent=f"not done within {A_CURVE} s")
-        if done.returncode:
-            print(done.stderr, file=sys.stderr)
-            return Curve(name, title, over, unit, absent=(done.stderr.strip().splitlines() or ["no word"])[-1])
-        return Curve.from_data(json.loads(out.read_text(encoding="utf-8")))
+    words = ["--one", name, "--largest", str(largest), *(["--quick"] if quick else [])]
+    try:
+        return Curve.from_data(measured_apart("benchmarks.scale", words, A_CURVE))
+    except BrokenError as error:
+        return Curve(name, title, over, unit, absent=str(error))
 
 
 def markdown(about: dict[str, Any], curves: list[Curve]) -> str:
@@ -87,8 +65,8 @@ def main() -> int:
         print(f"no curve begins with {asked.rows!r}; there are {', '.join(CURVES)}", file=sys.stderr)
         return 2
     try:
-        with RedisServer() as server, redis.Redis.from_url(server.url) as client:
-            about = machine.describe(f"redis-server {client.info('server')['redis_version']}")
+        with RedisServer() as server:
+            about = machine.describe(machine.server_at(server.url))
     except NoRedisError as error:
         print(error, file=sys.stderr)
         return 2
@@ -97,16 +75,13 @@ def main() -> int:
         curves.append(in_a_child(name, quick=asked.quick, largest=asked.largest))
         print(f"{curves[-1].title}\n{table(curves[-1])}\n", flush=True)
     whole = not asked.quick and not words
-    out = ROOT / "docs" / "benchmarks" if whole else ROOT / "build" / "bench"
-    page = PAGE if whole else out / "scale.md"
-    out.mkdir(parents=True, exist_ok=True)
+    out, page = places("scale.md", whole=whole)
     data = {"machine": about, "curves": [curve.as_data() for curve in curves]}
     (out / "scale.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     for curve in curves:
         if not curve.absent:
             (out / f"scale-{curve.name}.svg").write_text(plot(curve), encoding="utf-8")
-    text = replaced(PAGE.read_text(encoding="utf-8"), "make bench-scale", markdown(about, curves))
-    page.write_text(text, encoding="utf-8")
+    write_page(page, "make bench-scale", markdown(about, curves))
     return 1 if any(curve.absent for curve in curves) else 0
 
 

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
-from typing import Any, Literal
+from typing import Any
 
-from benchmarks.compare.figures import pretty_seconds
+from benchmarks.compare.figures import Unit, pretty
 
-Unit = Literal["seconds", "bytes", "per second"]
 Point = tuple[float, float]
 
 KNEE = 1.5  # times the least before it: from there on a curve is not flat
@@ -61,13 +60,6 @@ def exponent(points: Sequence[Point]) -> float:
     return sum((x - middle_x) * (y - middle_y) for x, y in logs) / spread if spread else 0.0
 
 
-def pretty(unit: Unit, value: float) -> str:
-    """A figure with its unit."""
-    if unit == "seconds":
-        return pretty_seconds(value)
-    return f"{value:,.0f} B" if unit == "bytes" else f"{value:,.0f}/s"
-
-
 def table(curve: Curve) -> str:
     """One line for each x, one column for each series, and where a series stops being flat."""
     if curve.absent:
@@ -81,12 +73,14 @@ def table(curve: Curve) -> str:
     out.append("")
     for name, points in curve.series.items():
         if len(points) > 1:
-            found = knee(points) if curve.unit != "per second" else None
-            bend = (
-                "" if curve.unit == "per second" else f", {f'above {KNEE}x from {found:,.0f} on' if found else 'flat'}"
-            )
+            bend = "" if curve.unit == "per second" else f", {_bend(points)}"
             out.append(f"- {name}: grows as {curve.over} to the power of {exponent(points):.2f}{bend}.")
     return "\n".join(out)
+
+
+def _bend(points: Sequence[Point]) -> str:
+    found = knee(points)
+    return "flat" if found is None else f"above {KNEE}x from {found:,.0f} on"
 
 
 def plot(curve: Curve) -> str:

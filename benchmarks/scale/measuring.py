@@ -6,25 +6,21 @@ import gc
 import multiprocessing
 import os
 import pickle
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib import import_module
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import psutil
 import redis
 
+from benchmarks.common import private_cluster
 from benchmarks.compare.figures import percentile
 from benchmarks.scale.curves import Curve
 from cacheguard import CacheGuard, Policy
-from cacheguard.testing import RedisServer, find_binary
+from cacheguard.testing import RedisServer
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXT = "x" * 100
 READS, ROUNDS = 200, 15
 TTL = 3_600
@@ -239,25 +235,13 @@ def _listener(url: str, ready: Any, stop: Any, answers: Any) -> None:
         answers.put((time.process_time() - began) / (READS * (ROUNDS + 1)))
 
 
-@contextmanager
-def cluster(masters: int) -> Iterator[str]:
-    """The URL of a cluster of our own."""
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))
-    clusters = import_module("tests.support.clusters")
-    binary = find_binary()
-    with tempfile.TemporaryDirectory() as directory:
-        opened = clusters.RedisCluster(binary, Path(directory), masters).start()
-        try:
-            yield opened.url
-        finally:
-            opened.stop()
-
-
 def nodes(curve: Curve, sizes: Sequence[int]) -> None:
     """A hit, and a batch of 1,000 keys, on a cluster of so many masters."""
     for size in sizes:
-        with cluster(size) as url, CacheGuard(url, policy=Policy(ttl=TTL, l1=False), operation_timeout=10) as guard:
+        with (
+            private_cluster(size) as url,
+            CacheGuard(url, policy=Policy(ttl=TTL, l1=False), operation_timeout=10) as guard,
+        ):
             names = [f"row:{number}" for number in range(1_000)]
             guard.set_many(dict.fromkeys(names, TEXT))
             curve.add("a hit", size, each_took(guard.get, names[:READS]))

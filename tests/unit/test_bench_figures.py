@@ -22,7 +22,7 @@ from benchmarks.compare.figures import (
 from benchmarks.compare.machine import BUSY, busy
 from benchmarks.compare.plots import plot
 from benchmarks.compare.racing import Contestant, calls, race
-from benchmarks.compare.report import lines, markdown, replaced
+from benchmarks.compare.report import lines, markdown, problems, replaced
 from benchmarks.compare.rows import ROWS, chosen
 
 HIT = Row("l2", "L2 hit", "Redis", "ratio", 0.75, "redis-py")
@@ -127,6 +127,22 @@ def test_the_page_says_what_is_missing_and_whether_the_machine_was_busy() -> Non
     assert "busy machine" in markdown({**MACHINE, "load": 2 * BUSY + 0.1}, OPTIONS, [])
     assert "a part of a run" in markdown(MACHINE, {**OPTIONS, "whole": False}, [])
     assert not busy(MACHINE)
+
+
+def test_a_row_without_ours_or_without_its_baseline_is_a_problem() -> None:
+    assert problems([(HIT, measured(1e-4))], every_row=False) == []
+    assert problems([(HIT, Measured("l2", absent={"all": "broken"}))], every_row=False) == ["l2, cacheguard: broken"]
+    row = measured(1e-4)
+    del row.figures["cacheguard"]
+    row.absent["cacheguard"] = "ImportError: planted"
+    assert problems([(HIT, row)], every_row=False) == ["l2, cacheguard: ImportError: planted"]
+    row = measured(1e-4)
+    del row.figures["redis-py"]
+    assert problems([(HIT, row)], every_row=False) == ["l2, redis-py: not measured"]
+
+
+def test_all_rows_with_few_peers_are_no_comparison() -> None:
+    assert problems([(HIT, measured(1e-4))], every_row=True) == ["2 peers (peer, redis); at least 10 make a comparison"]
 
 
 def test_every_table_of_the_page_has_as_many_cells_in_each_line() -> None:
