@@ -220,7 +220,8 @@ class Events:
 
     def breaker_changed(self, name: str, before: str, after: str, why: str) -> None:
         """Record that the breaker of the server *name* has changed its state."""
-        self.breaker_opens += before == "closed"
+        if before == "closed":  # the probing thread may be here at the same time, and writes nothing
+            self.breaker_opens += 1
         log.info("the breaker of %s is %s: %s", self._node or name, after, why)
         self._report("breaker", name, before, after, why)
 
