@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..codec.once import refuse
 from ..delivery.outbox import Invalidation
+from ..delivery.parts import parts
 from ..errors import Unreachable
 from ..missing import MISSING
-from ..parts import parts
 from .writes import most_at_once
 
 if TYPE_CHECKING:

@@ -68,8 +68,31 @@ class Engine:
 
     async def read(self, ask: Ask) -> Any:
         """The value of *ask*, after a miss in L1."""
+        if not self._bus.ready:
+            await self._bus.begin_listening(self.runtime)
+        rules, ticket, asked_at = ask.rules, self._local.tickets.take(), self.runtime.now()
+        found: Found | CutOff | None = CUT_OFF
         try:
-            value = await self._read(ask)
+            found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags, ask.usable, near=rules.l1)
+        except Unreachable:
+            pass  # `_answered` finds what can be answered without Redis
+        else:
+            # The most frequent end, without a coroutine of its own; `_answered` is for all others.
+            if found is not None and found.fresh_left > 0 and (stored := found.stored) is not None:
+                value = stored.value  # it was read for this caller alone
+                if value is not None and stored.kind is Kind.VALUE and rules.rebuild != "early" and self.audit is None:
+                    self._events.hit(found.age, absence=False)
+                    if rules.l1:
+                        self.filling.keep_found(ask, found, ticket, asked_at)
+                    if self._local.watch is not None:
+                        self._local.watch.given(value)
+                    return value
+        return await self._answered(ask, found, ticket, asked_at)
+
+    async def _answered(self, ask: Ask, found: Found | CutOff | None, ticket: int, asked_at: float) -> Any:
+        """The answer to *ask* when Redis has answered *found*; what cannot be served from there is loaded."""
+        try:
+            value = opened(await self._stored(ask, found, ticket, asked_at), ask.rules)
         except (Overloaded, LoadTimeout) as error:
             if ask.rules.fallback is None:
                 raise
@@ -77,6 +100,15 @@ class Engine:
         if self._local.watch is not None:
             self._local.watch.given(value)
         return value
+
+    async def _stored(self, ask: Ask, found: Found | CutOff | None, ticket: int, asked_at: float) -> Stored:
+        if isinstance(found, CutOff):
+            stored = self.kept(ask.key, ask.rules)
+            if stored is not None and not ask.takes(stored):
+                stored = None
+        else:
+            stored = await self._usable(ask, found, ticket, asked_at)
+        return await self.rebuilding.rebuild(ask, found) if stored is None else stored
 
     async def instead(self, rules: Rules, error: Exception) -> Any:
         """The caller's fallback for *error*; raises *error* if it has none."""
@@ -88,25 +120,6 @@ class Engine:
             return await self.runtime.call(lambda: fallback(error))
         copier = self.shared.copier
         return fallback if copier is None else copier.copy(fallback)
-
-    async def _read(self, ask: Ask) -> Any:
-        if not self._bus.ready:
-            await self._bus.begin_listening(self.runtime)
-        ticket, asked_at = self._local.tickets.take(), self.runtime.now()
-        found: Found | CutOff | None
-        try:
-            found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags, ask.usable, near=ask.rules.l1)
-        except Unreachable:
-            found, stored = CUT_OFF, self.kept(ask.key, ask.rules)
-            if stored is not None and not ask.takes(stored):
-                stored = None
-        else:
-            stored = await self._usable(ask, found, ticket, asked_at)
-            if stored is not None and stored.value is not None and self.audit is None and stored.kind is Kind.VALUE:
-                return stored.value  # it was read for this caller alone
-        if stored is None:
-            stored = await self.rebuilding.rebuild(ask, found)
-        return opened(stored, ask.rules)
 
     async def _usable(self, ask: Ask, found: Found | None, ticket: int, asked_at: float) -> Stored | None:
         """The part of *found* that may be served. Starts a background reload if the policy wants one.

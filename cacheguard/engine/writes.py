@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..delivery.outbox import Invalidation
+from ..delivery.parts import MOST_AT_ONCE, MOST_IN_A_LOOP, parts
 from ..errors import Unreachable
-from ..parts import MOST_AT_ONCE, MOST_IN_A_LOOP, parts
 
 if TYPE_CHECKING:
     from ..ports import Runtime

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from struct import Struct
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeAlias
 
 from ..ports import Reply
 from .envelope import FOREVER, VERSION
@@ -23,19 +24,12 @@ _NONCE_END = HEADER_BYTES + NONCE_BYTES
 _NO_TAGS = b"\x92\x90"  # MessagePack: of two lists, the first is empty
 _LIST, _MOST_IN_LIST = 0x90, 15  # MessagePack: a list of so many follows
 _NONCE = bytes((0xC4, NONCE_BYTES))  # MessagePack: so many bytes follow
+_MOST_KNOWN = 1000  # of what the markers of namespaces say
 
 
-class Plain(NamedTuple):
-    """What a plain hit says; times in seconds."""
-
-    schema: bytes
-    payload: bytes
-    ttl: float
-    load_time: float
-    nonces: tuple[bytes, ...]
-    fresh_left: float
-    age: float
-    dead_left: float
+# What a plain hit says: schema, payload, and in seconds how long it was stored to be fresh for, how long its load took,
+# how long it is fresh and may be served from now on, and its age.
+Plain: TypeAlias = tuple[bytes, bytes, float, float, float, float, float]
 
 
 class Around(NamedTuple):
@@ -56,18 +50,29 @@ def around(markers: Sequence[Reply], time: Reply) -> Around | None:
     """What the replies for the *markers* of the namespaces and to ``TIME`` say; None if that is not plain."""
     if type(time) is not list:
         return None
+    try:
+        said = _said(tuple(markers))
+    except TypeError:  # a reply that is no bytes
+        return None
+    if said is None:
+        return None
+    seconds, micros = time
+    return Around(int(seconds) * 1000 + int(micros) // 1000, *said)
+
+
+@lru_cache(maxsize=_MOST_KNOWN)
+def _said(markers: tuple[Reply, ...]) -> tuple[tuple[bytes, ...], bytes] | None:
+    """`Around.nonces` and `Around.marks`; they change when a namespace is invalidated."""
     nonces: tuple[bytes, ...] = ()
     for marker in markers:
         if type(marker) is not bytes or len(marker) < _NONCE_END or marker[0] != LAYOUT or not marker[1] & VALUE:
             return None
         nonces += (marker[HEADER_BYTES:_NONCE_END],)
-    seconds, micros = cast("list[bytes]", time)
-    now = int(seconds) * 1000 + int(micros) // 1000
     if not nonces:
-        return Around(now, (), b"")
+        return (), b""
     if len(nonces) > _MOST_IN_LIST:
         return None
-    return Around(now, nonces, b"".join((_NO_TAGS, bytes((_LIST + len(nonces),)), *[_NONCE + each for each in nonces])))
+    return nonces, b"".join((_NO_TAGS, bytes((_LIST + len(nonces),)), *[_NONCE + each for each in nonces]))
 
 
 def plain(raw: Reply, beside: Around, most: int) -> Plain | None:
@@ -84,7 +89,7 @@ def plain(raw: Reply, beside: Around, most: int) -> Plain | None:
         first, _, span_2, span_4, dead_2, dead_4, born_2, born_4, size,
         version, kind, flags, schema, ttl, load_time, marks, length,
     ) = _BOTH.unpack_from(raw)  # fmt: skip
-    now, nonces, known = beside
+    now, _, known = beside
     start = _SIZE + marks
     end = start + length
     if first >> 56 != LAYOUT or version != VERSION or kind or flags or length > most or end != HEADER_BYTES + size:
@@ -93,13 +98,12 @@ def plain(raw: Reply, beside: Around, most: int) -> Plain | None:
     left, span = fresh - now, span_2 << 32 | span_4
     if not 0 < left <= span or left > LONGEST_MS or dead <= now or len(raw) < end or raw[_SIZE:start] != known:
         return None
-    return Plain(
+    return (
         schema,
         raw[start:end],
         math.inf if ttl == FOREVER else ttl / 1000,
         load_time / 1_000_000,
-        nonces,
         left / 1000,
-        max(0, now - (born_2 << 32 | born_4)) / 1000,
         (dead - now) / 1000,
+        max(0, now - (born_2 << 32 | born_4)) / 1000,
     )

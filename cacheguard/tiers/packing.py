@@ -108,7 +108,7 @@ class SealedPacking:
         hit = plain(raw, beside, self._most)
         if hit is None:
             return None
-        schema, payload, ttl, load_time, nonces, fresh_left, age, dead_left = hit
+        schema, payload, ttl, load_time, fresh_left, dead_left, age = hit
         reader = codec or self._registry.by_schema(schema)
         if reader is None or reader.schema != schema:
             return None
@@ -116,7 +116,7 @@ class SealedPacking:
             value = reader.decode(payload)
         except UNREADABLE:
             return None  # `Opening.entry` finds the same, and counts it
-        return Found(Stored(Kind.VALUE, value, ttl, load_time, (), nonces), fresh_left, "", age, dead_left)
+        return Found(Stored(Kind.VALUE, value, ttl, load_time, (), beside.nonces), fresh_left, "", age, dead_left)
 
     def stamp(self, envelope: Any) -> str:
         """What LEASE knows these bytes by; no secret."""

@@ -11,9 +11,9 @@ from typing import Any
 from ..codec import Codec
 from ..delivery.gate import Gate, is_foreign
 from ..delivery.outbox import Invalidation
+from ..delivery.parts import MOST_AT_ONCE, parts
 from ..errors import CodecError, Refused, Unreachable
 from ..events import Events
-from ..parts import MOST_AT_ONCE, parts
 from ..ports import Call, Reply
 from ..protocol import calls
 from ..protocol.entry import (

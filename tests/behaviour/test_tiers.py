@@ -17,8 +17,8 @@ import redis.asyncio
 
 from cacheguard import CacheGuard, Policy
 from cacheguard.delivery.gate import Gate
+from cacheguard.delivery.parts import MOST_AT_ONCE, MOST_IN_A_LOOP
 from cacheguard.errors import CacheGuardError, ConfigurationError
-from cacheguard.parts import MOST_AT_ONCE, MOST_IN_A_LOOP
 from cacheguard.ports import Call, Reply
 from tests.conftest import OpenDoor
 from tests.support.doors import BlockingDoor, Cached, Door

@@ -14,9 +14,9 @@ from cacheguard import CacheGuard
 from cacheguard.delivery.bus import Bus
 from cacheguard.delivery.gate import Gate
 from cacheguard.delivery.outbox import Invalidation, Outbox
+from cacheguard.delivery.parts import MOST_AT_ONCE
 from cacheguard.errors import Refused, Unreachable
 from cacheguard.events import Events
-from cacheguard.parts import MOST_AT_ONCE
 from cacheguard.ports import Call, Commands, PartlyUnreachable, Reply, Script, ScriptCall
 from cacheguard.protocol.calls import FILL, LEASE
 from cacheguard.runtime import run_now
