@@ -167,10 +167,12 @@ class Engine:
         stored: Stored | None
         # What `_usable` does with a fresh value that goes nowhere but to the caller, without a coroutine for each.
         at_once = not first.rules.l1 and first.rules.rebuild != "early" and self.audit is None
+        ages: list[float] = []
         for key, each in zip(keys, found, strict=True):
             if at_once and type(each) is Found and each.fresh_left > 0 and each.stored is not None:
                 stored = each.stored
-                self._events.hit(each.age, absence=stored.kind is not Kind.VALUE)
+                ages.append(each.age)
+                self._events.null_hits += stored.kind is not Kind.VALUE
             elif isinstance(each, CutOff):
                 stored = self.kept(key, first.rules)
             else:
@@ -179,6 +181,7 @@ class Engine:
                 missing[key] = each
             else:
                 there[key] = stored
+        self._events.hits(ages)
         return Survey(there, missing)
 
     async def found_of(

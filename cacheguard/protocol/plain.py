@@ -13,11 +13,13 @@ from struct import Struct
 from typing import NamedTuple, TypeAlias
 
 from ..ports import Reply
-from .envelope import FOREVER, VERSION
+from .envelope import FOREVER, VERSION, Kind
 from .envelope import HEADER as ENVELOPE
 from .layout import HEADER, HEADER_BYTES, LAYOUT, LONGEST_MS, NONCE_BYTES, VALUE
 
-_BOTH = Struct(HEADER.format + ENVELOPE.format.removeprefix(">"))
+# The first three bytes of an envelope as one piece: it is ours, holds a value, and is neither signed nor compressed.
+_BOTH = Struct(HEADER.format + "3s" + ENVELOPE.format.removeprefix(">BBB"))
+_PLAIN = bytes((VERSION, Kind.VALUE, 0))
 _SIZE = _BOTH.size
 _MOMENT = 2**48 - 1
 _NONCE_END = HEADER_BYTES + NONCE_BYTES
@@ -87,16 +89,15 @@ def plain(raw: Reply, beside: Around, most: int) -> Plain | None:
         return None
     (
         first, _, span_2, span_4, dead_2, dead_4, born_2, born_4, size,
-        version, kind, flags, schema, ttl, load_time, marks, length,
+        of_ours, schema, ttl, load_time, marks, length,
     ) = _BOTH.unpack_from(raw)  # fmt: skip
     now, _, known = beside
     start = _SIZE + marks
     end = start + length
-    if first >> 56 != LAYOUT or version != VERSION or kind or flags or length > most or end != HEADER_BYTES + size:
+    if of_ours != _PLAIN or first >> 56 != LAYOUT or length > most or end != HEADER_BYTES + size or end > len(raw):
         return None
-    fresh, dead = first & _MOMENT, dead_2 << 32 | dead_4
-    left, span = fresh - now, span_2 << 32 | span_4
-    if not 0 < left <= span or left > LONGEST_MS or dead <= now or len(raw) < end or raw[_SIZE:start] != known:
+    left, lives = (first & _MOMENT) - now, (dead_2 << 32 | dead_4) - now
+    if lives <= 0 or not 0 < left <= (span_2 << 32 | span_4) or left > LONGEST_MS or raw[_SIZE:start] != known:
         return None
     return (
         schema,
@@ -104,6 +105,6 @@ def plain(raw: Reply, beside: Around, most: int) -> Plain | None:
         math.inf if ttl == FOREVER else ttl / 1000,
         load_time / 1_000_000,
         left / 1000,
-        (dead - now) / 1000,
+        lives / 1000,
         max(0, now - (born_2 << 32 | born_4)) / 1000,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha1
 from typing import Any, Protocol
 
@@ -41,6 +42,10 @@ class Packing(Protocol):
 
     def plain(self, raw: Reply, beside: Around, codec: Codec | None) -> Found | None:
         """The plain hit that *raw* is (`protocol.plain`); None if it is none, or has to be looked at closely."""
+        ...
+
+    def plain_ones(self, raws: Sequence[Reply], beside: Around, codec: Codec | None) -> list[Found | None]:
+        """`plain`, for each of *raws*."""
         ...
 
     def stamp(self, envelope: Any) -> Any:
@@ -118,6 +123,34 @@ class SealedPacking:
             return None  # `Opening.entry` finds the same, and counts it
         return Found(Stored(Kind.VALUE, value, ttl, load_time, (), beside.nonces), fresh_left, "", age, dead_left)
 
+    def plain_ones(self, raws: Sequence[Reply], beside: Around, codec: Codec | None) -> list[Found | None]:
+        """`plain`, for each of *raws*; most of them have one schema."""
+        if self._most < 0:
+            return [None] * len(raws)
+        most, nonces, by_schema = self._most, beside.nonces, self._registry.by_schema
+        decode, known = None, None
+        found: list[Found | None] = []
+        for raw in raws:
+            hit = None if raw is None else plain(raw, beside, most)
+            if hit is None:
+                found.append(None)
+                continue
+            schema, payload, ttl, load_time, fresh_left, dead_left, age = hit
+            if schema != known:
+                reader = codec or by_schema(schema)
+                decode, known = (None if reader is None or reader.schema != schema else reader.decode), schema
+            if decode is None:
+                found.append(None)
+                continue
+            try:
+                value = decode(payload)
+            except UNREADABLE:
+                found.append(None)
+            else:
+                stored = Stored(Kind.VALUE, value, ttl, load_time, (), nonces)
+                found.append(Found(stored, fresh_left, "", age, dead_left))
+        return found
+
     def stamp(self, envelope: Any) -> str:
         """What LEASE knows these bytes by; no secret."""
         return sha1(envelope, usedforsecurity=False).hexdigest()
@@ -172,6 +205,15 @@ class ObjectPacking:
     def plain(self, raw: Reply, beside: Around, codec: Codec | None) -> Found | None:  # noqa: ARG002 - likewise
         """None: there is nothing to decode."""
         return None
+
+    def plain_ones(
+        self,
+        raws: Sequence[Reply],
+        beside: Around,  # noqa: ARG002 - likewise
+        codec: Codec | None,  # noqa: ARG002 - likewise
+    ) -> list[Found | None]:
+        """None of *raws*: there is nothing to decode."""
+        return [None] * len(raws)
 
     def stamp(self, envelope: Any) -> Any:
         """*envelope* itself: it cannot be another one while somebody holds it."""

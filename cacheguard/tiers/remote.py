@@ -225,8 +225,7 @@ class Remote:
         beside = around(raws[count:], time) if markers == scope.epochs else None
         if beside is None or self.gate.bus.has_dirty:
             return [None] * count
-        plain = self._packing.plain
-        return [None if raw is None else plain(raw, beside, codec) for raw in raws[:count]]
+        return self._packing.plain_ones(raws[:count], beside, codec)
 
     async def _judge_each(
         self,
