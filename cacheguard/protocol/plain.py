@@ -7,12 +7,14 @@ Nothing here judges anything else: for all that is not plain, `layout` and `enve
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from struct import Struct
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
+from ..codec.form import UNREADABLE, Codec
 from ..ports import Reply
+from .entry import Found, Stored
 from .envelope import FOREVER, VERSION, Kind
 from .envelope import HEADER as ENVELOPE
 from .layout import HEADER, HEADER_BYTES, LAYOUT, LONGEST_MS, NONCE_BYTES, VALUE
@@ -27,11 +29,6 @@ _NO_TAGS = b"\x92\x90"  # MessagePack: of two lists, the first is empty
 _LIST, _MOST_IN_LIST = 0x90, 15  # MessagePack: a list of so many follows
 _NONCE = bytes((0xC4, NONCE_BYTES))  # MessagePack: so many bytes follow
 _MOST_KNOWN = 1000  # of what the markers of namespaces say
-
-
-# What a plain hit says: schema, payload, and in seconds how long it was stored to be fresh for, how long its load took,
-# how long it is fresh and may be served from now on, and its age.
-Plain: TypeAlias = tuple[bytes, bytes, float, float, float, float, float]
 
 
 class Around(NamedTuple):
@@ -77,34 +74,60 @@ def _said(markers: tuple[Reply, ...]) -> tuple[tuple[bytes, ...], bytes] | None:
     return nonces, b"".join((_NO_TAGS, bytes((_LIST + len(nonces),)), *[_NONCE + each for each in nonces]))
 
 
-def plain(raw: Reply, beside: Around, most: int) -> Plain | None:
-    """The hit that lies under a key; None if it is none, or not plain.
+def plain_ones(
+    raws: Sequence[Reply],
+    beside: Around,
+    most: int,
+    codec: Codec | None,
+    by_schema: Callable[[bytes], Codec | None],
+) -> list[Found | None]:
+    """The plain hits among *raws*, each in its place; None for what is none, or not plain.
+
+    Written as one loop, because each call in it would be paid for each key of a batch.
 
     Args:
-        raw: what READ has found.
-        beside: what stands around it.
+        raws: what READ has found under the keys.
+        beside: what stands around them.
         most: bytes that a payload may have.
+        codec: what decodes the payloads of its own schema.
+        by_schema: with no *codec*, finds one; most of a batch have one schema.
     """
-    if type(raw) is not bytes or len(raw) < _SIZE:
-        return None
-    (
-        first, _, span_2, span_4, dead_2, dead_4, born_2, born_4, size,
-        of_ours, schema, ttl, load_time, marks, length,
-    ) = _BOTH.unpack_from(raw)  # fmt: skip
-    now, _, known = beside
-    start = _SIZE + marks
-    end = start + length
-    if of_ours != _PLAIN or first >> 56 != LAYOUT or length > most or end != HEADER_BYTES + size or end > len(raw):
-        return None
-    left, lives = (first & _MOMENT) - now, (dead_2 << 32 | dead_4) - now
-    if lives <= 0 or not 0 < left <= (span_2 << 32 | span_4) or left > LONGEST_MS or raw[_SIZE:start] != known:
-        return None
-    return (
-        schema,
-        raw[start:end],
-        math.inf if ttl == FOREVER else ttl / 1000,
-        load_time / 1_000_000,
-        left / 1000,
-        lives / 1000,
-        max(0, now - (born_2 << 32 | born_4)) / 1000,
-    )
+    now, nonces, known = beside
+    marked, start = len(known), _SIZE + len(known)
+    unpack, reader, of_reader = _BOTH.unpack_from, codec, None if codec is None else codec.schema
+    found: list[Found | None] = []
+    for raw in raws:
+        hit = None
+        if type(raw) is bytes and len(raw) >= start:
+            (
+                first, _, span_2, span_4, dead_2, dead_4, born_2, born_4, size,
+                of_ours, schema, ttl, load_time, marks, length,
+            ) = unpack(raw)  # fmt: skip
+            left, lives, end = (first & _MOMENT) - now, (dead_2 << 32 | dead_4) - now, start + length
+            if (
+                of_ours == _PLAIN
+                and first >> 56 == LAYOUT
+                and marks == marked
+                and raw[_SIZE:start] == known
+                and 0 < left <= (span_2 << 32 | span_4)
+                and left <= LONGEST_MS
+                and lives > 0
+                and length <= most
+                and end == HEADER_BYTES + size
+                and end <= len(raw)
+            ):
+                if codec is None and schema != of_reader:
+                    reader = by_schema(schema)
+                    of_reader = None if reader is None else reader.schema
+                if reader is not None and schema == of_reader:
+                    try:
+                        value = reader.decode(raw[start:end])
+                    except UNREADABLE:
+                        pass  # who looks closely finds the same, and counts it
+                    else:
+                        lasts = math.inf if ttl == FOREVER else ttl / 1000
+                        stored = Stored(Kind.VALUE, value, lasts, load_time / 1_000_000, (), nonces)
+                        age = max(0, now - (born_2 << 32 | born_4))
+                        hit = Found(stored, left / 1000, "", age / 1000, lives / 1000)
+        found.append(hit)
+    return found

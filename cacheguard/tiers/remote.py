@@ -103,7 +103,7 @@ class Remote:
         if usable is None and not tags:
             raws, time = replies
             beside = around(raws[1:], time)
-            hit = None if beside is None else self._packing.plain(raws[0], beside, codec)
+            hit = None if beside is None else self._packing.plain_ones(raws[:1], beside, codec)[0]
             if hit is not None and not self.gate.bus.is_dirty(key, markers):
                 return hit
         return await self._judged(replies, key, codec, scope, tags, markers=markers, usable=usable)
