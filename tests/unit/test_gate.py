@@ -206,3 +206,12 @@ def read_all(desk: Desk, keys: list[str], value: str) -> list[str]:
     if len(keys) == 1:
         return [desk.read(desk.loader(value), keys[0])]
     return list(desk.run(desk.batch(desk.loader(dict.fromkeys(keys, value)), *keys)).values())
+
+
+def test_the_first_answer_after_an_outage_says_that_redis_is_back() -> None:
+    desk = Desk(options={"l1": False})
+    desk.read(desk.loader("old"))
+    desk.events.redis_failed(Unreachable("away"))
+    assert not desk.events.l2_up
+    assert desk.read(desk.loader("new")) == "old"
+    assert desk.events.l2_up
