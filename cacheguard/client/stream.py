@@ -1,7 +1,7 @@
 """One connection of an event loop, written and read by ourselves: many questions under way, their answers in order.
 
 ```
-ask             one question: written at once if nothing is under way, else with all others of this turn, in one piece
+ask             one question: written at once if nobody else asks, else with all others of this turn, in one piece
   |             (the same reading twice in an unsent piece travels once)
 data_received   what has come is given to hiredis, and each whole answer to whoever asked
   |
@@ -111,6 +111,7 @@ class Stream(asyncio.Protocol):
         self._written = self._answered = 0
         self._unsent: list[Ask] = []
         self._readings: dict[bytes, Ask] = {}  # of the unsent
+        self._alone = True  # the last piece was but one ask: others are not likely to come in this turn
         self._full = False
         self.over: bool = False
         self._faults: set[Fault] = set()  # of the first piece
@@ -129,7 +130,7 @@ class Stream(asyncio.Protocol):
         """Send something; the future of its replies."""
         answer: Answer = self._loop.create_future()
         unsent = self._unsent
-        if not self._asked and not unsent and not self._full:
+        if self._alone and not self._asked and not unsent and not self._full:
             self._asked.append((payload, count, [answer], key, False))
             self._written += 1
             now = monotonic()
@@ -160,6 +161,7 @@ class Stream(asyncio.Protocol):
         begun = now if since is None else since
         self._asked.extend(asks)
         self._written += len(asks)
+        self._alone = len(asks) == 1
         self._pieces.append((self._written, turn, begun, now))
         if self._timer is None or self._rings > begun + self._timeout:
             self._wake_in(max(0.0, begun + self._timeout - now), now)
