@@ -110,7 +110,7 @@ class Lane:
         except Unreachable as error:
             self._fail(packet, error)
         except BaseException as error:
-            self._fail(packet, resp.unreachable(error))
+            self._fail(packet, Unreachable("the guard is closed") if self._closed else resp.unreachable(error))
             await self._disconnect()
             raise
         finally:
@@ -177,6 +177,8 @@ class Lane:
             await self._open(connection)
             await self._greet(connection)
             self._take_over(connection)
+        if self._closed:  # connecting, the client may have swallowed that this task was cancelled
+            raise Unreachable("the guard is closed")
         if self._identity.generation != since:
             raise AnotherServer
         if self.stream is not None:
@@ -241,10 +243,12 @@ class Lane:
         """Send *asks* over a new connection, within the time that they have left since they were *sent*."""
         if not asks:
             return
+        if self._closed:
+            return _fail_all(asks, Unreachable("the guard is closed"))
         self._again_in = min(stream.generation, self._again_in) if self._again else stream.generation
         self._again_since = min(sent, self._again_since) if self._again else sent
         self._again += [(payload, count, answers, key, True) for payload, count, answers, key, _ in asks]
-        self._start()
+        return self._start()
 
     # The end
 
