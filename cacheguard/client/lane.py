@@ -213,7 +213,15 @@ class Lane:
             self._circuit.wired("tasks", found)
             return
         self._spent = True  # redis-py cannot read it any more
-        self.stream = Stream(self, found, self._generation, self._timeout, self._identity, self._circuit, self._large)
+        self.stream = Stream(
+            self,
+            found,
+            self._generation,
+            timeout=self._timeout,
+            identity=self._identity,
+            circuit=self._circuit,
+            large=self._large,
+        )
         self._circuit.wired("tasks", LEAN)
 
     # What a stream says
@@ -244,11 +252,12 @@ class Lane:
         if not asks:
             return
         if self._closed:
-            return _fail_all(asks, Unreachable("the guard is closed"))
+            _fail_all(asks, Unreachable("the guard is closed"))
+            return
         self._again_in = min(stream.generation, self._again_in) if self._again else stream.generation
         self._again_since = min(sent, self._again_since) if self._again else sent
         self._again += [(payload, count, answers, key, True) for payload, count, answers, key, _ in asks]
-        return self._start()
+        self._start()
 
     # The end
 

@@ -21,6 +21,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from ..defenses.outage import Outcome
+from ..errors import Refused
 from ..faults import Fault
 from ..ports import Reply
 from . import resp
@@ -29,6 +30,7 @@ from .identity import Identity
 from .wire import Standing
 
 LATE = 0.1  # of a timeout; a timer later than this says more about this loop than about the server
+_BYTES = False  # whether the reader makes text of what it has read
 LARGE = 65536  # bytes of a value that would hold up small ones
 
 Answer = asyncio.Future[list[Reply]]
@@ -68,7 +70,7 @@ class Large:
     def seen(self, key: str, replies: list[Reply]) -> None:
         """What was read of *key*."""
         raws = replies[0]
-        if type(raws) is list and raws and type(raws[0]) is bytes and len(raws[0]) >= LARGE:
+        if not isinstance(raws, Refused) and raws and type(raws[0]) is bytes and len(raws[0]) >= LARGE:
             if len(self.keys) >= self.MOST:
                 del self.keys[next(iter(self.keys))]
             self.keys[key] = None
@@ -94,6 +96,7 @@ class Stream(asyncio.Protocol):
         owner: Owner,
         found: Standing,
         generation: int,
+        *,
         timeout: float,
         identity: Identity,
         circuit: Circuit,
@@ -120,7 +123,8 @@ class Stream(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._rings = 0.0  # when it should
         self._patient_since = 0.0  # the loop was late: what was sent before has one timeout more from here on
-        self._telling: set[asyncio.Task[Any]] = set()
+        self._telling: set[asyncio.Task[Any]] = set()  # the client, of what has come unasked
+        self._odd = (Exception,) if found.push is None else (Exception, found.push)
         self._transport, self._write = found.transport, found.transport.write
         self._transport.set_protocol(self)
 
@@ -196,40 +200,49 @@ class Stream(asyncio.Protocol):
     # Reading
 
     def data_received(self, data: bytes) -> None:
-        found, asked, replies = self._found, self._asked, self._replies
-        gets, nothing, push = found.gets, found.nothing, found.push
+        asked, replies, gets, nothing = self._asked, self._replies, self._found.gets, self._found.nothing
         self._come += len(data)
         try:
-            found.feed(data)
-            while (reply := gets(False)) is not nothing:
-                if push is not None and type(reply) is push:
-                    self._tell(reply)
-                    continue
-                if not asked:
-                    raise found.lost("a reply that nobody has asked for")  # noqa: TRY301 - as is all that is of no use
-                if isinstance(reply, Exception):
-                    if not isinstance(reply, found.refusal):
-                        raise reply  # noqa: TRY301 - likewise
-                    reply = resp.refused(reply)
-                    self._faults.add(reply.fault)
+            self._found.feed(data)
+            while (reply := gets(_BYTES)) is not nothing:
+                if not asked or isinstance(reply, self._odd):
+                    reply = self._heard(reply)
+                    if reply is nothing:
+                        continue
                 replies.append(reply)
                 _, count, answers, key, _ = asked[0]
                 if len(replies) < count:
                     continue
                 asked.popleft()
                 self._answered += 1
-                self._replies, mine = [], replies
-                replies = self._replies
+                mine, replies = replies, []
+                self._replies = replies
                 if key is not None and (self._come >= LARGE or self._large.keys):
                     self._large.seen(key, mine)
                 for answer in answers:
                     if not answer.done():
                         answer.set_result(mine if answer is answers[0] else _copy(mine))
+                self._come = min(self._come, len(data))
                 if self._answered == self._pieces[0][0]:
                     self._end_of_piece()
-                self._come = min(self._come, len(data))
         except Exception as error:  # noqa: BLE001 - whatever it is, what comes next cannot be told apart
             self._break(error)
+
+    def _heard(self, reply: Reply) -> Reply:
+        """What is no plain reply: an error as a value, nothing of what is none; raises what ends the connection."""
+        found = self._found
+        if found.push is not None and type(reply) is found.push:
+            task = self._loop.create_task(found.pushed(reply))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+            return found.nothing
+        if not self._asked:
+            raise found.lost("a reply that nobody has asked for")
+        if not isinstance(reply, found.refusal):
+            raise reply
+        refused = resp.refused(reply)
+        self._faults.add(refused.fault)
+        return refused
 
     def _end_of_piece(self) -> None:
         _, turn, _, sent = self._pieces.popleft()
@@ -248,12 +261,6 @@ class Stream(asyncio.Protocol):
             if Fault.READONLY in faults:
                 self._loop.call_soon(self._owner.demoted, context=self._context)  # after what else has come
 
-    def _tell(self, message: Any) -> None:
-        """Tell the client of what came unasked."""
-        task = self._loop.create_task(self._found.pushed(message))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
-
     # The time
 
     def _wake_in(self, seconds: float, now: float) -> None:
@@ -263,7 +270,7 @@ class Stream(asyncio.Protocol):
         self._timer = self._loop.call_later(seconds, self._ring, context=self._context)
 
     def _ring(self) -> None:
-        """Is the oldest piece overdue? In a busy loop the timer and the answer are found in one turn, the timer first."""
+        """The oldest piece may be overdue. In a busy loop, the timer comes first even if the answer is there."""
         self._timer = None
         if not self._pieces or self.over:
             return

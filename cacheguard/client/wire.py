@@ -24,6 +24,7 @@ _BYTES = False  # whether the reader makes text of what it has read
 _PIECE = 65536  # bytes that are taken from a stream at a time
 
 LEAN = "lean"  # the way of a connection that is read by ourselves
+_MISSING = "redis-py: hiredis is missing"
 # What may be given another protocol while nothing is under way: read in their sources, and tried.
 _TRANSPORTS = frozenset({
     "asyncio.selector_events._SelectorSocketTransport", "asyncio.sslproto._SSLProtocolTransport",
@@ -134,11 +135,11 @@ def way_of(connection: Any) -> str:
     known = _known()
     if known is None:
         return _MISSING
-    parser = type(getattr(connection, "_parser", None))
-    if parser is not known.parser:
-        return f"redis-py: unknown parser {parser.__name__}"
-    sock = type(getattr(connection, "_sock", None))
-    return LEAN if sock is Deadline else f"redis-py: unknown socket {sock.__name__}"
+    parser: Any = getattr(connection, "_parser", None)
+    if type(parser) is not known.parser:
+        return f"redis-py: unknown parser {type(parser).__name__}"
+    sock: Any = getattr(connection, "_sock", None)
+    return LEAN if type(sock) is Deadline else f"redis-py: unknown socket {type(sock).__name__}"
 
 
 def standing(connection: Any) -> Standing | str:
@@ -153,20 +154,18 @@ def standing(connection: Any) -> Standing | str:
     parser: Any = getattr(connection, "_parser", None)
     if type(parser) is not known.running_parser:
         return f"redis-py: unknown parser {type(parser).__name__}"
-    stream: Any = getattr(connection, "_reader", None)
+    source: Any = getattr(connection, "_reader", None)
     transport: Any = getattr(getattr(connection, "_writer", None), "transport", None)
-    kind = type(transport)
-    if f"{kind.__module__}.{kind.__qualname__}" not in _TRANSPORTS:
-        return f"redis-py: unknown transport {kind.__name__}"
+    if f"{type(transport).__module__}.{type(transport).__qualname__}" not in _TRANSPORTS:
+        return f"redis-py: unknown transport {type(transport).__name__}"
     protocol: Any = transport.get_protocol()
-    if type(stream) is not asyncio.StreamReader or type(protocol) is not asyncio.StreamReaderProtocol:
+    if (type(source), type(protocol)) != (asyncio.StreamReader, asyncio.StreamReaderProtocol):
         return f"redis-py: unknown protocol {type(protocol).__name__}"
-    source = parser._reader  # noqa: SLF001 - see redispy.PRIVATE
-    if source.has_data() or stream._buffer or protocol._paused or stream.exception() or stream.at_eof():  # noqa: SLF001 - likewise
+    reader, push = parser._reader, parser._hiredis_PushNotificationType  # noqa: SLF001 - see redispy.PRIVATE
+    if reader.has_data() or source._buffer or protocol._paused or source.exception() or source.at_eof():  # noqa: SLF001 - likewise
         return "redis-py: something came unasked"
-    push = parser._hiredis_PushNotificationType  # noqa: SLF001 - likewise
     return Standing(
-        transport, source.feed, source.gets, known.nothing, push, parser.handle_push_response, known.refusal, known.lost
+        transport, reader.feed, reader.gets, known.nothing, push, parser.handle_push_response, known.refusal, known.lost
     )
 
 
@@ -175,9 +174,6 @@ def _refusal(reply: Exception, known: _Known) -> Reply:
     if isinstance(reply, known.refusal):
         return refused(reply)
     raise reply
-
-
-_MISSING = "redis-py: hiredis is missing"
 
 
 class _Known(NamedTuple):

@@ -127,7 +127,12 @@ def test_several_packets_in_a_loop_are_answered_as_by_the_client(
             assert left == right or call == ("TIME",)
 
 
-TURNS = st.lists(st.lists(st.lists(CALLS, min_size=1, max_size=4), min_size=1, max_size=6), min_size=1, max_size=4)
+READINGS = st.tuples(st.just("MGET"), KEYS, KEYS).map(lambda call: [call])
+TURN = st.one_of(
+    st.lists(st.lists(CALLS, min_size=1, max_size=4), min_size=1, max_size=6),
+    st.lists(READINGS, min_size=2, max_size=8),
+)
+TURNS = st.lists(TURN, min_size=1, max_size=4)
 
 
 async def in_turns(port: int, protocol: int, turns: list[list[list[Any]]], *, lean: bool) -> list[list[Reply]]:
@@ -141,15 +146,18 @@ async def in_turns(port: int, protocol: int, turns: list[list[list[Any]]], *, le
                 await lane.ask(resp.pack([(word, "FLUSH") if word == b"SCRIPT" else (word,)]), 1, 0)
             answers: list[list[Reply]] = []
             for turn in turns:
-                asked = [lane.ask(resp.pack(calls), len(calls), 0, _reading(calls)) for calls in turn]
-                answers += await asyncio.gather(*asked)
+                asked = zip(turn, _keys(turn), strict=True)
+                answers += await asyncio.gather(
+                    *(lane.ask(resp.pack(calls), len(calls), 0, key) for calls, key in asked)
+                )
             assert asking.wire.startswith("lean" if lean else "redis-py: ")
             return answers
 
 
-def _reading(calls: list[Any]) -> str | None:
-    """The key, where asking once for all that ask the same at once changes nothing."""
-    return str(calls[0][1]) if len(calls) == 1 and calls[0][0] in {"MGET", "GET"} else None
+def _keys(turn: list[list[Any]]) -> list[str | None]:
+    """By which reading each may be joined: where nothing is written beside it, once is as good as one by one."""
+    reading = all(type(calls[0]) is tuple and calls[0][0] == "MGET" and len(calls) == 1 for calls in turn)
+    return [str(calls[0][1]) if reading else None for calls in turn]
 
 
 @pytest.mark.parametrize("protocol", [2, 3])

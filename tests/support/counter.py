@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Self
 
 import hiredis
 import redis.asyncio
@@ -99,7 +99,7 @@ class Counter:
 
 
 @asynccontextmanager
-async def counter(answer: Callable[[list[bytes]], bytes | None] = value_of) -> AsyncIterator[Counter]:
+async def counter(answer: Callable[[list[bytes]], bytes | None] = value_of) -> AsyncGenerator[Counter]:
     """A server, open for the length of the block."""
     made = Counter(answer)
     server = await asyncio.start_server(made.serve, "127.0.0.1")
@@ -162,7 +162,7 @@ class Asking:
     def wire(self) -> str:
         return self.events.snapshot(0, 0).wire
 
-    async def __aenter__(self) -> Asking:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
