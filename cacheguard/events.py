@@ -131,9 +131,16 @@ class Stats:
     bus_up: bool
     """True while a heartbeat proves that invalidations from other processes arrive. While False, L1 is off, except
     while Redis itself is unreachable."""
+    wire: str
+    """How replies of Redis are read: ``"lean"``, from the connection itself; or by redis-py, and why, such as
+    ``"redis-py: hiredis is missing"``, if that is so for the newest connection of threads or of event loops. ``""``
+    under ``memory://``, and before the first connection."""
     age_at_serve: tuple[tuple[float, int], ...]
     """The age of served values, in buckets: (upper bound in seconds, count). An L1 hit has the age of its entry when
     its hits are counted, at most a few seconds later."""
+
+
+_TEXTS = frozenset({"age_at_serve", "wire"})  # of `Stats`: no counters
 
 
 class Events:
@@ -145,9 +152,10 @@ class Events:
     """
 
     __slots__ = (
-        *(field.name for field in fields(Stats) if field.name != "age_at_serve"),
+        *(field.name for field in fields(Stats) if field.name not in _TEXTS),
         "_ages",
         "_warned",
+        "_wires",
         "_above",
         "_node",
         "_now",
@@ -177,6 +185,7 @@ class Events:
         self.failed_at: float = -math.inf  # monotonic: the last of them
         self._now = NOW.get()
         self._ages = [0] * len(AGES)
+        self._wires: dict[str, str] = {}
         self._warned: dict[int, set[int]] = {}  # hashes, and of each the hashes of keys: no text is kept
 
     if TYPE_CHECKING:
@@ -188,6 +197,11 @@ class Events:
 
         def __getattr__(self, name: str) -> int: ...
         def __setattr__(self, name: str, value: Any) -> None: ...
+
+    @property
+    def ways(self) -> list[str]:
+        """How the newest connections are read."""
+        return list(self._wires.values())
 
     def redis_failed(self, error: BaseException) -> None:
         """Count a failed round trip; the first in a row is logged."""
@@ -209,6 +223,12 @@ class Events:
         """Count a call that Redis answered with an error; each kind of error is logged once."""
         self.redis_errors += 1
         self.once(f"refused {str(error).partition(' ')[0]}", "Redis%s refuses calls: %s", self._where, error)
+
+    def wired(self, door: Literal["threads", "tasks"], way: str) -> None:
+        """Record in which *way* a new connection of *door* is read; one that redis-py has to read is logged once."""
+        self._wires[door] = way
+        if way != "lean" and self.first(f"wire {way}"):
+            log.info("Redis%s is asked by way of %s", self._where, way)
 
     def redis_answered(self) -> None:
         """Record that Redis answers; logged if it was unreachable before."""
@@ -280,13 +300,15 @@ class Events:
 
     def snapshot(self, entries: int, size: int, nodes: Sequence[Events] = ()) -> Stats:
         """Return the current counters, with the entries and bytes of L1 and the counters of each of *nodes*."""
-        names = [field.name for field in fields(Stats) if field.name != "age_at_serve"]
+        names = [field.name for field in fields(Stats) if field.name not in _TEXTS]
         everywhere = nodes or (self,)
         states = {each.breaker for each in everywhere}
+        wires = [way for each in everywhere for way in each.ways]
         counts: dict[str, Any] = {
             "l2_up": all(each.l2_up for each in everywhere),
             "bus_up": all(each.bus_up for each in everywhere),
             "breaker": next((state for state in ("open", "half-open") if state in states), "closed"),
+            "wire": next((way for way in wires if way != "lean"), "lean" if wires else ""),
         }
         counts |= {name: sum(getattr(each, name) for each in (self, *nodes)) for name in names if name not in counts}
         counts |= {"l1_entries": entries, "l1_bytes": size}

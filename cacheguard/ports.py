@@ -124,7 +124,7 @@ class Commands(Protocol):
 class ShortCommands(Protocol):
     """What the commands of one server have beside `Commands`: the question about one entry, half packed beforehand."""
 
-    async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply]:
+    def read_entry(self, key: str, markers: tuple[str, ...]) -> Awaitable[list[Reply]]:
         """Return the replies to ``MGET key markers…`` and ``TIME``, with all that `Commands.send_each` says."""
         ...
 

@@ -2,56 +2,44 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from ..defenses.outage import Outcome
-from ..errors import Unreachable
-from ..faults import Fault
-from ..ports import AnotherServer, Call, Commands, Reply
-from . import redispy, resp
+from ..ports import Call, Commands, Reply
+from . import resp
 from .circuits import Circuit
-from .connecting import connector, hint_of
+from .connecting import connector
 from .endpoints import Endpoint
-from .identity import Identity, facts_of, is_wrong
+from .identity import Identity
+from .lane import Lane
+from .stream import Answer, Large
 
-Packet = list[tuple[bytes, int, asyncio.Future[list[Reply]]]]
-
-LATE = 0.1  # of a timeout; a timer later than this says more about this loop than about the server
+MOST_WORDS = 16  # of a question that one reply of one small value answers: a key, and the markers around it
 
 
 class AsyncCommands:
-    """One connection, on which everything that waits in the same turn travels together.
+    """Two connections, each of which carries what several tasks ask, one behind the other.
 
-    A caller hands its bytes over and waits for a future; a task of our own writes them and reads the replies. So a
-    cancelled caller leaves nothing half read behind: its reply arrives, finds nobody, and the next one is in order.
+    Readings of one entry have one of them for themselves. Scripts, questions about many keys, and readings of entries
+    that were large when they were last read go over the other, so that none of these holds up a small reading.
 
     Args:
         connect: makes one connection, unconnected.
-        timeout: seconds for a packet to be answered.
+        timeout: seconds for whatever is sent to be answered.
         identity: is told whom each connection has reached.
-        circuit: says whether the server is to be left alone, and is told how each packet went.
+        circuit: says whether the server is to be left alone, and is told how things went.
     """
 
     def __init__(self, connect: Callable[[], Any], timeout: float, identity: Identity, circuit: Circuit) -> None:
-        self._connect, self._timeout = connect, timeout
-        self._identity, self._circuit, self._name = identity, circuit, circuit.name
-        self._generation = -1  # of the connection
-        self._connection: Any = None
-        self._used = False
-        self._began = 0.0  # when the last packet was sent
-        self._queue: Packet = []
-        self._queued_in = 0  # the oldest generation in which something of the queue was decided
-        self._pump: asyncio.Task[None] | None = None
+        self._identity, self._circuit = identity, circuit
+        self._large = Large()
+        self._reads, self._rest = (
+            Lane(connect, timeout, identity, circuit, self._large, self._demoted) for _ in range(2)
+        )
         self.beside: list[Any] = []  # what else belongs to this event loop, and ends with it
-        self._closed = False
         self._packer = resp.EntryPacker()
 
     @property
@@ -63,204 +51,59 @@ class AsyncCommands:
 
     async def send_each(self, *calls: Call) -> list[Reply]:
         since = self._identity.generation
-        replies = await self._exchange(resp.pack(calls), len(calls), since)
+        key = _entry_of(calls)
+        lane = self._rest if key is None or key in self._large.keys else self._reads
+        replies = await lane.ask(resp.pack(calls), len(calls), since, key)
         known = resp.unknown_from(calls, replies)
         if known < len(calls):
             again = calls[known:]
-            replies[known:] = await self._exchange(resp.pack(again, sources=True), len(again), since)
+            replies[known:] = await self._rest.ask(resp.pack(again, sources=True), len(again), since)
         return replies
 
-    async def read_entry(self, key: str, markers: tuple[str, ...]) -> list[Reply]:
-        return await self._exchange(self._packer.packed(key, markers), 2, self._identity.generation)
+    def read_entry(self, key: str, markers: tuple[str, ...]) -> Answer:
+        lane, circuit, since = self._reads, self._circuit, self._identity.generation
+        payload = self._packer.packed(key, markers)
+        if key in self._large.keys:
+            lane = self._rest
+        stream = lane.stream
+        if stream is not None and circuit.closed and stream.generation == since:
+            return stream.ask(payload, 2, key)  # what `Lane.ask` would do, on the way of every hit
+        return lane.ask(payload, 2, since, key)
 
     async def masters(self) -> list[Commands]:
         return [self]
 
-    def _exchange(self, payload: bytes, count: int, since: int) -> asyncio.Future[list[Reply]]:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[list[Reply]] = loop.create_future()
-        if self._closed:
-            answer.set_exception(Unreachable("the guard is closed"))
-            return answer
-        if self._circuit.away:
-            self._circuit.ask_now()
-        self._queued_in = min(since, self._queued_in) if self._queue else since
-        self._queue.append((payload, count, answer))
-        if self._pump is None or self._pump.done():  # an eager task may be over before it is assigned
-            self._pump = loop.create_task(self._run())
-        return answer
-
-    async def _run(self) -> None:
-        """Send what is queued, packet after packet, until nothing is left."""
-        packet: Packet = []
-        try:
-            while self._queue:
-                packet, self._queue = self._queue, []
-                try:
-                    await self._one_packet(packet, self._queued_in)
-                except AnotherServer as change:
-                    _fail_all(packet, change)
-        except Unreachable as error:
-            self._fail(packet, error)
-        except BaseException as error:
-            self._fail(packet, resp.unreachable(error))
-            await self._disconnect()
-            raise
-        finally:
-            self._pump = None
-
-    async def _one_packet(self, packet: Packet, since: int) -> None:
-        circuit = self._circuit
-        turn = await circuit.asked()
-        try:
-            replies = await self._asked(packet, since)
-        except Unreachable as error:
-            circuit.failed(turn, error.fault)
-            raise
-        except BaseException:
-            circuit.leave(turn, Outcome.NONE)
-            raise
-        self._used = True
-        for (_, _, answer), reply in zip(packet, replies, strict=True):
-            if not answer.done():
-                answer.set_result(reply)
-        faults = {fault for each in replies for fault in resp.faults_of(each)}
-        worst = resp.worst_of(faults)
-        if worst is None:
-            ended = time.monotonic()
-            circuit.leave(turn, Outcome.OK, ended - self._began, ended)
-        else:
-            circuit.failed(turn, worst)
-        if Fault.READONLY in faults:  # a master that is none any more; a new connection may find the one that is
-            await self._disconnect()
-
-    async def _asked(self, packet: Packet, since: int) -> list[list[Reply]]:
-        try:
-            async with _Deadline(self._timeout):
-                try:
-                    return await self._ask(packet, since)
-                except redis.exceptions.TimeoutError:
-                    raise
-                except (redis.exceptions.ConnectionError, OSError):
-                    if not self._used:
-                        raise
-                    await self._disconnect()  # an idle link that the server has dropped: once more, on a new one
-                    return await self._ask(packet, since)
-        except (redis.exceptions.RedisError, OSError, ValueError, TimeoutError) as error:
-            hint = "" if self._used else hint_of(self._connection, error)
-            await self._disconnect()
-            raise resp.unreachable(error, hint) from error
-        except Unreachable:
-            await self._disconnect()
-            raise
-
-    async def _ask(self, packet: Packet, since: int) -> list[list[Reply]]:
-        if self._connection is not None and self._generation != self._identity.generation:
-            await self._disconnect()
-        connection = self._connection
-        if connection is None:
-            self._used = False
-            connection = self._connection = self._connect()
-            await self._open(connection)
-            await self._greet(connection)
-        if self._identity.generation != since:
-            raise AnotherServer
-        self._began = time.monotonic()
-        return await redispy.aask(connection, [payload for payload, _, _ in packet], [count for _, count, _ in packet])
-
-    async def _open(self, connection: Any) -> None:
-        """Connect, unless that was refused a moment ago for something that will not change soon."""
-        self._circuit.admit()
-        try:
-            await connection.connect()
-        except Exception as error:
-            self._circuit.connected(resp.unreachable(error))
-            raise
-        self._circuit.connected(None)
-
-    async def _greet(self, connection: Any) -> None:
-        """Find out whom a new connection has reached."""
-        (replies,) = await redispy.aask(connection, [Identity.QUESTION], [Identity.ANSWERS])
-        facts = facts_of(*replies)
-        if is_wrong(connection, facts):
-            redispy.finder_of(connection).doubt()
-            raise redis.exceptions.ConnectionError("the server that Sentinel named is no master")
-        self._generation = self._identity.tell(self._name, facts)
-
-    def _fail(self, packet: Packet, error: Unreachable) -> None:
-        # What queued up meanwhile would meet the same server: nobody loses more than one timeout.
-        queued, self._queue = self._queue, []
-        _fail_all(packet + queued, error)
-
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        self._used = False
-        if connection is not None:
-            with contextlib.suppress(Exception):
-                await redispy.hang_up(connection)
+    def _demoted(self) -> None:
+        """The server is a master no more; new connections may find the one that is."""
+        self._reads.leave()
+        self._rest.leave()
 
     async def aclose(self) -> None:
-        """End the task and the connection."""
-        self._closed = True
-        pump = self._pump
-        if pump is not None:
-            pump.cancel()
-            await asyncio.wait([pump])
-        # A task that was cancelled before its first step has told nobody.
-        self._fail([], Unreachable("the guard is closed"))
-        await self._disconnect()
+        """End the tasks and the connections."""
+        await self._reads.aclose()
+        await self._rest.aclose()
         for each in self.beside:
             await each.aclose()
 
     def abandon(self) -> None:
-        """Let go of a connection whose event loop is gone."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            redispy.let_go(connection)
+        """Let go of connections whose event loop is gone."""
+        self._reads.abandon()
+        self._rest.abandon()
         for each in self.beside:
             each.abandon()
 
 
-def _fail_all(packet: Packet, error: Exception) -> None:
-    """Raise *error* for everybody who still waits."""
-    for _, _, answer in packet:
-        if not answer.done():
-            answer.set_exception(error)
-
-
-class _Deadline:
-    """`asyncio.timeout`, except that a timer which comes late itself gives the server its time once more.
-
-    In a loop that is busy the timer and the reply are found in the same turn, and the timer would win.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._passed = self._extended = False
-
-    async def __aenter__(self) -> None:
-        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        self._start()
-
-    def _start(self) -> None:
-        self._due = self._loop.time() + self._seconds
-        self._timer = self._loop.call_at(self._due, self._ring)
-
-    def _ring(self) -> None:
-        if not self._extended and self._loop.time() - self._due > self._seconds * LATE:
-            self._extended = True
-            self._start()
-        elif self._task is not None:
-            self._passed = True
-            self._task.cancel()
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._timer.cancel()
-        if self._passed and self._task is not None and self._task.uncancel() <= 0 and kind is asyncio.CancelledError:
-            raise TimeoutError(f"no reply within {self._seconds:g} s")
+def _entry_of(calls: Sequence[Call]) -> str | None:
+    """The key of the one entry that *calls* read, with the markers around it; None if they are something else."""
+    if len(calls) != 2 or calls[1] != ("TIME",):  # noqa: PLR2004 - what `calls.read` makes of one key
+        return None
+    words = calls[0]
+    if type(words) is not tuple or words[0] != "MGET" or len(words) > MOST_WORDS or type(words[1]) is not str:
+        return None
+    return words[1]
 
 
 def redis_connector(endpoint: Endpoint, timeout: float) -> Callable[[], Any]:
     """Makes connections to the server of *endpoint*; `ConfigurationError` if its settings make none."""
-    # One timer for a packet is ours; the client's own, one for each reply, would cost more than the reply does.
+    # One timer for all that is sent is ours; the client's own, one for each reply, would cost more than the reply does.
     return connector(endpoint, Retry(NoBackoff(), 0), timeout=timeout, reply_timeout=None)

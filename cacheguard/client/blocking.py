@@ -24,6 +24,7 @@ from .endpoints import Endpoint
 from .finders import BlockingFinder
 from .identity import Identity, facts_of, is_wrong
 from .names import resolve_within
+from .wire import way_of
 
 
 class BlockingCommands:
@@ -154,6 +155,7 @@ class BlockingCommands:
             redispy.finder_of(connection).doubt()
             raise redis.exceptions.ConnectionError("the server that Sentinel named is no master")
         self._reached = redispy.address_of(connection)
+        self._circuit.wired("threads", way_of(connection))
         return self._identity.tell(self._name, facts)
 
     def _open(self, connection: Any) -> None:

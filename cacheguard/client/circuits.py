@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from typing import Literal
 
 from ..defenses.outage import BreakerTerms, Outcome, State, Switch
 from ..errors import Unreachable
@@ -58,7 +59,7 @@ class Circuit(Switch):
         Nothing that a thread of ours does while it is open says anything, but for the probe: -1.
         """
         if self.closed and not self.over:
-            return self._turn
+            return self.turn
         if self.over and _is_ours():
             raise Unreachable("the guard is closed", Fault.LEFT_ALONE)
         if self.undecided and not _is_ours():
@@ -83,6 +84,10 @@ class Circuit(Switch):
             self._events.l2_skips += 1
             raise Unreachable("Redis is left alone until it is well again", Fault.LEFT_ALONE)
         return turn
+
+    def wired(self, door: Literal["threads", "tasks"], way: str) -> None:
+        """A new connection of *door* is read in this *way*: see `Stats.wire`."""
+        self._events.wired(door, way)
 
     @property
     def away(self) -> bool:

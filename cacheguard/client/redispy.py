@@ -87,6 +87,8 @@ PRIVATE = (
     Private("redis.asyncio.connection.Connection", "send_packed_command(check_health)", "as for threads"),
     Private("redis.asyncio.connection.Connection", "send_command", "as for threads"),
     Private("redis.asyncio.connection.Connection", "read_response(disable_decoding)", "as for threads"),
+    Private("asyncio.StreamReader", "_buffer", "what has come and was not read; a transport is taken over without any"),
+    Private("asyncio.StreamReaderProtocol", "_paused", "whether the transport takes no more; likewise"),
     Private("asyncio.selector_events._SelectorSocketTransport", "_sock", "closed where the event loop is closed"),
     Private("asyncio.sslproto._SSLProtocolTransport", "_ssl_protocol", "leads to the transport beneath TLS"),
     Private("asyncio.sslproto.SSLProtocol", "_transport", "the transport beneath TLS"),
@@ -269,8 +271,15 @@ async def asay(connection: Any, *words: str) -> Reply:
 
 
 async def hang_up(connection: Any) -> None:
-    """Disconnect without waiting for the other side."""
+    """Disconnect without waiting for the other side.
+
+    TLS says goodbye, and its transport would then wait half a minute for the other side to do so, too: longer than many
+    a loop lives, which would leave an open socket behind.
+    """
+    transport = getattr(getattr(connection, "_writer", None), "transport", None)
     await connection.disconnect(nowait=True)
+    if transport is not None:
+        transport.abort()
 
 
 def let_go(connection: Any) -> None:

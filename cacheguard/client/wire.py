@@ -2,12 +2,15 @@
 
 URLs, TLS, authentication, Sentinel and Cluster stay the client's. Once a connection stands, its commands are one piece
 of bytes, and its replies are taken from hiredis as they come: all that a piece holds, instead of one for each walk
-through the client. Where a connection is not made as this file knows it, `exchange` says so by None, and the client has
-to read itself.
+through the client. In an event loop, the transport itself is taken over: `stream.Stream` is its protocol from then on.
+Where a connection is not made as this file knows it, the client has to read itself: `exchange` says so by None,
+`way_of` and `standing` say why.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Coroutine
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,6 +22,14 @@ from .resp import refused
 
 _BYTES = False  # whether the reader makes text of what it has read
 _PIECE = 65536  # bytes that are taken from a stream at a time
+
+LEAN = "lean"  # the way of a connection that is read by ourselves
+_MISSING = "redis-py: hiredis is missing"
+# What may be given another protocol while nothing is under way: read in their sources, and tried.
+_TRANSPORTS = frozenset({
+    "asyncio.selector_events._SelectorSocketTransport", "asyncio.sslproto._SSLProtocolTransport",
+    "uvloop.loop.TCPTransport", "uvloop.loop.UnixTransport", "uvloop.loop._SSLProtocolTransport",
+})  # fmt: skip
 
 
 def exchange(connection: Any, payload: bytes, count: int) -> list[Reply] | None:
@@ -96,6 +107,68 @@ async def aexchange(connection: Any, payloads: list[bytes], counts: list[int]) -
     return answers
 
 
+class Standing(NamedTuple):
+    """A connection of an event loop, connected and greeted, over which nothing is under way.
+
+    Args:
+        transport: takes what is sent; gets another protocol.
+        feed: takes bytes that have come.
+        gets: the next reply; *nothing* while it is not whole.
+        push: the type of what comes unasked; None if this hiredis knows none.
+        pushed: tells the client of it.
+        refusal: the type of an error that is a reply; any other says that the connection is of no use.
+        lost: makes the exception of a connection that is gone.
+    """
+
+    transport: asyncio.Transport
+    feed: Callable[[bytes], None]
+    gets: Callable[[bool], Any]
+    nothing: object
+    push: type[Any] | None
+    pushed: Callable[[Any], Coroutine[Any, Any, Any]]
+    refusal: type[Exception]
+    lost: type[Exception]
+
+
+def way_of(connection: Any) -> str:
+    """How the replies of a thread's connection are read: `LEAN`, or ``redis-py: `` and why not."""
+    known = _known()
+    if known is None:
+        return _MISSING
+    parser: Any = getattr(connection, "_parser", None)
+    if type(parser) is not known.parser:
+        return f"redis-py: unknown parser {type(parser).__name__}"
+    sock: Any = getattr(connection, "_sock", None)
+    return LEAN if type(sock) is Deadline else f"redis-py: unknown socket {type(sock).__name__}"
+
+
+def standing(connection: Any) -> Standing | str:
+    """What it takes to read *connection*, of an event loop, by ourselves; else, why that is left to the client.
+
+    Nothing may be under way. From this call to `set_protocol` of the transport the loop must not turn, so that no byte
+    comes in between.
+    """
+    known = _known()
+    if known is None:
+        return _MISSING
+    parser: Any = getattr(connection, "_parser", None)
+    if type(parser) is not known.running_parser:
+        return f"redis-py: unknown parser {type(parser).__name__}"
+    source: Any = getattr(connection, "_reader", None)
+    transport: Any = getattr(getattr(connection, "_writer", None), "transport", None)
+    if f"{type(transport).__module__}.{type(transport).__qualname__}" not in _TRANSPORTS:
+        return f"redis-py: unknown transport {type(transport).__name__}"
+    protocol: Any = transport.get_protocol()
+    if (type(source), type(protocol)) != (asyncio.StreamReader, asyncio.StreamReaderProtocol):
+        return f"redis-py: unknown protocol {type(protocol).__name__}"
+    reader, push = parser._reader, parser._hiredis_PushNotificationType  # noqa: SLF001 - see redispy.PRIVATE
+    if reader.has_data() or source._buffer or protocol._paused or source.exception() or source.at_eof():  # noqa: SLF001 - likewise
+        return "redis-py: something came unasked"
+    return Standing(
+        transport, reader.feed, reader.gets, known.nothing, push, parser.handle_push_response, known.refusal, known.lost
+    )
+
+
 def _refusal(reply: Exception, known: _Known) -> Reply:
     """A server's error as a value; raises one that says that the connection is of no use."""
     if isinstance(reply, known.refusal):
@@ -116,7 +189,7 @@ class _Known(NamedTuple):
 
 @cache
 def _known() -> _Known | None:
-    """None where hiredis is missing, or redis-py is another one."""
+    """None where hiredis is missing, or redis-py does not know how to use it."""
     if find_spec("hiredis") is None:
         return None
     try:

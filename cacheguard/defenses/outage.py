@@ -115,7 +115,7 @@ class Switch:
         self.probed_by_callers = probed_by_callers
         self._on_change, self._now = on_change, now
         self._random = random.Random().random
-        self._turn: int = 0  # number of the current state; calls that began in an earlier state do not count
+        self.turn: int = 0  # number of the current state; calls that began in an earlier state do not count
         self._calls: deque[tuple[float, Outcome]] = deque(maxlen=terms.window)
         self.undecided: bool = False  # the first probe since it opened has not returned yet
         self._slowed = False  # it opened because calls were slow
@@ -140,7 +140,7 @@ class Switch:
     def enter(self) -> int | None:
         """Begin a call: return the turn for `leave`, or None if the call must not be made."""
         if self.closed:
-            return self._turn
+            return self.turn
         return self.probe() if self.probed_by_callers else None
 
     def probe(self) -> int | None:
@@ -148,20 +148,20 @@ class Switch:
         with self._lock:
             now = self._now()
             if self.closed:
-                return self._turn
+                return self.turn
             if now < self._until:
                 return None
             lost, self._probing = self._probing, True
-            self._turn += 1
+            self.turn += 1
             self._until = now + self.terms.longest_pause
-            turn = self._turn
+            turn = self.turn
         if not lost:
             self._on_change("open", "half-open", "the pause is over")
         return turn
 
     def leave(self, turn: int, outcome: Outcome, took: float = 0.0, now: float | None = None) -> None:
         """Record the end of a call, after *took* seconds. *now*: the time, if the caller has read it already."""
-        if turn != self._turn or (outcome is Outcome.NONE and self.closed):
+        if turn != self.turn or (outcome is Outcome.NONE and self.closed):
             return
         if outcome is Outcome.OK and took >= self.terms.slow_after and (self._slowed or not self.undecided):
             outcome = Outcome.SLOW
@@ -172,9 +172,9 @@ class Switch:
                 self._judge(now)
             return
         with self._lock:
-            if turn != self._turn:
+            if turn != self.turn:
                 return
-            self._turn += 1
+            self.turn += 1
             self._probing = self.undecided = False
             if outcome is Outcome.OK:
                 self.closed, self._closed_at = True, now
@@ -187,7 +187,7 @@ class Switch:
 
     def doubt(self, turn: int, why: str) -> None:
         """Open at once, because a call has cost too much to try another; only if the state has not changed since."""
-        if self.closed and turn == self._turn:
+        if self.closed and turn == self.turn:
             self._trip(why, alarm=True, slowed=False)
 
     def _judge(self, now: float) -> None:
@@ -205,7 +205,7 @@ class Switch:
                 self._pause = None  # no failures for long enough
             self.undecided, self._slowed = alarm, slowed
             self.closed = self._probing = False
-            self._turn += 1
+            self.turn += 1
             self._calls.clear()
             if alarm:
                 self._until = now
@@ -222,5 +222,5 @@ class Switch:
         self._lock = self._new_lock()
         self._random = random.Random().random  # or all children of one parent would draw the same pauses
         self.closed, self._probing, self.undecided, self._pause = True, False, False, None
-        self._turn += 1
+        self.turn += 1
         self._calls.clear()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
+import gc
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import redis.asyncio
 
 from cacheguard import CacheGuard
 from cacheguard.errors import ConfigurationError
+from cacheguard.testing import Fault, FaultProxy
 from tests.conftest import OpenDoor
 from tests.support.loader import Loader
 from tests.support.tls import SERVICE, Authority, TlsCluster, TlsSentinel, TlsServer, binary_with_tls
@@ -75,7 +78,21 @@ async def assert_served(open_door: OpenDoor, url: str) -> CacheGuard:
     for stats in (door.guard.stats(), other.guard.stats()):
         assert stats.l2_up
         assert stats.redis_errors == 0
+        assert stats.wire == "lean"
     return door.guard
+
+
+def test_a_loop_that_ends_waits_for_no_goodbye_and_leaves_no_socket(server: TlsServer) -> None:
+    async def use() -> None:
+        with FaultProxy(server.port) as proxy:
+            url = server.tls_url().replace(f":{server.port}", f":{proxy.port}")
+            guard = CacheGuard(url, operation_timeout=PATIENCE)
+            assert await guard.aget_or_set("k", lambda: 1) == 1
+            proxy.inject(Fault.BLACKHOLE)  # nobody answers a goodbye, which TLS waits for
+            await guard.aclose()
+
+    asyncio.run(use())
+    gc.collect()  # an open socket warns, which is an error here
 
 
 async def test_a_server_is_reached_over_tls(open_door: OpenDoor, server: TlsServer) -> None:

@@ -16,6 +16,7 @@ from cacheguard.errors import Refused
 from cacheguard.ports import Call, Reply, ScriptCall
 from cacheguard.protocol.lua import load
 from cacheguard.testing import Fault, FaultProxy
+from tests.support.counter import Asking
 from tests.support.redis_server import RedisServer
 
 CONNECTION: Any = redis.Connection  # it has no types
@@ -123,6 +124,54 @@ def test_several_packets_in_a_loop_are_answered_as_by_the_client(
     for mine, theirs, calls in zip(one, other, packets, strict=True):
         assert len(mine) == len(calls)
         for left, right, call in zip(shown(mine), shown(theirs), calls, strict=True):
+            assert left == right or call == ("TIME",)
+
+
+READINGS = st.tuples(st.just("MGET"), KEYS, KEYS).map(lambda call: [call])
+TURN = st.one_of(
+    st.lists(st.lists(CALLS, min_size=1, max_size=4), min_size=1, max_size=6),
+    st.lists(READINGS, min_size=2, max_size=8),
+)
+TURNS = st.lists(TURN, min_size=1, max_size=4)
+
+
+async def in_turns(port: int, protocol: int, turns: list[list[list[Any]]], *, lean: bool) -> list[list[Reply]]:
+    """What is answered to what is asked side by side in each of *turns*, over one connection."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not lean:
+            patch.setattr(wire, "_TRANSPORTS", frozenset())
+        async with Asking(port, protocol=protocol) as asking:
+            lane = asking.commands._rest  # noqa: SLF001 - over two, nobody could say what comes first
+            for word in (b"FLUSHALL", b"SCRIPT"):
+                await lane.ask(resp.pack([(word, "FLUSH") if word == b"SCRIPT" else (word,)]), 1, 0)
+            answers: list[list[Reply]] = []
+            for turn in turns:
+                asked = zip(turn, _keys(turn), strict=True)
+                answers += await asyncio.gather(
+                    *(lane.ask(resp.pack(calls), len(calls), 0, key) for calls, key in asked)
+                )
+            assert asking.wire.startswith("lean" if lean else "redis-py: ")
+            return answers
+
+
+def _keys(turn: list[list[Any]]) -> list[str | None]:
+    """By which reading each may be joined: where nothing is written beside it, once is as good as one by one."""
+    reading = all(type(calls[0]) is tuple and calls[0][0] == "MGET" and len(calls) == 1 for calls in turn)
+    return [str(calls[0][1]) if reading else None for calls in turn]
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@given(turns=TURNS)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_tasks_that_share_a_transport_are_answered_as_by_the_client(
+    redis_server: RedisServer, protocol: int, turns: list[Any]
+) -> None:
+    mine = asyncio.run(in_turns(redis_server.port, protocol, turns, lean=True))
+    theirs = asyncio.run(in_turns(redis_server.port, protocol, turns, lean=False))
+    asked = [calls for turn in turns for calls in turn]
+    for one, other, calls in zip(mine, theirs, asked, strict=True):
+        assert len(one) == len(calls)
+        for left, right, call in zip(shown(one), shown(other), calls, strict=True):
             assert left == right or call == ("TIME",)
 
 

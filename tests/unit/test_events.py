@@ -19,6 +19,7 @@ def test_every_counter_begins_at_nothing_and_redis_is_taken_to_be_up() -> None:
         **dict.fromkeys(names, 0),
         "l2_up": True,
         "breaker": "closed",
+        "wire": "",
     }
     assert {count for _, count in stats.age_at_serve} == {0}
 
@@ -91,7 +92,7 @@ def counted() -> Iterator[str]:
 
 
 def test_whatever_is_counted_is_in_the_stats_and_whatever_is_in_the_stats_is_counted() -> None:
-    given = {"l1_entries", "l1_bytes", "invalidations_queued", "breaker", "l2_up", "bus_up", "age_at_serve"}
+    given = {"l1_entries", "l1_bytes", "invalidations_queued", "breaker", "l2_up", "bus_up", "wire", "age_at_serve"}
     assert set(counted()) - {"failures"} == {field.name for field in fields(Stats)} - given
 
 

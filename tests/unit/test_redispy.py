@@ -63,6 +63,20 @@ def socket_transport() -> Iterator[Any]:
 
 
 @contextmanager
+def stream_reader() -> Iterator[Any]:
+    loop = asyncio.SelectorEventLoop()
+    yield asyncio.StreamReader(loop=loop)
+    loop.close()
+
+
+@contextmanager
+def stream_protocol() -> Iterator[Any]:
+    loop = asyncio.SelectorEventLoop()
+    yield asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=loop), loop=loop)
+    loop.close()
+
+
+@contextmanager
 def tls_protocol() -> Iterator[Any]:
     loop = asyncio.SelectorEventLoop()
     made: Any = asyncio.sslproto.SSLProtocol(
@@ -132,6 +146,8 @@ INSTANCES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "redis.asyncio.connection.Connection": made(redis.asyncio.connection.Connection),
     "redis._parsers.hiredis._HiredisParser": made(parser),
     "redis._parsers.hiredis._AsyncHiredisParser": made(running_parser),
+    "asyncio.StreamReader": stream_reader,
+    "asyncio.StreamReaderProtocol": stream_protocol,
     "asyncio.selector_events._SelectorSocketTransport": socket_transport,
     "asyncio.sslproto.SSLProtocol": tls_protocol,
     "asyncio.sslproto._SSLProtocolTransport": tls_transport,
