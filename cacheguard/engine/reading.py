@@ -182,10 +182,11 @@ class Engine:
         entry = self._local.find(key) if rules.l1 else None
         if entry is None:
             return None
-        beyond = self.runtime.now() - entry.fresh_until
+        common = entry.common
+        beyond = self.runtime.now() - common.fresh_until
         longer = rules.if_error if longer is None else longer
-        if beyond >= (longer if entry.kind == Kind.VALUE else 0.0) or (
-            beyond >= 0 and self.runtime.now() >= entry.dead_from
+        if beyond >= (longer if common.kind == Kind.VALUE else 0.0) or (
+            beyond >= 0 and self.runtime.now() >= common.dead_from
         ):
             return None
         self._events.stale_hits += beyond >= 0

@@ -42,7 +42,8 @@ from ..servers.buses import Buses
 from ..servers.lending import client_of, pools
 from ..tiers.copies import Copier
 from ..tiers.entries import Entries
-from ..tiers.local import ABSENCE_SHARE, DEAD, Local
+from ..tiers.held import DEAD
+from ..tiers.local import ABSENCE_SHARE, Local
 from ..tiers.packing import ObjectPacking, Packing, SealedPacking, weigh_stored
 from ..tiers.remote import Remote
 from . import forks
