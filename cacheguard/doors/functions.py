@@ -89,6 +89,7 @@ class Function:
         self.hub, self.scope, self.version = hub, scope, version
         self._shared = hub.shared
         self._keys: KeyMaker = compile_key(template, fn, closures=hub.owners.closures)
+        self._template = template or self._keys.pattern  # as `CacheGuard.hot` shows it
         self._key_positions = tuple(self._positions[name] for name in self._keys.fields)
         self._quick_key = (
             quick_key(self._keys, scope.prefix, self._key_positions) if isinstance(self._keys, TextTemplate) else None
@@ -113,7 +114,7 @@ class Function:
         # The parameters of `validate` and the filter are part of the index's key: a hit must not skip their checks.
         indexed_by = (*self._keys.fields, *(name for name in self._guard_names() if name not in self._keys.fields))
         self._index_positions = tuple(self._positions[name] for name in indexed_by)
-        self._shelf = Shelf(self._keys.pattern) if self._can_index(indexed_by) else None
+        self._shelf = Shelf(self._template) if self._can_index(indexed_by) else None
         self._indexed_by = indexed_by
         self._index_key = IndexKey(indexed_by, self._texts() if template else ())
         of_tags = [name for tag in self._tags for name in tag.fields]
@@ -284,6 +285,7 @@ class Function:
             self.tags(values),
             self.scope,
             self.version,
+            template=self._template,
         )
 
     # The steps of a call that the index did not answer

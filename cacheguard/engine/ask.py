@@ -35,6 +35,7 @@ class Ask:
     version: Callable[[Any], Any] | None = None  # of a value that was loaded
     usable: Callable[[Any], bool] | None = None  # a cached value for which this returns False is treated as a miss
     bounded: bool = True  # its load takes a permit of the bulkhead
+    template: str = ""  # of the decorated function that is called
 
     def takes(self, stored: Stored) -> bool:
         """True if the cached value may be served."""

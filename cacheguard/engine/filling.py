@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ..current_load import Load
     from ..ports import Runtime
 
+AGAIN = 1.0  # seconds that L1 holds a hot entry whose reload is due
 STORED = (Filled.STORED, Filled.BRIEFLY)
 
 
@@ -377,6 +378,10 @@ class Filling:
             return self._heard_nothing(ask, stored, ticket)
         fresh_until = asked_at + fresh_left
         until = min(fresh_until, asked_at + rules.l1_ttl)
+        if rules.hot is not None and stored.kind is Kind.VALUE and self._local.share(ask.key) >= rules.hot.share:
+            # L1 ends where the reload is due: the next reader asks Redis, and starts it. Until it is done, L1 answers.
+            due = fresh_until - rules.hot.due_left(stored.ttl)
+            until = min(fresh_until, max(asked_at + AGAIN, min(due, asked_at + max(rules.hot.l1_ttl, rules.l1_ttl))))
         if rules.rebuild == "early":
             # L1 ends one load time before the earliest refresh: from there on every reader asks Redis and draws.
             until = min(until, fresh_until - stored.load_time - early_by(stored.load_time, self._runtime.random()))

@@ -136,6 +136,11 @@ async def peek(
     shared, keys = engine.shared, list(keys)
     if not shared.bus.ready:
         await shared.bus.begin_listening(engine.runtime)
+    heat = shared.local.heat
+    if heat.gap > len(keys):
+        heat.gap -= len(keys)
+    else:
+        shared.local.read_elsewhere(keys, "")
     ticket, asked_at = shared.local.tickets.take(), engine.runtime.now()
     found = await engine.found_of(keys, codec, scope, (), near=rules.l1)
     answers: dict[str, Stored] = {}

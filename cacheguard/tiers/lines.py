@@ -20,7 +20,7 @@ class Line(Cache[str, Entry]):
     of an entry as *spare*, a hit moves nothing (Corbató's clock).
     """
 
-    def __init__(self, maxsize: int, *, sized: bool, spare: Callable[[Entry], bool] | None = None) -> None:
+    def __init__(self, maxsize: int, *, sized: bool, spare: Callable[[str, Entry], bool] | None = None) -> None:
         super().__init__(maxsize)
         self.held: dict[str, Entry] = {}
         self._sizes: dict[str, int] | None = {} if sized else None
@@ -70,7 +70,7 @@ class Line(Cache[str, Entry]):
         for _ in range(MOST_SECOND_CHANCES if self._spare is not None else 0):
             key = self._next()
             entry, size = self._remove(key)
-            if self._spare is None or not self._spare(entry):
+            if self._spare is None or not self._spare(key, entry):
                 return key, entry
             self.add(key, entry, size)
         key = self._next()

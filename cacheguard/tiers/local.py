@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
@@ -12,6 +12,7 @@ from ..defenses.consistency import Tickets
 from ..events import Events
 from ..protocol.names import beneath
 from .copies import Master
+from .heat import Heat, HotKey
 from .held import DEAD, SEEN, Entry, Keyed, Several, Shelf, Shelving, leads
 from .lines import AnyOf, Frequent, Line
 from .weighing import weigh
@@ -77,6 +78,7 @@ class Local:
         self.shelving: Shelving = Shelving(keyed=eviction == "lfu")
         self.trusted_until: float = math.inf
         self.watch: Watch | None = None
+        self.heat: Heat = Heat(now)
         self._now = now
         self.touches: bool = eviction == "lfu"
         self._events = events
@@ -98,11 +100,11 @@ class Local:
             return AnyOf(bound, sized=max_bytes is not None)
         return Line(bound, sized=max_bytes is not None, spare=self._was_used if eviction == "lru" else None)
 
-    def _was_used(self, entry: Entry) -> bool:
+    def _was_used(self, key: str, entry: Entry) -> bool:
         """Whether *entry* was used since it last came up; from now on it was not."""
         if not entry.hits:
             return False
-        self._bank(entry)
+        self._bank(key, entry)
         entry.hits = 0.0
         return True
 
@@ -141,7 +143,7 @@ class Local:
             if self.find(key) is not entry:
                 return False
             entry.until = min(entry.common.kept_until, self.trusted_until)
-            self._bank(entry)
+            self._bank(key, entry)
         return now < entry.until
 
     def trust(self, until: float) -> None:
@@ -277,7 +279,7 @@ class Local:
     def _forget(self, key: str, entry: Entry) -> None:
         """End *entry*, which is in no room any more."""
         entry.until = DEAD
-        self._bank(entry)
+        self._bank(key, entry)
         leading, marks = leads(entry), entry.common.marks
         entry.common, entry.arguments = entry.common.gone(), None
         for reference, arguments in leading:
@@ -291,17 +293,43 @@ class Local:
                 if not keys:
                     self._tagged.pop(mark, None)
 
-    def _bank(self, entry: Entry) -> None:
+    def _bank(self, key: str, entry: Entry) -> None:
         """Hand in the hits of *entry*; all of them at the age that it has now, which is never too young."""
         hits = entry.hits
         if hits < 1.0:
             return
         entry.hits = SEEN  # no call since it was read, so no other thread has come in between
         number = int(hits)
+        shelf: Shelf | None = None if entry.common.shelf is None else entry.common.shelf()
+        self.heat.read(key, number, "" if shelf is None else shelf.template)
         self._events.l1_hits += number
         self._events.served(self._now() - entry.common.born, number)
         if entry.common.kind:
             self._events.null_hits += number
+
+    def sample(self, key: str, template: str) -> None:
+        """Note the read of *key*, which this tier did not answer, if `Heat.gap` says that it is one to look at."""
+        with self.lock:
+            self.heat.sample(key, template)
+
+    def read_elsewhere(self, keys: Sequence[str], template: str) -> None:
+        """Note reads of *keys* that this tier did not answer."""
+        with self.lock:
+            self.heat.read_all(keys, template)
+
+    def share(self, key: str) -> float:
+        """The share of *key* in all reads of this process, with the hits that its entry has had until now."""
+        with self.lock:
+            entry = self.find(key)
+            if entry is not None:
+                self._bank(key, entry)
+            return self.heat.share(key)
+
+    def hot(self, count: int, wanted: Callable[[str], bool]) -> list[HotKey]:
+        """The hottest keys of those that are *wanted*; the hits of all entries are handed in before."""
+        with self.lock:
+            self.census()
+            return self.heat.top(count, wanted)
 
     def pairs(self) -> list[tuple[str, Entry]]:
         """All keys and entries, usable or not."""
@@ -312,8 +340,8 @@ class Local:
         """Entries and their bytes; their hits are handed in before."""
         with self.lock:
             items = self.pairs()
-            for _, entry in items:
-                self._bank(entry)
+            for key, entry in items:
+                self._bank(key, entry)
             bounded = self._max_bytes is not None
             return len(items), int(self._entries.currsize + self._absences.currsize) if bounded else 0
 
