@@ -81,6 +81,10 @@ class Heat:
 
     def read_all(self, keys: Sequence[str], template: str = "") -> None:
         """Each of *keys* was read once. Few of them are looked at."""
+        if len(keys) >= 2 * self._every:  # longer than any gap
+            for key in keys[int(self._draw() * self._every) :: self._every]:
+                self.add(key, self._every, template)
+            return
         at = self.gap - 1
         while at < len(keys):
             weight = self._stride

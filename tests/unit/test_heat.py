@@ -66,11 +66,23 @@ def test_reads_of_many_at_once_are_sampled_as_those_of_one() -> None:
     keys = [str(number % 7) for number in range(5_000)]
     for key in keys:
         one.read(key)
-    for at in range(0, len(keys), 100):
-        many.read_all(keys[at : at + 100])
+    for at in range(0, len(keys), 20):
+        many.read_all(keys[at : at + 20])
     assert one.top(7) == many.top(7)
     assert one.gap == many.gap
     assert one.total == pytest.approx(5_000, abs=40)
+
+
+def test_a_batch_that_is_read_again_and_again_makes_none_of_its_keys_hot() -> None:
+    table = Heat(lambda: 0.0, Random(5).random)
+    keys = [str(number) for number in range(100)]
+    for _ in range(2_000):
+        table.read_all(keys)
+    assert table.total == pytest.approx(200_000, rel=0.02)
+    shares = [each.share for each in table.top(100)]
+    assert len(shares) == 100
+    assert max(shares) < 0.013
+    assert min(shares) > 0.007
 
 
 def test_what_was_hot_is_not_hot_for_ever() -> None:
