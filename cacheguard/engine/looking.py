@@ -35,7 +35,7 @@ class Inspection:
         ttl_left: seconds until it is stale, negative if it already is; None if nothing is cached.
         tags: its tags.
 
-    In L1, `age` may be larger and `ttl_left` smaller than that, by a 256th of the time that the entry had left when it
+    In L1, `age` may be larger by a 256th of the TTL, and `ttl_left` smaller by a 256th of what was left when the entry
     came there.
     """
 

@@ -11,7 +11,7 @@ import msgspec
 
 DEAD = float("-inf")
 STRIPES = 4096
-FINE = 8  # an entry's times are cut to 1 / 2**FINE of the time that it has left: never later, so nothing lives longer
+FINE = 8  # an entry's ends are cut to 1 / 2**FINE of the time that is left: never later, so nothing lives longer
 SEEN = 0.5  # hits that were handed in leave this: the entry counts as used
 
 
@@ -163,18 +163,22 @@ class Shelving:
         tags: tuple[str, ...] = (),
         marks: tuple[str, ...] = (),
     ) -> Entry:
-        """An entry of *value*. Its times are at most a 256th of what was left of them earlier than those given."""
+        """An entry of *value*.
+
+        Its ends are earlier than those given by at most a 256th of what is left, *born* by a 256th of its TTL.
+        """
         if self._keyed:
             self._kind = Keyed
         elif value is not None:  # an absence has the class of the values around it: a wrapper knows one class at a time
             self._kind = Leaf if type(value) in LEAVES else Holder
         left = fresh_until - now
         if 0.0 < left < math.inf:
+            # Powers of two, so that multiples of them are exact.
             step = ldexp(1.0, frexp(left)[1] - FINE - 1)
-            end, born = fresh_until // step * step, born // step * step
-            dead_from = (
-                end if dead_from == fresh_until else dead_from if dead_from == math.inf else dead_from // step * step
-            )
+            of_age = ldexp(1.0, frexp(fresh_until - born)[1] - FINE - 1)
+            end, born = fresh_until // step * step, born // of_age * of_age
+            if dead_from < math.inf:  # the stale window is that of the function: after the cut, too
+                dead_from = end + (dead_from - fresh_until) // step * step
             kept = kept_until - now
             if kept_until >= fresh_until:
                 kept_until = end

@@ -303,7 +303,7 @@ def test_what_is_shared_never_makes_an_entry_live_longer_and_hardly_shorter(
     room = 1 / 256 + 1e-9
     assert made.fresh_until >= end - left * room - 1e-6
     assert made.kept_until >= kept_until - left * room - 1e-6
-    assert made.born >= now - age - left * room - 1e-6
+    assert made.born >= now - age - (left + age) * room - 1e-6
     assert made.kept_until <= made.fresh_until <= made.dead_from
 
 
