@@ -68,8 +68,36 @@ class Engine:
 
     async def read(self, ask: Ask) -> Any:
         """The value of *ask*, after a miss in L1."""
+        if not self._bus.ready:
+            await self._bus.begin_listening(self.runtime)
+        heat = self._local.heat
+        heat.gap -= 1
+        if heat.gap <= 0:
+            self._local.sample(ask.key, ask.template)
+        rules, ticket, asked_at = ask.rules, self._local.tickets.take(), self.runtime.now()
+        found: Found | CutOff | None = CUT_OFF
         try:
-            value = await self._read(ask)
+            found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags, ask.usable, near=rules.l1)
+        except Unreachable:
+            pass  # `_answered` finds what can be answered without Redis
+        else:
+            # The most frequent end, without a coroutine of its own; `_answered` is for all others.
+            if found is not None and found.fresh_left > 0 and (stored := found.stored) is not None:
+                value = stored.value  # it was read for this caller alone
+                plain = value is not None and stored.kind is Kind.VALUE
+                if plain and rules.rebuild != "early" and rules.hot is None and self.audit is None:
+                    self._events.hit(found.age, absence=False)
+                    if rules.l1:
+                        self.filling.keep_found(ask, found, ticket, asked_at)
+                    if self._local.watch is not None:
+                        self._local.watch.given(value)
+                    return value
+        return await self._answered(ask, found, ticket, asked_at)
+
+    async def _answered(self, ask: Ask, found: Found | CutOff | None, ticket: int, asked_at: float) -> Any:
+        """The answer to *ask* when Redis has answered *found*; what cannot be served from there is loaded."""
+        try:
+            value = opened(await self._stored(ask, found, ticket, asked_at), ask.rules)
         except (Overloaded, LoadTimeout) as error:
             if ask.rules.fallback is None:
                 raise
@@ -77,6 +105,15 @@ class Engine:
         if self._local.watch is not None:
             self._local.watch.given(value)
         return value
+
+    async def _stored(self, ask: Ask, found: Found | CutOff | None, ticket: int, asked_at: float) -> Stored:
+        if isinstance(found, CutOff):
+            stored = self.kept(ask.key, ask.rules)
+            if stored is not None and not ask.takes(stored):
+                stored = None
+        else:
+            stored = await self._usable(ask, found, ticket, asked_at)
+        return await self.rebuilding.rebuild(ask, found) if stored is None else stored
 
     async def instead(self, rules: Rules, error: Exception) -> Any:
         """The caller's fallback for *error*; raises *error* if it has none."""
@@ -88,29 +125,6 @@ class Engine:
             return await self.runtime.call(lambda: fallback(error))
         copier = self.shared.copier
         return fallback if copier is None else copier.copy(fallback)
-
-    async def _read(self, ask: Ask) -> Any:
-        if not self._bus.ready:
-            await self._bus.begin_listening(self.runtime)
-        heat = self._local.heat
-        heat.gap -= 1
-        if heat.gap <= 0:
-            self._local.sample(ask.key, ask.template)
-        ticket, asked_at = self._local.tickets.take(), self.runtime.now()
-        found: Found | CutOff | None
-        try:
-            found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags, ask.usable, near=ask.rules.l1)
-        except Unreachable:
-            found, stored = CUT_OFF, self.kept(ask.key, ask.rules)
-            if stored is not None and not ask.takes(stored):
-                stored = None
-        else:
-            stored = await self._usable(ask, found, ticket, asked_at)
-            if stored is not None and stored.value is not None and self.audit is None and stored.kind is Kind.VALUE:
-                return stored.value  # it was read for this caller alone
-        if stored is None:
-            stored = await self.rebuilding.rebuild(ask, found)
-        return opened(stored, ask.rules)
 
     async def _usable(self, ask: Ask, found: Found | None, ticket: int, asked_at: float) -> Stored | None:
         """The part of *found* that may be served. Starts a background reload if the policy wants one.
@@ -156,11 +170,7 @@ class Engine:
         if not self._bus.ready:
             await self._bus.begin_listening(self.runtime)
         keys, first = list(asks), next(iter(asks.values()))
-        heat = self._local.heat
-        if heat.gap > len(keys):
-            heat.gap -= len(keys)
-        else:
-            self._local.read_elsewhere(keys, first.template)
+        self._local.read_elsewhere(keys, first.template)
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
         tags = [ask.tags for ask in asks.values()]
         found = await self.found_of(keys, first.codec, first.scope, tags, near=first.rules.l1)
@@ -170,10 +180,12 @@ class Engine:
         # What `_usable` does with a fresh value that goes nowhere but to the caller, without a coroutine for each.
         rules = first.rules
         at_once = not rules.l1 and rules.rebuild != "early" and rules.hot is None and self.audit is None
+        ages: list[float] = []
         for key, each in zip(keys, found, strict=True):
             if at_once and type(each) is Found and each.fresh_left > 0 and each.stored is not None:
                 stored = each.stored
-                self._events.hit(each.age, absence=stored.kind is not Kind.VALUE)
+                ages.append(each.age)
+                self._events.null_hits += stored.kind is not Kind.VALUE
             elif isinstance(each, CutOff):
                 stored = self.kept(key, first.rules)
             else:
@@ -182,6 +194,7 @@ class Engine:
                 missing[key] = each
             else:
                 there[key] = stored
+        self._events.hits(ages)
         return Survey(there, missing)
 
     async def found_of(
