@@ -15,7 +15,8 @@ from .errors import CacheGuardError
 from .events import StateChange, Stats
 from .guard import CacheGuard
 from .missing import MISSING
-from .policy import Policy
+from .policy import Hot, Policy
+from .tiers.heat import HotKey
 
 __all__ = [
     "MISSING",
@@ -24,6 +25,8 @@ __all__ = [
     "CacheGuard",
     "CacheGuardError",
     "Change",
+    "Hot",
+    "HotKey",
     "Inspection",
     "Load",
     "Policy",

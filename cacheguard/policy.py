@@ -12,6 +12,7 @@ from .codec.once import once
 from .durations import DAY, FOREVER, Duration, any_seconds, seconds
 from .errors import ConfigurationError
 
+LEAST_SHARE = 1 / 128  # a key with less may have no counter of its own, or one that says little
 Rebuild: TypeAlias = Literal["mutex", "logical", "early"]
 
 
@@ -25,6 +26,46 @@ class Unset(Enum):
 
 
 UNSET = Unset.UNSET
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hot:
+    """What is different for keys that are hot in this process. Use it as ``Policy(hot=Hot(share=0.02))``.
+
+    Whatever it says, an entry never outlives its own end, and an invalidation ends it as any other.
+
+    Args:
+        share: a key is hot if at least this share of all reads of the process is certainly its own. Reads count half
+            after a minute. From 1/128 to 1; default 0.01.
+        l1_ttl: how long L1 may hold the entry of a hot key, if that is longer than the policy's ``l1_ttl``. Default 5
+            minutes.
+        refresh_at: after this part of its TTL the first reader starts a reload in the background; all go on with the
+            value that there is. In (0, 1]; 1: no earlier than others. Default 0.8.
+    """
+
+    share: float = 0.01
+    l1_ttl: Duration = "5m"
+    refresh_at: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not LEAST_SHARE <= number_of(self.share) <= 1:
+            raise ConfigurationError(f"Hot.share must be a ratio from 1/128 to 1, got {self.share!r}")
+        seconds(self.l1_ttl, "Hot.l1_ttl")
+        if not 0 < number_of(self.refresh_at) <= 1:
+            raise ConfigurationError(f"Hot.refresh_at must be a ratio in (0, 1], got {self.refresh_at!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class HotRules:
+    """`Hot` with its durations in seconds, as the engine reads it."""
+
+    share: float
+    l1_ttl: float
+    refresh_at: float
+
+    def due_left(self, ttl: float) -> float:
+        """How many seconds before the end of an entry with this TTL its reload is due."""
+        return ttl * (1.0 - self.refresh_at)
 
 
 class LoadBreaker(Protocol):
@@ -106,6 +147,15 @@ def _breaker(name: str, value: Any) -> LoadBreaker | None:
     return breaker
 
 
+def _hot(name: str, value: Any) -> HotRules | None:
+    if value is None or value is False:
+        return None
+    hot = Hot() if value is True else value
+    if not isinstance(hot, Hot):
+        raise ConfigurationError(f"{name} must be a Hot, True, False or None, got {value!r}")
+    return HotRules(float(hot.share), seconds(hot.l1_ttl, "Hot.l1_ttl"), float(hot.refresh_at))
+
+
 def _fallback(name: str, value: Any) -> Any:
     found = None if callable(value) else once(value)
     if found is not None:
@@ -170,6 +220,9 @@ class Policy:
     """The answer that a caller gets instead of `Overloaded` or `LoadTimeout`: a value, or a function of that error (for
     ``async def`` also a coroutine function). It is not cached. The loader's own exceptions are not replaced. Default
     None: the error is raised; to return None, give ``lambda error: None``."""
+    hot: Hot | bool | Unset | None = field(default=UNSET, metadata=_knob(_hot, default=None))
+    """What is different for hot keys: a longer life in L1 and an earlier refresh, as `Hot` says. True: its defaults.
+    Default off."""
     l1: bool | Unset = field(default=UNSET, metadata=_knob(flag, default=True))
     """Use L1. Default True."""
     l2: bool | Unset = field(default=UNSET, metadata=_knob(flag, default=True))
@@ -213,6 +266,7 @@ class PolicyOptions(TypedDict, total=False):
     breaker: LoadBreaker | None
     fallback: Any
     l1_ttl: Duration | None
+    hot: Hot | bool | None
     l1: bool
     l2: bool
 
@@ -241,6 +295,7 @@ class Rules:
     breaker: LoadBreaker | None
     fallback: Any
     l1_ttl: float
+    hot: HotRules | None
     l1: bool
     l2: bool
 

@@ -32,7 +32,7 @@ from ..protocol.exceptions import absent
 from ..protocol.names import Scope
 from ..runtime import run_now
 from ..tiers.copies import copied
-from ..tiers.local import Index
+from ..tiers.held import Shelf
 from .bloom import BloomFilter, item_of
 from .once import refuse_once
 from .per_request import refuse_per_request
@@ -89,6 +89,7 @@ class Function:
         self.hub, self.scope, self.version = hub, scope, version
         self._shared = hub.shared
         self._keys: KeyMaker = compile_key(template, fn, closures=hub.owners.closures)
+        self._template = template or self._keys.pattern  # as `CacheGuard.hot` shows it
         self._key_positions = tuple(self._positions[name] for name in self._keys.fields)
         self._quick_key = (
             quick_key(self._keys, scope.prefix, self._key_positions) if isinstance(self._keys, TextTemplate) else None
@@ -113,7 +114,7 @@ class Function:
         # The parameters of `validate` and the filter are part of the index's key: a hit must not skip their checks.
         indexed_by = (*self._keys.fields, *(name for name in self._guard_names() if name not in self._keys.fields))
         self._index_positions = tuple(self._positions[name] for name in indexed_by)
-        self._index: Index | None = {} if self._can_index(indexed_by) else None
+        self._shelf = Shelf(self._template) if self._can_index(indexed_by) else None
         self._indexed_by = indexed_by
         self._index_key = IndexKey(indexed_by, self._texts() if template else ())
         of_tags = [name for tag in self._tags for name in tag.fields]
@@ -284,6 +285,7 @@ class Function:
             self.tags(values),
             self.scope,
             self.version,
+            template=self._template,
         )
 
     # The steps of a call that the index did not answer
@@ -360,18 +362,19 @@ class Function:
 
     def bind(self, key: str, values: tuple[Any, ...]) -> None:
         """Put the entry into the index under these arguments, so that the next call finds it there."""
-        if self._index is None:
+        if self._shelf is None:
             return
         if isinstance(values, Given):
             found = self._index_key.of([values.named.get(name, UNBOUND) for name in self._indexed_by])
         else:
             found = self._index_key.of([values[position] for position in self._index_positions])
         entry = self.hub.local.find(key)
-        if found is not None and entry is not None and entry.kind is not Kind.ERROR:
-            self.hub.local.bind(entry, self._index, *found)
+        if found is not None and entry is not None and entry.common.kind != Kind.ERROR:
+            self.hub.local.bind(key, entry, self._shelf, *found)
 
     def index_wrapper(self) -> Callable[..., Any]:
         """Return a function with the same parameters that answers hits from the index itself."""
+        index = None if self._shelf is None else self._shelf.index
         options: dict[str, Any] = {
             "is_async": self.is_async,
             "now": self.hub.now,
@@ -380,9 +383,9 @@ class Function:
         }
         if self.is_plain:
             slow = self.aread if self.is_async else self.read
-            return wrapper(self.signature, self._index_key, self._index, slow, **options)
+            return wrapper(self.signature, self._index_key, index, slow, **options)
         given = self._aread_given if self.is_async else self._read_given
-        return as_given(self.signature, self._indexed_by, self._index_key, self._index, given, **options)
+        return as_given(self.signature, self._indexed_by, self._index_key, index, given, **options)
 
     def _read_given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self.read(self._given(args, kwargs))

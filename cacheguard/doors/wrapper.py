@@ -10,7 +10,7 @@ from inspect import Parameter, Signature
 from typing import Any
 
 from ..keys import UNBOUND
-from ..tiers.local import Entry, Index
+from ..tiers.held import Entry, Index
 
 # Subscription, not `get`; `__class__`, not `type()`; a float, not an int: each is faster in CPython 3.11.
 # The slow path begins after the handler, so a loader's exception does not have the KeyError as its context.

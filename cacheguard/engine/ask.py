@@ -16,7 +16,7 @@ from ..tiers.copies import Master
 if TYPE_CHECKING:
     from ..codec import Codec
     from ..policy import Rules
-    from ..tiers.local import Entry
+    from ..tiers.held import Entry
     from .flights import Flight
 
 NO_SCOPE = Scope()
@@ -35,6 +35,7 @@ class Ask:
     version: Callable[[Any], Any] | None = None  # of a value that was loaded
     usable: Callable[[Any], bool] | None = None  # a cached value for which this returns False is treated as a miss
     bounded: bool = True  # its load takes a permit of the bulkhead
+    template: str = ""  # of the decorated function that is called
 
     def takes(self, stored: Stored) -> bool:
         """True if the cached value may be served."""
@@ -139,10 +140,10 @@ def servable(found: Found, rules: Rules) -> bool:
 
 def stored_of(entry: Entry) -> Stored:
     """The entry of the in-process tier, as the engine knows it."""
-    value = entry.value
+    value, common = entry.value, entry.common
     if isinstance(value, Master):
-        return Stored(Kind(entry.kind), None, 0.0, 0.0, entry.tags, master=value)
-    return Stored(Kind(entry.kind), value, 0.0, 0.0, entry.tags)
+        return Stored(Kind(common.kind), None, 0.0, 0.0, common.tags, master=value)
+    return Stored(Kind(common.kind), value, 0.0, 0.0, common.tags)
 
 
 def opened(stored: Stored, rules: Rules) -> Any:  # noqa: ARG001 - every caller has them, and may need them again

@@ -27,7 +27,6 @@ from ..protocol.entry import Fill, Filled, Found, Granted, Stored
 from ..protocol.envelope import Kind, Oversize
 from ..protocol.exceptions import describe
 from ..tiers.entries import Entries
-from ..tiers.local import Entry
 from .ask import Ask, Job, Loaded
 from .flights import Flights
 from .lifetimes import marker_ms, stale_window, ttl_of
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from ..current_load import Load
     from ..ports import Runtime
 
+AGAIN = 1.0  # seconds that L1 holds a hot entry whose reload is due
 STORED = (Filled.STORED, Filled.BRIEFLY)
 
 
@@ -378,22 +378,25 @@ class Filling:
             return self._heard_nothing(ask, stored, ticket)
         fresh_until = asked_at + fresh_left
         until = min(fresh_until, asked_at + rules.l1_ttl)
+        if rules.hot is not None and stored.kind is Kind.VALUE and self._local.share(ask.key) >= rules.hot.share:
+            # L1 ends where the reload is due: the next reader asks Redis, and starts it. Until it is done, L1 answers.
+            due = fresh_until - rules.hot.due_left(stored.ttl)
+            until = min(fresh_until, max(asked_at + AGAIN, min(due, asked_at + max(rules.hot.l1_ttl, rules.l1_ttl))))
         if rules.rebuild == "early":
             # L1 ends one load time before the earliest refresh: from there on every reader asks Redis and draws.
             until = min(until, fresh_until - stored.load_time - early_by(stored.load_time, self._runtime.random()))
-        entry = Entry(
-            ask.key,
+        entry = self._local.shelving.entry(
             stored.value if stored.master is None else stored.master,
             kind=stored.kind,
-            until=until,
+            now=asked_at,
+            kept_until=until,
             fresh_until=fresh_until,
             born=asked_at - age,
             dead_from=asked_at + dead_left,
             tags=stored.tags,
             marks=tuple(map(ask.scope.tag, stored.tags)) if stored.tags else (),
-            weight=stored.weight,
         )
-        return self._local.put(entry, ticket, absence=stored.kind is not Kind.VALUE)
+        return self._local.put(ask.key, entry, ticket, absence=stored.kind is not Kind.VALUE, weight=stored.weight)
 
     def _heard_nothing(self, ask: Ask, stored: Stored, ticket: int) -> bool:
         """True if this process has received no invalidation of *stored* since the ticket was taken."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..codec import Codec
     from ..policy import Rules
     from ..protocol.names import Scope
-    from ..tiers.local import Entry
+    from ..tiers.held import Entry
     from .reading import Engine
     from .shared import Shared
 
@@ -34,6 +34,9 @@ class Inspection:
         age: seconds since it was stored; None if nothing is cached.
         ttl_left: seconds until it is stale, negative if it already is; None if nothing is cached.
         tags: its tags.
+
+    In L1, `age` may be larger by a 256th of the TTL, and `ttl_left` smaller by a 256th of what was left when the entry
+    came there.
     """
 
     state: Literal["fresh", "stale", "null", "missing"]
@@ -60,7 +63,7 @@ class Looking:
 
     def value_in(self, entry: Entry, default: Any) -> Any:
         """The value in an L1 entry; *default* if it stands for an exception."""
-        if entry.kind == Kind.ERROR:
+        if entry.common.kind == Kind.ERROR:
             return default
         value = entry.value
         return value.make() if isinstance(value, Master) else value
@@ -117,8 +120,9 @@ class Looking:
         """What is cached for *key*, and in which tier; no hit is counted. At most one round trip."""
         entry, now = self._local.peek(key), engine.runtime.now()
         if rules.l1 and entry is not None:
-            state: Literal["fresh", "null"] = "null" if entry.kind else "fresh"
-            return Inspection(state, "l1", max(0.0, now - entry.born), entry.fresh_until - now, entry.tags)
+            state: Literal["fresh", "null"] = "null" if entry.common.kind else "fresh"
+            common = entry.common
+            return Inspection(state, "l1", max(0.0, now - common.born), common.fresh_until - now, common.tags)
         found = await look(engine, key, scope)
         if found is None or found.stored is None:
             return Inspection("missing", None, None, None, ())
@@ -134,6 +138,7 @@ async def peek(
     shared, keys = engine.shared, list(keys)
     if not shared.bus.ready:
         await shared.bus.begin_listening(engine.runtime)
+    shared.local.read_elsewhere(keys, "")
     ticket, asked_at = shared.local.tickets.take(), engine.runtime.now()
     found = await engine.found_of(keys, codec, scope, (), near=rules.l1)
     answers: dict[str, Stored] = {}

@@ -22,7 +22,7 @@ from .shared import Shared
 
 if TYPE_CHECKING:
     from ..codec import Codec
-    from ..policy import Rules
+    from ..policy import HotRules, Rules
     from ..ports import Runtime
 
 
@@ -70,6 +70,10 @@ class Engine:
         """The value of *ask*, after a miss in L1."""
         if not self._bus.ready:
             await self._bus.begin_listening(self.runtime)
+        heat = self._local.heat
+        heat.gap -= 1
+        if heat.gap <= 0:
+            self._local.sample(ask.key, ask.template)
         rules, ticket, asked_at = ask.rules, self._local.tickets.take(), self.runtime.now()
         found: Found | CutOff | None = CUT_OFF
         try:
@@ -80,7 +84,8 @@ class Engine:
             # The most frequent end, without a coroutine of its own; `_answered` is for all others.
             if found is not None and found.fresh_left > 0 and (stored := found.stored) is not None:
                 value = stored.value  # it was read for this caller alone
-                if value is not None and stored.kind is Kind.VALUE and rules.rebuild != "early" and self.audit is None:
+                plain = value is not None and stored.kind is Kind.VALUE
+                if plain and rules.rebuild != "early" and rules.hot is None and self.audit is None:
                     self._events.hit(found.age, absence=False)
                     if rules.l1:
                         self.filling.keep_found(ask, found, ticket, asked_at)
@@ -136,6 +141,8 @@ class Engine:
                 floor = ms(fresh_left)
             else:
                 self.filling.keep_found(ask, found, ticket, asked_at)
+                if ask.rules.hot is not None and self._is_due(ask, ask.rules.hot, stored, fresh_left):
+                    floor = ms(fresh_left)
         elif verdict is Verdict.REVALIDATE:
             self._events.stale_hits += 1
             floor = 0
@@ -146,6 +153,10 @@ class Engine:
         if self.audit is not None and verdict is Verdict.FRESH and stored.kind is Kind.VALUE:
             await self.audit(self, ask, stored.own())
         return stored
+
+    def _is_due(self, ask: Ask, hot: HotRules, stored: Stored, fresh_left: float) -> bool:
+        """Whether the key is hot, and so far in its time that it is reloaded ahead of its end."""
+        return fresh_left <= hot.due_left(stored.ttl) and self._local.share(ask.key) >= hot.share
 
     def given(self, values: Iterable[Any]) -> None:
         """Say, where somebody looks on, that the caller gets *values*."""
@@ -159,6 +170,7 @@ class Engine:
         if not self._bus.ready:
             await self._bus.begin_listening(self.runtime)
         keys, first = list(asks), next(iter(asks.values()))
+        self._local.read_elsewhere(keys, first.template)
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
         tags = [ask.tags for ask in asks.values()]
         found = await self.found_of(keys, first.codec, first.scope, tags, near=first.rules.l1)
@@ -166,7 +178,8 @@ class Engine:
         missing: dict[str, Found | CutOff | None] = {}
         stored: Stored | None
         # What `_usable` does with a fresh value that goes nowhere but to the caller, without a coroutine for each.
-        at_once = not first.rules.l1 and first.rules.rebuild != "early" and self.audit is None
+        rules = first.rules
+        at_once = not rules.l1 and rules.rebuild != "early" and rules.hot is None and self.audit is None
         ages: list[float] = []
         for key, each in zip(keys, found, strict=True):
             if at_once and type(each) is Found and each.fresh_left > 0 and each.stored is not None:
@@ -198,10 +211,11 @@ class Engine:
         entry = self._local.find(key) if rules.l1 else None
         if entry is None:
             return None
-        beyond = self.runtime.now() - entry.fresh_until
+        common = entry.common
+        beyond = self.runtime.now() - common.fresh_until
         longer = rules.if_error if longer is None else longer
-        if beyond >= (longer if entry.kind == Kind.VALUE else 0.0) or (
-            beyond >= 0 and self.runtime.now() >= entry.dead_from
+        if beyond >= (longer if common.kind == Kind.VALUE else 0.0) or (
+            beyond >= 0 and self.runtime.now() >= common.dead_from
         ):
             return None
         self._events.stale_hits += beyond >= 0

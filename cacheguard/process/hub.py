@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+from ..checks import count as number
 from ..client.endpoints import Endpoint
 from ..codec import Registry
 from ..defenses.penetration.absences import AbsenceBudget
@@ -33,7 +34,7 @@ from ..options import Options
 from ..ports import Commands
 from ..protocol.messages import Drop, Woken
 from ..protocol.model import MemoryCommands
-from ..protocol.names import bus_channel, namespace_scope
+from ..protocol.names import Scope, bus_channel, namespace_scope
 from ..runtime.aio import PATIENCE_AT_CLOSE, AsyncRuntime
 from ..runtime.blocking import BlockingRuntime
 from ..runtime.bulkhead import FairBulkhead
@@ -42,7 +43,9 @@ from ..servers.buses import Buses
 from ..servers.lending import client_of, pools
 from ..tiers.copies import Copier
 from ..tiers.entries import Entries
-from ..tiers.local import ABSENCE_SHARE, DEAD, Local
+from ..tiers.heat import HotKey
+from ..tiers.held import DEAD
+from ..tiers.local import ABSENCE_SHARE, Local
 from ..tiers.packing import ObjectPacking, Packing, SealedPacking, weigh_stored
 from ..tiers.remote import Remote
 from . import forks
@@ -273,6 +276,12 @@ class Hub:
     def new_lock(self) -> AbstractContextManager[Any]:
         """A lock for a part that must not know threads."""
         return threading.RLock()
+
+    def hot(self, scope: Scope, count: int) -> list[HotKey]:
+        """The hottest keys of the namespace that *scope* is of."""
+        most = number("count", count)
+        hot = self.local.hot(most, lambda name: name.startswith(scope.prefix))
+        return [HotKey(scope.text(name) or name, template, share) for name, template, share in hot]
 
     def stats(self) -> Stats:
         """The counters as they stand."""

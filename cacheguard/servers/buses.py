@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..delivery.bus import PATIENCE, Bus
-from ..tiers.local import DEAD
+from ..tiers.held import DEAD
 
 if TYPE_CHECKING:
     from ..ports import Runtime

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ..codec.fidelity import difference
 from ..errors import CodecError
 from ..tiers.copies import IMMUTABLE, Master, a_copy
-from ..tiers.local import DEAD, Entry, Local
+from ..tiers.held import DEAD, Entry, Holder, Keyed
+from ..tiers.local import Local
 
 if TYPE_CHECKING:
     from ..guard import CacheGuard
@@ -60,6 +61,7 @@ class SharedChange:
 class _Kept:
     """One object in L1."""
 
+    key: str
     entry: Entry
     value: Any  # held, so that its identity is nobody else's
     before: Any  # as it was when it was stored
@@ -77,7 +79,7 @@ class AliasingChecker:
         self.unchecked: list[str] = []
         self._kept: dict[int, _Kept] = {}
         self._lock = threading.RLock()
-        self._kind = _watched_kind(self.given)
+        self._kinds: dict[type, type] = {kind: _watched_kind(kind, self.given) for kind in (Holder, Keyed)}
 
     def verify(self) -> None:
         """Compare all values that are in L1 now; `AliasingError` if one of all that were there has been changed."""
@@ -92,23 +94,23 @@ class AliasingChecker:
 
     # What L1 reports
 
-    def kept(self, entry: Entry) -> None:
-        """Begin to watch *entry*, which is about to answer callers."""
-        value = entry.value
-        if isinstance(value, Master) or type(value) in IMMUTABLE or entry.kind:
+    def kept(self, key: str, entry: Entry) -> None:
+        """Begin to watch *entry*, which is about to answer callers of *key*."""
+        value, kind = entry.value, type(entry)
+        if isinstance(value, Master) or type(value) in IMMUTABLE or entry.common.kind:
             return
         with self._lock:
             known = self._kept.get(id(value))
             if known is not None:  # it comes again, from the store of this process
                 self._compare(known, "when it was stored again")
-                known.entry = entry
+                known.key, known.entry = key, entry
             else:
                 before = _snapshot(value)
                 if before is None:
-                    self.unchecked.append(entry.key)
+                    self.unchecked.append(key)
                     return
-                self._kept[id(value)] = _Kept(entry, value, before)
-            entry.__class__ = self._kind
+                self._kept[id(value)] = _Kept(key, entry, value, before)
+            entry.__class__ = self._kinds.get(kind, kind)  # pyright: ignore[reportAttributeAccessIssue]
 
     def given(self, value: Any) -> None:
         """Note that the caller gets *value*, after a look whether it is what it was."""
@@ -130,13 +132,13 @@ class AliasingChecker:
     def _compare_all(self, noticed: str) -> None:
         with self._lock:
             for kept in list(self._kept.values()):
-                if kept.entry.kept_until != DEAD:  # not dropped
+                if kept.entry.common.kept_until != DEAD:  # not dropped
                     self._compare(kept, noticed)
 
     def end(self) -> None:
         """Stop watching."""
         for kept in self._kept.values():
-            kept.entry.__class__ = Entry
+            kept.entry.__class__ = type(kept.entry).__mro__[1]
         self._kept.clear()
 
     def _compare(self, kept: _Kept, noticed: str) -> None:
@@ -146,7 +148,7 @@ class AliasingChecker:
             place = ""
         if place is None:
             return
-        self.changes.append(SharedChange(kept.entry.key, place, tuple(kept.takers), noticed))
+        self.changes.append(SharedChange(kept.key, place, tuple(kept.takers), noticed))
         try:
             kept.before = a_copy(kept.value)  # the next change is another one
         except CodecError:
@@ -162,19 +164,19 @@ def _snapshot(value: Any) -> Any:
         return None
 
 
-def _watched_kind(seen: Callable[[Any], None]) -> type[Entry]:
+def _watched_kind(kind: type[Holder], seen: Callable[[Any], None]) -> type[Holder]:
     """A class of entries that report whoever reads their value: so no hit outside of a check has to."""
-    slot: Any = Entry.__dict__["value"]
+    slot: Any = Holder.__dict__["value"]
 
-    def value(self: Entry) -> Any:
-        held = slot.__get__(self, Entry)
+    def value(self: Holder) -> Any:
+        held = slot.__get__(self, kind)
         seen(held)
         return held
 
-    def replace(self: Entry, new: Any) -> None:
+    def replace(self: Holder, new: Any) -> None:
         slot.__set__(self, new)
 
-    return type("WatchedEntry", (Entry,), {"__slots__": (), "value": property(value, replace)})
+    return type("WatchedEntry", (kind,), {"__slots__": (), "value": property(value, replace)})
 
 
 def _caller() -> str:
@@ -206,8 +208,8 @@ def check_aliasing(*guards: CacheGuard) -> Generator[AliasingChecker]:
     tiers: list[Local] = [each._hub.local for each in guards]  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     for tier in tiers:
         tier.watch = checker
-        for entry in tier.entries():
-            checker.kept(entry)
+        for key, entry in tier.pairs():
+            checker.kept(key, entry)
     try:
         yield checker
         checker.verify()

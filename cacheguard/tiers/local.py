@@ -3,99 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, TypeAlias, get_args
-
-from cachetools import Cache, FIFOCache, LFUCache, LRUCache, RRCache
 
 from ..checks import count, one_of
 from ..defenses.consistency import Tickets
 from ..events import Events
 from ..protocol.names import beneath
 from .copies import Master
+from .heat import Heat, HotKey
+from .held import DEAD, SEEN, Entry, Keyed, Several, Shelf, Shelving, leads
+from .lines import AnyOf, Frequent, Line
 from .weighing import weigh
 
 Eviction: TypeAlias = Literal["lru", "lfu", "fifo", "random"]
-Index: TypeAlias = dict[Any, "Entry"]
+Room: TypeAlias = Line | Frequent | AnyOf
 
-DEAD = float("-inf")
-# Bytes of an entry beside its value and its key: objects, slots in the indexes.
-OVERHEAD = 600
-OVERHEAD_HERE = 1000  # if this process has it in the place of Redis, too
+# Bytes of an entry beside its value and its key, by RSS where bytes are bounded: objects, slots in the indexes.
+OVERHEAD = 350
+OVERHEAD_HERE = 1150  # if this process has it in the place of Redis, too
+OVERHEAD_STORED = 800  # of them, what the store in the place of Redis takes
 OVERHEAD_OF_TAG = 300
 MOST_ARGUMENTS = 256  # bytes that lead straight to an entry, where bytes are bounded: they are part of the overhead
 ABSENCE_SHARE = 8  # absences get an eighth of the room and never push out a value
 MOST_BINDINGS = 4
-MOST_SECOND_CHANCES = 32
-
-
-class Entry:
-    """One value in this process.
-
-    The entry is shared by every index that leads to it. To kill it is to set `until`: whoever still holds it sees that
-    it is over, and a reader that took the value a moment earlier read it before the invalidation returned.
-    """
-
-    __slots__ = (
-        "bindings",
-        "born",
-        "counted",
-        "dead_from",
-        "fresh_until",
-        "hits",
-        "kept_until",
-        "key",
-        "kind",
-        "marks",
-        "shared",
-        "size",
-        "tags",
-        "type",
-        "until",
-        "value",
-        "weight",
-    )
-
-    def __init__(
-        self,
-        key: str,
-        value: Any,
-        *,
-        kind: int,
-        until: float,
-        fresh_until: float,
-        born: float,
-        dead_from: float = math.inf,
-        tags: tuple[str, ...] = (),
-        marks: tuple[str, ...] = (),
-        shared: bool = True,
-        weight: int = 0,
-    ) -> None:
-        self.key: str = key
-        self.value: Any = value
-        self.kind: int = kind
-        self.until: float = until  # monotonic: a hit before this needs no question
-        self.kept_until: float = until  # what `until` may be renewed to, as long as the bus is proven
-        self.fresh_until: float = fresh_until  # monotonic: the end of its TTL, may lie beyond `until`
-        self.dead_from: float = dead_from  # monotonic: from here on it is not even served as stale
-        self.born: float = born
-        self.tags: tuple[str, ...] = tags
-        self.marks: tuple[str, ...] = marks  # the markers of its tags
-        self.shared: bool = shared  # in Redis, too: other processes may change it
-        self.weight: int = weight  # bytes of the value; 0: nobody has weighed it
-        self.size: int = 0  # bytes of all that it takes
-        self.hits: float = 0.0
-        self.counted: float = 0.0  # of the hits, those that have been handed in
-        self.type: type | None = None  # of the single argument that leads here: 1, 1.0 and True are one dict key
-        self.bindings: tuple[tuple[Index, Any], ...] = ()
 
 
 class Watch(Protocol):
     """Looks on, in tests: who gets which object."""
 
-    def kept(self, entry: Entry) -> None:
-        """*entry* is about to answer callers."""
+    def kept(self, key: str, entry: Entry) -> None:
+        """*entry* is about to answer callers of *key*."""
         ...
 
     def given(self, value: Any) -> None:
@@ -105,27 +44,6 @@ class Watch(Protocol):
     def closing(self) -> None:
         """The guard is about to be closed, and drops its entries."""
         ...
-
-
-class _SecondChance(LRUCache[str, Entry]):
-    """Least recently stored goes first, unless it was used since it last came up.
-
-    One counter on the entry is the recency, the statistic and the heat, so a hit moves nothing (Corbató's clock).
-    """
-
-    def __init__(self, maxsize: int, getsizeof: Callable[[Entry], int] | None, bank: Callable[[Entry], None]) -> None:
-        super().__init__(maxsize, getsizeof)
-        self._bank = bank
-
-    def popitem(self) -> tuple[str, Entry]:
-        for _ in range(MOST_SECOND_CHANCES):
-            key, entry = super().popitem()
-            if not entry.hits:
-                return key, entry
-            self._bank(entry)
-            entry.hits = entry.counted = 0.0
-            super().__setitem__(key, entry)
-        return super().popitem()
 
 
 class Local:
@@ -157,8 +75,10 @@ class Local:
         self.lock = lock
         self._beside_redis = beside_redis
         self.tickets: Tickets = Tickets()
+        self.shelving: Shelving = Shelving(keyed=eviction == "lfu")
         self.trusted_until: float = math.inf
         self.watch: Watch | None = None
+        self.heat: Heat = Heat(now)
         self._now = now
         self.touches: bool = eviction == "lfu"
         self._events = events
@@ -168,53 +88,62 @@ class Local:
         self._absences = self._room(
             max(1, size // ABSENCE_SHARE), max_bytes and max(1, max_bytes // ABSENCE_SHARE), "fifo"
         )
-        self._index: Index = {}
+        # A key is in one of these.
+        self._values, self._nothings = self._entries.held, self._absences.held
         self._tagged: dict[str, set[str]] = {}  # by marker, the keys of its entries
 
-    def _room(self, size: int, max_bytes: int | None, eviction: Eviction) -> Cache[str, Entry]:
+    def _room(self, size: int, max_bytes: int | None, eviction: Eviction) -> Room:
         bound = size if max_bytes is None else max_bytes
-        weigh = None if max_bytes is None else _size
-        if eviction == "lru":
-            return _SecondChance(bound, weigh, self._bank)
-        kinds: dict[str, type[Cache[str, Entry]]] = {"lfu": LFUCache, "fifo": FIFOCache, "random": RRCache}
-        return kinds[eviction](bound, getsizeof=weigh)
+        if eviction == "lfu":
+            return Frequent(bound, sized=max_bytes is not None)
+        if eviction == "random":
+            return AnyOf(bound, sized=max_bytes is not None)
+        return Line(bound, sized=max_bytes is not None, spare=self._was_used if eviction == "lru" else None)
+
+    def _was_used(self, key: str, entry: Entry) -> bool:
+        """Whether *entry* was used since it last came up; from now on it was not."""
+        if not entry.hits:
+            return False
+        self._bank(key, entry)
+        entry.hits = 0.0
+        return True
 
     def find(self, key: str) -> Entry | None:
         """The entry of *key*, usable or not; no lock, no reordering."""
-        return self._index.get(key)
+        return self._values.get(key) or self._nothings.get(key)
 
     def alive(self, key: str) -> Entry | None:
         """The entry of *key* if it may answer; counts the hit."""
-        entry = self._index.get(key)
+        entry = self._values.get(key) or self._nothings.get(key)
         if entry is None:
             return None
         now = self._now()
-        if now >= entry.until and not self._renewed(entry, now):
+        if now >= entry.until and not self._renewed(key, entry, now):
             return None
-        entry.hits += 1
+        entry.hits = entry.hits + 1.0 if entry.hits else 1.0  # the constant: most entries need no number of their own
         self.touch(entry)
         return entry
 
     def peek(self, key: str) -> Entry | None:
         """The entry of *key* if it may answer; counts nothing."""
-        entry = self._index.get(key)
+        entry = self.find(key)
         if entry is None:
             return None
         now = self._now()
-        return entry if now < entry.until or self._renewed(entry, now) else None
+        return entry if now < entry.until or self._renewed(key, entry, now) else None
 
-    def _renewed(self, entry: Entry, now: float) -> bool:
+    def _renewed(self, key: str, entry: Entry, now: float) -> bool:
         """Let *entry* answer for another while, if it is within its time and the tier is trusted.
 
         So that a hit compares one number, `until` ends where the trust ended when it was last looked at.
         """
-        if now >= entry.kept_until or now >= self.trusted_until:
+        if now >= entry.common.kept_until or now >= self.trusted_until:
             return False
         with self.lock:
-            if self._index.get(entry.key) is not entry:
+            if self.find(key) is not entry:
                 return False
-            entry.until = min(entry.kept_until, self.trusted_until)
-            self._bank(entry)
+            entry.until = min(entry.common.kept_until, self.trusted_until)
+            self._bank(key, entry)
         return now < entry.until
 
     def trust(self, until: float) -> None:
@@ -226,54 +155,67 @@ class Local:
         with self.lock:
             self.trusted_until = DEAD
             self.tickets.revoke_all()
-            for entry in list(self._index.values()):
-                if entry.shared:
+            for _, entry in self.pairs():
+                if entry.common.shared:
                     entry.until = DEAD
 
-    def put(self, entry: Entry, ticket: int, *, absence: bool) -> bool:
-        """Keep *entry* unless something about it was heard of since the ticket was taken; false only then."""
-        room = self._absences if absence else self._entries
+    def put(self, key: str, entry: Entry, ticket: int, *, absence: bool, weight: int = 0) -> bool:
+        """Keep *entry* unless something about it was heard of since the ticket was taken; false only then.
+
+        *weight*: bytes of its value; 0: nobody has weighed it.
+        """
+        room, common, size = self._absences if absence else self._entries, entry.common, 0
         if self._max_bytes is not None:
-            beside = OVERHEAD if self._beside_redis and entry.shared else OVERHEAD_HERE
-            beside += len(entry.key) + sum(OVERHEAD_OF_TAG + 2 * len(mark) for mark in entry.marks)
-            entry.size = beside + (entry.weight or _weight(entry.value, room.maxsize))
+            size = OVERHEAD if self._beside_redis and common.shared else OVERHEAD_HERE
+            size += len(key) + sum(OVERHEAD_OF_TAG + 2 * len(mark) for mark in common.marks)
+            size += weight or _weight(entry.value, room.maxsize)
+        if isinstance(entry, Keyed):
+            entry.key = key
         if self.watch is not None:
-            self.watch.kept(entry)
-        key = entry.key
+            self.watch.kept(key, entry)
         with self.lock:
-            if self._off or not self.tickets.holds(ticket, key, entry.marks):
+            if self._off or not self.tickets.holds(ticket, key, common.marks):
                 return False
             self._drop(key)
-            if self._max_bytes is not None and entry.size > room.maxsize:
+            if self._max_bytes is not None and size > room.maxsize:
                 return True  # too large to keep, but true
-            if entry.shared:  # while the tier is not trusted, it answers nobody; without Redis, it may be all there is
-                entry.until = min(entry.kept_until, self.trusted_until)
-            size = self._size if room is self._entries else max(1, self._size // ABSENCE_SHARE)
-            while len(room) >= size or room.currsize + max(1, entry.size) > room.maxsize:
-                self._forget(room.popitem()[1])
+            if common.shared:  # while the tier is not trusted, it answers nobody; without Redis, it may be all there is
+                entry.until = min(common.kept_until, self.trusted_until)
+            most = self._size if room is self._entries else max(1, self._size // ABSENCE_SHARE)
+            while len(room.held) >= most or (size and room.currsize + size > room.maxsize):
+                self._forget(*room.popitem())
                 self._events.evictions += 1
-            room[key] = entry
-            self._index[key] = entry
-            for mark in entry.marks:
+            room.add(key, entry, size)
+            for mark in common.marks:
                 self._tagged.setdefault(mark, set()).add(key)
         return True
 
-    def bind(self, entry: Entry, index: Index, arguments: Any, kind: type | None) -> None:
+    def bind(self, key: str, entry: Entry, shelf: Shelf, arguments: Any, kind: type | None) -> None:
         """Let *arguments* of one function lead straight to *entry*, unless they are too large for a bound in bytes."""
         if self._max_bytes is not None and weigh(arguments, MOST_ARGUMENTS) > MOST_ARGUMENTS:
             return
         with self.lock:
-            if self._index.get(entry.key) is not entry or len(entry.bindings) >= MOST_BINDINGS:
+            if (self._values.get(key) or self._nothings.get(key)) is not entry:
                 return
-            if entry.bindings and (entry.type is not kind or index.get(arguments) is entry):
+            common = entry.common
+            if common.shelf is None:
+                bound = common.bound
+                entry.arguments = arguments
+                entry.common = bound if bound is not None and bound.shelf is shelf.ref else common.on(shelf)
+            elif (
+                len(leading := leads(entry)) >= MOST_BINDINGS
+                or entry.type is not kind
+                or shelf.index.get(arguments) is entry
+            ):
                 return
+            else:
+                entry.arguments = Several((*leading, (shelf.ref, arguments)))
             entry.type = kind
-            entry.bindings = (*entry.bindings, (index, arguments))
-            index[arguments] = entry
+            shelf.index[arguments] = entry
 
     def touch(self, entry: Entry) -> None:
         """Count a use where the eviction policy wants to know of each (LFU)."""
-        if self.touches:
+        if isinstance(entry, Keyed):
             with self.lock:
                 self._entries.get(entry.key)  # the lookup is what it counts
 
@@ -283,7 +225,7 @@ class Local:
             prefixes = beneath(name)
             if prefixes is not None:
                 self.tickets.revoke_all()
-                for key in [key for key in list(self._index) if key.startswith(prefixes)]:
+                for key in [key for key, _ in self.pairs() if key.startswith(prefixes)]:
                     self._drop(key)
                 return
             self.tickets.revoke(name)
@@ -304,8 +246,8 @@ class Local:
         """Forget everything, and refuse what was asked for before this moment."""
         with self.lock:
             self.tickets.revoke_all()
-            for entry in list(self._index.values()):
-                self._drop(entry.key)
+            for key, _ in self.pairs():
+                self._drop(key)
 
     def drop_shared(self, concerns: Callable[[str], bool] | None = None) -> None:
         """Forget what other processes may have changed, and refuse what was asked for before this moment.
@@ -315,9 +257,9 @@ class Local:
         """
         with self.lock:
             self.tickets.revoke_all()
-            for entry in [entry for entry in list(self._index.values()) if entry.shared]:
-                if concerns is None or concerns(entry.key):
-                    self._drop(entry.key)
+            for key in [key for key, entry in self.pairs() if entry.common.shared]:
+                if concerns is None or concerns(key):
+                    self._drop(key)
 
     def switch(self, *, off: bool) -> None:
         """Empty the tier and keep it empty; calls nest."""
@@ -326,60 +268,89 @@ class Local:
         self.drop_all()
 
     def _drop(self, key: str) -> None:
-        for room in (self._entries, self._absences):
-            try:
-                entry = room.pop(key, None)
-            except KeyError:  # a signal handler has come in between, which no lock can keep out
-                continue
-            if entry is not None:
-                self._forget(entry)
+        try:
+            if key in self._values:
+                self._forget(key, self._entries.take(key))
+            elif key in self._nothings:
+                self._forget(key, self._absences.take(key))
+        except KeyError:  # a signal handler has come in between, which no lock can keep out
+            return
 
-    def _forget(self, entry: Entry) -> None:
-        entry.until = entry.kept_until = entry.fresh_until = entry.dead_from = DEAD
-        if self._index.get(entry.key) is entry:
-            self._index.pop(entry.key, None)
-        for index, arguments in entry.bindings:
-            if index.get(arguments) is entry:
-                index.pop(arguments, None)
-        entry.bindings = ()
-        for mark in entry.marks:
+    def _forget(self, key: str, entry: Entry) -> None:
+        """End *entry*, which is in no room any more."""
+        entry.until = DEAD
+        self._bank(key, entry)
+        leading, marks = leads(entry), entry.common.marks
+        entry.common, entry.arguments = entry.common.gone(), None
+        for reference, arguments in leading:
+            shelf: Shelf | None = reference()
+            if shelf is not None and shelf.index.get(arguments) is entry:
+                shelf.index.pop(arguments, None)
+        for mark in marks:
             keys = self._tagged.get(mark)
             if keys is not None:
-                keys.discard(entry.key)
+                keys.discard(key)
                 if not keys:
                     self._tagged.pop(mark, None)
-        self._bank(entry)
 
-    def _bank(self, entry: Entry) -> None:
+    def _bank(self, key: str, entry: Entry) -> None:
         """Hand in the hits of *entry*; all of them at the age that it has now, which is never too young."""
-        hits = int(entry.hits - entry.counted)
-        if hits:
-            entry.counted += hits
-            self._events.l1_hits += hits
-            self._events.served(self._now() - entry.born, hits)
-            if entry.kind:
-                self._events.null_hits += hits
+        hits = entry.hits
+        if hits < 1.0:
+            return
+        entry.hits = SEEN  # no call since it was read, so no other thread has come in between
+        number = int(hits)
+        shelf: Shelf | None = None if entry.common.shelf is None else entry.common.shelf()
+        self.heat.read(key, number, "" if shelf is None else shelf.template)
+        self._events.l1_hits += number
+        self._events.served(self._now() - entry.common.born, number)
+        if entry.common.kind:
+            self._events.null_hits += number
 
-    def entries(self) -> list[Entry]:
-        """All entries, usable or not."""
+    def sample(self, key: str, template: str) -> None:
+        """Note the read of *key*, which this tier did not answer, if `Heat.gap` says that it is one to look at."""
         with self.lock:
-            return list(self._index.values())
+            self.heat.sample(key, template)
+
+    def read_elsewhere(self, keys: Sequence[str], template: str) -> None:
+        """Note reads of *keys* that this tier did not answer."""
+        if self.heat.gap > len(keys):
+            self.heat.gap -= len(keys)
+            return
+        with self.lock:
+            self.heat.read_all(keys, template)
+
+    def share(self, key: str) -> float:
+        """The share of *key* in all reads of this process, with the hits that its entry has had until now."""
+        with self.lock:
+            entry = self.find(key)
+            if entry is not None:
+                self._bank(key, entry)
+            return self.heat.share(key)
+
+    def hot(self, count: int, wanted: Callable[[str], bool]) -> list[HotKey]:
+        """The hottest keys of those that are *wanted*; the hits of all entries are handed in before."""
+        with self.lock:
+            self.census()
+            return self.heat.top(count, wanted)
+
+    def pairs(self) -> list[tuple[str, Entry]]:
+        """All keys and entries, usable or not."""
+        with self.lock:
+            return [*self._values.items(), *self._nothings.items()]
 
     def census(self) -> tuple[int, int]:
         """Entries and their bytes; their hits are handed in before."""
         with self.lock:
-            entries = list(self._index.values())
-            for entry in entries:
-                self._bank(entry)
-            return len(entries), sum(entry.size for entry in entries)
+            items = self.pairs()
+            for key, entry in items:
+                self._bank(key, entry)
+            bounded = self._max_bytes is not None
+            return len(items), int(self._entries.currsize + self._absences.currsize) if bounded else 0
 
 
 def _weight(value: Any, most: float) -> int:
     return value.weight(most) if isinstance(value, Master) else weigh(value, most)
-
-
-def _size(entry: Entry) -> int:
-    return entry.size
 
 
 def check(size: object, max_bytes: object, eviction: object) -> None:

@@ -14,7 +14,7 @@ from ..protocol.envelope import Envelope, Kind, Sealer
 from ..protocol.exceptions import packed, unpacked
 from ..protocol.plain import Around, plain_ones
 from .copies import Copier, Master, master_of
-from .local import OVERHEAD, OVERHEAD_OF_TAG
+from .local import OVERHEAD_OF_TAG, OVERHEAD_STORED
 from .weighing import weigh
 
 
@@ -115,10 +115,10 @@ class SealedPacking:
 def weigh_stored(stored: Any, most: float) -> int:
     """How many bytes what `ObjectPacking` stores takes; no closer look if there are more than *most*."""
     if not isinstance(stored, Stored):
-        return OVERHEAD
+        return OVERHEAD_STORED
     if not stored.weight:
         stored.weight = weigh(stored.value, most) if stored.master is None else stored.master.weight(most)
-    return OVERHEAD + sum(OVERHEAD_OF_TAG + 2 * len(tag) for tag in stored.tags) + stored.weight
+    return OVERHEAD_STORED + sum(OVERHEAD_OF_TAG + 2 * len(tag) for tag in stored.tags) + stored.weight
 
 
 class ObjectPacking:

@@ -23,7 +23,7 @@ from cacheguard.protocol.entry import Found, Granted, Stored
 from cacheguard.protocol.envelope import Kind
 from cacheguard.protocol.model import MemoryCommands
 from cacheguard.protocol.state import State
-from cacheguard.tiers.local import Entry, Local
+from cacheguard.tiers.local import Local
 from tests.support.schedules import (
     Pick,
     choosing,
@@ -124,8 +124,8 @@ def flights_stay_open_while_they_fill(patch: pytest.MonkeyPatch) -> None:
 def the_local_tier_takes_any_ticket(patch: pytest.MonkeyPatch) -> None:
     honest = Local.put
 
-    def broken(self: Local, entry: Entry, ticket: int, *, absence: bool) -> bool:
-        return honest(self, entry, self.tickets.take(), absence=absence)
+    def broken(self: Local, key: str, entry: Any, ticket: int, **options: Any) -> bool:
+        return honest(self, key, entry, self.tickets.take(), **options)
 
     patch.setattr(Local, "put", broken)
 

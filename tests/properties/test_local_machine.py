@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cacheguard.events import Events
-from cacheguard.tiers.local import ABSENCE_SHARE, Entry, Eviction, Local
+from cacheguard.tiers.held import Entry
+from cacheguard.tiers.local import ABSENCE_SHARE, Eviction, Local
+from tests.support.entries import entry as entry_of
 
 KEYS = st.sampled_from("abcdefghij")
 EVICTIONS: list[Eviction] = ["lru", "fifo", "lfu", "random"]
@@ -20,17 +22,17 @@ class Room:
     """Entries in the order in which they came, the next to go first."""
 
     size: int
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[tuple[str, Entry]] = field(default_factory=list)
 
     def drop(self, key: str) -> None:
-        self.entries = [entry for entry in self.entries if entry.key != key]
+        self.entries = [each for each in self.entries if each[0] != key]
 
     def make_room(self, eviction: Eviction) -> None:
         while len(self.entries) >= self.size:
-            first = self.entries.pop(0)
+            key, first = self.entries.pop(0)
             if eviction == "lru" and first.hits:
                 first.hits = 0
-                self.entries.append(first)
+                self.entries.append((key, first))
 
 
 class LocalMachine(RuleBasedStateMachine):
@@ -60,8 +62,8 @@ class LocalMachine(RuleBasedStateMachine):
     def put(self, key: str, absence: bool) -> None:
         ticket = self.tickets.get(key, self.local.tickets.take())
         self.count += 1
-        entry = Entry(key, self.count, kind=int(absence), until=9.0, fresh_until=9.0, born=0.0)
-        kept = self.local.put(entry, ticket, absence=absence)
+        entry = entry_of(self.count, kind=int(absence), keyed=self.local.touches)
+        kept = self.local.put(key, entry, ticket, absence=absence)
         assert kept == (key not in self.dropped)
         if not kept:
             return
@@ -71,8 +73,7 @@ class LocalMachine(RuleBasedStateMachine):
         room = self.room(absence=absence)
         if absence or self.eviction in {"lru", "fifo"}:
             room.make_room("fifo" if absence else self.eviction)
-        copy = Entry(key, self.count, kind=int(absence), until=9.0, fresh_until=9.0, born=0.0)
-        room.entries.append(copy)
+        room.entries.append((key, entry_of(self.count)))
 
     @rule(key=KEYS)
     def use(self, key: str) -> None:
@@ -82,8 +83,8 @@ class LocalMachine(RuleBasedStateMachine):
         entry.hits += 1
         self.local.touch(entry)
         self.used += 1
-        for mine in self.values.entries + self.absences.entries:
-            if mine.key == key:
+        for name, mine in self.values.entries + self.absences.entries:
+            if name == key:
                 mine.hits += 1
 
     @rule(key=KEYS)
@@ -107,9 +108,9 @@ class LocalMachine(RuleBasedStateMachine):
             return
         there = {key: entry.value for key in "abcdefghij" if (entry := self.local.find(key)) is not None}
         assert there.items() <= self.latest.items()
-        expected = {entry.key: entry.value for entry in self.absences.entries}
+        expected = {key: entry.value for key, entry in self.absences.entries}
         if self.eviction in {"lru", "fifo"}:
-            expected |= {entry.key: entry.value for entry in self.values.entries}
+            expected |= {key: entry.value for key, entry in self.values.entries}
             assert there == expected
         else:
             assert expected.items() <= there.items()

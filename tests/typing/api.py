@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, assert_type
 
-from cacheguard import MISSING, CacheGuard, Change, Policy, current_load
+from cacheguard import MISSING, CacheGuard, Change, Hot, Policy, current_load
 from cacheguard.errors import CacheGuardError, ConfigurationError, LoadTimeout
 
 
@@ -197,6 +197,9 @@ async def the_guard() -> None:
     inspection = await guard.ainspect("k")
     assert_type(inspection.ttl_left, float | None)
     assert_type(guard.stats().loads, int)
+    assert_type(guard.hot(3)[0].share, float)
+    Policy(hot=Hot(share=0.02, l1_ttl="10m", refresh_at=0.5))
+    Policy(hot="very")  # type: ignore[arg-type]
     guard.stats().loads = 1  # type: ignore[misc]
     with guard.disabled(), guard:
         pass

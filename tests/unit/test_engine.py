@@ -78,15 +78,15 @@ def test_the_local_tier_holds_nothing_longer_than_redis_nor_longer_than_asked() 
     desk.read(desk.loader(7), ttl=10, l1_ttl=60)
     entry = desk.local.find(KEY)
     assert entry is not None
-    assert entry.until == entry.fresh_until == desk.now + 10
+    assert entry.until == entry.common.fresh_until == desk.now + 10
     desk.local.drop(KEY)
     desk.pass_by(4)
     desk.read(desk.loader(8), ttl=10, l1_ttl=2)
     entry = desk.local.find(KEY)
     assert entry is not None
     assert entry.until == desk.now + 2
-    assert entry.fresh_until == pytest.approx(desk.now + 6)
-    assert entry.born == pytest.approx(desk.now - 4)
+    assert entry.common.fresh_until == pytest.approx(desk.now + 6)
+    assert entry.common.born == pytest.approx(desk.now - 4)
 
 
 def test_a_hit_that_is_fresh_in_redis_is_counted_as_absence_if_it_is_one() -> None:
@@ -227,7 +227,7 @@ def test_under_early_rebuild_the_local_tier_lets_go_before_a_draw_could_win() ->
     desk.read(desk.loader(1, seconds=10))
     entry = desk.local.find(KEY)
     assert entry is not None
-    assert entry.until < entry.fresh_until - 10
+    assert entry.until < entry.common.fresh_until - 10
 
 
 # Loading

@@ -11,7 +11,8 @@ import pytest
 
 from cacheguard import CacheGuard
 from cacheguard.doors.wrapper import IndexKey, caller, wrapper
-from cacheguard.tiers.local import DEAD, Entry
+from cacheguard.tiers.held import DEAD, Entry
+from tests.support.entries import entry as entry_of
 
 NEVER = float("inf")
 
@@ -45,7 +46,7 @@ class Made:
         return "slow"
 
     def keep(self, value: Any, *arguments: Any, until: float = NEVER) -> Entry:
-        entry = Entry("k", value, kind=0, until=until, fresh_until=until, born=0.0)
+        entry = entry_of(value, until=until)
         found = self.key.of(arguments)
         assert found is not None
         arguments_key, entry.type = found

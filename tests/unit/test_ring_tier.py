@@ -20,8 +20,10 @@ from cacheguard.servers.hashing import HashRing
 from cacheguard.servers.members import DOUBT, FAILURES, GRACE, RETRY_AFTER, Members
 from cacheguard.servers.ring import Ring
 from cacheguard.servers.ring_commands import RingCommands
-from cacheguard.tiers.local import DEAD, Entry, Local
+from cacheguard.tiers.held import DEAD, Entry
+from cacheguard.tiers.local import Local
 from cacheguard.tiers.remote import Remote
+from tests.support.entries import entry as entry_of
 
 NAMES = ("a:1", "b:1", "c:1")
 
@@ -60,8 +62,8 @@ class World:
         assert bus.hear_beat(text)
 
     def keep(self, key: str) -> Entry:
-        entry = Entry(key, 1, kind=0, until=math.inf, fresh_until=math.inf, born=0.0)
-        assert self.local.put(entry, self.local.tickets.take(), absence=False)
+        entry = entry_of(until=math.inf)
+        assert self.local.put(key, entry, self.local.tickets.take(), absence=False)
         return entry
 
 
@@ -171,7 +173,7 @@ def test_a_node_that_is_back_takes_only_its_own_entries_with_it() -> None:
     world.buses["a:1"].joined(world.now)
     for key in keys:
         assert (world.local.find(key) is None) is (world.members.home_of(key) == "a:1")
-        assert (entries[key].kept_until == DEAD) is (world.members.home_of(key) == "a:1")
+        assert (entries[key].common.kept_until == DEAD) is (world.members.home_of(key) == "a:1")
 
 
 def test_where_keys_move_it_takes_those_that_it_stands_by_for_too() -> None:

@@ -15,7 +15,8 @@ from cacheguard.errors import LoadFailed
 from cacheguard.events import Events
 from cacheguard.policy import Policy, resolve
 from cacheguard.runtime.bulkhead import FairBulkhead
-from cacheguard.tiers.local import Entry, Local
+from cacheguard.tiers.local import Local
+from tests.support.entries import entry
 from tests.support.turn import Turn
 
 RULES = resolve(Policy())
@@ -84,14 +85,13 @@ def test_dropping_a_marker_forgets_what_depends_on_it(name: str, left: list[str]
     flights.update({key: Flight(Turn(), marks=marks.get(key, ())) for key in keys})
     ticket = all_of_it.local.tickets.take()
     for key in keys:
-        entry = Entry(key, 1, kind=0, until=9.0, fresh_until=9.0, born=0.0, marks=marks.get(key, ()))
-        assert all_of_it.local.put(entry, ticket, absence=False)
+        assert all_of_it.local.put(key, entry(marks=marks.get(key, ())), ticket, absence=False)
     all_of_it.drop([name])
     assert list(flights) == left
     assert [key for key in keys if all_of_it.local.find(key)] == left
-    late = Entry("cg:shop:e:red", 1, kind=0, until=9.0, fresh_until=9.0, born=0.0, marks=marks["cg:shop:e:red"])
+    late = entry(marks=marks["cg:shop:e:red"])
     refused = "cg:shop:e:red" not in left
-    assert all_of_it.local.put(late, ticket, absence=False) is not refused or name == "cg:shop/v2:m"
+    assert all_of_it.local.put("cg:shop:e:red", late, ticket, absence=False) is not refused or name == "cg:shop/v2:m"
 
 
 def test_the_oldest_failure_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,8 +161,7 @@ def test_a_forked_child_starts_without_flights_and_entries() -> None:
     all_of_it = shared()
     flights = all_of_it.open_flights()
     flights["k"] = Flight(Turn())
-    entry = Entry("k", 1, kind=0, until=9.0, fresh_until=9.0, born=0.0)
-    assert all_of_it.local.put(entry, all_of_it.local.tickets.take(), absence=False)
+    assert all_of_it.local.put("k", entry(), all_of_it.local.tickets.take(), absence=False)
     all_of_it.after_fork()
     assert flights == {}
     assert all_of_it.local.find("k") is None
