@@ -321,6 +321,7 @@ class Rebuilding:
         while True:
             flight.leases += 1
             job.ticket, job.asked_at = self._local.tickets.take(), self._runtime.now()
+            wakes = self._shared.wakes
             try:
                 lease = await self._remote.lease(
                     ask.key,
@@ -349,16 +350,20 @@ class Rebuilding:
                 # have begun before the call.
                 plan.waited = True
                 awaited, floor = lease.holder, floor if flight.anew else 0
-                await self._nap(ask.key, poll_delay(waited, self._runtime.random()))
+                await self._nap(ask.key, poll_delay(waited, self._runtime.random()), wakes)
             elif isinstance(lease, Found) and lease.stored is None:
                 unusable = lease.unusable  # unusable here, or invalidated by a tag: the next question replaces it
             else:
                 return await self._follow(flight, ask, plan, lease, job)
 
-    async def _nap(self, key: str, seconds: float) -> None:
-        """Sleep until Redis is to be asked again, or until another process says that it has stored the value."""
+    async def _nap(self, key: str, seconds: float, wakes: int) -> None:
+        """Sleep until Redis is to be asked again, or until another process says that its load has ended.
+
+        *wakes*: how many such messages had come when the lease was asked for.
+        """
         woken = self._runtime.signal()
-        self._shared.sleeper(key, woken)
+        if not self._shared.sleeper(key, woken, wakes):
+            return
         try:
             await self._runtime.sleep(seconds, woken)
         finally:

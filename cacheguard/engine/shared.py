@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .ask import Ask
 
 MOST_FAILURES = 10_000
+MOST_WOKEN = 256  # wake-ups that are remembered, for the moment between the answer to a question and the sleep
 FORGETS_EVERY = 0.1  # seconds: so often, at most, a look for failures whose time is over
 
 
@@ -100,6 +101,8 @@ class Shared:
         self.questions: tuple[Callable[[], object], ...] = (alone,)
         self.failures: dict[str, Failure] = {}
         self._sleepers: dict[str, list[Signal]] = {}  # by key
+        self.wakes: int = 0  # wake-ups that came
+        self._woken: dict[str, int] = {}  # by key, the last that found nobody asleep
         self._forgets_at = math.inf  # when failures are looked through
         # The loads of this process while Redis gives no leases, whatever the engine.
         self.cut_off: Flights = Flights(local)
@@ -143,6 +146,8 @@ class Shared:
                     self.failures.pop(name, None)
                     for flights in (self.cut_off, *self.flights):
                         flights.pop(name, None)
+            if name in self._sleepers:
+                self.wake(name)  # the lease that they wait for is gone
 
     def _forget(self, concerned: Callable[[str, Flight | None], bool]) -> None:
         for flights in (self.cut_off, *self.flights):
@@ -259,14 +264,29 @@ class Shared:
 
     # Waiting for a load in another process
 
-    def sleeper(self, key: str, signal: Signal) -> None:
-        """Let *signal* be set when another process has stored the value of *key*."""
+    def sleeper(self, key: str, signal: Signal, since: int) -> bool:
+        """Let *signal* be set when the load of *key* in another process has ended; False if that has been said already.
+
+        The message may come before this call, but after the question was sent to which "wait" is the answer: *since* is
+        what `wakes` was then.
+        """
         with self.local.lock:
+            if self._woken.get(key, 0) > since:
+                return False
             self._sleepers.setdefault(key, []).append(signal)
+        return True
 
     def wake(self, key: str) -> None:
-        """Set the signals of those who wait for *key*."""
-        for signal in self._sleepers.pop(key, ()):
+        """Set the signals of those who wait for *key*; if nobody does yet, `sleeper` gets to know."""
+        with self.local.lock:
+            self.wakes += 1
+            signals = self._sleepers.pop(key, ())
+            if not signals:
+                self._woken.pop(key, None)
+                while len(self._woken) >= MOST_WOKEN:
+                    self._woken.pop(next(iter(self._woken)))
+                self._woken[key] = self.wakes
+        for signal in signals:
             signal.set()
 
     def no_sleeper(self, key: str, signal: Signal) -> None:
@@ -282,6 +302,8 @@ class Shared:
             flights.clear()
         self.loading.clear()
         self.failures.clear()
+        self._sleepers.clear()
+        self._woken.clear()
         self._forgets_at = math.inf
         self.local.drop_all()
 

@@ -271,6 +271,11 @@ local function written_until(e)
   return later(0, e.c.w)
 end
 
+-- Tell those who wait for the lease of this load that it is gone.
+local function wake(e, channel)
+  redis.call('PUBLISH', channel, '2 filled ' .. e.key)
+end
+
 -- Tell every process what has changed, and what else it has to know: see messages.py.
 local function tell(e, channel, echo)
   local c = e.c
