@@ -21,6 +21,7 @@ class Flight:
     Args:
         signal: is set when the flight has landed.
         anew: its load begins after the flight was opened, even if a value is cached.
+        cold: whoever opened it has found nothing that could be served: nobody need look again.
         marks: the markers of the tags that its entry is known to have.
         home: where its leader works on it; None if that holds nobody up.
         seats: of callers that nobody else can join.
@@ -31,6 +32,7 @@ class Flight:
         "after",
         "anew",
         "answer",
+        "cold",
         "error",
         "home",
         "landed",
@@ -51,6 +53,7 @@ class Flight:
         signal: Signal,
         *,
         anew: bool = False,
+        cold: bool = False,
         marks: tuple[str, ...] = (),
         home: Home | None = None,
         seats: int = 0,
@@ -59,6 +62,7 @@ class Flight:
         self.home: Home | None = home
         self.after: Home | None = None  # where the work goes on that its leader waits for
         self.anew: bool = anew
+        self.cold: bool = cold
         self.marks: tuple[str, ...] = marks
         self.leases: int = 0  # leases requested; who joined before the last one joined before the load
         self.landed: bool = False

@@ -13,17 +13,21 @@ from ..protocol.envelope import Kind
 from ..protocol.names import Scope
 from ..tiers.entries import Entries
 from .ask import Ask, opened, stored_of
+from .beside import Look, Looks
 from .changes import Changes
 from .filling import Filling
 from .flights import Flights
 from .loading import Loading
+from .permits import CHAIN, NO_CHAIN
 from .rebuilding import Rebuilding
 from .shared import Shared
 
 if TYPE_CHECKING:
     from ..codec import Codec
     from ..policy import Rules
-    from ..ports import Runtime
+    from ..ports import Runtime, Signal
+
+LONGEST_LOOK = 1.0  # seconds that a caller waits for another one's question
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +68,19 @@ class Engine:
         self.rebuilding: Rebuilding = Rebuilding(runtime, remote, shared, self.flights, self.loading, self.filling)
         self.changes: Changes = Changes(runtime, remote, shared, in_process=in_process)
         self._local, self._events, self._bus = shared.local, shared.events, shared.bus
+        self.looks: Looks = self.rebuilding.looks
+        self._shares_looks = not in_process  # where the question is no round trip, nobody need wait for another's
         self.audit = audit
 
     async def read(self, ask: Ask) -> Any:
         """The value of *ask*, after a miss in L1."""
         try:
-            value = await self._read(ask)
+            if not self._bus.ready:
+                await self._bus.begin_listening(self.runtime)
+            if self.flights or (ask.rules.l1 and self._shares_looks):
+                value = await self._read_beside(ask)
+            else:
+                value = await self._read(ask)
         except (Overloaded, LoadTimeout) as error:
             if ask.rules.fallback is None:
                 raise
@@ -89,29 +100,127 @@ class Engine:
         copier = self.shared.copier
         return fallback if copier is None else copier.copy(fallback)
 
-    async def _read(self, ask: Ask) -> Any:
-        if not self._bus.ready:
-            await self._bus.begin_listening(self.runtime)
+    async def _read(self, ask: Ask, look: Look | None = None) -> Any:
+        """The value of *ask*, whatever others ask meanwhile; who waits for *look* gets to know what it has found."""
         ticket, asked_at = self._local.tickets.take(), self.runtime.now()
         found: Found | CutOff | None
         try:
             found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags, ask.usable, near=ask.rules.l1)
         except Unreachable:
-            found, stored = CUT_OFF, self.kept(ask.key, ask.rules)
-            if stored is not None and not ask.takes(stored):
-                stored = None
-        else:
-            stored = await self._usable(ask, found, ticket, asked_at)
-            if stored is not None and stored.value is not None and self.audit is None and stored.kind is Kind.VALUE:
-                return stored.value  # it was read for this caller alone
+            if look is not None:
+                look.cut_off = True
+            return await self._cut_off(ask)
+        stored = await self._usable(ask, found, ticket, asked_at, look)
+        if stored is not None and stored.value is not None and self.audit is None and stored.kind is Kind.VALUE:
+            return stored.value  # it was read for this caller alone
         if stored is None:
             stored = await self.rebuilding.rebuild(ask, found)
         return opened(stored, ask.rules)
 
-    async def _usable(self, ask: Ask, found: Found | None, ticket: int, asked_at: float) -> Stored | None:
+    async def _cut_off(self, ask: Ask) -> Any:
+        """The value of *ask* while Redis cannot be asked."""
+        stored = self.kept(ask.key, ask.rules)
+        if stored is None or not ask.takes(stored):
+            stored = await self.rebuilding.rebuild(ask, CUT_OFF)
+        return opened(stored, ask.rules)
+
+    # Beside other readers of this process
+
+    def _looks_beside(self, ask: Ask) -> bool:
+        """True if *ask* may be answered by what another caller of this process asks Redis."""
+        return (
+            self._shares_looks
+            and ask.rules.l1
+            and self.audit is None
+            and ask.usable is None
+            and CHAIN.get() is NO_CHAIN  # else its flight may be the one that waits for this very caller
+            and self.runtime.now() < self._local.trusted_until
+            and not self.shared.alone()
+        )
+
+    async def _read_beside(self, ask: Ask) -> Any:
+        """The value of *ask*: one caller of this process looks in Redis, and others wait for what it finds."""
+        flight = self.flights.get(ask.key)
+        if flight is not None and flight.cold:
+            return opened(await self.rebuilding.rebuild(ask, None), ask.rules)
+        here = self.runtime.here()
+        # A blocking call inside an event loop stops that loop: it waits for nobody.
+        if not self._looks_beside(ask) or (here is not None and here.inside):
+            return await self._read(ask)
+        stale = self._stale_copy(ask) if ask.rules.revalidate else None
+        if stale is not None:
+            return opened(stale, ask.rules)
+        key, looks, mine = ask.key, self.looks, Look(here)
+        look = looks.setdefault(key, mine)
+        if look is mine:
+            try:
+                return await self._read(ask, look)
+            finally:
+                if looks.get(key) is look:
+                    looks.end(key, look)
+        if here is None or look.home is None or not look.home.held_up_by(here):
+            answer = await self._after(look, ask)
+            if answer is not None:
+                return opened(answer, ask.rules)
+        return await (self._cut_off(ask) if look.cut_off else self._read(ask))
+
+    async def _after(self, look: Look, ask: Ask) -> Stored | None:
+        """What may be served when *look* is over; None if this caller has to ask Redis itself."""
+        looks, signal = self.looks, self.runtime.signal()
+        if looks.wait(ask.key, look, signal):
+            try:
+                arrived = await self._over(look, signal, ask.rules.wait_timeout)
+            except BaseException:
+                looks.leave(look, signal)
+                if look.flight is not None:
+                    self.flights.leave(look.flight)
+                raise
+            if look.flight is not None:
+                return await self._passed_on(look, ask, arrived=arrived)
+            if not arrived:
+                looks.leave(look, signal)
+        entry = self._local.alive(ask.key)
+        if entry is not None:
+            return stored_of(entry)
+        return self._stale_copy(ask) if ask.rules.revalidate else None
+
+    async def _over(self, look: Look, signal: Signal, patience: float | None) -> bool:
+        """Wait for *signal*, of *look*; False after *patience* seconds, or if Redis takes longer than it should."""
+        first = LONGEST_LOOK if patience is None else min(LONGEST_LOOK, patience)
+        if await signal.wait(first):
+            return True
+        if look.flight is None:
+            return False
+        return await signal.wait(None if patience is None else patience - first)
+
+    async def _passed_on(self, look: Look, ask: Ask, *, arrived: bool) -> Stored | None:
+        """The outcome of the flight that *look* has led to."""
+        if not arrived:
+            assert look.flight is not None  # noqa: S101 - the caller has looked
+            self.flights.leave(look.flight)
+            self._events.misses += 1
+            return await self.rebuilding.loaded_alone(ask)
+        try:
+            return await self.rebuilding.passed_on(ask, look)
+        except Exception:
+            if not look.stale:
+                raise
+            return None  # this caller may have something stale, too
+
+    def _stale_copy(self, ask: Ask) -> Stored | None:
+        """The stale value of *ask*, if its reload is known to be under way."""
+        entry = self.shared.meanwhile.entry(ask.key, self.runtime.now())
+        if entry is None:
+            return None
+        self._events.stale_hits += 1
+        return stored_of(entry)
+
+    async def _usable(
+        self, ask: Ask, found: Found | None, ticket: int, asked_at: float, look: Look | None = None
+    ) -> Stored | None:
         """The part of *found* that may be served. Starts a background reload if the policy wants one.
 
-        Under ``rebuild="early"``, one of the hits reloads ahead of time.
+        Under ``rebuild="early"``, one of the hits reloads ahead of time. Who waits for *look* does not wait for that.
         """
         if found is None or found.stored is None:
             return None
@@ -126,9 +235,13 @@ class Engine:
         elif verdict is Verdict.REVALIDATE:
             self._events.stale_hits += 1
             floor = 0
+            if look is not None:
+                self.filling.keep_stale(ask, found, ticket, asked_at)
         else:
             return None
         if floor is not None:
+            if look is not None:
+                self.looks.end(ask.key, look)
             await self.rebuilding.behind(ask, floor=floor)
         if self.audit is not None and verdict is Verdict.FRESH and stored.kind is Kind.VALUE:
             await self.audit(self, ask, stored.own())

@@ -16,6 +16,7 @@ from ..protocol.entry import Bypass, CutOff, Failed, Found, Granted, Stored, Wai
 from ..protocol.exceptions import again, rebuilt
 from ..tiers.entries import Entries
 from .ask import Ask, Job, servable
+from .beside import Look, Looks
 from .filling import Filling
 from .flights import Flight, Flights
 from .lifetimes import marker_ms
@@ -84,8 +85,9 @@ class Rebuilding:
     ) -> None:
         self._runtime, self._remote, self._shared, self.flights = runtime, remote, shared, flights
         self._loading, self._filling = loading, filling
+        self.looks: Looks = Looks(shared.local)
         self._local, self._events, self._alone = shared.local, shared.events, shared.alone
-        self._failures = shared.failures
+        self._failures, self._bus = shared.failures, shared.bus
         self.waiting: Waiting = Waiting(runtime, shared)
 
     # The caller's side
@@ -121,9 +123,21 @@ class Rebuilding:
                 return outcome
         return await self.loaded_alone(ask)
 
+    async def passed_on(self, ask: Ask, look: Look) -> Stored | None:
+        """The outcome of the flight that *look* has led to, for one who has waited for it; None as of `_one_flight`."""
+        flight = look.flight
+        assert flight is not None  # noqa: S101 - the caller has looked
+        self._events.misses += 1
+        self._events.shared += 1
+        try:
+            return await self._outcome_of(Seat(flight, look.joined_at, leading=False), ask, Plan(Way.LEASE), anew=False)
+        finally:
+            self.flights.leave(flight)
+
     async def behind(self, ask: Ask, *, floor: int) -> None:
         """Start a rebuild in the background, unless one is in progress."""
-        if ask.key in self.flights or self._alone():
+        shared = self._shared
+        if ask.key in self.flights or self._alone() or shared.meanwhile.leased_elsewhere(ask.key, self._runtime.now()):
             return
         if self._shared.paused(ask.key, ask.rules, self._runtime) is not None:
             return
@@ -140,9 +154,10 @@ class Rebuilding:
         if not begun:
             self.flights.ground(ask.key, flight)
 
-    def board(self, ask: Ask, *, anew: bool = False) -> Seat:
-        """Join the flight of this key, or open one and lead it."""
-        flight = Flight(self._runtime.signal(), anew=anew, marks=ask.marks, home=self._runtime.here())
+    def board(self, ask: Ask, *, anew: bool = False, cold: bool = False) -> Seat:
+        """Join the flight of this key, or open one and lead it; *cold* as in `Flight`."""
+        runtime = self._runtime
+        flight = Flight(runtime.signal(), anew=anew, cold=cold, marks=ask.marks, home=runtime.here())
         current = self.flights.join(ask.key, flight)
         self._events.shared += current is not flight
         return Seat(current, current.leases, current is flight)
@@ -169,11 +184,20 @@ class Rebuilding:
 
         Otherwise it asks Redis again. A refresh, or a caller that cannot ask, joins or leads another flight.
         """
-        seat = self.board(ask, anew=anew)
+        seat = self.board(ask, anew=anew, cold=plan.stale is None and plan.way is Way.LEASE and not anew)
+        if self.looks and plan.way is Way.LEASE and not anew:
+            self._pass_on(ask, plan, seat.flight)
         try:
             return await self._outcome_of(seat, ask, plan, anew=anew)
         finally:
             self.flights.leave(seat.flight)
+
+    def _pass_on(self, ask: Ask, plan: Plan, flight: Flight) -> None:
+        """Let those who wait for a look at this key wait for *flight* instead: it has not asked for its lease yet."""
+        look = self.looks.get(ask.key)
+        if look is not None and (plan.stale is None or ask.rules.soft_timeout is None):
+            look.stale = plan.stale is not None
+            self.looks.end(ask.key, look, flight)
 
     async def _outcome_of(self, seat: Seat, ask: Ask, plan: Plan, *, anew: bool) -> Stored | None:
         flight = seat.flight
@@ -350,7 +374,7 @@ class Rebuilding:
                 # have begun before the call.
                 plan.waited = True
                 awaited, floor = lease.holder, floor if flight.anew else 0
-                await self._nap(ask.key, poll_delay(waited, self._runtime.random()), wakes)
+                await self._nap(ask.key, poll_delay(waited, self._runtime.random(), told=self._bus.hears), wakes)
             elif isinstance(lease, Found) and lease.stored is None:
                 unusable = lease.unusable  # unusable here, or invalidated by a tag: the next question replaces it
             else:
@@ -394,6 +418,8 @@ class Rebuilding:
         old = None if found is None or flight.anew else found.stored
         if found is not None and old is not None and -found.fresh_left < rules.revalidate:
             self._events.stale_hits += 1
+            runtime = self._runtime
+            self._shared.meanwhile.reloaded_elsewhere(ask.key, runtime.now(), -found.fresh_left, runtime.random())
             flight.land(old, proven=False)
             return True
         home = flight.after = self._shared.leases.get(lease.holder)

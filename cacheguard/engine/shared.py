@@ -13,6 +13,7 @@ from ..errors import LoadFailed
 from ..protocol.exceptions import again, told
 from ..protocol.frameless import frameless
 from ..protocol.names import beneath, is_marker
+from .beside import Meanwhile
 from .flights import Flight, Flights
 from .lifetimes import marker_ms
 
@@ -106,6 +107,7 @@ class Shared:
         self._forgets_at = math.inf  # when failures are looked through
         # The loads of this process while Redis gives no leases, whatever the engine.
         self.cut_off: Flights = Flights(local)
+        self.meanwhile: Meanwhile = Meanwhile(local)
         self.flights: list[Flights] = []
 
     def open_flights(self) -> Flights:
@@ -143,10 +145,11 @@ class Shared:
                 elif is_marker(name):
                     self._forget(partial(_is_marked, name))
                 else:
-                    self.failures.pop(name, None)
+                    if self.failures:
+                        self.failures.pop(name, None)
                     for flights in (self.cut_off, *self.flights):
                         flights.pop(name, None)
-            if name in self._sleepers:
+            if self._sleepers and name in self._sleepers:
                 self.wake(name)  # the lease that they wait for is gone
 
     def _forget(self, concerned: Callable[[str, Flight | None], bool]) -> None:
@@ -278,6 +281,7 @@ class Shared:
 
     def wake(self, key: str) -> None:
         """Set the signals of those who wait for *key*; if nobody does yet, `sleeper` gets to know."""
+        self.meanwhile.over(key)
         with self.local.lock:
             self.wakes += 1
             signals = self._sleepers.pop(key, ())
@@ -304,6 +308,7 @@ class Shared:
         self.failures.clear()
         self._sleepers.clear()
         self._woken.clear()
+        self.meanwhile.clear()
         self._forgets_at = math.inf
         self.local.drop_all()
 

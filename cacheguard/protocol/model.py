@@ -60,6 +60,8 @@ class MemoryCommands:
         self._most_claimed = MOST_CLAIMED
         if max_bytes is not None:
             self._most_claimed = min(MOST_CLAIMED, max(LEAST_CLAIMED, max_bytes // BYTES_OF_CLAIMS))
+        self.woken: Callable[[str], object] = str  # called with a key whose lease is gone that somebody waits for
+        self._ended: list[str] = []  # such keys, until the lock is free
         self._markers: MemoryCommands | None = None  # of namespaces and tags; they take no room from the entries
 
     def after_fork(self, lock: AbstractContextManager[Any]) -> None:
@@ -81,7 +83,11 @@ class MemoryCommands:
 
     async def send_each(self, *calls: Call) -> list[Reply]:
         with self._lock:
-            return [self.run(call) for call in calls]
+            replies = [self.run(call) for call in calls]
+            ended, self._ended = self._ended, []
+        for key in ended:
+            self.woken(key)
+        return replies
 
     async def masters(self) -> Sequence[Commands]:
         """The servers whose entries are all there are: this one."""
@@ -209,6 +215,7 @@ class MemoryCommands:
     def _wake(self, lease: list[Any], key: str, channel: str) -> None:
         """Tell those who wait for this *lease* that it is gone, if anybody does."""
         if lease[3]:
+            self._ended.append(key)
             self.publish(channel, messages.filled(key))
 
     def _tell(self, state: State, now: int, key: str, channel: str, echo: str) -> None:
