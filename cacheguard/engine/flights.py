@@ -11,7 +11,7 @@ from ..protocol.exceptions import again
 
 if TYPE_CHECKING:
     from ..ports import Home, Signal
-    from ..protocol.entry import Stored
+    from ..protocol.entry import Found, Stored
     from ..tiers.local import Local
 
 
@@ -34,6 +34,7 @@ class Flight:
         "answer",
         "cold",
         "error",
+        "found",
         "home",
         "landed",
         "leases",
@@ -68,6 +69,7 @@ class Flight:
         self.landed: bool = False
         self.proven: bool = False
         self.answer: Stored | None = None
+        self.found: Found | None = None  # what was found at once, so that nobody had to load
         self.absence: Exception | None = None  # the loader's own, which an answer of Kind.ERROR stands for
         self.error: Exception | None = None
         self.traceback: TracebackType | None = None

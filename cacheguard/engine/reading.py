@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ..policy import Rules
     from ..ports import Runtime, Signal
 
+COLD = 4  # questions in vain, after which the lease is asked for first: that finds what is there, too
+MOST_COLD = 1000
 LONGEST_LOOK = 1.0  # seconds that a caller waits for another one's question
 
 
@@ -69,6 +71,8 @@ class Engine:
         self.changes: Changes = Changes(runtime, remote, shared, in_process=in_process)
         self._local, self._events, self._bus = shared.local, shared.events, shared.bus
         self.looks: Looks = self.rebuilding.looks
+        self._cold: dict[int, int] = {}  # by the identity of their rules: questions in vain
+        self._first: set[int] = set()  # rules under which the lease is asked for first
         self._shares_looks = not in_process  # where the question is no round trip, nobody need wait for another's
         self.audit = audit
 
@@ -77,7 +81,8 @@ class Engine:
         try:
             if not self._bus.ready:
                 await self._bus.begin_listening(self.runtime)
-            if self.flights or (ask.rules.l1 and self._shares_looks):
+            rules = ask.rules
+            if self.flights or (rules.l1 and self._shares_looks) or (self._first and id(rules) in self._first):
                 value = await self._read_beside(ask)
             else:
                 value = await self._read(ask)
@@ -114,8 +119,36 @@ class Engine:
         if stored is not None and stored.value is not None and self.audit is None and stored.kind is Kind.VALUE:
             return stored.value  # it was read for this caller alone
         if stored is None:
+            if found is None and self._shares_looks:
+                self._count_cold(ask)
             stored = await self.rebuilding.rebuild(ask, found)
         return opened(stored, ask.rules)
+
+    # Where nothing is expected in Redis
+
+    def _count_cold(self, ask: Ask) -> None:
+        """Count a question that was in vain, for those that are asked by the same rules."""
+        rules, cold = ask.rules, self._cold
+        if rules.revalidate or rules.soft_timeout is not None or rules.rebuild == "early":
+            return  # what is stale would have to be served at once
+        count = cold[id(rules)] = cold.get(id(rules), 0) + 1
+        if count >= COLD:
+            self._first.add(id(rules))
+        if len(cold) > MOST_COLD:
+            cold.clear()
+            self._first.clear()
+
+    async def _lease_first(self, ask: Ask) -> Stored:
+        """The value of *ask*, whose lease is asked for first: if there is a value, that is the answer."""
+        found = await self.rebuilding.lease_first(ask)
+        if isinstance(found, Stored):
+            return found
+        self._cold.pop(id(ask.rules), None)
+        self._first.discard(id(ask.rules))
+        if found is None or found.stored is None:
+            return await self.rebuilding.rebuild(ask, None)
+        self._events.hit(found.age, absence=found.stored.kind is not Kind.VALUE)
+        return found.stored
 
     async def _cut_off(self, ask: Ask) -> Any:
         """The value of *ask* while Redis cannot be asked."""
@@ -125,6 +158,15 @@ class Engine:
         return opened(stored, ask.rules)
 
     # Beside other readers of this process
+
+    def _leases_first(self, ask: Ask) -> bool:
+        """True if nothing speaks against asking for the lease of *ask* before its value."""
+        return (
+            self.audit is None
+            and (self.remote.of(ask.key).gate.replicas is None or not ask.rules.l1)
+            and not self.shared.alone()
+            and self.shared.paused(ask.key, ask.rules, self.runtime) is None
+        )
 
     def _looks_beside(self, ask: Ask) -> bool:
         """True if *ask* may be answered by what another caller of this process asks Redis."""
@@ -140,9 +182,15 @@ class Engine:
 
     async def _read_beside(self, ask: Ask) -> Any:
         """The value of *ask*: one caller of this process looks in Redis, and others wait for what it finds."""
-        flight = self.flights.get(ask.key)
+        flight, stored = self.flights.get(ask.key), None
         if flight is not None and flight.cold:
-            return opened(await self.rebuilding.rebuild(ask, None), ask.rules)
+            stored = await self.rebuilding.rebuild(ask, None)
+        elif id(ask.rules) in self._first and self._leases_first(ask):
+            stored = await self._lease_first(ask)
+        return await self._look(ask) if stored is None else opened(stored, ask.rules)
+
+    async def _look(self, ask: Ask) -> Any:
+        """The value of *ask*, by a look in Redis, or by that of another caller."""
         here = self.runtime.here()
         # A blocking call inside an event loop stops that loop: it waits for nobody.
         if not self._looks_beside(ask) or (here is not None and here.inside):
@@ -230,7 +278,7 @@ class Engine:
             self._events.hit(found.age, absence=stored.kind is not Kind.VALUE)
             if ask.rules.rebuild == "early" and fresh_left <= early_by(stored.load_time, self.runtime.random()):
                 floor = ms(fresh_left)
-            else:
+            elif ask.rules.l1:
                 self.filling.keep_found(ask, found, ticket, asked_at)
         elif verdict is Verdict.REVALIDATE:
             self._events.stale_hits += 1

@@ -123,6 +123,24 @@ class Rebuilding:
                 return outcome
         return await self.loaded_alone(ask)
 
+    async def lease_first(self, ask: Ask) -> Stored | Found | None:
+        """As `rebuild`, for who has not looked: also what LEASE has found, or None as of `_one_flight`."""
+        check_nesting((ask.key,))
+        seat = self.board(ask, cold=True)
+        try:
+            outcome = await self._outcome_of(seat, ask, Plan(Way.LEASE), anew=False)
+        except BaseException:
+            self._events.misses += 1
+            raise
+        finally:
+            self.flights.leave(seat.flight)
+        if outcome is None:
+            return None
+        if seat.flight.found is not None and outcome is seat.flight.answer:
+            return seat.flight.found
+        self._events.misses += 1
+        return outcome
+
     async def passed_on(self, ask: Ask, look: Look) -> Stored | None:
         """The outcome of the flight that *look* has led to, for one who has waited for it; None as of `_one_flight`."""
         flight = look.flight
@@ -406,6 +424,7 @@ class Rebuilding:
                     return True
                 await self._loading.release(job, None)
             case Found(stored=Stored()):
+                flight.found = None if plan.waited else lease
                 self._filling.land_found(job, ask.key, lease)
             case _:
                 pass  # a write is under way: nothing may be filled until it has ended

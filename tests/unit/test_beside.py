@@ -220,6 +220,89 @@ def test_a_caller_who_interrupts_its_own_look_asks_for_itself(redis_url: str, mo
         assert again == ["v"]
 
 
+# Where nothing is expected in Redis
+
+
+def misses(desk: Desk, count: int, **options: Any) -> Any:
+    """The rules after so many questions in vain."""
+    rules = desk.rules(**options)
+    for number in range(count):
+        ask = desk.ask(desk.loader(number), f"miss {number}")
+        ask.rules = rules
+        assert desk.run(desk.engine.read(ask)) == number
+    desk.stepper.trace.clear()
+    return rules
+
+
+def read_under(desk: Desk, rules: Any, load: Any) -> Any:
+    ask = desk.ask(load)
+    ask.rules = rules
+    return desk.run(desk.engine.read(ask))
+
+
+@pytest.mark.parametrize("l1", [True, False])
+def test_after_four_questions_in_vain_the_lease_is_asked_for_first(l1: bool) -> None:
+    desk = Desk(options={"l1": l1})
+    rules = misses(desk, 4)
+    assert read_under(desk, rules, desk.loader(7)) == 7
+    assert (asked(desk), asked(desk, "→ lease"), asked(desk, "→ fill")) == (0, 1, 1)
+    assert (desk.events.misses, desk.events.l2_hits) == (5, 0)
+    desk.local.drop_all()
+    assert read_under(desk, rules, desk.loader(8)) == 7  # the lease finds what is there
+    assert (desk.events.misses, desk.events.l2_hits, desk.events.loads) == (5, 1, 5)
+    desk.local.drop_all()
+    desk.stepper.trace.clear()
+    assert read_under(desk, rules, desk.loader(8)) == 7
+    assert (asked(desk), asked(desk, "→ lease")) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"rebuild": "logical"}, {"rebuild": "early"}, {"soft_timeout": 1}, {"stale_while_revalidate": 60}]
+)
+def test_where_something_stale_may_be_served_at_once_the_value_is_asked_for_first(options: dict[str, Any]) -> None:
+    desk = Desk()
+    rules = misses(desk, 5, **options)
+    assert read_under(desk, rules, desk.loader(7)) == 7
+    assert asked(desk) == 1
+
+
+def test_who_asks_for_the_lease_first_waits_for_its_holder() -> None:
+    desk = Desk()
+    rules = misses(desk, 4)
+    holder = desk.neighbour("B")
+    load = desk.loader("theirs", seconds=3)
+    desk.begin(holder.engine.read(desk.ask(load)), process=holder)
+    desk.settle()
+    assert read_under(desk, rules, desk.loader("mine")) == "theirs"
+    assert (desk.events.waits, desk.events.l2_hits) == (1, 0)
+
+
+def test_who_asks_for_the_lease_first_falls_back_on_what_is_stale() -> None:
+    desk = Desk(options={"ttl": 10, "stale_if_error": 60})
+    rules = misses(desk, 4)
+    assert read_under(desk, rules, desk.loader("old")) == "old"
+    desk.pass_by(20)
+    desk.local.drop_all()
+    assert read_under(desk, rules, desk.loader(ValueError("broken"))) == "old"
+
+
+def test_who_asks_for_the_lease_first_loads_while_redis_is_away() -> None:
+    desk = Desk()
+    rules = misses(desk, 4)
+    desk.faults["lease"] = Fault.UNHEARD
+    assert read_under(desk, rules, desk.loader(7)) == 7
+
+
+def test_which_rules_miss_is_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cacheguard.engine import reading
+
+    monkeypatch.setattr(reading, "MOST_COLD", 3)
+    desk = Desk()
+    kept = [misses(desk, 4) for _ in range(9)]
+    assert len(desk.engine._cold) <= 3  # noqa: SLF001
+    assert len(desk.engine._first) <= 3 < len(kept)  # noqa: SLF001
+
+
 def test_what_is_remembered_of_reloads_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     from cacheguard.engine import beside
 
