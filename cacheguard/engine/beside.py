@@ -76,11 +76,14 @@ class Looks(dict[str, Look]):
             if look.waiting is not None and signal in look.waiting:
                 look.waiting.remove(signal)
 
-    def end(self, key: str, look: Look, flight: Flight | None = None) -> None:
-        """End *look*; those who wait for it go on, or with *flight* wait for that one, each with a seat in it."""
+    def end(self, key: str, look: Look, flight: Flight | None = None) -> int:
+        """End *look*; those who wait for it go on, or with *flight* wait for that one, each with a seat in it.
+
+        Returns how many they are.
+        """
         with self._local.lock:
             if self.get(key) is not look:
-                return
+                return 0
             self.pop(key, None)
             waiting, look.waiting = look.waiting, None
             if waiting and flight is not None:
@@ -91,6 +94,7 @@ class Looks(dict[str, Look]):
                 signal.set()
             else:
                 flight.also(signal)
+        return len(waiting or ())
 
 
 class Meanwhile:

@@ -69,15 +69,17 @@ class Filling:
         """
         began = self._runtime.now()
         drafts: list[Draft] = []
+        anew = False
         for key, flight in job.flights.items():
             drafts.append(self._draft(job, job.asks[key], loaded, loaded.value if values is None else values[key]))
-            flight.absence = loaded.absence
+            flight.absence, anew = loaded.absence, anew or flight.anew
             self._flights.retire(key, flight)  # none may join once a fill is on its way
         if job.tokens:
             await self._store(job, drafts, loaded.load)
             if drafts[0].filled is Filled.OLD and values is None and loaded.load.asked_for and not job.primary:
                 return True
-        await self._replaced(job, drafts)
+        if anew:
+            await self._replaced(job, drafts)
         for draft in drafts:
             self._land(job, draft, loaded, began)
         return False

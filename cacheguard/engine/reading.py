@@ -246,14 +246,15 @@ class Engine:
         if not arrived:
             assert look.flight is not None  # noqa: S101 - the caller has looked
             self.flights.leave(look.flight)
-            self._events.misses += 1
             return await self.rebuilding.loaded_alone(ask)
         try:
-            return await self.rebuilding.passed_on(ask, look)
+            answer = await self.rebuilding.passed_on(ask, look)
         except Exception:
             if not look.stale:
                 raise
-            return None  # this caller may have something stale, too
+            answer = None  # this caller may have something stale, too
+        self._events.misses -= answer is None  # it is counted where it asks for itself
+        return answer
 
     def _stale_copy(self, ask: Ask) -> Stored | None:
         """The stale value of *ask*, if its reload is known to be under way."""

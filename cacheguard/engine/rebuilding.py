@@ -125,28 +125,25 @@ class Rebuilding:
 
     async def lease_first(self, ask: Ask) -> Stored | Found | None:
         """As `rebuild`, for who has not looked: also what LEASE has found, or None as of `_one_flight`."""
+        self._events.misses += 1
         check_nesting((ask.key,))
         seat = self.board(ask, cold=True)
         try:
             outcome = await self._outcome_of(seat, ask, Plan(Way.LEASE), anew=False)
-        except BaseException:
-            self._events.misses += 1
-            raise
         finally:
             self.flights.leave(seat.flight)
         if outcome is None:
+            self._events.misses -= 1
             return None
         if seat.flight.found is not None and outcome is seat.flight.answer:
+            self._events.misses -= 1
             return seat.flight.found
-        self._events.misses += 1
         return outcome
 
     async def passed_on(self, ask: Ask, look: Look) -> Stored | None:
         """The outcome of the flight that *look* has led to, for one who has waited for it; None as of `_one_flight`."""
         flight = look.flight
         assert flight is not None  # noqa: S101 - the caller has looked
-        self._events.misses += 1
-        self._events.shared += 1
         try:
             return await self._outcome_of(Seat(flight, look.joined_at, leading=False), ask, Plan(Way.LEASE), anew=False)
         finally:
@@ -215,7 +212,9 @@ class Rebuilding:
         look = self.looks.get(ask.key)
         if look is not None and (plan.stale is None or ask.rules.soft_timeout is None):
             look.stale = plan.stale is not None
-            self.looks.end(ask.key, look, flight)
+            passed_on = self.looks.end(ask.key, look, flight)
+            self._events.misses += passed_on
+            self._events.shared += passed_on
 
     async def _outcome_of(self, seat: Seat, ask: Ask, plan: Plan, *, anew: bool) -> Stored | None:
         flight = seat.flight
@@ -321,13 +320,17 @@ class Rebuilding:
         """Get the lease and load, or wait for the answer of the process that holds it."""
         primary = False
         while True:  # at most twice: if a replica has answered with an old row, the loader may ask the primary
-            token = self._runtime.token()
-            with self.holding((token,)):
+            token, leases = self._runtime.token(), self._shared.leases
+            if flight.home is not None:  # as `holding`
+                leases[token] = flight.home
+            try:
                 job = Job(
                     {ask.key: ask}, {ask.key: flight}, ask.rules, ask.load, {ask.key: token}, ask.bounded, primary
                 )
                 if not await self._lease(flight, ask, plan, job, token) or not await self._load(job):
                     return
+            finally:
+                leases.pop(token, None)
             primary = True
 
     async def _load(self, job: Job) -> bool:

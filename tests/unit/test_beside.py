@@ -50,6 +50,17 @@ def test_of_those_who_find_nothing_one_asks_and_one_loads(threads: bool) -> None
     assert not desk.engine.looks
 
 
+def test_who_waits_for_a_flight_is_counted_at_once() -> None:
+    desk = Desk()
+    names = desk.begin(*(desk.engine.read(desk.ask(desk.loader(7, seconds=1))) for _ in range(CROWD)))
+    for name in names:
+        desk.stepper.step(name)
+    desk.settle()
+    assert (desk.events.misses, desk.events.shared) == (CROWD, CROWD - 1)
+    desk.go()
+    assert (desk.events.misses, desk.events.shared) == (CROWD, CROWD - 1)
+
+
 def test_who_comes_while_a_cold_key_is_loaded_joins_without_a_question() -> None:
     desk = Desk(options={"l1": False})
     load = desk.loader(7, seconds=1)
