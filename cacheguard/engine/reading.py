@@ -114,6 +114,7 @@ class Engine:
         except Unreachable:
             if look is not None:
                 look.cut_off = True
+                self.looks.end(ask.key, look)
             return await self._cut_off(ask)
         stored = await self._usable(ask, found, ticket, asked_at, look)
         if stored is not None and stored.value is not None and self.audit is None and stored.kind is Kind.VALUE:

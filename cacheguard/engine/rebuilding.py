@@ -208,9 +208,16 @@ class Rebuilding:
             self.flights.leave(seat.flight)
 
     def _pass_on(self, ask: Ask, plan: Plan, flight: Flight) -> None:
-        """Let those who wait for a look at this key wait for *flight* instead: it has not asked for its lease yet."""
+        """Let those who wait for a look at this key wait for *flight* instead: it has not asked for its lease yet.
+
+        If they may find something stale that they are served while it flies, they look for themselves.
+        """
         look = self.looks.get(ask.key)
-        if look is not None and (plan.stale is None or ask.rules.soft_timeout is None):
+        if look is None:
+            return
+        if plan.stale is not None and ask.rules.soft_timeout is not None:
+            self.looks.end(ask.key, look)
+        else:
             look.stale = plan.stale is not None
             passed_on = self.looks.end(ask.key, look, flight)
             self._events.misses += passed_on

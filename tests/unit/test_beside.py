@@ -160,6 +160,30 @@ def test_who_waits_for_a_look_that_ends_in_an_outage_asks_no_more() -> None:
     assert (asked(desk), load.runs) == (1, 1)
 
 
+def test_who_waits_for_a_look_that_ends_in_an_outage_joins_the_load() -> None:
+    desk = Desk(options={"null_ttl": None})
+    desk.faults["MGET TIME"] = Fault.UNHEARD
+    load = desk.loader(None, seconds=1)
+    assert crowd(desk, load) == [None] * CROWD
+    assert (asked(desk), load.runs) == (1, 1)
+
+
+def test_who_waits_for_a_look_is_served_what_is_stale_while_the_load_is_slow() -> None:
+    desk = Desk(options={"ttl": 10, "soft_timeout": 0.5})
+    desk.read(desk.loader("old"))
+    desk.pass_by(20)
+    began = desk.now
+    names = desk.begin(*(desk.engine.read(desk.ask(desk.loader("new", seconds=60))) for _ in range(CROWD)))
+    for name in names:
+        desk.stepper.step(name)
+    while set(names) - set(desk.stepper.results):
+        desk.settle()
+        desk.pass_by(0.1)
+    assert desk.now < began + 1
+    assert {desk.result(name) for name in names} == {"old"}
+    desk.go()
+
+
 def test_a_look_that_is_cancelled_leaves_the_others_to_themselves() -> None:
     desk = Desk(threads=False)
     filled(desk, 7)
