@@ -37,13 +37,19 @@ def early_by(load_time: float, draw: float) -> float:
     return -load_time * XFETCH_BETA * math.log(1.0 - draw)
 
 
-def poll_delay(waited: float, draw: float) -> float:
+def poll_delay(waited: float, draw: float, *, told: bool = False) -> float:
     """How long a waiter sleeps before it asks again for a lease that another process holds.
 
     A fifth of what it has waited already, between 10 and 200 ms, so that a short load is noticed at once and a long
     one costs few polls; up to a quarter less, so that waiters do not come in step.
+
+    Args:
+        waited: for how many seconds.
+        draw: from [0, 1).
+        told: True if it will be told of the end of that load, as a rule: then it asks only in case it is not.
     """
-    return min(LONGEST_POLL, max(FIRST_POLL, waited * POLL_GROWTH)) * (0.75 + 0.25 * draw)
+    pause = LONGEST_POLL if told else min(LONGEST_POLL, max(FIRST_POLL, waited * POLL_GROWTH))
+    return pause * (0.75 + 0.25 * draw)
 
 
 def next_pause(previous: float | None, backoff: tuple[float, float]) -> float:

@@ -191,7 +191,9 @@ class Gate:
             outbox.orphans_back(keys)
         while outbox.orphans:
             orphans = outbox.some_orphans(PART)
-            replies = await self._answers([protocol.release(key, token=token) for key, token in orphans])
+            channel = self.bus.channel
+            release = [protocol.release(key, token=token, channel=channel) for key, token in orphans]
+            replies = await self._answers(release)
             outbox.orphans_away(orphan for orphan, reply in zip(orphans, replies, strict=True) if _is_away(reply))
             outbox.released(orphans)
 

@@ -69,15 +69,17 @@ class Filling:
         """
         began = self._runtime.now()
         drafts: list[Draft] = []
+        anew = False
         for key, flight in job.flights.items():
             drafts.append(self._draft(job, job.asks[key], loaded, loaded.value if values is None else values[key]))
-            flight.absence = loaded.absence
+            flight.absence, anew = loaded.absence, anew or flight.anew
             self._flights.retire(key, flight)  # none may join once a fill is on its way
         if job.tokens:
             await self._store(job, drafts, loaded.load)
             if drafts[0].filled is Filled.OLD and values is None and loaded.load.asked_for and not job.primary:
                 return True
-        await self._replaced(job, drafts)
+        if anew:
+            await self._replaced(job, drafts)
         for draft in drafts:
             self._land(job, draft, loaded, began)
         return False
@@ -312,6 +314,7 @@ class Filling:
     def _land(self, job: Job, draft: Draft, loaded: Loaded, began: float) -> None:
         """Land the flight on the *loaded* value, proven or not, and keep the value in L1 if that is allowed."""
         ask, stored, ttl, ticket = draft.ask, draft.stored, draft.ttl, job.ticket
+        self._shared.meanwhile.over(ask.key)
         flight, proven = job.flights[ask.key], draft.filled in STORED
         if ask.key in job.tokens:
             if ttl is not None and draft.filled is Filled.STORED:
@@ -345,6 +348,7 @@ class Filling:
 
         It is not proven for followers that joined after the lease request: an invalidation may have come in between.
         """
+        self._shared.meanwhile.over(key)
         if found.stored is not None:
             self.keep_found(job.asks[key], found, job.ticket, job.asked_at)
             job.flights[key].land(found.stored, proven=False)
@@ -354,6 +358,15 @@ class Filling:
         if found.stored is not None and ask.rules.l1:
             terms = {"age": found.age, "dead_left": found.dead_left}
             self.keep(ask, found.stored, found.fresh_left, ticket, asked_at, **terms)
+
+    def keep_stale(self, ask: Ask, found: Found, ticket: int, asked_at: float) -> None:
+        """Keep what Redis has answered for a moment, although it is stale: its reload is begun, or under way."""
+        if ask.rules.l1 and found.stored is not None and asked_at < self._local.trusted_until:
+            self.keep_found(ask, found, ticket, asked_at)
+            entry = self._local.find(ask.key)
+            if entry is not None and entry.fresh_until <= asked_at:
+                now, draw = self._runtime.now(), self._runtime.random()
+                self._shared.meanwhile.keep(entry, now, ask.rules.revalidate, draw)
 
     def keep(
         self,

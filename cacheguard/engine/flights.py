@@ -11,7 +11,7 @@ from ..protocol.exceptions import again
 
 if TYPE_CHECKING:
     from ..ports import Home, Signal
-    from ..protocol.entry import Stored
+    from ..protocol.entry import Found, Stored
     from ..tiers.local import Local
 
 
@@ -21,6 +21,7 @@ class Flight:
     Args:
         signal: is set when the flight has landed.
         anew: its load begins after the flight was opened, even if a value is cached.
+        cold: whoever opened it has found nothing that could be served: nobody need look again.
         marks: the markers of the tags that its entry is known to have.
         home: where its leader works on it; None if that holds nobody up.
         seats: of callers that nobody else can join.
@@ -31,7 +32,9 @@ class Flight:
         "after",
         "anew",
         "answer",
+        "cold",
         "error",
+        "found",
         "home",
         "landed",
         "leases",
@@ -51,6 +54,7 @@ class Flight:
         signal: Signal,
         *,
         anew: bool = False,
+        cold: bool = False,
         marks: tuple[str, ...] = (),
         home: Home | None = None,
         seats: int = 0,
@@ -59,11 +63,13 @@ class Flight:
         self.home: Home | None = home
         self.after: Home | None = None  # where the work goes on that its leader waits for
         self.anew: bool = anew
+        self.cold: bool = cold
         self.marks: tuple[str, ...] = marks
         self.leases: int = 0  # leases requested; who joined before the last one joined before the load
         self.landed: bool = False
         self.proven: bool = False
         self.answer: Stored | None = None
+        self.found: Found | None = None  # what was found at once, so that nobody had to load
         self.absence: Exception | None = None  # the loader's own, which an answer of Kind.ERROR stands for
         self.error: Exception | None = None
         self.traceback: TracebackType | None = None

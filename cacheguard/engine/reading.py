@@ -13,17 +13,23 @@ from ..protocol.envelope import Kind
 from ..protocol.names import Scope
 from ..tiers.entries import Entries
 from .ask import Ask, opened, stored_of
+from .beside import Look, Looks
 from .changes import Changes
 from .filling import Filling
 from .flights import Flights
 from .loading import Loading
+from .permits import CHAIN, NO_CHAIN
 from .rebuilding import Rebuilding
 from .shared import Shared
 
 if TYPE_CHECKING:
     from ..codec import Codec
     from ..policy import HotRules, Rules
-    from ..ports import Runtime
+    from ..ports import Runtime, Signal
+
+COLD = 4  # questions in vain, after which the lease is asked for first: that finds what is there, too
+MOST_COLD = 1000
+LONGEST_LOOK = 1.0  # seconds that a caller waits for another one's question
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,40 +70,26 @@ class Engine:
         self.rebuilding: Rebuilding = Rebuilding(runtime, remote, shared, self.flights, self.loading, self.filling)
         self.changes: Changes = Changes(runtime, remote, shared, in_process=in_process)
         self._local, self._events, self._bus = shared.local, shared.events, shared.bus
+        self.looks: Looks = self.rebuilding.looks
+        self._cold: dict[int, int] = {}  # by the identity of their rules: questions in vain
+        self._first: set[int] = set()  # rules under which the lease is asked for first
+        self._shares_looks = not in_process  # where the question is no round trip, nobody need wait for another's
         self.audit = audit
 
     async def read(self, ask: Ask) -> Any:
         """The value of *ask*, after a miss in L1."""
-        if not self._bus.ready:
-            await self._bus.begin_listening(self.runtime)
         heat = self._local.heat
         heat.gap -= 1
         if heat.gap <= 0:
             self._local.sample(ask.key, ask.template)
-        rules, ticket, asked_at = ask.rules, self._local.tickets.take(), self.runtime.now()
-        found: Found | CutOff | None = CUT_OFF
         try:
-            found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags, ask.usable, near=rules.l1)
-        except Unreachable:
-            pass  # `_answered` finds what can be answered without Redis
-        else:
-            # The most frequent end, without a coroutine of its own; `_answered` is for all others.
-            if found is not None and found.fresh_left > 0 and (stored := found.stored) is not None:
-                value = stored.value  # it was read for this caller alone
-                plain = value is not None and stored.kind is Kind.VALUE
-                if plain and rules.rebuild != "early" and rules.hot is None and self.audit is None:
-                    self._events.hit(found.age, absence=False)
-                    if rules.l1:
-                        self.filling.keep_found(ask, found, ticket, asked_at)
-                    if self._local.watch is not None:
-                        self._local.watch.given(value)
-                    return value
-        return await self._answered(ask, found, ticket, asked_at)
-
-    async def _answered(self, ask: Ask, found: Found | CutOff | None, ticket: int, asked_at: float) -> Any:
-        """The answer to *ask* when Redis has answered *found*; what cannot be served from there is loaded."""
-        try:
-            value = opened(await self._stored(ask, found, ticket, asked_at), ask.rules)
+            if not self._bus.ready:
+                await self._bus.begin_listening(self.runtime)
+            rules = ask.rules
+            if self.flights or (rules.l1 and self._shares_looks) or (self._first and id(rules) in self._first):
+                value = await self._read_beside(ask)
+            else:
+                value = await self._read(ask)
         except (Overloaded, LoadTimeout) as error:
             if ask.rules.fallback is None:
                 raise
@@ -105,15 +97,6 @@ class Engine:
         if self._local.watch is not None:
             self._local.watch.given(value)
         return value
-
-    async def _stored(self, ask: Ask, found: Found | CutOff | None, ticket: int, asked_at: float) -> Stored:
-        if isinstance(found, CutOff):
-            stored = self.kept(ask.key, ask.rules)
-            if stored is not None and not ask.takes(stored):
-                stored = None
-        else:
-            stored = await self._usable(ask, found, ticket, asked_at)
-        return await self.rebuilding.rebuild(ask, found) if stored is None else stored
 
     async def instead(self, rules: Rules, error: Exception) -> Any:
         """The caller's fallback for *error*; raises *error* if it has none."""
@@ -126,10 +109,187 @@ class Engine:
         copier = self.shared.copier
         return fallback if copier is None else copier.copy(fallback)
 
-    async def _usable(self, ask: Ask, found: Found | None, ticket: int, asked_at: float) -> Stored | None:
+    async def _read(self, ask: Ask, look: Look | None = None) -> Any:
+        """The value of *ask*, whatever others ask meanwhile; who waits for *look* gets to know what it has found."""
+        ticket, asked_at = self._local.tickets.take(), self.runtime.now()
+        found: Found | CutOff | None
+        try:
+            found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags, ask.usable, near=ask.rules.l1)
+        except Unreachable:
+            if look is not None:
+                look.cut_off = True
+                self.looks.end(ask.key, look)
+            return await self._cut_off(ask)
+        value = self._at_once(ask, found, ticket, asked_at)
+        if value is not None:
+            return value
+        stored = await self._usable(ask, found, ticket, asked_at, look)
+        if stored is None:
+            if found is None and self._shares_looks:
+                self._count_cold(ask)
+            stored = await self.rebuilding.rebuild(ask, found)
+        return opened(stored, ask.rules)
+
+    def _at_once(self, ask: Ask, found: Found | None, ticket: int, asked_at: float) -> Any:
+        """The value of a fresh hit after which nothing has to be done; None if there is more to it."""
+        if found is None or found.fresh_left <= 0 or (stored := found.stored) is None:
+            return None
+        rules, value = ask.rules, stored.value  # it was read for this caller alone
+        if value is None or stored.kind is not Kind.VALUE or self.audit is not None:
+            return None
+        if rules.rebuild == "early" or rules.hot is not None:
+            return None
+        self._events.hit(found.age, absence=False)
+        if rules.l1:
+            self.filling.keep_found(ask, found, ticket, asked_at)
+        return value
+
+    # Where nothing is expected in Redis
+
+    def _count_cold(self, ask: Ask) -> None:
+        """Count a question that was in vain, for those that are asked by the same rules."""
+        rules, cold = ask.rules, self._cold
+        if rules.revalidate or rules.soft_timeout is not None or rules.rebuild == "early":
+            return  # what is stale would have to be served at once
+        count = cold[id(rules)] = cold.get(id(rules), 0) + 1
+        if count >= COLD:
+            self._first.add(id(rules))
+        if len(cold) > MOST_COLD:
+            cold.clear()
+            self._first.clear()
+
+    async def _lease_first(self, ask: Ask) -> Stored:
+        """The value of *ask*, whose lease is asked for first: if there is a value, that is the answer."""
+        found = await self.rebuilding.lease_first(ask)
+        if isinstance(found, Stored):
+            return found
+        self._cold.pop(id(ask.rules), None)
+        self._first.discard(id(ask.rules))
+        if found is None or found.stored is None:
+            return await self.rebuilding.rebuild(ask, None)
+        self._events.hit(found.age, absence=found.stored.kind is not Kind.VALUE)
+        return found.stored
+
+    async def _cut_off(self, ask: Ask) -> Any:
+        """The value of *ask* while Redis cannot be asked."""
+        stored = self.kept(ask.key, ask.rules)
+        if stored is None or not ask.takes(stored):
+            stored = await self.rebuilding.rebuild(ask, CUT_OFF)
+        return opened(stored, ask.rules)
+
+    # Beside other readers of this process
+
+    def _leases_first(self, ask: Ask) -> bool:
+        """True if nothing speaks against asking for the lease of *ask* before its value."""
+        return (
+            self.audit is None
+            and (self.remote.of(ask.key).gate.replicas is None or not ask.rules.l1)
+            and not self.shared.alone()
+            and self.shared.paused(ask.key, ask.rules, self.runtime) is None
+        )
+
+    def _looks_beside(self, ask: Ask) -> bool:
+        """True if *ask* may be answered by what another caller of this process asks Redis."""
+        return (
+            self._shares_looks
+            and ask.rules.l1
+            and self.audit is None
+            and ask.usable is None
+            and CHAIN.get() is NO_CHAIN  # else its flight may be the one that waits for this very caller
+            and self.runtime.now() < self._local.trusted_until
+            and not self.shared.alone()
+        )
+
+    async def _read_beside(self, ask: Ask) -> Any:
+        """The value of *ask*: one caller of this process looks in Redis, and others wait for what it finds."""
+        flight, stored = self.flights.get(ask.key), None
+        if flight is not None and flight.cold:
+            stored = await self.rebuilding.rebuild(ask, None)
+        elif id(ask.rules) in self._first and self._leases_first(ask):
+            stored = await self._lease_first(ask)
+        return await self._look(ask) if stored is None else opened(stored, ask.rules)
+
+    async def _look(self, ask: Ask) -> Any:
+        """The value of *ask*, by a look in Redis, or by that of another caller."""
+        here = self.runtime.here()
+        # A blocking call inside an event loop stops that loop: it waits for nobody.
+        if not self._looks_beside(ask) or (here is not None and here.inside):
+            return await self._read(ask)
+        stale = self._stale_copy(ask) if ask.rules.revalidate else None
+        if stale is not None:
+            return opened(stale, ask.rules)
+        key, looks, mine = ask.key, self.looks, Look(here)
+        look = looks.setdefault(key, mine)
+        if look is mine:
+            try:
+                return await self._read(ask, look)
+            finally:
+                if looks.get(key) is look:
+                    looks.end(key, look)
+        if here is None or look.home is None or not look.home.held_up_by(here):
+            answer = await self._after(look, ask)
+            if answer is not None:
+                return opened(answer, ask.rules)
+        return await (self._cut_off(ask) if look.cut_off else self._read(ask))
+
+    async def _after(self, look: Look, ask: Ask) -> Stored | None:
+        """What may be served when *look* is over; None if this caller has to ask Redis itself."""
+        looks, signal = self.looks, self.runtime.signal()
+        if looks.wait(ask.key, look, signal):
+            try:
+                arrived = await self._over(look, signal, ask.rules.wait_timeout)
+            except BaseException:
+                looks.leave(look, signal)
+                if look.flight is not None:
+                    self.flights.leave(look.flight)
+                raise
+            if look.flight is not None:
+                return await self._passed_on(look, ask, arrived=arrived)
+            if not arrived:
+                looks.leave(look, signal)
+        entry = self._local.alive(ask.key)
+        if entry is not None:
+            return stored_of(entry)
+        return self._stale_copy(ask) if ask.rules.revalidate else None
+
+    async def _over(self, look: Look, signal: Signal, patience: float | None) -> bool:
+        """Wait for *signal*, of *look*; False after *patience* seconds, or if Redis takes longer than it should."""
+        first = LONGEST_LOOK if patience is None else min(LONGEST_LOOK, patience)
+        if await signal.wait(first):
+            return True
+        if look.flight is None:
+            return False
+        return await signal.wait(None if patience is None else patience - first)
+
+    async def _passed_on(self, look: Look, ask: Ask, *, arrived: bool) -> Stored | None:
+        """The outcome of the flight that *look* has led to."""
+        if not arrived:
+            assert look.flight is not None  # noqa: S101 - the caller has looked
+            self.flights.leave(look.flight)
+            return await self.rebuilding.loaded_alone(ask)
+        try:
+            answer = await self.rebuilding.passed_on(ask, look)
+        except Exception:
+            if not look.stale:
+                raise
+            answer = None  # this caller may have something stale, too
+        self._events.misses -= answer is None  # it is counted where it asks for itself
+        return answer
+
+    def _stale_copy(self, ask: Ask) -> Stored | None:
+        """The stale value of *ask*, if its reload is known to be under way."""
+        entry = self.shared.meanwhile.entry(ask.key, self.runtime.now())
+        if entry is None:
+            return None
+        self._events.stale_hits += 1
+        return stored_of(entry)
+
+    async def _usable(
+        self, ask: Ask, found: Found | None, ticket: int, asked_at: float, look: Look | None = None
+    ) -> Stored | None:
         """The part of *found* that may be served. Starts a background reload if the policy wants one.
 
-        Under ``rebuild="early"``, one of the hits reloads ahead of time.
+        Under ``rebuild="early"``, one of the hits reloads ahead of time. Who waits for *look* does not wait for that.
         """
         if found is None or found.stored is None:
             return None
@@ -139,16 +299,20 @@ class Engine:
             self._events.hit(found.age, absence=stored.kind is not Kind.VALUE)
             if ask.rules.rebuild == "early" and fresh_left <= early_by(stored.load_time, self.runtime.random()):
                 floor = ms(fresh_left)
-            else:
+            elif ask.rules.l1:
                 self.filling.keep_found(ask, found, ticket, asked_at)
                 if ask.rules.hot is not None and self._is_due(ask, ask.rules.hot, stored, fresh_left):
                     floor = ms(fresh_left)
         elif verdict is Verdict.REVALIDATE:
             self._events.stale_hits += 1
             floor = 0
+            if look is not None:
+                self.filling.keep_stale(ask, found, ticket, asked_at)
         else:
             return None
         if floor is not None:
+            if look is not None:
+                self.looks.end(ask.key, look)
             await self.rebuilding.behind(ask, floor=floor)
         if self.audit is not None and verdict is Verdict.FRESH and stored.kind is Kind.VALUE:
             await self.audit(self, ask, stored.own())

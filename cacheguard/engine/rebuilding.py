@@ -16,6 +16,7 @@ from ..protocol.entry import Bypass, CutOff, Failed, Found, Granted, Stored, Wai
 from ..protocol.exceptions import again, rebuilt
 from ..tiers.entries import Entries
 from .ask import Ask, Job, servable
+from .beside import Look, Looks
 from .filling import Filling
 from .flights import Flight, Flights
 from .lifetimes import marker_ms
@@ -84,8 +85,9 @@ class Rebuilding:
     ) -> None:
         self._runtime, self._remote, self._shared, self.flights = runtime, remote, shared, flights
         self._loading, self._filling = loading, filling
+        self.looks: Looks = Looks(shared.local)
         self._local, self._events, self._alone = shared.local, shared.events, shared.alone
-        self._failures = shared.failures
+        self._failures, self._bus = shared.failures, shared.bus
         self.waiting: Waiting = Waiting(runtime, shared)
 
     # The caller's side
@@ -121,9 +123,36 @@ class Rebuilding:
                 return outcome
         return await self.loaded_alone(ask)
 
+    async def lease_first(self, ask: Ask) -> Stored | Found | None:
+        """As `rebuild`, for who has not looked: also what LEASE has found, or None as of `_one_flight`."""
+        self._events.misses += 1
+        check_nesting((ask.key,))
+        seat = self.board(ask, cold=True)
+        try:
+            outcome = await self._outcome_of(seat, ask, Plan(Way.LEASE), anew=False)
+        finally:
+            self.flights.leave(seat.flight)
+        if outcome is None:
+            self._events.misses -= 1
+            return None
+        if seat.flight.found is not None and outcome is seat.flight.answer:
+            self._events.misses -= 1
+            return seat.flight.found
+        return outcome
+
+    async def passed_on(self, ask: Ask, look: Look) -> Stored | None:
+        """The outcome of the flight that *look* has led to, for one who has waited for it; None as of `_one_flight`."""
+        flight = look.flight
+        assert flight is not None  # noqa: S101 - the caller has looked
+        try:
+            return await self._outcome_of(Seat(flight, look.joined_at, leading=False), ask, Plan(Way.LEASE), anew=False)
+        finally:
+            self.flights.leave(flight)
+
     async def behind(self, ask: Ask, *, floor: int) -> None:
         """Start a rebuild in the background, unless one is in progress."""
-        if ask.key in self.flights or self._alone():
+        shared = self._shared
+        if ask.key in self.flights or self._alone() or shared.meanwhile.leased_elsewhere(ask.key, self._runtime.now()):
             return
         if self._shared.paused(ask.key, ask.rules, self._runtime) is not None:
             return
@@ -140,9 +169,10 @@ class Rebuilding:
         if not begun:
             self.flights.ground(ask.key, flight)
 
-    def board(self, ask: Ask, *, anew: bool = False) -> Seat:
-        """Join the flight of this key, or open one and lead it."""
-        flight = Flight(self._runtime.signal(), anew=anew, marks=ask.marks, home=self._runtime.here())
+    def board(self, ask: Ask, *, anew: bool = False, cold: bool = False) -> Seat:
+        """Join the flight of this key, or open one and lead it; *cold* as in `Flight`."""
+        runtime = self._runtime
+        flight = Flight(runtime.signal(), anew=anew, cold=cold, marks=ask.marks, home=runtime.here())
         current = self.flights.join(ask.key, flight)
         self._events.shared += current is not flight
         return Seat(current, current.leases, current is flight)
@@ -169,11 +199,29 @@ class Rebuilding:
 
         Otherwise it asks Redis again. A refresh, or a caller that cannot ask, joins or leads another flight.
         """
-        seat = self.board(ask, anew=anew)
+        seat = self.board(ask, anew=anew, cold=plan.stale is None and plan.way is Way.LEASE and not anew)
+        if self.looks and plan.way is Way.LEASE and not anew:
+            self._pass_on(ask, plan, seat.flight)
         try:
             return await self._outcome_of(seat, ask, plan, anew=anew)
         finally:
             self.flights.leave(seat.flight)
+
+    def _pass_on(self, ask: Ask, plan: Plan, flight: Flight) -> None:
+        """Let those who wait for a look at this key wait for *flight* instead: it has not asked for its lease yet.
+
+        If they may find something stale that they are served while it flies, they look for themselves.
+        """
+        look = self.looks.get(ask.key)
+        if look is None:
+            return
+        if plan.stale is not None and ask.rules.soft_timeout is not None:
+            self.looks.end(ask.key, look)
+        else:
+            look.stale = plan.stale is not None
+            passed_on = self.looks.end(ask.key, look, flight)
+            self._events.misses += passed_on
+            self._events.shared += passed_on
 
     async def _outcome_of(self, seat: Seat, ask: Ask, plan: Plan, *, anew: bool) -> Stored | None:
         flight = seat.flight
@@ -279,13 +327,17 @@ class Rebuilding:
         """Get the lease and load, or wait for the answer of the process that holds it."""
         primary = False
         while True:  # at most twice: if a replica has answered with an old row, the loader may ask the primary
-            token = self._runtime.token()
-            with self.holding((token,)):
+            token, leases = self._runtime.token(), self._shared.leases
+            if flight.home is not None:  # as `holding`
+                leases[token] = flight.home
+            try:
                 job = Job(
                     {ask.key: ask}, {ask.key: flight}, ask.rules, ask.load, {ask.key: token}, ask.bounded, primary
                 )
                 if not await self._lease(flight, ask, plan, job, token) or not await self._load(job):
                     return
+            finally:
+                leases.pop(token, None)
             primary = True
 
     async def _load(self, job: Job) -> bool:
@@ -321,6 +373,7 @@ class Rebuilding:
         while True:
             flight.leases += 1
             job.ticket, job.asked_at = self._local.tickets.take(), self._runtime.now()
+            wakes = self._shared.wakes
             try:
                 lease = await self._remote.lease(
                     ask.key,
@@ -349,16 +402,20 @@ class Rebuilding:
                 # have begun before the call.
                 plan.waited = True
                 awaited, floor = lease.holder, floor if flight.anew else 0
-                await self._nap(ask.key, poll_delay(waited, self._runtime.random()))
+                await self._nap(ask.key, poll_delay(waited, self._runtime.random(), told=self._bus.hears), wakes)
             elif isinstance(lease, Found) and lease.stored is None:
                 unusable = lease.unusable  # unusable here, or invalidated by a tag: the next question replaces it
             else:
                 return await self._follow(flight, ask, plan, lease, job)
 
-    async def _nap(self, key: str, seconds: float) -> None:
-        """Sleep until Redis is to be asked again, or until another process says that it has stored the value."""
+    async def _nap(self, key: str, seconds: float, wakes: int) -> None:
+        """Sleep until Redis is to be asked again, or until another process says that its load has ended.
+
+        *wakes*: how many such messages had come when the lease was asked for.
+        """
         woken = self._runtime.signal()
-        self._shared.sleeper(key, woken)
+        if not self._shared.sleeper(key, woken, wakes):
+            return
         try:
             await self._runtime.sleep(seconds, woken)
         finally:
@@ -377,6 +434,7 @@ class Rebuilding:
                     return True
                 await self._loading.release(job, None)
             case Found(stored=Stored()):
+                flight.found = None if plan.waited else lease
                 self._filling.land_found(job, ask.key, lease)
             case _:
                 pass  # a write is under way: nothing may be filled until it has ended
@@ -389,6 +447,8 @@ class Rebuilding:
         old = None if found is None or flight.anew else found.stored
         if found is not None and old is not None and -found.fresh_left < rules.revalidate:
             self._events.stale_hits += 1
+            runtime = self._runtime
+            self._shared.meanwhile.reloaded_elsewhere(ask.key, runtime.now(), -found.fresh_left, runtime.random())
             flight.land(old, proven=False)
             return True
         home = flight.after = self._shared.leases.get(lease.holder)

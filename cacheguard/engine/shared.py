@@ -13,6 +13,7 @@ from ..errors import LoadFailed
 from ..protocol.exceptions import again, told
 from ..protocol.frameless import frameless
 from ..protocol.names import beneath, is_marker
+from .beside import Meanwhile
 from .flights import Flight, Flights
 from .lifetimes import marker_ms
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .ask import Ask
 
 MOST_FAILURES = 10_000
+MOST_WOKEN = 256  # wake-ups that are remembered, for the moment between the answer to a question and the sleep
 FORGETS_EVERY = 0.1  # seconds: so often, at most, a look for failures whose time is over
 
 
@@ -100,9 +102,12 @@ class Shared:
         self.questions: tuple[Callable[[], object], ...] = (alone,)
         self.failures: dict[str, Failure] = {}
         self._sleepers: dict[str, list[Signal]] = {}  # by key
+        self.wakes: int = 0  # wake-ups that came
+        self._woken: dict[str, int] = {}  # by key, the last that found nobody asleep
         self._forgets_at = math.inf  # when failures are looked through
         # The loads of this process while Redis gives no leases, whatever the engine.
         self.cut_off: Flights = Flights(local)
+        self.meanwhile: Meanwhile = Meanwhile(local)
         self.flights: list[Flights] = []
 
     def open_flights(self) -> Flights:
@@ -140,9 +145,12 @@ class Shared:
                 elif is_marker(name):
                     self._forget(partial(_is_marked, name))
                 else:
-                    self.failures.pop(name, None)
+                    if self.failures:
+                        self.failures.pop(name, None)
                     for flights in (self.cut_off, *self.flights):
                         flights.pop(name, None)
+            if self._sleepers and name in self._sleepers:
+                self.wake(name)  # the lease that they wait for is gone
 
     def _forget(self, concerned: Callable[[str, Flight | None], bool]) -> None:
         for flights in (self.cut_off, *self.flights):
@@ -259,14 +267,30 @@ class Shared:
 
     # Waiting for a load in another process
 
-    def sleeper(self, key: str, signal: Signal) -> None:
-        """Let *signal* be set when another process has stored the value of *key*."""
+    def sleeper(self, key: str, signal: Signal, since: int) -> bool:
+        """Let *signal* be set when the load of *key* in another process has ended; False if that has been said already.
+
+        The message may come before this call, but after the question was sent to which "wait" is the answer: *since* is
+        what `wakes` was then.
+        """
         with self.local.lock:
+            if self._woken.get(key, 0) > since:
+                return False
             self._sleepers.setdefault(key, []).append(signal)
+        return True
 
     def wake(self, key: str) -> None:
-        """Set the signals of those who wait for *key*."""
-        for signal in self._sleepers.pop(key, ()):
+        """Set the signals of those who wait for *key*; if nobody does yet, `sleeper` gets to know."""
+        self.meanwhile.over(key)
+        with self.local.lock:
+            self.wakes += 1
+            signals = self._sleepers.pop(key, ())
+            if not signals:
+                self._woken.pop(key, None)
+                while len(self._woken) >= MOST_WOKEN:
+                    self._woken.pop(next(iter(self._woken)))
+                self._woken[key] = self.wakes
+        for signal in signals:
             signal.set()
 
     def no_sleeper(self, key: str, signal: Signal) -> None:
@@ -282,6 +306,9 @@ class Shared:
             flights.clear()
         self.loading.clear()
         self.failures.clear()
+        self._sleepers.clear()
+        self._woken.clear()
+        self.meanwhile.clear()
         self._forgets_at = math.inf
         self.local.drop_all()
 

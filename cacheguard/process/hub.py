@@ -122,6 +122,7 @@ class Hub:
         )
         here = Here(self._store, beside_redis=not memory)
         self.shared.limit = here.limit
+        self._store.woken = self.shared.wake
         raises = options.raise_unreachable
         self.writes: Writes = Writes(self.shared, here, raises=raises)
         self.by_hand: ByHand = ByHand(self.shared, here, self.writes, self.registry, options.codec, raises=raises)

@@ -50,7 +50,8 @@ LEASE       token, lease ms, grace ms, floor ms, awaited, unusable       HIT | G
 FILL        token, envelope, fresh ms, stale ms, version, under, until,  1; 2 until a quarantine ends; 0 no lease;
             channel                                                      -1 older than the floor
 RENEW       token, lease ms, grace ms                                    1; 0 no lease
-RELEASE     token, what the load died of, failures, pause ms, kept ms    1; 0 no lease
+RELEASE     token, what the load died of, failures, pause ms, kept ms,   1; 0 no lease
+            channel
 INVALIDATE  K or M: channel, echo, quarantine ms, floor, under, floor    1; 2 the value stays, it is that new; with
             ms, begin id, intent ms, end id, bytes                       bytes: header and first bytes, now
 EXPIRE      channel, echo                                                1; 0 no value

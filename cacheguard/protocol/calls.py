@@ -233,7 +233,14 @@ def renew(key: str, *, token: str) -> Call:
 
 
 def release(
-    key: str, *, token: str, died_of: Any = b"", failures: int = 0, pause_ms: int = 0, kept_ms: int = FAILURE_KEPT_MS
+    key: str,
+    *,
+    token: str,
+    died_of: Any = b"",
+    failures: int = 0,
+    pause_ms: int = 0,
+    kept_ms: int = FAILURE_KEPT_MS,
+    channel: str,
 ) -> Call:
     """Give a lease back, with a word on what the load died of. Reply: 1, or 0 if it was gone.
 
@@ -242,8 +249,9 @@ def release(
         failures: in a row, with this one.
         pause_ms: for so long, nobody else loads either.
         kept_ms: for so long, the word is kept.
+        channel: where those who wait for the lease hear that it is gone.
     """
-    return ScriptCall(RELEASE, (key,), (token, died_of, failures, pause_ms, kept_ms))
+    return ScriptCall(RELEASE, (key,), (token, died_of, failures, pause_ms, kept_ms, channel))
 
 
 # INVALIDATE

@@ -69,6 +69,8 @@ class Granted:
 
     def quarantined_until(self, markers: Iterable[str]) -> int:
         """When the first quarantine of one of *markers* ends, in the server's ms; 0 without one."""
+        if not self.quarantines:
+            return 0
         return min((self.quarantines[marker] for marker in markers if marker in self.quarantines), default=0)
 
     def covers(self, markers: Sequence[str]) -> bool:

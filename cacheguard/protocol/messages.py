@@ -8,7 +8,7 @@ message                                                    meaning
                                                            dies when they are over; for *write* ms at most, a write is
                                                            under way; *floor* is the version floor, or ``-``
 ``2 dirty <key>``                                          it was invalidated, but Redis refused to remove it
-``2 filled <key>``                                         the load that others wait for has stored its value
+``2 filled <key>``                                         the load that others wait for has ended
 =========================================================  =============================================================
 
 A process that meets another number may have missed an invalidation: for it, that is a gap.
@@ -55,7 +55,7 @@ class Dirty:
 
 @dataclass(frozen=True, slots=True)
 class Woken:
-    """The load of *key* that others wait for has stored its value."""
+    """The load of *key* that others wait for has ended: its value is there, or its lease is free."""
 
     key: str
 

@@ -60,6 +60,8 @@ class MemoryCommands:
         self._most_claimed = MOST_CLAIMED
         if max_bytes is not None:
             self._most_claimed = min(MOST_CLAIMED, max(LEAST_CLAIMED, max_bytes // BYTES_OF_CLAIMS))
+        self.woken: Callable[[str], object] = str  # called with a key whose lease is gone that somebody waits for
+        self._ended: list[str] = []  # such keys, until the lock is free
         self._markers: MemoryCommands | None = None  # of namespaces and tags; they take no room from the entries
 
     def after_fork(self, lock: AbstractContextManager[Any]) -> None:
@@ -81,7 +83,11 @@ class MemoryCommands:
 
     async def send_each(self, *calls: Call) -> list[Reply]:
         with self._lock:
-            return [self.run(call) for call in calls]
+            replies = [self.run(call) for call in calls]
+            ended, self._ended = self._ended, []
+        for key in ended:
+            self.woken(key)
+        return replies
 
     async def masters(self) -> Sequence[Commands]:
         """The servers whose entries are all there are: this one."""
@@ -215,6 +221,12 @@ class MemoryCommands:
     def publish(self, channel: str, message: str) -> None:
         """Tell those who listen: nobody does, in a process of its own."""
 
+    def _wake(self, lease: list[Any], key: str, channel: str) -> None:
+        """Tell those who wait for this *lease* that it is gone, if anybody does."""
+        if lease[3]:
+            self._ended.append(key)
+            self.publish(channel, messages.filled(key))
+
     def _tell(self, state: State, now: int, key: str, channel: str, echo: str) -> None:
         """Publish what has changed, and what else has to be known of it."""
         quarantine, write = state.quarantine, state.written_until()
@@ -309,6 +321,7 @@ class MemoryCommands:
         if held is None or held[2] != token:
             return 0
         state.lease = None
+        self._wake(held, key, channel)
         if state.is_old(version, under):
             return -1
         state.failure = None
@@ -316,10 +329,7 @@ class MemoryCommands:
             return 0
         if latest and latest <= now:
             return 0
-        brief = state.replace(now, envelope, fresh, stale, version, under, latest=latest)
-        if held[3]:
-            self.publish(channel, messages.filled(key))
-        return 2 if brief else 1
+        return 2 if state.replace(now, envelope, fresh, stale, version, under, latest=latest) else 1
 
     def _renew(self, state: State, now: int, _key: str, token: str, lease: int, grace: int) -> int:
         held = state.lease
@@ -330,11 +340,22 @@ class MemoryCommands:
         return 1
 
     def _release(
-        self, state: State, now: int, _key: str, token: str, failure: Any, failures: int, pause: int, kept: int
+        self,
+        state: State,
+        now: int,
+        key: str,
+        token: str,
+        failure: Any,
+        failures: int,
+        pause: int,
+        kept: int,
+        channel: str,
     ) -> int:
-        if state.lease is None or state.lease[2] != token:
+        held = state.lease
+        if held is None or held[2] != token:
             return 0
         state.lease = None
+        self._wake(held, key, channel)
         if failure:
             state.failure = [now + kept, kept, token, failures, failure, min(pause, kept)]
         return 1

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from inspect import isawaitable
 from typing import Any
 
@@ -23,13 +24,44 @@ from .homes import ThreadHome
 MOST_DETACHED = 32
 
 
-class ThreadSignal(Bell):
-    """A flag that threads wait for."""
+class ThreadSignal:
+    """A flag that is set once, and that threads wait for, each at a lock of its own.
 
-    __slots__ = ()
+    Those who wake up at one moment need nothing of each other: a `Bell` would hand them its one lock in turn. A signal
+    handler may set it while it is being set.
+    """
+
+    __slots__ = ("_up", "_waiting")
+
+    def __init__(self) -> None:
+        self._up = False
+        self._waiting: list[Any] = []  # locks, each held for the thread that waits at it
+
+    def set(self) -> None:
+        self._up = True
+        waiting = self._waiting
+        while waiting:
+            try:
+                lock = waiting.pop(0)
+            except IndexError:  # another thread has taken the last one
+                return
+            lock.release()
 
     async def wait(self, timeout: float | None) -> bool:
-        return self.pause(timeout)
+        if self._up:
+            return True
+        lock = threading.Lock()
+        lock.acquire()
+        self._waiting.append(lock)
+        if self._up:  # whoever has set it meanwhile may have looked before this lock was there
+            return True
+        try:
+            lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX))
+        finally:
+            if not self._up:
+                with suppress(ValueError):
+                    self._waiting.remove(lock)
+        return self._up
 
 
 class _Job:

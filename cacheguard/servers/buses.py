@@ -82,6 +82,11 @@ class Buses:
         """Whether that is known of each."""
         return all(bus.ready for bus in self._buses)
 
+    @property
+    def hears(self) -> bool:
+        """True while each of them provably hears."""
+        return all(bus.hears for bus in self._buses)
+
     def note(self, name: str) -> None:
         """As `Bus.note`, whichever node it lies on."""
         for bus in self._buses:

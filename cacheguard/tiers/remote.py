@@ -403,10 +403,14 @@ class Remote:
         True if all of them were still held, and *marks* still say what they said: nothing was invalidated meanwhile.
         With *marks*, all of them must live in the same place.
         """
-        terms = {"failures": failures, "pause_ms": kept_ms, "kept_ms": kept_ms + FAILURES_COUNTED_MS}
-        released = [
-            calls.release(key, token=token, died_of=self._word(key, failure), **terms) for key, token in tokens.items()
-        ]
+        release = partial(
+            calls.release,
+            failures=failures,
+            pause_ms=kept_ms,
+            kept_ms=kept_ms + FAILURES_COUNTED_MS,
+            channel=self.gate.bus.channel,
+        )
+        released = [release(key, token=token, died_of=self._word(key, failure)) for key, token in tokens.items()]
         marks = marks or {}
         replies = await self.gate.send(*released, *calls.nonces(tuple(marks)))
         left, said = replies[: len(released)], calls.were_nonces(tuple(marks), replies)

@@ -103,7 +103,15 @@ CALLS: list[st.SearchStrategy[ScriptCall | Command]] = [
     st.builds(LEASE(KEY), tokens, some, some, floors, st.one_of(st.just(""), tokens), st.just("")),
     st.builds(FILL(KEY), tokens, values, some, maybe, versions, unders, st.just(0), st.just(BUS[0])),
     st.builds(FILL(KEY), tokens, values, some, maybe, versions, unders, st.just(0), st.just(BUS[0])),
-    st.builds(RELEASE(KEY), tokens, st.sampled_from([b"", b"it broke", b"a\nb \x00"]), st.integers(0, 9), maybe, some),
+    st.builds(
+        RELEASE(KEY),
+        tokens,
+        st.sampled_from([b"", b"it broke", b"a\nb \x00"]),
+        st.integers(0, 9),
+        maybe,
+        some,
+        st.just(BUS[0]),
+    ),
     st.builds(RENEW(KEY), tokens, some, some),
     st.builds(INVALIDATE(KEY), *map(st.just, BUS), maybe, versions, unders, some, writers, some, writers, st.just("")),
     st.builds(INVALIDATE(KEY), *map(st.just, BUS), maybe, versions, unders, some, writers, some, writers, st.just(100)),
@@ -309,9 +317,16 @@ def store(fresh: int, stale: int) -> ScriptCall:
 
 @given(program=programs(CALLS))
 @example(program=[lease("one"), 11 * STEP, STEP, lease("two"), 11 * STEP, lease("three")])
-@example(program=[lease("one"), RELEASE(KEY)("one", b"why", 1, 0, 100_000), lease("two", "one"), lease("three")])
 @example(
-    program=[lease("one"), RELEASE(KEY)("one", b"why", 1, 100_000, 100_000), lease("two"), lease("three", "", ALWAYS)]
+    program=[lease("one"), RELEASE(KEY)("one", b"why", 1, 0, 100_000, BUS[0]), lease("two", "one"), lease("three")]
+)
+@example(
+    program=[
+        lease("one"),
+        RELEASE(KEY)("one", b"why", 1, 100_000, 100_000, BUS[0]),
+        lease("two"),
+        lease("three", "", ALWAYS),
+    ]
 )
 @example(program=[invalidate(begin="a"), lease("one"), invalidate(begin="b"), invalidate(end="a"), lease("one")])
 @example(program=[invalidate(quarantine=100_000), lease("one"), fill("one", 300_000, 100_000)])

@@ -220,7 +220,7 @@ def follow_an_overtaken_load() -> None:
     reader 2:                                                  joins
     """
     world = reader_and_tag(late=False, places="AAB")()
-    world.run(following(*["reader 1"] * 6, *["writer"] * 3, *["reader 2"] * 3))
+    world.run(following(*["reader 1"] * 6, *["writer"] * 3, "reader 2"))
 
 
 def test_a_fill_that_is_proven_by_its_lease_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

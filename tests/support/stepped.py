@@ -321,6 +321,8 @@ class Process:
         now = self.local._now  # noqa: SLF001 - one clock for all
         self.bus = Bus(CHANNEL, name, self._heed, _Kept(self), self.events, now=now)
         self.shared = Shared(self.local, self.events, self.bulkhead, AbsenceBudget(1000), self.bus)
+        self.from_copy: set[str] = set()  # actors that were given what this process keeps, in the course of a read
+        self._note_copies()
         self.own = OwnStore(stepper)
         self.registry = Registry()
         here = Here(self.own, beside_redis=True)
@@ -345,6 +347,18 @@ class Process:
         gate = Gate(commands, self.events, Outbox("cg:world:m", self.events, runtime.now), bus)
         remote = Beside(gate, ObjectPacking(), self.events, hears=self._hears)
         return make_engine(runtime, remote, self.shared, in_process=True)
+
+    def _note_copies(self) -> None:
+        """Note who is given a copy: the rule of the in-process tier is that one, whenever it is asked."""
+        alive, stale = self.local.alive, self.shared.meanwhile.entry
+
+        def noted(entry: Any) -> Any:
+            if entry is not None and self.stepper._running is not None:  # noqa: SLF001 - a test may look, too
+                self.from_copy.add(self.stepper.actor.name)
+            return entry
+
+        self.local.alive = lambda key: noted(alive(key))  # type: ignore[method-assign]
+        self.shared.meanwhile.entry = lambda key, now: noted(stale(key, now))  # type: ignore[method-assign]
 
     def _hears(self) -> bool:
         return self.stepper.now < self.local.trusted_until

@@ -38,7 +38,7 @@ from tests.support.stepper import Stepper
 from tests.support.witness import Sight
 
 SCRIPTS = (LEASE, FILL, RELEASE, RENEW, INVALIDATE, EXPIRE, TOUCH, STORE, ADD, REPLACE, MARK, TAGGED)
-PUBLISHING = {"fill", "invalidate", "expire", "touch", "store", "add", "replace"}
+PUBLISHING = {"fill", "release", "invalidate", "expire", "touch", "store", "add", "replace"}
 BEYOND_MS = 4_000_000_000_000  # the stepper's time begins here: no key of a schedule ends by the server's own clock
 NOW = """local T = redis.call('TIME')
 local now = T[1] * 1000 + math.floor(T[2] / 1000)

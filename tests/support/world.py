@@ -138,12 +138,15 @@ class World:
         fenced = self.fenced.get(key, 0) if self.fences_hold else 0
         promised = self._promised(key, self.stepper.now)
         entry = process.local.peek(self._name(key)) if rules.l1 else None
+        process.from_copy.discard(name := self.stepper.actor.name)
         if entry is not None:
             value, least, promised = opened(stored_of(entry), rules), here, 0
         else:
             value = await self._asked(process.reading.read(self._ask(process, key, fails=fails)))
             # Who keeps its own follows the bus. Who cannot reach Redis cannot hear what was acknowledged elsewhere.
-            least = here if process.cut_off or process.keeps_its_own else max(everywhere, here, fenced)
+            copied = name in process.from_copy
+            promised = 0 if copied else promised
+            least = here if process.cut_off or process.keeps_its_own or copied else max(everywhere, here, fenced)
         if self.lagging:  # the reader may be told what the replica says, as long as it may lag behind
             least = 0 if process.cut_off or process.keeps_its_own else promised
         return _at_least(value, least, f"a read in {process.name}")

@@ -51,7 +51,7 @@ class Memory:
         return calls.filled(self(calls.fill(fill, channel="cg:bus")))
 
     def release(self, token: str, died_of: bytes = b"", **terms: int) -> Any:
-        return self(calls.release(KEY, token=token, died_of=died_of, **terms))
+        return self(calls.release(KEY, token=token, died_of=died_of, channel="cg:bus", **terms))
 
     def expire(self) -> Any:
         return self(calls.expire(KEY, **BUS))

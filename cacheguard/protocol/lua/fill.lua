@@ -13,15 +13,17 @@ local awaited, proof = c.l[4] == 1, c.l[5]
 -- The quarantine that it was loaded in is over: what a replica has answered may be old, and must be gone by now.
 local too_late = proof and not c.q and not proves(version, under, proof, c.l[6])
 c.l = nil
+local reply
 if is_old(e, version, under) then
   save(e)
-  return -1
-end
-c.x = nil
-if too_late or (latest > 0 and latest <= now) then
+  reply = -1
+elseif too_late or (latest > 0 and latest <= now) then
+  c.x = nil
   save(e)
-  return 0
+  reply = 0
+else
+  c.x = nil
+  reply = replace(e, ARGV[2], fresh, stale, version, under, latest) and 2 or 1
 end
-local brief = replace(e, ARGV[2], fresh, stale, version, under, latest)
-if awaited then redis.call('PUBLISH', ARGV[8], '2 filled ' .. e.key) end
-return brief and 2 or 1
+if awaited then wake(e, ARGV[8]) end
+return reply

@@ -13,6 +13,7 @@
 -- `under` are the nonces of the namespaces when the version was written: under others, it does not count.
 
 local LAYOUT, H, HEADER = 0xC2, 34, '>BBI6I4I6I6I6I4'
+local FIRST = H + 256 -- bytes that are read at once: of most leases, markers and small values that is all there is
 local FLOOR_MS, FLOORS, REPEATED_MS, REPEATED = 300000, 4, 10000, 8
 local LONGEST_MS, LONGEST_LEASE_MS = 63072000000, 300000 -- whatever a claim or a value says of itself
 local T = redis.call('TIME')
@@ -82,16 +83,22 @@ end
 -- What is under K. A value that is dead, or fresh for longer than it may be, is not there.
 local function open(K)
   local e = {key = K, fresh = 0, span = 0, dead = 0, born = 0, vlen = 0, c = {}}
-  local raw = redis.call('GETRANGE', K, 0, H - 1)
+  local raw = redis.call('GETRANGE', K, 0, FIRST - 1)
   if #raw < H then return e end
   local layout, _, fresh, clen, span, dead, born, vlen = struct.unpack(HEADER, raw)
   if layout ~= LAYOUT then
     e.foreign = layout >= 0xC0 and layout <= 0xCF -- another release wrote it; anything else is garbage
     return e
   end
-  if vlen + clen > 0 and H + vlen + clen > redis.call('STRLEN', K) then return e end
+  local length = H + vlen + clen
+  if length <= #raw then
+    e.raw = raw
+  elseif #raw < FIRST or length > redis.call('STRLEN', K) then
+    return e
+  end
   if clen > 0 then
-    local ok, c = pcall(cmsgpack.unpack, redis.call('GETRANGE', K, H + vlen, H + vlen + clen - 1))
+    local claims = e.raw and string.sub(raw, H + vlen + 1, length) or redis.call('GETRANGE', K, H + vlen, length - 1)
+    local ok, c = pcall(cmsgpack.unpack, claims)
     if ok and type(c) == 'table' then
       e.c = {
         l = alive(c.l, TOKEN, LONGEST_LEASE_MS), q = alive(c.q, VERSION), f = alive(c.f, VERSION),
@@ -114,8 +121,13 @@ local function open(K)
   return e
 end
 
+local function first_of(e, count)
+  if e.raw then return string.sub(e.raw, H + 1, H + count) end
+  return redis.call('GETRANGE', e.key, H, H + count - 1)
+end
+
 local function value_of(e)
-  return e.vlen > 0 and redis.call('GETRANGE', e.key, H, H + e.vlen - 1) or false
+  return e.vlen > 0 and first_of(e, e.vlen) or false
 end
 
 local function head_of(e, clen)
@@ -125,7 +137,7 @@ end
 
 -- Header and value, as READ gets them; false if there is no value.
 local function raw_of(e, most)
-  local value = e.vlen > 0 and redis.call('GETRANGE', e.key, H, H + math.min(e.vlen, most or e.vlen) - 1)
+  local value = e.vlen > 0 and first_of(e, math.min(e.vlen, most or e.vlen))
   return value and head_of(e, 0) .. value
 end
 
@@ -150,7 +162,7 @@ end
 
 -- Store a new value, with the claims.
 local function put(e, value)
-  e.vlen = #value
+  e.vlen, e.raw = #value, nil
   local tail = tail_of(e)
   redis.call('SET', e.key, head_of(e, #tail) .. value .. tail, 'PXAT', end_of(e))
 end
@@ -269,6 +281,11 @@ end
 -- When the last of the writes under way ends; 0 without one.
 local function written_until(e)
   return later(0, e.c.w)
+end
+
+-- Tell those who wait for the lease of this load that it is gone.
+local function wake(e, channel)
+  redis.call('PUBLISH', channel, '2 filled ' .. e.key)
 end
 
 -- Tell every process what has changed, and what else it has to know: see messages.py.
