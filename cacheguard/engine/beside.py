@@ -22,7 +22,8 @@ from ..protocol.envelope import Kind
 
 if TYPE_CHECKING:
     from ..ports import Home, Signal
-    from ..tiers.local import Entry, Local
+    from ..tiers.held import Entry
+    from ..tiers.local import Local
     from .flights import Flight
 
 MOST_KEPT = 10_000
@@ -123,12 +124,13 @@ class Meanwhile:
             return None
         return entry if now < self._local.trusted_until else None
 
-    def keep(self, entry: Entry, now: float, most: float, draw: float) -> None:
+    def keep(self, key: str, entry: Entry, now: float, most: float, draw: float) -> None:
         """Serve *entry*, which L1 has taken, for a moment, and for *most* seconds beyond its TTL."""
-        until = min(now + poll_delay(now - entry.fresh_until, draw), entry.fresh_until + most, entry.dead_from)
-        if entry.kind == Kind.VALUE:
+        common = entry.common
+        until = min(now + poll_delay(now - common.fresh_until, draw), common.fresh_until + most, common.dead_from)
+        if common.kind == Kind.VALUE:
             with self._local.lock:
-                _put(self._copies, entry.key, (entry, until))
+                _put(self._copies, key, (entry, until))
 
     def reloaded_elsewhere(self, key: str, now: float, stale_for: float, draw: float) -> None:
         """Another process holds the lease of *key*, whose value has been stale for *stale_for* seconds."""

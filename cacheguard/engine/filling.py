@@ -364,9 +364,9 @@ class Filling:
         if ask.rules.l1 and found.stored is not None and asked_at < self._local.trusted_until:
             self.keep_found(ask, found, ticket, asked_at)
             entry = self._local.find(ask.key)
-            if entry is not None and entry.fresh_until <= asked_at:
+            if entry is not None and entry.common.fresh_until <= asked_at:
                 now, draw = self._runtime.now(), self._runtime.random()
-                self._shared.meanwhile.keep(entry, now, ask.rules.revalidate, draw)
+                self._shared.meanwhile.keep(ask.key, entry, now, ask.rules.revalidate, draw)
 
     def keep(
         self,

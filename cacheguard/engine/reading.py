@@ -24,7 +24,7 @@ from .shared import Shared
 
 if TYPE_CHECKING:
     from ..codec import Codec
-    from ..policy import HotRules, Rules
+    from ..policy import Rules
     from ..ports import Runtime, Signal
 
 COLD = 4  # questions in vain, after which the lease is asked for first: that finds what is there, too
@@ -297,12 +297,11 @@ class Engine:
         verdict, floor = judge(fresh_left, ask.rules.revalidate), None
         if verdict is Verdict.FRESH:
             self._events.hit(found.age, absence=stored.kind is not Kind.VALUE)
-            if ask.rules.rebuild == "early" and fresh_left <= early_by(stored.load_time, self.runtime.random()):
-                floor = ms(fresh_left)
-            elif ask.rules.l1:
+            early = ask.rules.rebuild == "early" and fresh_left <= early_by(stored.load_time, self.runtime.random())
+            if not early:
                 self.filling.keep_found(ask, found, ticket, asked_at)
-                if ask.rules.hot is not None and self._is_due(ask, ask.rules.hot, stored, fresh_left):
-                    floor = ms(fresh_left)
+            if early or self._is_due(ask, stored, fresh_left):
+                floor = ms(fresh_left)
         elif verdict is Verdict.REVALIDATE:
             self._events.stale_hits += 1
             floor = 0
@@ -318,9 +317,10 @@ class Engine:
             await self.audit(self, ask, stored.own())
         return stored
 
-    def _is_due(self, ask: Ask, hot: HotRules, stored: Stored, fresh_left: float) -> bool:
+    def _is_due(self, ask: Ask, stored: Stored, fresh_left: float) -> bool:
         """Whether the key is hot, and so far in its time that it is reloaded ahead of its end."""
-        return fresh_left <= hot.due_left(stored.ttl) and self._local.share(ask.key) >= hot.share
+        hot = ask.rules.hot
+        return hot is not None and fresh_left <= hot.due_left(stored.ttl) and self._local.share(ask.key) >= hot.share
 
     def given(self, values: Iterable[Any]) -> None:
         """Say, where somebody looks on, that the caller gets *values*."""
