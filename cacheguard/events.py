@@ -267,6 +267,13 @@ class Events:
         self.null_hits += absence
         self._ages[bisect_left(AGES, age)] += 1
 
+    def hits(self, ages: Sequence[float]) -> None:
+        """Count fresh values of these ages, in seconds, that were found in Redis."""
+        self.l2_hits += len(ages)
+        counts = self._ages
+        for age in ages:
+            counts[bisect_left(AGES, age)] += 1
+
     def served(self, age: float, count: int = 1) -> None:
         """Count *count* served values of this age, in seconds."""
         self._ages[bisect_left(AGES, age)] += count

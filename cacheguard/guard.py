@@ -373,7 +373,7 @@ class CacheGuard:
         return Ask(self._scope.key(key), rules, codec, loader, tags_of(tags), self._scope, version, usable, bounded)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Return a dict with those of *keys* that have a value. At most one round trip."""
+        """Return a dict with those of *keys* that have a value. At most one round trip for each 1,000 keys."""
         hub = self._hub
         return run_now(hub.looking.get_many(hub.blocking, texts(keys), self._rules, self._scope))
 
@@ -394,7 +394,8 @@ class CacheGuard:
         """Return a dict with the values of all *keys*; *loader* gets a list of the missing keys and returns a dict.
 
         A key that the loader's dict does not contain is an absence, and None in the result. If another call in this
-        process is loading a key, this call waits for it. At most three round trips for any number of keys.
+        process is loading a key, this call waits for it. At most three round trips for each 1,000 keys; the loader is
+        called once.
         """
         return run_now(self._ask_many(self._hub.blocking, keys, loader, policy, tags, version))
 
@@ -480,7 +481,10 @@ class CacheGuard:
         version: Version | None = None,
         **policy: Unpack[PolicyOptions],
     ) -> None:
-        """`set` several keys. One round trip."""
+        """`set` several keys. One round trip for each 1,000 keys, in an event loop for each 250.
+
+        A value that cannot be encoded raises `CodecError`: its part, and what comes behind it, is not stored.
+        """
         run_now(self._set(self._hub.blocking, values, tags, version, policy))
 
     async def aset_many(

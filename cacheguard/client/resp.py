@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, cast
 
 from ..errors import Refused, Unreachable
 from ..faults import TREATMENTS, Fault, fault_of
 from ..ports import Arg, Call, Reply, ScriptCall
 
+_MANY = 16  # words, from which on it pays to look at all of them at once
+_TEXT = frozenset({str})
 _MOST_NAMESPACES = 1000  # whose questions are kept half packed
 NONE: frozenset[Fault] = frozenset()
 
@@ -23,6 +25,11 @@ def pack(calls: Sequence[Call], *, sources: bool = False) -> bytes:
     for call in calls:
         words = call if type(call) is tuple else _words(call, sources=sources)
         parts.append(f"*{len(words)}\r\n")
+        if len(words) > _MANY and _TEXT.issuperset(map(type, words)):
+            texts = cast("tuple[str, ...]", words)
+            if "".join(texts).isascii():
+                parts += [f"${len(text)}\r\n{text}\r\n" for text in texts]
+                continue
         for word in words:
             text = word if type(word) is str and word.isascii() else _latin(word)
             parts.append(f"${len(text)}\r\n{text}\r\n")

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from ..errors import CodecError
 
+UNREADABLE = (CodecError, TypeError, ValueError, OverflowError)
+"""What codecs, also those of users, raise for bytes that cannot be read here."""
 SHAPE_BYTES, HOME_BYTES = 5, 3
 MOST_STEPS = 12  # of a path in a message
 

@@ -82,12 +82,12 @@ class Gate:
 
     def _sensible(self, replies: list[Reply]) -> list[Reply]:
         """*replies*, if all make sense."""
-        for reply in replies:
-            if type(reply) not in _ANSWERS:
-                refused = reply if isinstance(reply, Refused) else Refused(f"unexpected reply {type(reply).__name__}")
-                self._events.redis_refused(refused)
-                raise refused
-        return replies
+        if _ANSWERS.issuperset(map(type, replies)):
+            return replies
+        reply = next(each for each in replies if type(each) not in _ANSWERS)
+        refused = reply if isinstance(reply, Refused) else Refused(f"unexpected reply {type(reply).__name__}")
+        self._events.redis_refused(refused)
+        raise refused
 
     async def ask_replicas(self, *calls: Call) -> tuple[list[Reply], Reply] | None:
         """The answers of replicas, and their times by key.

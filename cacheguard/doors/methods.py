@@ -138,8 +138,9 @@ class Operations:
         asks = [self._function.ask(values) for values in calls]
         answers: dict[str, Answer] = {}
         wanted: dict[str, Ask] = {}
+        guarded = self._function.guarded
         for ask, values in zip(asks, calls, strict=True):
-            answer = await self._known(engine, ask, values)
+            answer = await self._known(engine, ask, values) if guarded else self._function.from_l1(ask, values)
             if answer is None:
                 wanted.setdefault(ask.key, ask)
             else:
@@ -153,12 +154,11 @@ class Operations:
     async def _known(self, engine: Engine, ask: Ask, values: Values) -> Answer | None:
         """Return the answer of this process or of the Bloom filter, if there is one."""
         function = self._function
-        if function.guarded:
-            rejected = function.rejected(values)
-            if rejected is None:
-                rejected = await function.asked_bloom(engine, values)
-            if rejected:
-                return partial(function.nothing, values)
+        rejected = function.rejected(values)
+        if rejected is None:
+            rejected = await function.asked_bloom(engine, values)
+        if rejected:
+            return partial(function.nothing, values)
         return function.from_l1(ask, values)
 
     async def _fetched(self, engine: Engine, wanted: dict[str, Ask], most: int) -> dict[str, Answer]:

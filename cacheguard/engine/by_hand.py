@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..codec.once import refuse
 from ..delivery.outbox import Invalidation
+from ..delivery.parts import parts
 from ..errors import Unreachable
 from ..missing import MISSING
+from .writes import most_at_once
 
 if TYPE_CHECKING:
     from ..codec import Codec, Registry
@@ -96,8 +98,10 @@ class ByHand:
     ) -> None:
         """Store *values*, by Redis key. Values that Redis did not take are invalidated, so that nothing older stays.
 
-        One round trip; one more if this process does not know the nonces of the namespace and the tags. `CodecError`
-        for a value that can be read only once, whatever the state of Redis.
+        One round trip for each `MOST_AT_ONCE` of them, in an event loop for each `MOST_IN_A_LOOP`; one more if this
+        process does not know the nonces of the namespace and the tags. `CodecError` for a value that can be read only
+        once, whatever the state of Redis, and for one that cannot be encoded: its part and those behind it are not
+        stored.
         """
         for key, value in values.items():
             refuse(key, value, VALUE)
@@ -114,8 +118,12 @@ class ByHand:
                 items = [Invalidation(key, version=version) for key in keys]
                 await self._writes.write(engine_of(), items, quietly=True)
 
+        async def store_parts(engine: Engine, keys: Sequence[str]) -> None:
+            for some in parts(keys, most_at_once(engine.runtime)):
+                await store(engine, some)
+
         async def store_all(engine: Engine) -> None:
-            works = [partial(store, engine, keys) for keys in engine.remote.groups(values)]
+            works = [partial(store_parts, engine, keys) for keys in engine.remote.groups(values)]
             await engine.runtime.each(works, engine.remote.abreast)
             if failures:
                 raise failures[0]

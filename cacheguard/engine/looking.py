@@ -89,6 +89,7 @@ class Looking:
             return {}
         values: dict[str, Any] = {}
         rest: dict[str, str] = {}
+        watched = self._local.watch is not None
         for name in names:
             key = scope.key(name)
             entry = self._local.alive(key) if rules.l1 else None
@@ -98,7 +99,8 @@ class Looking:
                 values[name] = self.value_in(entry, MISSING)
         if rest:
             for key, stored in (await peek(engine, list(rest), None, rules, scope)).items():
-                values[rest[key]] = self._value_of(stored, MISSING)
+                value = stored.value if stored.kind is Kind.VALUE and not watched else None
+                values[rest[key]] = self._value_of(stored, MISSING) if value is None else value
         return {name: values[name] for name in names if values.get(name, MISSING) is not MISSING}
 
     async def peek(self, engine: Engine, key: str, codec: Codec | None, rules: Rules, scope: Scope) -> Any:
@@ -135,24 +137,28 @@ async def peek(
     ticket, asked_at = shared.local.tickets.take(), engine.runtime.now()
     found = await engine.found_of(keys, codec, scope, (), near=rules.l1)
     answers: dict[str, Stored] = {}
+    ages: list[float] = []
     for key, each in zip(keys, found, strict=True):
+        if each is None:
+            continue
         if isinstance(each, CutOff):
             kept = engine.kept(key, rules, longer=0.0)
             if kept is not None:
                 answers[key] = kept
             continue
-        if each is None or each.stored is None:
+        stored = each.stored
+        if stored is None:
             continue
-        verdict = judge(each.fresh_left, rules.revalidate)
-        if verdict is Verdict.FRESH:
-            shared.events.hit(each.age, absence=each.stored.kind is not Kind.VALUE)
+        if each.fresh_left > 0:
+            ages.append(each.age)
+            shared.events.null_hits += stored.kind is not Kind.VALUE
             if rules.l1:
-                ask = Ask(key, rules, codec, _nothing, scope=scope)
-                engine.filling.keep_found(ask, each, ticket, asked_at)
-            answers[key] = each.stored
-        elif verdict is Verdict.REVALIDATE:
+                engine.filling.keep_found(Ask(key, rules, codec, _nothing, scope=scope), each, ticket, asked_at)
+            answers[key] = stored
+        elif judge(each.fresh_left, rules.revalidate) is Verdict.REVALIDATE:
             shared.events.stale_hits += 1
-            answers[key] = each.stored
+            answers[key] = stored
+    shared.events.hits(ages)
     return answers
 
 

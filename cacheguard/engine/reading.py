@@ -78,14 +78,34 @@ class Engine:
 
     async def read(self, ask: Ask) -> Any:
         """The value of *ask*, after a miss in L1."""
+        if not self._bus.ready:
+            await self._bus.begin_listening(self.runtime)
+        rules = ask.rules
+        if self.flights or (rules.l1 and self._shares_looks) or (self._first and id(rules) in self._first):
+            return await self._read_beside(ask)
+        ticket, asked_at = self._local.tickets.take(), self.runtime.now()
+        found: Found | CutOff | None = CUT_OFF
         try:
-            if not self._bus.ready:
-                await self._bus.begin_listening(self.runtime)
-            rules = ask.rules
-            if self.flights or (rules.l1 and self._shares_looks) or (self._first and id(rules) in self._first):
-                value = await self._read_beside(ask)
-            else:
-                value = await self._read(ask)
+            found = await self.remote.read(ask.key, ask.codec, ask.scope, ask.tags, ask.usable, near=rules.l1)
+        except Unreachable:
+            pass  # `_answered` finds what can be answered without Redis
+        else:
+            # The most frequent end, without a coroutine of its own; `_answered` is for all others.
+            if found is not None and found.fresh_left > 0 and (stored := found.stored) is not None:
+                value = stored.value  # it was read for this caller alone
+                if value is not None and stored.kind is Kind.VALUE and rules.rebuild != "early" and self.audit is None:
+                    self._events.hit(found.age, absence=False)
+                    if rules.l1:
+                        self.filling.keep_found(ask, found, ticket, asked_at)
+                    if self._local.watch is not None:
+                        self._local.watch.given(value)
+                    return value
+        return await self._answered(ask, found, ticket, asked_at)
+
+    async def _answered(self, ask: Ask, found: Found | CutOff | None, ticket: int, asked_at: float) -> Any:
+        """The answer to *ask* when Redis has answered *found*; what cannot be served from there is loaded."""
+        try:
+            value = opened(await self._stored(ask, found, ticket, asked_at), ask.rules)
         except (Overloaded, LoadTimeout) as error:
             if ask.rules.fallback is None:
                 raise
@@ -93,6 +113,17 @@ class Engine:
         if self._local.watch is not None:
             self._local.watch.given(value)
         return value
+
+    async def _stored(self, ask: Ask, found: Found | CutOff | None, ticket: int, asked_at: float) -> Stored:
+        if isinstance(found, CutOff):
+            stored = self.kept(ask.key, ask.rules)
+            if stored is not None and not ask.takes(stored):
+                stored = None
+        else:
+            stored = await self._usable(ask, found, ticket, asked_at)
+            if found is None and self._shares_looks:
+                self._count_cold(ask)
+        return await self.rebuilding.rebuild(ask, found) if stored is None else stored
 
     async def instead(self, rules: Rules, error: Exception) -> Any:
         """The caller's fallback for *error*; raises *error* if it has none."""
@@ -183,6 +214,18 @@ class Engine:
 
     async def _read_beside(self, ask: Ask) -> Any:
         """The value of *ask*: one caller of this process looks in Redis, and others wait for what it finds."""
+        try:
+            value = await self._joined(ask)
+        except (Overloaded, LoadTimeout) as error:
+            if ask.rules.fallback is None:
+                raise
+            return await self.instead(ask.rules, error)
+        if self._local.watch is not None:
+            self._local.watch.given(value)
+        return value
+
+    async def _joined(self, ask: Ask) -> Any:
+        """The value of *ask*, by a flight that is there, by a lease, or by a look."""
         flight, stored = self.flights.get(ask.key), None
         if flight is not None and flight.cold:
             stored = await self.rebuilding.rebuild(ask, None)
@@ -317,10 +360,12 @@ class Engine:
         stored: Stored | None
         # What `_usable` does with a fresh value that goes nowhere but to the caller, without a coroutine for each.
         at_once = not first.rules.l1 and first.rules.rebuild != "early" and self.audit is None
+        ages: list[float] = []
         for key, each in zip(keys, found, strict=True):
             if at_once and type(each) is Found and each.fresh_left > 0 and each.stored is not None:
                 stored = each.stored
-                self._events.hit(each.age, absence=stored.kind is not Kind.VALUE)
+                ages.append(each.age)
+                self._events.null_hits += stored.kind is not Kind.VALUE
             elif isinstance(each, CutOff):
                 stored = self.kept(key, first.rules)
             else:
@@ -329,6 +374,7 @@ class Engine:
                 missing[key] = each
             else:
                 there[key] = stored
+        self._events.hits(ages)
         return Survey(there, missing)
 
     async def found_of(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..delivery.outbox import Invalidation
+from ..delivery.parts import MOST_AT_ONCE, MOST_IN_A_LOOP, parts
 from ..errors import Unreachable
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from .here import Here
     from .reading import Engine
     from .shared import Shared
-
-MOST_AT_ONCE = 1000  # keys or changes in one round trip
-MOST_IN_A_LOOP = 250  # the same in an event loop, which stands still while they are packed
 
 T = TypeVar("T")
 
@@ -71,7 +68,7 @@ class Writes:
 
     async def apply(self, engine: Engine, latest: Latest, changes: Iterable[Any]) -> int:
         """Invalidate what *changes* say, which may be many; returns their number, each key counted once."""
-        for number, part in enumerate(_parts(changes, MOST_IN_A_LOOP)):
+        for number, part in enumerate(parts(changes, MOST_IN_A_LOOP)):
             if number:
                 await engine.runtime.sleep(0)
             latest.add(part)
@@ -144,11 +141,9 @@ class Writes:
             what: may be many: an event loop has its turn after each part.
             quietly: never raise.
         """
-        here = engine.runtime.here()
-        in_a_loop = here is None or here.loop is not None
-        parts = _parts(what, MOST_IN_A_LOOP if in_a_loop else MOST_AT_ONCE)
-        first = next(parts, None)
-        if first is None or await engine.runtime.through(self._say_all(engine.runtime, say, first, parts)):
+        left = parts(what, most_at_once(engine.runtime))
+        first = next(left, None)
+        if first is None or await engine.runtime.through(self._say_all(engine.runtime, say, first, left)):
             return
         if self._raises and not quietly:
             raise Unreachable("Redis cannot be reached: the invalidation is queued and delivered when it is back")
@@ -182,8 +177,8 @@ async def _around(forget: Callable[[], None], say: Callable[[], Awaitable[T]]) -
         forget()
 
 
-def _parts(what: Iterable[T], most: int) -> Iterator[list[T]]:
-    """*what* in lists of *most*, each made when it is asked for."""
-    left = iter(what)
-    while part := list(islice(left, most)):
-        yield part
+def most_at_once(runtime: Runtime) -> int:
+    """How many keys a caller in *runtime* sends in one round trip."""
+    here = runtime.here()
+    in_a_loop = here is None or here.loop is not None
+    return MOST_IN_A_LOOP if in_a_loop else MOST_AT_ONCE

@@ -132,8 +132,10 @@ class MemoryCommands:
     def _read(self, key: str, now: int) -> Record | None:
         if self.sorts and is_marker(key):
             return self._of_markers()._read(key, now)  # noqa: SLF001 - another of this class
-        state = self._opened(key, now)
-        if state is None:
+        state = self._there(key, now)
+        if state is None or not state.holds(
+            now
+        ):  # as in Redis, a read changes nothing: the version stays beside the value
             return None
         if key in self._states:
             self._states.move_to_end(key)
@@ -185,15 +187,22 @@ class MemoryCommands:
             if len(self._claimed) > self._most_claimed:
                 self._claimed.popitem(last=False)
 
+    def _there(self, key: str, now: int) -> State | None:
+        """What is under *key*, as it was left; None once all of it is over."""
+        state = self._states.get(key) or self._claimed.get(key)
+        if state is None or state.end() > now:
+            return state
+        self._delete(key)  # and with it the version of a value that nobody has seen ending
+        return None
+
     def _opened(self, key: str, now: int) -> State | None:
         """What is under *key* and not over."""
-        state = self._states.get(key) or self._claimed.get(key)
+        state = self._there(key, now)
         if state is None:
             return None
-        if state.end() > now:  # else the key is gone, and with it the version of a value that nobody has seen ending
-            state.open(now)
-            if state.end() > now:
-                return state
+        state.open(now)
+        if state.end() > now:
+            return state
         self._delete(key)
         return None
 
@@ -235,7 +244,7 @@ class MemoryCommands:
     def _scan(self, pattern: str, now: int) -> Reply:
         """All names that match *pattern*, at once."""
         matches = glob(pattern)
-        names = [name for name in [*self._states, *self._claimed] if matches(name) and self._opened(name, now)]
+        names = [name for name in [*self._states, *self._claimed] if matches(name) and self._there(name, now)]
         return [b"0", [name.encode("utf-8", "surrogatepass") for name in names]]
 
     def _mark(self, state: State, now: int, key: str, nonce: bytes, keep: int) -> Reply:  # noqa: ARG002 - as all are called

@@ -57,9 +57,13 @@ class State:
         self.beneath = _alive(self.beneath, now)
         for named in (self.writes, self.repeated, self.floors):
             _open_each(named, now)
-        if self.value is None or self.dead <= now or self.fresh - now > min(self.span, LONGEST_MS):
+        if not self.holds(now):
             self.let_go(now)
             self.latest = None
+
+    def holds(self, now: int) -> bool:
+        """Whether there is a value that is not over, nor written by a clock that is far ahead."""
+        return self.value is not None and self.dead > now and self.fresh - now <= min(self.span, LONGEST_MS)
 
     def raw(self) -> Record | None:
         """What READ gets."""

@@ -21,7 +21,6 @@ def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
     except StopIteration as stop:
         value: T = stop.value
         return value
-    finally:
-        coroutine.close()
+    coroutine.close()
     msg = f"{coroutine!r} suspended under a blocking runtime"
     raise RuntimeError(msg)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..codec import Codec
+from ..codec.form import UNREADABLE
 from ..delivery.gate import Gate, is_foreign
 from ..errors import CodecError, Refused
 from ..events import Events
@@ -15,7 +16,7 @@ from ..protocol.entry import Found, Stored, Usable
 from ..protocol.envelope import Kind
 from ..protocol.names import Scope
 from .markers import Markers
-from .packing import UNREADABLE, Packing
+from .packing import Packing
 
 
 class Opening:

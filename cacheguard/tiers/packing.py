@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha1
 from typing import Any, Protocol
 
@@ -11,13 +12,10 @@ from ..ports import Reply
 from ..protocol.entry import Found, Stored
 from ..protocol.envelope import Envelope, Kind, Sealer
 from ..protocol.exceptions import packed, unpacked
-from ..protocol.plain import Around, plain
+from ..protocol.plain import Around, plain_ones
 from .copies import Copier, Master, master_of
 from .local import OVERHEAD, OVERHEAD_OF_TAG
 from .weighing import weigh
-
-UNREADABLE = (CodecError, TypeError, ValueError, OverflowError)
-"""What is raised for bytes that cannot be read here."""
 
 
 class Packing(Protocol):
@@ -39,8 +37,8 @@ class Packing(Protocol):
         """What the beginning of something stored says, unverified; `CodecError` if it says too little."""
         ...
 
-    def plain(self, raw: Reply, beside: Around, codec: Codec | None) -> Found | None:
-        """The plain hit that *raw* is (`protocol.plain`); None if it is none, or has to be looked at closely."""
+    def plain_ones(self, raws: Sequence[Reply], beside: Around, codec: Codec | None) -> list[Found | None]:
+        """The plain hits among *raws* (`protocol.plain`), each in its place; None where a closer look is needed."""
         ...
 
     def stamp(self, envelope: Any) -> Any:
@@ -103,20 +101,11 @@ class SealedPacking:
         opened = self._sealer.glance(head)
         return Stored(opened.kind, None, opened.ttl, opened.load_time, opened.tags, opened.nonces)
 
-    def plain(self, raw: Reply, beside: Around, codec: Codec | None) -> Found | None:
-        """The plain hit that *raw* is; whatever else it is, is for `unpack`."""
-        hit = plain(raw, beside, self._most)
-        if hit is None:
-            return None
-        schema, payload, ttl, load_time, nonces, fresh_left, age, dead_left = hit
-        reader = codec or self._registry.by_schema(schema)
-        if reader is None or reader.schema != schema:
-            return None
-        try:
-            value = reader.decode(payload)
-        except UNREADABLE:
-            return None  # `Opening.entry` finds the same, and counts it
-        return Found(Stored(Kind.VALUE, value, ttl, load_time, (), nonces), fresh_left, "", age, dead_left)
+    def plain_ones(self, raws: Sequence[Reply], beside: Around, codec: Codec | None) -> list[Found | None]:
+        """The plain hits among *raws*; whatever else there is, is for `unpack`."""
+        if self._most < 0:
+            return [None] * len(raws)
+        return plain_ones(raws, beside, self._most, codec, self._registry.by_schema)
 
     def stamp(self, envelope: Any) -> str:
         """What LEASE knows these bytes by; no secret."""
@@ -169,9 +158,14 @@ class ObjectPacking:
         """*head* itself: an object has no beginning."""
         return self.outline(key, head)
 
-    def plain(self, raw: Reply, beside: Around, codec: Codec | None) -> Found | None:  # noqa: ARG002 - likewise
-        """None: there is nothing to decode."""
-        return None
+    def plain_ones(
+        self,
+        raws: Sequence[Reply],
+        beside: Around,  # noqa: ARG002 - likewise
+        codec: Codec | None,  # noqa: ARG002 - likewise
+    ) -> list[Found | None]:
+        """None of *raws*: there is nothing to decode."""
+        return [None] * len(raws)
 
     def stamp(self, envelope: Any) -> Any:
         """*envelope* itself: it cannot be another one while somebody holds it."""

@@ -11,11 +11,25 @@ from typing import Any
 from ..codec import Codec
 from ..delivery.gate import Gate, is_foreign
 from ..delivery.outbox import Invalidation
+from ..delivery.parts import MOST_AT_ONCE, parts
 from ..errors import CodecError, Refused, Unreachable
 from ..events import Events
 from ..ports import Call, Reply
 from ..protocol import calls
-from ..protocol.entry import Bypass, CutOff, Failed, Fill, Filled, Found, Granted, LeaseOutcome, Stored, Usable, Wait
+from ..protocol.entry import (
+    CUT_OFF,
+    Bypass,
+    CutOff,
+    Failed,
+    Fill,
+    Filled,
+    Found,
+    Granted,
+    LeaseOutcome,
+    Stored,
+    Usable,
+    Wait,
+)
 from ..protocol.names import Scope, epochs_of
 from ..protocol.plain import around
 from .by_hand import ByHand
@@ -89,7 +103,7 @@ class Remote:
         if usable is None and not tags:
             raws, time = replies
             beside = around(raws[1:], time)
-            hit = None if beside is None else self._packing.plain(raws[0], beside, codec)
+            hit = None if beside is None else self._packing.plain_ones(raws[:1], beside, codec)[0]
             if hit is not None and not self.gate.bus.is_dirty(key, markers):
                 return hit
         return await self._judged(replies, key, codec, scope, tags, markers=markers, usable=usable)
@@ -161,11 +175,16 @@ class Remote:
         *,
         near: bool = False,
     ) -> Sequence[Found | CutOff | None]:
-        """The entries of *keys*, in one round trip; one more for tags that could not be known.
+        """The entries of *keys*, in one round trip for each `MOST_AT_ONCE`; one more for tags that were not known.
 
         From replicas, as in `read`: those that are not found there cost one more.
         """
         tags = tags or [()] * len(keys)
+        if len(keys) > MOST_AT_ONCE:
+            every: list[Found | CutOff | None] = []
+            for some, of_some in zip(parts(keys), parts(tags), strict=True):
+                every += await self.read_many(some, codec, scope, of_some, near=near)
+            return every
         if not near or self.gate.replicas is None:
             return await self._read_each(keys, codec, scope, tags)
         markers = tuple(dict.fromkeys(marker for each in tags for marker in scope.markers(each)))
@@ -206,8 +225,7 @@ class Remote:
         beside = around(raws[count:], time) if markers == scope.epochs else None
         if beside is None or self.gate.bus.has_dirty:
             return [None] * count
-        plain = self._packing.plain
-        return [None if raw is None else plain(raw, beside, codec) for raw in raws[:count]]
+        return self._packing.plain_ones(raws[:count], beside, codec)
 
     async def _judge_each(
         self,
@@ -273,7 +291,16 @@ class Remote:
         unusable: Mapping[str, Any],
         keep_ms: int,
     ) -> Mapping[str, LeaseOutcome | CutOff]:
-        """Leases for several keys, in one round trip."""
+        """Leases for several keys, in one round trip for each `MOST_AT_ONCE` of them."""
+        if len(tokens) > MOST_AT_ONCE:
+            outcomes: dict[str, LeaseOutcome | CutOff] = {}
+            for some in parts(tokens):
+                own = {key: tokens[key] for key in some}
+                try:
+                    outcomes |= await self.lease_many(own, codec, scope, tags, unusable=unusable, keep_ms=keep_ms)
+                except Unreachable:  # the others are held, and known to be
+                    outcomes |= dict.fromkeys(some, CUT_OFF)
+            return outcomes
         markers = tuple(dict.fromkeys(m for key in tokens for m in self.markers.of(key, scope, tags.get(key, ()))))
         leases = [calls.lease(key, token=token, unusable=unusable.get(key, "")) for key, token in tokens.items()]
         replies = await self._send_leases(tokens, *leases, *self.markers.marks(markers, keep_ms))
@@ -332,11 +359,13 @@ class Remote:
         return self._packing.pack(key, stored, codec)
 
     async def fill_many(self, fills: Sequence[Fill]) -> list[Filled]:
-        """Several fills in one round trip.
+        """Several fills, in one round trip for each `MOST_AT_ONCE` of them.
 
         The markers are asked once more, behind the fills: nobody who comes to the flight now may get what was loaded
         before an invalidation of its tags, and only this tells.
         """
+        if len(fills) > MOST_AT_ONCE:
+            return [each for some in parts(fills) for each in await self._fill_part(some)]
         markers = tuple(dict.fromkeys(marker for fill in fills for marker in fill.markers))
         call = partial(calls.fill, channel=self.gate.bus.channel)
         replies = await self.gate.send(*map(call, fills), *calls.nonces(markers))
@@ -350,6 +379,15 @@ class Remote:
             stands = filled is Filled.OLD or tuple(seen[marker] for marker in fill.markers) == fill.nonces
             outcomes.append(filled if stands else Filled.REFUSED)
         return outcomes
+
+    async def _fill_part(self, fills: Sequence[Fill]) -> list[Filled]:
+        """Some of the fills of a batch; `Filled.FAILED` if these were not taken, for the others may have been."""
+        try:
+            return await self.fill_many(fills)
+        except Unreachable as error:
+            if isinstance(error, Refused):  # a full server: nobody shall wait for leases that nothing comes of
+                await self.release({fill.key: fill.token for fill in fills})
+            return [Filled.FAILED] * len(fills)
 
     async def release(
         self,

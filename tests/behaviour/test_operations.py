@@ -541,6 +541,34 @@ async def test_a_reader_after_an_invalidation_joins_no_older_load(either: Door) 
     assert await either.get("k") == "new"
 
 
+async def test_every_hit_in_redis_is_counted_with_its_age(open_door: OpenDoor, redis_url: str) -> None:
+    door = open_door(CacheGuard(redis_url, policy=Policy(l1=False)))
+    row = of(door, Loader())
+    names = [f"row:{number}" for number in range(3)]
+    await row.many([0, 1, 2])
+    assert door.guard.stats().l2_hits == 0
+
+    async def hits(verb: str, *args: Any, **options: Any) -> int:
+        before = door.guard.stats()
+        await getattr(row if verb in {"many", "__call__"} else door, verb)(*args, **options)
+        after = door.guard.stats()
+        found = after.l2_hits - before.l2_hits
+        assert sum(count for _, count in after.age_at_serve) - sum(count for _, count in before.age_at_serve) == found
+        return found
+
+    assert await hits("__call__", 1) == 1
+    assert await hits("many", [0, 1, 2]) == 3
+    assert await hits("get", names[0]) == 1
+    assert await hits("get_many", names) == 3
+    assert await hits("get_or_set", names[0], Loader()) == 1
+    assert await hits("get_or_set_many", names, dict.fromkeys) == 3
+    await door.set("absent", None)
+    nulls = door.guard.stats().null_hits
+    assert await hits("get_many", ["absent", *names]) == 4
+    assert await hits("get_or_set_many", ["absent"], dict.fromkeys) == 1
+    assert door.guard.stats().null_hits - nulls == 2
+
+
 async def test_stats_count_what_happened(door: Door) -> None:
     loader = Loader()
     row = of(door, loader)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import pickle
 import subprocess
 import sys
@@ -15,9 +16,12 @@ import redis
 import redis.asyncio
 
 from cacheguard import CacheGuard, Policy
+from cacheguard.delivery.gate import Gate
+from cacheguard.delivery.parts import MOST_AT_ONCE, MOST_IN_A_LOOP
 from cacheguard.errors import CacheGuardError, ConfigurationError
+from cacheguard.ports import Call, Reply
 from tests.conftest import OpenDoor
-from tests.support.doors import Cached, Door
+from tests.support.doors import BlockingDoor, Cached, Door
 from tests.support.faults import FaultProxy
 from tests.support.loader import Loader
 
@@ -69,6 +73,39 @@ async def test_round_trips(watched: Door, proxy: FaultProxy) -> None:
     assert await trips("touch", "row:10") == 3
     assert await trips("inspect", "row:11") == 0
     assert await trips("inspect", "row:10") == 1
+
+
+async def test_what_is_too_much_for_one_round_trip_goes_in_parts(
+    open_door: OpenDoor, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = open_door(CacheGuard(redis_url, operation_timeout=10))
+    names = [f"row:{number}" for number in range(2 * MOST_AT_ONCE + 1)]
+    wanted = {name: f"value of {name}" for name in names}
+    asked: list[list[str]] = []
+    trips = 0
+    send = Gate.send
+
+    async def counted(gate: Gate, *calls: Call, reading: bool = True) -> list[Reply]:
+        nonlocal trips
+        trips += 1
+        return await send(gate, *calls, reading=reading)
+
+    async def took(verb: str, *args: Any) -> tuple[int, Any]:
+        before = trips
+        answer = await getattr(door, verb)(*args, l1=False)
+        return trips - before, answer
+
+    def load(some: list[str]) -> dict[str, str]:
+        asked.append(some)
+        return {name: wanted[name] for name in some}
+
+    monkeypatch.setattr(Gate, "send", counted)
+    assert await took("get_or_set_many", names, load) == (9, wanted)  # read, lease, fill
+    assert asked == [names], "one loader call has all of them"
+    assert await took("get_or_set_many", names, load) == (3, wanted)
+    most = MOST_AT_ONCE if isinstance(door, BlockingDoor) else MOST_IN_A_LOOP
+    assert await took("set_many", dict.fromkeys(names, 1)) == (math.ceil(len(names) / most), None)
+    assert await took("get_or_set_many", names, load) == (3, dict.fromkeys(names, 1))
 
 
 THOUSAND = [f"row:{number}" for number in range(1_000)]

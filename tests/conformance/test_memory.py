@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from copy import deepcopy
 from hashlib import sha1
 from typing import Any
 
@@ -147,12 +148,19 @@ class Memory(MemoryCommands):
     def is_stamp(self, stamp: Any, value: Any) -> bool:
         return bool(stamp == sha1(value).hexdigest())
 
+    def age(self, ms: int) -> None:
+        """Time passes; first, what is over is let go of, as the script does that ages what a server has."""
+        self._opened(KEY, self.ms)
+        self.ms += ms
+
     def state(self) -> dict[str, Any]:
         """What is left, deadlines as the time to go."""
-        state = self._opened(KEY, self.ms)
-        if state is None:
+        there = self._there(KEY, self.ms)
+        if there is None:
             return {"pttl": -2}
-        left: dict[str, Any] = {"pttl": state.end() - self.ms}
+        left: dict[str, Any] = {"pttl": there.end() - self.ms}
+        state = deepcopy(there)  # as the script that tells the server's saves nothing
+        state.open(self.ms)
         named = {"l": state.lease, "q": state.quarantine, "f": state.floor, "x": state.failure, "t": state.beneath}
         left |= {name: self._told(claim) for name, claim in named.items() if claim is not None}
         floors = {under.decode(): claim for under, claim in state.floors.items()}
@@ -329,6 +337,18 @@ def store(fresh: int, stale: int) -> ScriptCall:
 @example(program=[lease("one"), 11 * STEP, 11 * STEP, 11 * STEP, ("MGET", KEY)])
 @example(program=[lease("one"), lease("two"), fill("one"), ("MGET", KEY)])
 @example(program=[lease("one"), STORE(KEY)(b"v", 100_000, 0, "001", b"", *BUS), 77_000, 77_000, lease("one")])
+@example(program=[lease("one"), STORE(KEY)(b"v", 100_000, 0, "001", b"", *BUS), 77_000, 77_000, ("MGET", KEY)])
+@example(
+    program=[
+        lease("one"),
+        fill("one", 100_000, 0, "001"),
+        STORE(KEY)(b"v", 100_000, 0, "001", b"", *BUS),
+        154_000,
+        ("MGET", KEY),
+        11_000,
+        lease("one"),
+    ]
+)
 @example(
     program=[
         invalidate(begin="a"),
@@ -360,7 +380,7 @@ def run(server: Server, program: Program) -> None:
     memory = Memory()
     for call in program:
         if isinstance(call, int):
-            memory.ms += call
+            memory.age(call)
             server.age(call)
             continue
         ours, theirs = timeless(call, run_now(memory.send(call))[0]), timeless(call, server.run(call))

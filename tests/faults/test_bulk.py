@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import anyio
 import pytest
 
 from benchmarks.gate.counting import Calls
@@ -13,10 +14,13 @@ from cacheguard import CacheGuard
 from cacheguard.delivery.bus import Bus
 from cacheguard.delivery.gate import Gate
 from cacheguard.delivery.outbox import Invalidation, Outbox
+from cacheguard.delivery.parts import MOST_AT_ONCE
 from cacheguard.errors import Refused, Unreachable
 from cacheguard.events import Events
-from cacheguard.ports import Call, Commands, PartlyUnreachable, Reply
+from cacheguard.ports import Call, Commands, PartlyUnreachable, Reply, Script, ScriptCall
+from cacheguard.protocol.calls import FILL, LEASE
 from cacheguard.runtime import run_now
+from tests.conftest import OpenDoor
 
 FEW, MANY = 250, 1500
 AS_MANY = MANY / FEW
@@ -135,3 +139,41 @@ def test_an_event_loop_has_its_turn_however_many_there_are(verb: str) -> None:
     with CacheGuard("redis://127.0.0.1:1/0") as guard:  # nobody listens there
         few, many = (most_steps_at_once(guard, number, verb) for number in (1000, 4000))
     assert many <= 2 * few  # four times as many keys
+
+
+# Batches that are sent in parts
+
+PART_LOST = {
+    "does not answer": Unreachable("away"),
+    "takes no more": Refused("OOM command not allowed"),
+}
+
+
+@pytest.mark.parametrize("lost", PART_LOST)
+@pytest.mark.parametrize("script", [LEASE, FILL], ids=["lease", "fill"])
+async def test_a_part_of_a_batch_that_is_lost_takes_no_other_with_it(
+    open_door: OpenDoor, redis_url: str, monkeypatch: pytest.MonkeyPatch, script: Script, lost: str
+) -> None:
+    door, count, parts = open_door(CacheGuard(redis_url, operation_timeout=10)), 2 * MOST_AT_ONCE + 1, 0
+    names = [f"row:{number}" for number in range(count)]
+    send = Gate.send
+
+    async def losing(gate: Gate, *calls: Call, reading: bool = True) -> list[Reply]:
+        nonlocal parts
+        if isinstance(calls[0], ScriptCall) and calls[0].script is script:
+            parts += 1
+            if parts == 2:
+                raise PART_LOST[lost]
+        return await send(gate, *calls, reading=reading)
+
+    monkeypatch.setattr(Gate, "send", losing)
+    assert await door.get_or_set_many(names, dict.fromkeys, l1=False) == dict.fromkeys(names)
+    assert parts == 3
+    monkeypatch.undo()
+    there = await door.get_many(names)
+    ours = set(names[MOST_AT_ONCE : 2 * MOST_AT_ONCE])
+    assert set(names) - set(there) == ours
+    with anyio.fail_after(5):  # nobody waits for a lease of whom nobody knows
+        assert await door.get_or_set_many(names, lambda some: dict.fromkeys(some, 2), l1=False) == {
+            name: 2 if name in ours else None for name in names
+        }

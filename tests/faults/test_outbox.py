@@ -156,6 +156,9 @@ async def test_where_redis_takes_no_writes_all_processes_go_past_what_was_invali
     await door.invalidate("row")
     await door.invalidate_tags("red")
     until(lambda: tier(other) != "l1" and tier(other, "tagged") != "l1", 1.0)
+    assert (other.get("row"), other.get("tagged")) == (None, None)
+    assert other.get_many(["row", "innocent"]) == {"innocent": "same"}
+    assert other.get_many(["row", "tagged", "innocent"]) == {"innocent": "same"}
     loads: list[int] = []
 
     def load() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from cacheguard.errors import CodecError, Refused
 from cacheguard.protocol import calls
+from cacheguard.protocol.entry import Found, Stored
 from cacheguard.protocol.envelope import Envelope, Kind, Sealer
 from cacheguard.protocol.layout import HEADER, LAYOUT, VALUE
-from cacheguard.protocol.plain import Plain, around, plain
+from cacheguard.protocol.plain import around, plain_ones
 
 NOW = 1_700_000_000_000
 TIME = [b"1700000000", b"000000"]
@@ -47,12 +48,28 @@ def marker(nonce: bytes) -> bytes:
     return stored(nonce + bytes(8), 0, 0, NOW + 1, 0)
 
 
-def plainly(raws: list[Any], time: Any = TIME, most: int = MOST) -> Plain | None:
+@dataclass
+class Verbatim:
+    """Every payload is what it is, with its schema beside it."""
+
+    schema: bytes
+
+    def encode(self, value: Any) -> bytes:
+        return bytes(value[1])
+
+    def decode(self, payload: bytes | memoryview) -> Any:
+        if payload == b"unreadable":
+            raise CodecError("it is not readable")
+        return self.schema, bytes(payload)
+
+
+def plainly(raws: list[Any], time: Any = TIME, most: int = MOST) -> Found | None:
+    """The plain hit that is first of *raws*, beside the markers that are the rest."""
     beside = around(raws[1:], time)
-    return None if beside is None else plain(raws[0], beside, most)
+    return None if beside is None else plain_ones(raws[:1], beside, most, None, Verbatim)[0]
 
 
-def by_the_long_way(raws: list[Any]) -> Plain | None:
+def by_the_long_way(raws: list[Any]) -> Found | None:
     """What `layout` and `envelope` say, of what a plain hit may be."""
     held = calls.held(raws[0], NOW)
     if held is None or held.fresh_left is None or held.fresh_left <= 0:
@@ -63,8 +80,9 @@ def by_the_long_way(raws: list[Any]) -> Plain | None:
         return None
     if opened.kind is not Kind.VALUE or opened.tags or opened.nonces != tuple(map(calls.nonce, raws[1:])):
         return None
-    lives = held.fresh_left, held.age, held.dead_left
-    return Plain(opened.schema, opened.payload, opened.ttl, opened.load_time, opened.nonces, *lives)
+    value = opened.schema, opened.payload
+    stored = Stored(Kind.VALUE, value, opened.ttl, opened.load_time, (), opened.nonces)
+    return Found(stored, held.fresh_left, "", held.age, held.dead_left)
 
 
 @given(envelope=envelopes, fresh=moments, span=moments, dead=moments, claims=st.binary(max_size=20), data=st.data())
@@ -160,3 +178,29 @@ def test_the_times_of_several_servers_are_not_plain() -> None:
 
 def test_no_beginning_of_one_is_plain() -> None:
     assert all(plainly([RAW[:size], *AROUND]) is None for size in range(len(RAW)))
+
+
+def other(schema: bytes, payload: bytes = b"payload") -> bytes:
+    return sealed(schema=schema, payload=payload)
+
+
+def test_each_of_a_batch_is_what_it_is_alone() -> None:
+    raws = [RAW, None, other(b"schema 9"), RAW, *(raws[0] for raws in NOT_PLAIN.values()), other(b"schema 9"), RAW]
+    beside = around(AROUND, TIME)
+    assert beside is not None
+    together = plain_ones(raws, beside, MOST, None, Verbatim)
+    assert together == [plain_ones([raw], beside, MOST, None, Verbatim)[0] for raw in raws]
+    assert [each.stored.value[0] for each in together if each and each.stored][:3] == [
+        b"schema 8",
+        b"schema 9",
+        b"schema 8",
+    ]
+
+
+def test_who_has_a_codec_reads_only_its_schema() -> None:
+    beside = around(AROUND, TIME)
+    assert beside is not None
+    raws = [other(b"schema 9"), RAW, other(b"schema 9", b"unreadable")]
+    found = plain_ones(raws, beside, MOST, Verbatim(b"schema 9"), Verbatim)
+    assert [each is not None for each in found] == [True, False, False]
+    assert plain_ones(raws, beside, MOST, None, lambda _: None) == [None] * 3

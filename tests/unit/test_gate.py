@@ -168,3 +168,50 @@ def test_a_lease_that_may_have_been_granted_is_given_back_when_its_server_is_bac
     apart.asked.clear()
     apart.read(apart.loader("new"))
     assert apart.asked[:1] == [KEY]
+
+
+@pytest.mark.parametrize("keys", [[KEY], [KEY, ELSEWHERE]], ids=["the short way", "the usual way"])
+def test_an_answer_is_not_used_if_another_thread_meets_another_server_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, keys: list[str]
+) -> None:
+    desk = Desk(options={"l1": False})
+    answer, said = desk.server.answer, []
+
+    def listens(call: Call) -> Reply:
+        said.append(answer(call))
+        return said[-1]
+
+    def is_another(call: Call) -> Reply:
+        if not said:
+            return answer(call)
+        if (
+            len(said) == before
+        ):  # here the other thread, to which the new server has spoken first, queues what it may lack
+            desk.process.outbox.replay()
+        return said.pop(0)
+
+    assert read_all(desk, keys, "old") == ["old"] * len(keys)
+    monkeypatch.setattr(desk.server, "answer", listens)
+    assert read_all(desk, keys, "new") == ["old"] * len(keys)
+    before = len(said)
+    monkeypatch.setattr(desk.server, "answer", answer)
+    desk.run(desk.engine.changes.invalidate([Invalidation(key) for key in keys]))
+    monkeypatch.setattr(desk.server, "answer", is_another)
+    assert read_all(desk, keys, "new") == ["new"] * len(keys)
+    assert not said
+
+
+def read_all(desk: Desk, keys: list[str], value: str) -> list[str]:
+    """What *keys* have; who has nothing loads *value*."""
+    if len(keys) == 1:
+        return [desk.read(desk.loader(value), keys[0])]
+    return list(desk.run(desk.batch(desk.loader(dict.fromkeys(keys, value)), *keys)).values())
+
+
+def test_the_first_answer_after_an_outage_says_that_redis_is_back() -> None:
+    desk = Desk(options={"l1": False})
+    desk.read(desk.loader("old"))
+    desk.events.redis_failed(Unreachable("away"))
+    assert not desk.events.l2_up
+    assert desk.read(desk.loader("new")) == "old"
+    assert desk.events.l2_up
