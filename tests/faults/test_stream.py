@@ -182,6 +182,22 @@ async def test_what_no_link_answers_is_not_asked_for_ever() -> None:
         assert await asking.read("k") == b"k"
 
 
+async def test_a_link_that_answers_something_before_it_breaks_is_no_reason_to_ask_a_third_time() -> None:
+    asked = 0
+
+    def answer(command: list[bytes]) -> bytes | None:
+        nonlocal asked
+        asked += command[0] == b"MGET"
+        return None if asked in {3, 5} and command[0] == b"MGET" else value_of(command)
+
+    async with counter(answer) as server, Asking(server.port) as asking:
+        await asking.read("first")
+        outcomes = await asyncio.gather(*map(asking.read, "abcd"), return_exceptions=True)
+        assert outcomes[:2] == [b"a", b"b"]
+        assert [type(each) for each in outcomes[2:]] == [Unreachable, Unreachable]
+        assert server.connections == 2
+
+
 async def test_an_idle_link_that_was_cut_is_replaced() -> None:
     async with counter() as server, Asking(server.port) as asking:
         for _ in range(3):

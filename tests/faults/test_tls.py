@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import gc
 import logging
+import selectors
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -82,17 +82,21 @@ async def assert_served(open_door: OpenDoor, url: str) -> CacheGuard:
     return door.guard
 
 
-def test_a_loop_that_ends_waits_for_no_goodbye_and_leaves_no_socket(server: TlsServer) -> None:
-    async def use() -> None:
-        with FaultProxy(server.port) as proxy:
-            url = server.tls_url().replace(f":{server.port}", f":{proxy.port}")
-            guard = CacheGuard(url, operation_timeout=PATIENCE)
-            assert await guard.aget_or_set("k", lambda: 1) == 1
-            proxy.inject(Fault.BLACKHOLE)  # nobody answers a goodbye, which TLS waits for
-            await guard.aclose()
+def test_a_closed_guard_waits_for_no_goodbye_and_leaves_no_socket(server: TlsServer) -> None:
+    selector = selectors.DefaultSelector()
 
-    asyncio.run(use())
-    gc.collect()  # an open socket warns, which is an error here
+    async def use(proxy: FaultProxy) -> None:
+        before = len(selector.get_map())
+        guard = CacheGuard(server.tls_url().replace(f":{server.port}", f":{proxy.port}"), operation_timeout=PATIENCE)
+        assert await guard.aget_or_set("k", lambda: 1) == 1
+        assert len(selector.get_map()) > before
+        proxy.inject(Fault.BLACKHOLE)  # nobody answers a goodbye, which TLS waits for
+        await guard.aclose()
+        assert len(selector.get_map()) == before
+
+    loop = asyncio.SelectorEventLoop(selector)
+    with FaultProxy(server.port) as proxy, asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(use(proxy))
 
 
 async def test_a_server_is_reached_over_tls(open_door: OpenDoor, server: TlsServer) -> None:
