@@ -116,8 +116,8 @@ def a_gap_is_slept_through(patch: pytest.MonkeyPatch) -> None:
 
 def what_was_asked_before_a_gap_is_kept_after_it(patch: pytest.MonkeyPatch) -> None:
     def forget(self: Local) -> None:
-        for entry in list(self._index.values()):
-            self._drop(entry.key)
+        for key, _ in self.pairs():
+            self._drop(key)
 
     patch.setattr(Local, "pause", forget)
     patch.setattr(Local, "drop_shared", forget)
