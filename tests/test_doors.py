@@ -18,6 +18,7 @@ WITHOUT_TWIN = {
         "bloom",
         "cached",
         "disabled",
+        "hot",
         "invalidates",
         "load_alone_when",
         "namespace",

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -299,6 +299,9 @@ ANY_FLEET = st.sampled_from(list(FLEETS))
 
 @pytest.mark.usefixtures("fold_often")
 @given(seed=SEEDS, fleet=ANY_FLEET)
+@example(
+    seed=6_469_693_230, fleet="one has no secret"
+)  # the log of a signed filter was cut before its rows were committed
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_schedule_hides_a_row_that_was_added(client: redis.Redis, seed: int, fleet: str) -> None:
     assert not run_schedule(World(client, random.Random(seed)), [], fleet=FLEETS[fleet]).hidden

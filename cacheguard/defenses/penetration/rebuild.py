@@ -109,6 +109,8 @@ class Rebuild:
         self._note_old(text_of(server), text_of(epoch), text_of(layers), whole=seq == kept, kept=kept)
         old = [text_of(part) for part in rest]
         pause = (wait + 1) / 1000 if wait else 0.0
+        if is_signed(text_of(layers)):  # nobody has told Redis what its log has let go of: as if that were all
+            pause = max(pause, begin.lag_ms / 1000, self._lease / 1000)
         return pause, [old[start : start + 2] for start in range(0, len(old), 2)]
 
     def _missing(self) -> tuple[str | int, ...]:
