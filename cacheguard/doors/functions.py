@@ -277,12 +277,13 @@ class Function:
 
     def ask(self, values: tuple[Any, ...]) -> Ask:
         """Return the request to the engine for a call with *values*."""
+        # What most functions have none of is not called: this is on the way of every hit in Redis.
         return Ask(
             self.redis_key(values),
             self.rules,
-            self.codec_of(values),
+            self.codec if self._by_class is None else self.codec_of(values),
             lambda: self.call(values),
-            self.tags(values),
+            self.tags(values) if self._tags else (),
             self.scope,
             self.version,
             template=self._template,
@@ -300,13 +301,14 @@ class Function:
             if rejected:
                 return self.nothing(values)
         ask = self.ask(values)
-        answer = self.from_l1(ask, values)
+        answer = self.from_l1(ask, values) if self.rules.l1 else None
         if answer is not None:
             if self.hub.auditor is not None:
                 run_now(self.hub.auditor.consider(self.hub.blocking(l2=self.rules.l2), ask, answer()))
             return answer()
         value = run_now(self.hub.blocking(l2=self.rules.l2).read(ask))
-        self.bind(ask.key, values)
+        if self._shelf is not None:
+            self.bind(ask.key, values)
         return value
 
     async def aread(self, values: tuple[Any, ...]) -> Any:
@@ -319,13 +321,14 @@ class Function:
             if rejected:
                 return self.nothing(values)
         ask = self.ask(values)
-        answer = self.from_l1(ask, values)
+        answer = self.from_l1(ask, values) if self.rules.l1 else None
         if answer is not None:
             if self.hub.auditor is not None:
                 await self.hub.auditor.consider(self.hub.running(l2=self.rules.l2), ask, answer())
             return answer()
         value = await self.hub.running(l2=self.rules.l2).read(ask)
-        self.bind(ask.key, values)
+        if self._shelf is not None:
+            self.bind(ask.key, values)
         return value
 
     def rejected(self, values: tuple[Any, ...]) -> bool | None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..codec.form import UNREADABLE, Codec
 from ..ports import Reply
@@ -45,9 +45,9 @@ class Around(NamedTuple):
     marks: bytes
 
 
-def around(markers: Sequence[Reply], time: Reply) -> Around | None:
+def around(markers: Sequence[Reply], time: Any) -> Around | None:
     """What the replies for the *markers* of the namespaces and to ``TIME`` say; None if that is not plain."""
-    if type(time) is not list:
+    if time.__class__ is not list:
         return None
     try:
         said = _said(tuple(markers))

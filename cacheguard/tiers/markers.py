@@ -51,7 +51,9 @@ class Markers:
     def of(self, key: str, scope: Scope, tags: tuple[str, ...]) -> tuple[str, ...]:
         """The markers to ask for: those that are known to matter, and those that mattered last time."""
         hints = self._hints.get(key) if self._hints else None
-        return scope.markers(tags) if hints is None else scope.markers(tuple(dict.fromkeys((*tags, *hints))))
+        if hints is None:
+            return scope.markers(tags) if tags else scope.epochs
+        return scope.markers(tuple(dict.fromkeys((*tags, *hints))))
 
     @property
     def has_hints(self) -> bool:
