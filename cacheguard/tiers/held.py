@@ -167,10 +167,11 @@ class Shelving:
 
         Its ends are earlier than those given by at most a 256th of what is left, *born* by a 256th of its TTL.
         """
+        make: type[Holder | Leaf] = self._kind
         if self._keyed:
-            self._kind = Keyed
+            make = Keyed
         elif value is not None:  # an absence has the class of the values around it: a wrapper knows one class at a time
-            self._kind = Leaf if type(value) in LEAVES else Holder
+            make = self._kind = Leaf if type(value) in LEAVES else Holder
         left = fresh_until - now
         if 0.0 < left < math.inf:
             # Powers of two, so that multiples of them are exact.
@@ -205,4 +206,4 @@ class Shelving:
                 dead_from = fresh_until
             common = Common(kept_until, fresh_until, dead_from, born, int(kind), shared, tags, marks)
             self._commons[place] = common
-        return self._kind(value, common.kept_until, common)
+        return make(value, common.kept_until, common)
