@@ -397,3 +397,14 @@ def test_every_fault_has_a_treatment_and_errors_of_other_libraries_are_no_fault_
     assert fault_of(ConnectionResetError(104, "reset by peer")) is Fault.LOST
     assert TREATMENTS[Fault.POOL].first is Remedy.BYPASS
     assert not TREATMENTS[Fault.POOL].counts
+
+
+def test_threads_leave_a_server_that_is_a_master_no_more(redis_url: str) -> None:
+    with CacheGuard(redis_url) as guard:
+        nodes: Any = guard._hub._nodes  # noqa: SLF001 - below every defence
+        commands = nodes.blocking()[""]
+        connections = [run_now(commands.send(("CLIENT", "ID"))) for _ in range(2)]
+        (refused,) = run_now(commands.send_each(("EVAL", "return redis.error_reply('READONLY planted')", "0")))
+        assert refused.fault is Fault.READONLY
+        connections.append(run_now(commands.send(("CLIENT", "ID"))))
+    assert connections[0] == connections[1] != connections[2]
