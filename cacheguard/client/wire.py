@@ -32,7 +32,7 @@ _TRANSPORTS = frozenset({
 })  # fmt: skip
 
 
-def exchange(connection: Any, payload: bytes, count: int) -> list[Reply] | None:
+def exchange(connection: Any, payload: bytes, count: int) -> list[Reply] | None:  # noqa: C901 - one loop, on the way of every hit
     """Send *payload*, read *count* replies within the connection's timeout; None where the client has to do it.
 
     Raises what the client raises: ``TimeoutError`` and ``ConnectionError`` of redis-py. The connection is of no use
@@ -44,8 +44,10 @@ def exchange(connection: Any, payload: bytes, count: int) -> list[Reply] | None:
     if known is None or type(sock) is not Deadline or type(parser) is not known.parser:
         return None
     reader, push = parser._reader, parser._hiredis_PushNotificationType  # noqa: SLF001 - see redispy.PRIVATE
-    if reader is None or reader.has_data():
-        return None  # something came unasked
+    if reader is None:
+        return None
+    if reader.has_data():
+        _take_pushes(parser, known)
     buffer, gets, nothing = parser._buffer, reader.gets, known.nothing  # noqa: SLF001 - likewise
     replies: list[Reply] = []
     sock.begin()
@@ -62,6 +64,8 @@ def exchange(connection: Any, payload: bytes, count: int) -> list[Reply] | None:
                     continue
                 replies.append(_refusal(reply, known) if isinstance(reply, Exception) else reply)
                 if len(replies) == count:
+                    if reader.has_data():
+                        _take_pushes(parser, known)
                     return replies
     except TimeoutError as error:
         raise known.timeout("Timeout on the socket") from error
@@ -167,6 +171,17 @@ def standing(connection: Any) -> Standing | str:
     return Standing(
         transport, reader.feed, reader.gets, known.nothing, push, parser.handle_push_response, known.refusal, known.lost
     )
+
+
+def _take_pushes(parser: Any, known: _Known) -> None:
+    """Take what has come unasked from the parser of a blocking connection: messages. A reply would be a foreign one."""
+    reader, push = parser._reader, parser._hiredis_PushNotificationType  # noqa: SLF001 - see redispy.PRIVATE
+    while (reply := reader.gets(_BYTES)) is not known.nothing:
+        if push is None or type(reply) is not push:
+            raise known.lost("a reply came that nobody had asked for")
+        parser.handle_push_response(reply)
+    if reader.has_data():
+        raise known.lost("half a reply came that nobody had asked for")
 
 
 def _refusal(reply: Exception, known: _Known) -> Reply:

@@ -252,6 +252,28 @@ def test_a_push_is_for_the_client_and_no_reply(redis_server: RedisServer) -> Non
     other.disconnect()
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("unasked", [b"+foreign\r\n", b"$7\r\nfor"])
+def test_a_reply_that_nobody_asked_for_is_given_to_nobody(
+    redis_server: RedisServer, unasked: bytes, protocol: int
+) -> None:
+    connection = connected(redis_server.port, protocol)
+    connection._parser._reader.feed(unasked)  # noqa: SLF001 - as if it had come behind the last reply
+    with pytest.raises(redis.ConnectionError, match="nobody had asked for"):
+        redispy.ask(connection, resp.pack([("PING",)]), 1)
+    connection.disconnect()
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_where_there_are_more_replies_than_questions_none_is_believed(redis_server: RedisServer, protocol: int) -> None:
+    connection = connected(redis_server.port, protocol)
+    both = resp.pack([("ECHO", "one"), ("ECHO", "two")])
+    assert redispy.ask(connection, both, 2) == [b"one", b"two"]
+    with pytest.raises(redis.ConnectionError, match="nobody had asked for"):
+        redispy.ask(connection, both, 1)
+    connection.disconnect()
+
+
 def test_where_there_is_no_hiredis_the_client_reads(redis_server: RedisServer) -> None:
     kind = redis.connection.PythonParser if hasattr(redis.connection, "PythonParser") else None
     if kind is None:
