@@ -20,6 +20,7 @@ import redis
 from cacheguard import CacheGuard, StateChange
 from cacheguard.errors import Unreachable
 from cacheguard.faults import TREATMENTS, Fault, Remedy, fault_of
+from cacheguard.ports import AnotherServer
 from cacheguard.runtime import run_now
 from tests.conftest import OpenDoor
 from tests.support.clusters import RedisCluster
@@ -408,3 +409,23 @@ def test_threads_leave_a_server_that_is_a_master_no_more(redis_url: str) -> None
         assert refused.fault is Fault.READONLY
         connections.append(run_now(commands.send(("CLIENT", "ID"))))
     assert connections[0] == connections[1] != connections[2]
+
+
+def test_threads_send_nothing_that_was_decided_for_another_server(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with CacheGuard(redis_url) as guard:
+        nodes: Any = guard._hub._nodes  # noqa: SLF001 - below every defence
+        commands = nodes.blocking()[""]
+        run_now(commands.send(("PING",)))
+        take = commands._take  # noqa: SLF001 - likewise
+
+        def taken() -> Any:
+            commands._identity.generation += 1  # noqa: SLF001 - another thread has met another server
+            return take()
+
+        monkeypatch.setattr(commands, "_take", taken)
+        with pytest.raises(AnotherServer):
+            run_now(commands.send(("SET", "late", "1")))
+        monkeypatch.undo()
+        assert run_now(commands.send(("EXISTS", "late"))) == [0]
