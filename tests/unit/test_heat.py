@@ -285,3 +285,15 @@ def test_a_hot_key_never_outlives_its_own_end_nor_an_invalidation(clock: Virtual
         served.heat()
         clock.advance(101)
         assert served.row(1) == "1 3"
+
+
+def test_after_a_long_time_without_a_read_there_are_no_hot_keys() -> None:
+    at = [0.0]
+    table = heat(at=at)
+    for _ in range(3):
+        for _ in range(ENOUGH):
+            table.add("k", 1)
+        assert table.share("k") == 1
+        at[0] += 1e5  # as a process that sleeps over night: what is left of its reads rounds to nothing
+        assert table.share("k") == 0
+        assert table.top(3) == []
