@@ -86,7 +86,7 @@ class Heat:
             for key in keys[int(self._draw() * self._every) :: self._every]:
                 self.add(key, self._every, template)
             return
-        at = self.gap - 1
+        at = max(0, self.gap - 1)  # below that, where others have taken their reads off without the lock
         while at < len(keys):
             weight = self._stride
             self.gap = 0

@@ -297,3 +297,12 @@ def test_after_a_long_time_without_a_read_there_are_no_hot_keys() -> None:
         at[0] += 1e5  # as a process that sleeps over night: what is left of its reads rounds to nothing
         assert table.share("k") == 0
         assert table.top(3) == []
+
+
+@pytest.mark.parametrize("gap", [0, -1, -2, -100])
+def test_a_batch_is_counted_while_other_reads_are_about_to_be(gap: int) -> None:
+    table = heat(every=16)
+    table.gap = gap  # which readers take off without the lock, before one of them samples
+    table.read_all(["a", "b"])
+    assert 1 <= len(table.top(3)) <= 2
+    assert table.gap > 0
