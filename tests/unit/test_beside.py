@@ -370,7 +370,7 @@ def stale_and_cold(**options: Any) -> tuple[Desk, Any]:
 def test_who_asks_for_the_lease_first_falls_back_where_the_load_of_another_process_fails(ended: bool) -> None:
     desk, rules = stale_and_cold()
     elsewhere(desk, desk.loader(ValueError("broken"), seconds=3), ended=ended)
-    names = []
+    names: list[str] = []
     for _ in range(5):
         ask = desk.ask(desk.loader("mine"))
         ask.rules = rules
