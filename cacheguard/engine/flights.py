@@ -21,7 +21,7 @@ class Flight:
     Args:
         signal: is set when the flight has landed.
         anew: its load begins after the flight was opened, even if a value is cached.
-        cold: whoever opened it has found nothing that could be served: nobody need look again.
+        cold: whoever opened it has found nothing: nobody need look again.
         marks: the markers of the tags that its entry is known to have.
         home: where its leader works on it; None if that holds nobody up.
         seats: of callers that nobody else can join.
@@ -36,6 +36,7 @@ class Flight:
         "error",
         "found",
         "home",
+        "kept",
         "landed",
         "leases",
         "loaded",
@@ -45,6 +46,7 @@ class Flight:
         "proven",
         "seats",
         "signal",
+        "stale",
         "told",
         "traceback",
     )
@@ -77,6 +79,8 @@ class Flight:
         self.loaded: Stored | None = None  # what the loader returned after all callers had stopped waiting
         self.others: list[Signal] = []  # of those who wait under another runtime
         self.private: bool = False  # `loaded` is for the leader only
+        self.kept: bool = False  # its answer is what L1 has, while Redis is away
+        self.stale: bool = False  # there is something stale, which the readers that have not looked may find
         self.seats: int = seats  # callers that may still ask for the outcome
 
     def land(self, answer: Stored, *, proven: bool) -> None:

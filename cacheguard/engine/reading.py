@@ -149,8 +149,8 @@ class Engine:
     def _count_cold(self, ask: Ask) -> None:
         """Count a question that was in vain, for those that are asked by the same rules."""
         rules, cold = ask.rules, self._cold
-        if rules.revalidate or rules.soft_timeout is not None or rules.rebuild == "early":
-            return  # what is stale would have to be served at once
+        if _served_stale(rules):
+            return
         count = cold[id(rules)] = cold.get(id(rules), 0) + 1
         if count >= COLD:
             self._first.add(id(rules))
@@ -158,15 +158,18 @@ class Engine:
             cold.clear()
             self._first.clear()
 
-    async def _lease_first(self, ask: Ask) -> Stored:
-        """The value of *ask*, whose lease is asked for first: if there is a value, that is the answer."""
-        found = await self.rebuilding.lease_first(ask)
+    async def _lease_first(self, ask: Ask) -> Stored | None:
+        """The value of *ask*, whose lease is asked for first: if there is a value, that is the answer.
+
+        None if this caller has to look for itself.
+        """
+        found = await self.rebuilding.lease_first(ask, self.kept)
         if isinstance(found, Stored):
             return found
         self._cold.pop(id(ask.rules), None)
         self._first.discard(id(ask.rules))
         if found is None or found.stored is None:
-            return await self.rebuilding.rebuild(ask, None)
+            return None
         self._events.hit(found.age, absence=found.stored.kind is not Kind.VALUE)
         return found.stored
 
@@ -183,6 +186,7 @@ class Engine:
         """True if nothing speaks against asking for the lease of *ask* before its value."""
         return (
             self.audit is None
+            and not _served_stale(ask.rules)  # rules that came to be where those were that missed
             and (self.remote.of(ask.key).gate.replicas is None or not ask.rules.l1)
             and not self.shared.alone()
             and self.shared.paused(ask.key, ask.rules, self.runtime) is None
@@ -278,8 +282,9 @@ class Engine:
 
     def _stale_copy(self, ask: Ask) -> Stored | None:
         """The stale value of *ask*, if its reload is known to be under way."""
-        entry = self.shared.meanwhile.entry(ask.key, self.runtime.now())
-        if entry is None:
+        now = self.runtime.now()
+        entry = self.shared.meanwhile.entry(ask.key, now)
+        if entry is None or now - entry.common.fresh_until >= ask.rules.revalidate:  # others may allow more
             return None
         self._events.stale_hits += 1
         return stored_of(entry)
@@ -396,3 +401,8 @@ class Engine:
         if self._local.watch is not None:
             self._local.watch.given(value)
         return value
+
+
+def _served_stale(rules: Rules) -> bool:
+    """True if what is stale may have to be served at once: so that is to be found out before a lease is asked for."""
+    return bool(rules.revalidate) or rules.soft_timeout is not None or rules.rebuild == "early"

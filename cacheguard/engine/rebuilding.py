@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -50,6 +50,8 @@ class Plan:
         unusable: the stamp of an entry that was found and cannot be used: it is replaced.
         behind: True if no caller waits for it.
         waited: True if it has waited for the load of another process.
+        kept: says what L1 has to serve while Redis is away, where the lease is asked for before the value.
+        cold: Redis has nothing: nobody else need look.
     """
 
     way: Way
@@ -58,6 +60,8 @@ class Plan:
     unusable: Any = ""
     behind: bool = False
     waited: bool = False
+    kept: Callable[[str, Rules], Stored | None] | None = None
+    cold: bool = False
 
 
 @dataclass(slots=True)
@@ -105,7 +109,10 @@ class Rebuilding:
         plan = Plan(Way.LEASE, floor=ALWAYS if anew else 0)
         if isinstance(found, CutOff):
             plan.way = Way.CUT_OFF
-        elif found is not None:
+        elif found is None or found.stored is None:
+            plan.cold = not anew
+            plan.unusable = "" if found is None else found.unusable
+        else:
             plan.stale, plan.unusable = found.stored if servable(found, ask.rules) else None, found.unusable
         failure = None if anew or not self._failures else self._shared.paused(ask.key, ask.rules, self._runtime)
         if failure is not None:
@@ -123,19 +130,29 @@ class Rebuilding:
                 return outcome
         return await self.loaded_alone(ask)
 
-    async def lease_first(self, ask: Ask) -> Stored | Found | None:
-        """As `rebuild`, for who has not looked: also what LEASE has found, or None as of `_one_flight`."""
+    async def lease_first(self, ask: Ask, kept: Callable[[str, Rules], Stored | None]) -> Stored | Found | None:
+        """As `rebuild`, for who has not looked: also what LEASE has found; None if the caller has to look.
+
+        *kept*: as `Plan` has it.
+        """
         self._events.misses += 1
         check_nesting((ask.key,))
-        seat = self.board(ask, cold=True)
+        seat, plan = self.board(ask), Plan(Way.LEASE, kept=kept)
         try:
-            outcome = await self._outcome_of(seat, ask, Plan(Way.LEASE), anew=False)
+            outcome = await self._outcome_of(seat, ask, plan, anew=False)
+        except Exception:
+            if seat.leading or not seat.flight.stale:
+                raise
+            outcome = None  # this caller may have something stale, too
         finally:
             self.flights.leave(seat.flight)
         if outcome is None:
             self._events.misses -= 1
             return None
-        if seat.flight.found is not None and outcome is seat.flight.answer:
+        if seat.flight.kept and outcome is seat.flight.answer:
+            self._events.misses -= 1
+            self._events.stale_hits += not seat.leading
+        elif seat.flight.found is not None and outcome is seat.flight.answer:
             self._events.misses -= 1
             return seat.flight.found
         return outcome
@@ -199,7 +216,7 @@ class Rebuilding:
 
         Otherwise it asks Redis again. A refresh, or a caller that cannot ask, joins or leads another flight.
         """
-        seat = self.board(ask, anew=anew, cold=plan.stale is None and plan.way is Way.LEASE and not anew)
+        seat = self.board(ask, anew=anew, cold=plan.cold)
         if self.looks and plan.way is Way.LEASE and not anew:
             self._pass_on(ask, plan, seat.flight)
         try:
@@ -388,7 +405,9 @@ class Rebuilding:
                     keep_ms=marker_ms(ask.rules),
                 )
             except Unreachable:
-                return await self._cut_off(flight, job, plan)
+                return not self._kept(flight, ask, plan) and await self._cut_off(flight, job, plan)
+            if plan.kept is not None and isinstance(lease, Wait | Failed):
+                self._look_back(flight, ask, plan, lease.found)
             if isinstance(lease, Wait):
                 if waiting_since is None:
                     waiting_since = job.asked_at
@@ -407,6 +426,20 @@ class Rebuilding:
                 unusable = lease.unusable  # unusable here, or invalidated by a tag: the next question replaces it
             else:
                 return await self._follow(flight, ask, plan, lease, job)
+
+    def _kept(self, flight: Flight, ask: Ask, plan: Plan) -> bool:
+        """Land on what L1 has to serve while Redis is away, for who has not found out before; True if there is any."""
+        stored = None if plan.kept is None else plan.kept(ask.key, ask.rules)
+        if stored is None or not ask.takes(stored):
+            return False
+        flight.kept = True
+        flight.land(stored, proven=False)
+        return True
+
+    def _look_back(self, flight: Flight, ask: Ask, plan: Plan, found: Found | None) -> None:
+        """Note what is stale, for who has not looked before; only its own reader may fall back on it."""
+        if found is not None and servable(found, ask.rules):
+            plan.stale, flight.stale = found.stored, True
 
     async def _nap(self, key: str, seconds: float, wakes: int) -> None:
         """Sleep until Redis is to be asked again, or until another process says that its load has ended.

@@ -12,6 +12,7 @@ EVERY = 16  # of the reads that L1 does not answer, and of entries with few hits
 HALF_LIFE = 60.0  # seconds after which a read counts half
 DECAYS_EVERY = 5.0  # seconds
 ENOUGH = 256  # reads in the window, below which no key is hot
+FORGOTTEN = 1e-9  # reads in the window, below which there were none
 
 
 class HotKey(NamedTuple):
@@ -85,7 +86,7 @@ class Heat:
             for key in keys[int(self._draw() * self._every) :: self._every]:
                 self.add(key, self._every, template)
             return
-        at = self.gap - 1
+        at = max(0, self.gap - 1)  # below that, where others have taken their reads off without the lock
         while at < len(keys):
             weight = self._stride
             self.gap = 0
@@ -142,6 +143,9 @@ class Heat:
         self._decayed_at += since
         factor = 0.5 ** (since / HALF_LIFE)
         self.total *= factor
+        if self.total < FORGOTTEN:  # before it is zero, of which nothing can have a share
+            self.total = 0.0
+            self._counters.clear()
         for each in self._counters.values():
             each.count *= factor
             each.error *= factor

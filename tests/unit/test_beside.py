@@ -328,6 +328,113 @@ def test_who_asks_for_the_lease_first_loads_while_redis_is_away() -> None:
     assert read_under(desk, rules, desk.loader(7)) == 7
 
 
+@pytest.mark.parametrize("stale_for", [{"rebuild": "logical"}, {"soft_timeout": 0.01}])
+def test_rules_that_took_the_place_of_others_are_not_taken_for_them(stale_for: dict[str, Any]) -> None:
+    desk = Desk(options={"ttl": 10, "stale_if_error": 60})
+    rules = desk.rules(**stale_for)
+    assert read_under(desk, rules, desk.loader("old")) == "old"
+    desk.local.drop_all()
+    desk.pass_by(20)
+    desk.engine._first.add(id(rules))  # noqa: SLF001 - of rules that are gone
+    ask = desk.ask(desk.loader("new", seconds=5))
+    ask.rules = rules
+    (name,) = desk.begin(desk.engine.read(ask))
+    desk.settle()
+    desk.pass_by(0.1)
+    desk.settle()
+    assert desk.result(name) == "old"
+    desk.go()
+
+
+def elsewhere(desk: Desk, load: Any, *, ended: bool, **options: Any) -> None:
+    """Another process loads, to the end or not."""
+    process = desk.neighbour("B")
+    desk.begin(process.engine.read(desk.ask(load, stale_if_error=None, **options)), process=process)
+    if ended:
+        desk.go()
+    else:
+        desk.settle()
+
+
+def stale_and_cold(**options: Any) -> tuple[Desk, Any]:
+    """Something stale in Redis, and rules under which the lease is asked for first."""
+    desk = Desk(options={"ttl": 10, "stale_if_error": 60, "error_backoff": (5, 5)} | options)
+    rules = misses(desk, 4)
+    assert read_under(desk, rules, desk.loader("old")) == "old"
+    desk.pass_by(20)
+    desk.local.drop_all()
+    return desk, rules
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_who_asks_for_the_lease_first_falls_back_where_the_load_of_another_process_fails(ended: bool) -> None:
+    desk, rules = stale_and_cold()
+    elsewhere(desk, desk.loader(ValueError("broken"), seconds=3), ended=ended)
+    names: list[str] = []
+    for _ in range(5):
+        ask = desk.ask(desk.loader("mine"))
+        ask.rules = rules
+        names += desk.begin(desk.engine.read(ask))
+    for name in names:
+        desk.stepper.step(name)
+    desk.go()
+    assert [desk.result(name) for name in names] == ["old"] * 5
+    assert desk.events.stale_hits == 5
+
+
+@pytest.mark.parametrize("patience", [{"hard_timeout": 1}, {"wait_timeout": 1}])
+def test_who_asks_for_the_lease_first_falls_back_where_another_process_takes_too_long(patience: dict[str, Any]) -> None:
+    desk, rules = stale_and_cold(**patience)
+    elsewhere(desk, desk.loader("theirs", seconds=30), ended=False, hard_timeout=100)
+    assert read_under(desk, rules, desk.loader(ValueError("broken"))) == "old"
+    desk.go()
+
+
+@pytest.mark.parametrize("l1", [True, False])
+def test_who_asks_for_the_lease_first_is_served_what_is_kept_while_redis_is_away(l1: bool) -> None:
+    desk = Desk(options={"ttl": 10, "stale_if_error": 60, "l1": l1})
+    rules = misses(desk, 4)
+    assert read_under(desk, rules, desk.loader("old")) == "old"
+    desk.pass_by(20)
+    desk.faults["lease"] = desk.faults["MGET TIME"] = Fault.UNHEARD
+    before = desk.events.misses
+    assert read_under(desk, rules, desk.loader("new")) == ("old" if l1 else "new")
+    assert (desk.events.misses - before, desk.events.stale_hits) == ((0, 1) if l1 else (1, 0))
+
+
+# Functions with different policies on one key
+
+
+def begun_elsewhere(desk: Desk, rules: Any) -> None:
+    """A caller by *rules* begins to load what has been stale for a while."""
+    desk.read(desk.loader("old"), rebuild="logical")
+    desk.local.drop_all()
+    desk.pass_by(20)
+    ask = desk.ask(desk.loader("new", seconds=5))
+    ask.rules = rules
+    desk.begin(desk.engine.read(ask))
+    desk.settle()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_who_may_be_served_what_is_stale_does_not_wait_for_one_who_may_not(first: bool) -> None:
+    desk = Desk(options={"ttl": 10})
+    rules = misses(desk, 4 if first else 0, stale_if_error=None)
+    begun_elsewhere(desk, rules)
+    began = desk.now
+    (name,) = desk.begin(desk.engine.read(desk.ask(desk.loader("mine"), rebuild="logical")))
+    desk.settle()
+    assert (desk.result(name), desk.now) == ("old", began)
+    desk.go()
+
+
+def test_a_stale_copy_is_served_only_by_rules_that_allow_its_age() -> None:
+    desk = Desk(options={"ttl": 10})
+    begun_elsewhere(desk, desk.rules(rebuild="logical"))
+    assert desk.process.shared.meanwhile.entry(KEY, desk.now) is not None
+    assert desk.run(desk.engine.read(desk.ask(desk.loader("mine"), stale_while_revalidate=5))) == "new"
+
+
 def test_which_rules_miss_is_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     from cacheguard.engine import reading
 

@@ -285,3 +285,24 @@ def test_a_hot_key_never_outlives_its_own_end_nor_an_invalidation(clock: Virtual
         served.heat()
         clock.advance(101)
         assert served.row(1) == "1 3"
+
+
+def test_after_a_long_time_without_a_read_there_are_no_hot_keys() -> None:
+    at = [0.0]
+    table = heat(at=at)
+    for _ in range(3):
+        for _ in range(ENOUGH):
+            table.add("k", 1)
+        assert table.share("k") == 1
+        at[0] += 1e5  # as a process that sleeps over night: what is left of its reads rounds to nothing
+        assert table.share("k") == 0
+        assert table.top(3) == []
+
+
+@pytest.mark.parametrize("gap", [0, -1, -2, -100])
+def test_a_batch_is_counted_while_other_reads_are_about_to_be(gap: int) -> None:
+    table = heat(every=16)
+    table.gap = gap  # which readers take off without the lock, before one of them samples
+    table.read_all(["a", "b"])
+    assert 1 <= len(table.top(3)) <= 2
+    assert table.gap > 0
