@@ -356,6 +356,7 @@ class Hub:
         for name, engine in list(self._engines.items()):
             if isinstance(engine.runtime, BlockingRuntime):
                 engine.runtime.after_fork()
+                engine.looks.clear()
             else:
                 # Held for ever: to let go would make asyncio deregister sockets in an epoll that is the parent's, too.
                 self._remove(name, engine)

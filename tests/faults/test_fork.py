@@ -181,6 +181,24 @@ def test_a_child_does_not_wait_for_a_flight_of_its_parent(redis_url: str, kind: 
         assert guard.get("row") == "loaded"
 
 
+def test_a_child_does_not_wait_for_a_look_of_its_parent(redis_server: RedisServer, redis_url: str) -> None:
+    with CacheGuard(redis_url, operation_timeout=5) as guard:
+        ask(guard, "warm")
+        looks = guard._hub.blocking().looks  # noqa: SLF001 - who has asked Redis, and not been answered yet
+        with CacheGuard(redis_url) as other:
+            other.set("row", "stored")
+        redis_server.freeze()
+        reader = threading.Thread(target=guard.get_or_set, args=("row", lambda: "loaded"))
+        reader.start()
+        until = time.monotonic() + 4
+        while not looks and time.monotonic() < until:
+            time.sleep(0.001)
+        child = forked(lambda: [list(looks), guard.get_or_set("row", lambda: "loaded")])
+        redis_server.thaw()
+        reader.join(10)
+        assert outcome_of(*child, patience=10) == [[], "stored"]
+
+
 def test_a_child_forked_in_the_middle_of_a_load_gets_what_the_parent_loads(redis_url: str) -> None:
     loader = Loader("loaded")
     loader.stand_still()
