@@ -12,6 +12,7 @@ import msgspec
 DEAD = float("-inf")
 STRIPES = 4096
 FINE = 8  # an entry's ends are cut to 1 / 2**FINE of the time that is left: never later, so nothing lives longer
+MOST_OLDER = 0.5  # seconds by which, at most, an entry is said to be older
 SEEN = 0.5  # hits that were handed in leave this: the entry counts as used
 
 
@@ -165,7 +166,8 @@ class Shelving:
     ) -> Entry:
         """An entry of *value*.
 
-        Its ends are earlier than those given by at most a 256th of what is left, *born* by a 256th of its TTL.
+        Its ends are earlier than those given by at most a 256th of what is left, *born* by at most a 256th of its TTL,
+        and never by more than `MOST_OLDER`.
         """
         make: type[Holder | Leaf] = self._kind
         if self._keyed:
@@ -176,7 +178,7 @@ class Shelving:
         if 0.0 < left < math.inf:
             # Powers of two, so that multiples of them are exact.
             step = ldexp(1.0, frexp(left)[1] - FINE - 1)
-            of_age = ldexp(1.0, frexp(fresh_until - born)[1] - FINE - 1)
+            of_age = min(MOST_OLDER, ldexp(1.0, frexp(fresh_until - born)[1] - FINE - 1))
             end, born = fresh_until // step * step, born // of_age * of_age
             if dead_from < math.inf:  # the stale window is that of the function: after the cut, too
                 dead_from = end + (dead_from - fresh_until) // step * step

@@ -276,7 +276,7 @@ def test_a_function_that_is_gone_with_its_index_is_no_cycle_of_its_entries() -> 
 
 
 def test_entries_of_nearly_the_same_times_share_them() -> None:
-    one, other = shelved(now=1000.0), shelved(now=1000.7)
+    one, other = shelved(now=1000.0), shelved(now=1000.3)
     assert one.common is other.common
     assert one.until is other.until
     assert shelved(now=1000.0, marks=("m",), tags=("t",)).common is not one.common
