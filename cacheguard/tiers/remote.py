@@ -385,8 +385,11 @@ class Remote:
         try:
             return await self.fill_many(fills)
         except Unreachable as error:
+            tokens = {fill.key: fill.token for fill in fills}
             if isinstance(error, Refused):  # a full server: nobody shall wait for leases that nothing comes of
-                await self.release({fill.key: fill.token for fill in fills})
+                await self.release(tokens)
+            else:
+                self.gate.orphaned(tokens)
             return [Filled.FAILED] * len(fills)
 
     async def release(

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import logging
 import re
+import secrets
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -85,6 +86,8 @@ async def do_everything(door: Door) -> None:
     await door.get_many(["a", "b", "c"])
     await door.set("s", 1, tags=["t"])
     await door.set_many({"s": 2, "z": 3})
+    for _ in range(2):
+        await door.set("large", secrets.token_hex(500))  # more than a script reads at once
     await door.ask(guard, "add", "s", 1)
     await door.ask(guard, "add", "new", 1)
     await door.ask(guard, "update", "s", door_change)

@@ -146,6 +146,7 @@ def test_no_step_of_counters_in_several_processes_is_lost(redis_url: str) -> Non
 async def test_a_lost_reply_counts_once(open_door: OpenDoor, proxy: FaultProxy) -> None:
     door = open_door(CacheGuard(proxy.url, operation_timeout="5s"))
     await door.set("warm", 1)
+    await door.get("nothing")  # in an event loop, readings have a connection of their own
     proxy.inject(Fault.LOSE_REPLY, times=1)
     assert await door.ask(door.guard, "add", "k", 1) is True
     proxy.inject(Fault.LOSE_REPLY, times=1)

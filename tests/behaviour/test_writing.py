@@ -395,6 +395,7 @@ async def test_round_trips_of_writes(open_door: OpenDoor, proxy: FaultProxy) -> 
     keys = [f"row:{number}" for number in range(50)]
     await door.get_or_set_many(keys, dict.fromkeys, tags=["red", "green"])
     await door.write(lambda _: None, *keys, tags=["red"])
+    await door.get("nothing")  # in an event loop, readings have a connection of their own
 
     async def trips(work: Any) -> int:
         with proxy.watching() as seen:
