@@ -358,7 +358,7 @@ def store(fresh: int, stale: int) -> ScriptCall:
     ]
 )
 @settings(
-    max_examples=max(300, settings.default.max_examples if settings.default else 0),
+    max_examples=max(150, settings.default.max_examples if settings.default else 0),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_a_program_has_the_same_answers_and_the_same_end(server: Server, program: Program) -> None:

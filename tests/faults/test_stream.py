@@ -441,12 +441,12 @@ async def test_redis_py_reads_what_has_come_before_the_transport_is_ours(
 
 
 def test_threads_say_how_they_are_read_too(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    with CacheGuard(redis_server.url) as guard:
+    with CacheGuard(redis_server.url, operation_timeout=5) as guard:
         assert guard.stats().wire == ""
         guard.set("k", 1)
         assert guard.stats().wire == "lean"
     monkeypatch.setattr(wire, "_known", lambda: None)
-    with CacheGuard(redis_server.url) as guard:
+    with CacheGuard(redis_server.url, operation_timeout=5) as guard:
         assert guard.get("k") == 1
         assert guard.stats().wire == "redis-py: hiredis is missing"
     with CacheGuard("memory://") as guard:
