@@ -85,8 +85,8 @@ async def aexchange(connection: Any, payloads: list[bytes], counts: list[int]) -
     if known is None or reader is None or writer is None or type(parser) is not known.running_parser:
         return None
     source, push = parser._reader, parser._hiredis_PushNotificationType  # noqa: SLF001 - see redispy.PRIVATE
-    if source.has_data():
-        return None  # something came unasked
+    for message in _unasked(parser, known):
+        await parser.handle_push_response(message)
     gets, nothing = source.gets, known.nothing
     answers: list[list[Reply]] = []
     try:
@@ -106,6 +106,8 @@ async def aexchange(connection: Any, payloads: list[bytes], counts: list[int]) -
                 else:
                     replies.append(_refusal(reply, known) if isinstance(reply, Exception) else reply)
             answers.append(replies)
+        for message in _unasked(parser, known):
+            await parser.handle_push_response(message)
     except OSError as error:
         raise known.lost(f"Error on the socket: {error}") from error
     return answers
@@ -174,14 +176,22 @@ def standing(connection: Any) -> Standing | str:
 
 
 def _take_pushes(parser: Any, known: _Known) -> None:
-    """Take what has come unasked from the parser of a blocking connection: messages. A reply would be a foreign one."""
+    """Take what has come unasked from the parser of a thread's connection."""
+    for message in _unasked(parser, known):
+        parser.handle_push_response(message)
+
+
+def _unasked(parser: Any, known: _Known) -> list[Any]:
+    """The messages that have come unasked; ``ConnectionError`` for a reply, which would be the answer to nothing."""
     reader, push = parser._reader, parser._hiredis_PushNotificationType  # noqa: SLF001 - see redispy.PRIVATE
+    found: list[Any] = []
     while (reply := reader.gets(_BYTES)) is not known.nothing:
         if push is None or type(reply) is not push:
             raise known.lost("a reply came that nobody had asked for")
-        parser.handle_push_response(reply)
+        found.append(reply)
     if reader.has_data():
         raise known.lost("half a reply came that nobody had asked for")
+    return found
 
 
 def _refusal(reply: Exception, known: _Known) -> Reply:

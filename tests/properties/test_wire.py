@@ -274,6 +274,19 @@ def test_where_there_are_more_replies_than_questions_none_is_believed(redis_serv
     connection.disconnect()
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_in_a_loop_a_reply_that_nobody_asked_for_is_given_to_nobody(
+    redis_server: RedisServer, protocol: int
+) -> None:
+    both = resp.pack([("ECHO", "one"), ("ECHO", "two")])
+    for unasked in (b"+foreign\r\n", b"$7\r\nfor", b""):
+        connection = await aconnected(redis_server.port, protocol)
+        connection._parser._reader.feed(unasked)  # noqa: SLF001 - as if it had come behind the last reply
+        with pytest.raises(redis.ConnectionError, match="nobody had asked for"):
+            await redispy.aask(connection, [both], [1])
+        await connection.disconnect(nowait=True)
+
+
 def test_where_there_is_no_hiredis_the_client_reads(redis_server: RedisServer) -> None:
     kind = redis.connection.PythonParser if hasattr(redis.connection, "PythonParser") else None
     if kind is None:
